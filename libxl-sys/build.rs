@@ -1,0 +1,164 @@
+//! Generates the bindings from the headers of the Xen release installed here, and compiles the C shim against them.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// The libxl API to compile against (libxl.h: `LIBXL_API_VERSION`); 4.20 of Xen still offers it.
+const API_VERSION: &str = "0x041400";
+
+/// Everything that rxl calls. Each is resolved when the library is loaded, so one that is missing is found at once.
+const FUNCTIONS: &[&str] = &[
+    // Contexts and events.
+    "libxl_ctx_alloc",
+    "libxl_ctx_free",
+    "libxl_childproc_setmode",
+    "libxl_ao_abort",
+    "libxl_event_wait",
+    "libxl_event_free",
+    // The host.
+    "libxl_get_version_info",
+    "libxl_get_physinfo",
+    "libxl_physinfo_init",
+    "libxl_physinfo_dispose",
+    // Domains.
+    "libxl_name_to_domid",
+    "libxl_domid_to_name",
+    "libxl_domain_info",
+    "libxl_dominfo_init",
+    "libxl_dominfo_dispose",
+    "libxl_domain_rename",
+    "libxl_domain_unpause",
+    "libxl_domain_destroy",
+    // Migration.
+    "libxl_domain_suspend",
+    "libxl_domain_resume",
+    "libxl_domain_create_restore",
+    "libxl_domain_restore_params_init",
+    "libxl_domain_restore_params_dispose",
+    "libxl_domain_config_init",
+    "libxl_domain_config_dispose",
+    "libxl_domain_config_from_json",
+    "libxl_domain_config_to_json",
+    "libxl_retrieve_domain_configuration",
+    // Memory for a new domain.
+    "libxl_domain_need_memory",
+    "libxl_get_free_memory",
+    "libxl_set_memory_target",
+    "libxl_wait_for_memory_target",
+    // What libxl has no public call for, from the libraries that libxl itself is linked with.
+    "xc_interface_open",
+    "xc_interface_close",
+    "xc_shadow_control",
+    "xs_open",
+    "xs_close",
+    "xs_read",
+];
+
+const CONSTANTS: &[&str] = &["LIBXL_SUSPEND_LIVE", "LIBXL_SUSPEND_DEBUG", "LIBXL_VERSION", "XEN_DOMCTL_SHADOW_OP_OFF"];
+
+const ENUMS: &[&str] = &["libxl_error", "libxl_shutdown_reason", "xentoollog_level"];
+
+/// Their layout changes with every release, and C alone needs to know it.
+const OPAQUE: &[&str] = &["libxl_domain_config", "libxl_event", "xentoollog_logger"];
+
+fn main() {
+    for path in ["build.rs", "shim/shim.c", "shim/shim.h"] {
+        println!("cargo:rerun-if-changed={path}");
+    }
+    if let Err(what) = build() {
+        println!("cargo::error={what}");
+        std::process::exit(1);
+    }
+}
+
+fn build() -> Result<(), String> {
+    let library = pkg_config::Config::new()
+        .cargo_metadata(false)
+        .probe("xenlight")
+        .map_err(|_| "Xen's headers are missing (pkg-config finds no xenlight): install libxen-dev".to_owned())?;
+    let soname = soname(&library.link_paths)?;
+    let version = soname.trim_start_matches("libxenlight.so.");
+    println!("cargo:rustc-env=LIBXENLIGHT_SONAME={soname}");
+    println!("cargo:rustc-env=LIBXENLIGHT_XEN_VERSION={version}");
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
+    bind_libxl(&library.include_paths, &out.join("libxl.rs"))?;
+    bind_shim(&library.include_paths, &out.join("shim.rs"))?;
+    compile_shim(&library.include_paths)
+}
+
+/// The development link `libxenlight.so` points at the library that the headers belong to.
+fn soname(link_paths: &[PathBuf]) -> Result<String, String> {
+    let libdir = pkg_config::get_variable("xenlight", "libdir").unwrap_or_default();
+    link_paths
+        .iter()
+        .cloned()
+        .chain([PathBuf::from(libdir)])
+        .filter_map(|dir| std::fs::read_link(dir.join("libxenlight.so")).ok())
+        .filter_map(|target| Some(target.file_name()?.to_str()?.to_owned()))
+        .find(|name| name.starts_with("libxenlight.so."))
+        .ok_or_else(|| "libxenlight.so is missing beside Xen's headers: install libxen-dev".to_owned())
+}
+
+fn builder(include_paths: &[PathBuf]) -> bindgen::Builder {
+    bindgen::Builder::default()
+        .clang_arg(format!("-DLIBXL_API_VERSION={API_VERSION}"))
+        .clang_args(include_paths.iter().map(|path| format!("-I{}", path.display())))
+        .parse_callbacks(Box::new(bindgen::CargoCallbacks::new()))
+        .prepend_enum_name(false)
+        .layout_tests(true)
+        .derive_default(false)
+        .wrap_unsafe_ops(true)
+        .rust_edition(bindgen::RustEdition::Edition2024)
+}
+
+fn bind_libxl(include_paths: &[PathBuf], out: &Path) -> Result<(), String> {
+    let mut builder = builder(include_paths)
+        .header_contents(
+            "libxl-all.h",
+            "#include <libxl.h>\n#include <libxl_utils.h>\n#include <xenctrl.h>\n#include <xenstore.h>\n",
+        )
+        .dynamic_library_name("Libxl")
+        .dynamic_link_require_all(true);
+    for function in FUNCTIONS {
+        builder = builder.allowlist_function(function);
+    }
+    for constant in CONSTANTS {
+        builder = builder.allowlist_var(constant);
+    }
+    for name in ENUMS {
+        builder = builder.allowlist_type(name);
+    }
+    for opaque in OPAQUE {
+        builder = builder.allowlist_type(opaque).opaque_type(opaque);
+    }
+    write(builder, out)
+}
+
+fn bind_shim(include_paths: &[PathBuf], out: &Path) -> Result<(), String> {
+    let builder = builder(include_paths)
+        .header("shim/shim.h")
+        .allowlist_recursively(false)
+        .allowlist_function("xlshim_.*")
+        .allowlist_type("xlshim_.*")
+        .raw_line("use super::libxl::*;");
+    write(builder, out)
+}
+
+fn write(builder: bindgen::Builder, out: &Path) -> Result<(), String> {
+    let bindings = builder.generate().map_err(|e| format!("bindgen failed on Xen's headers: {e}"))?;
+    bindings.write_to_file(out).map_err(|e| format!("writing {}: {e}", out.display()))
+}
+
+fn compile_shim(include_paths: &[PathBuf]) -> Result<(), String> {
+    cc::Build::new()
+        .file("shim/shim.c")
+        .includes(include_paths)
+        .define("LIBXL_API_VERSION", API_VERSION)
+        .define("_GNU_SOURCE", None)
+        .flag("-std=gnu11")
+        .warnings(true)
+        .extra_warnings(true)
+        .warnings_into_errors(true)
+        .try_compile("xlshim")
+        .map_err(|e| format!("the C shim does not compile against these headers: {e}"))
+}

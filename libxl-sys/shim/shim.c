@@ -1,0 +1,93 @@
+#include "shim.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* libxl's own lines stay far below; what does not (a dump of a configuration) may be cut off. */
+#define XLSHIM_LINE 2048
+
+struct logger {
+    xentoollog_logger vtable; /* first: libxl hands back a pointer to it */
+    pid_t owner;
+    void *user;
+    xlshim_message_fn *message;
+    xlshim_progress_fn *progress;
+};
+
+static struct logger *logger_of(xentoollog_logger *vtable)
+{
+    return (struct logger *)vtable;
+}
+
+/* Async-signal-safe but for vsnprintf, which allocates nothing for the formats in use. */
+static void write_to_stderr(const char *context, const char *line)
+{
+    char out[XLSHIM_LINE + 64];
+    int len = snprintf(out, sizeof(out), "%s[%ld]: %s\n", context ? context : "libxl", (long)getpid(), line);
+    if (len < 0)
+        return;
+    size_t size = (size_t)len < sizeof(out) ? (size_t)len : sizeof(out) - 1;
+    ssize_t written = write(STDERR_FILENO, out, size);
+    (void)written; /* there is nowhere left to complain */
+}
+
+static void vmessage(xentoollog_logger *vtable, xentoollog_level level, int errnoval, const char *context,
+                     const char *format, va_list args)
+{
+    struct logger *logger = logger_of(vtable);
+    char line[XLSHIM_LINE];
+
+    if (vsnprintf(line, sizeof(line), format, args) < 0)
+        return;
+    if (getpid() == logger->owner)
+        logger->message(logger->user, (int)level, errnoval, context, line);
+    else if (level >= XTL_WARN)
+        write_to_stderr(context, line);
+}
+
+static void progress(xentoollog_logger *vtable, const char *context, const char *what, int percent, unsigned long done,
+                     unsigned long total)
+{
+    struct logger *logger = logger_of(vtable);
+
+    (void)percent;
+    if (getpid() == logger->owner)
+        logger->progress(logger->user, context, what, done, total);
+}
+
+/* The maker frees it; libxl never destroys a logger that it was given. */
+static void destroy(xentoollog_logger *vtable)
+{
+    (void)vtable;
+}
+
+xentoollog_logger *xlshim_logger_new(void *user, xlshim_message_fn *message, xlshim_progress_fn *on_progress)
+{
+    struct logger *logger = calloc(1, sizeof(*logger));
+
+    if (!logger)
+        return NULL;
+    logger->vtable.vmessage = vmessage;
+    logger->vtable.progress = progress;
+    logger->vtable.destroy = destroy;
+    logger->owner = getpid();
+    logger->user = user;
+    logger->message = message;
+    logger->progress = on_progress;
+    return &logger->vtable;
+}
+
+void xlshim_logger_free(xentoollog_logger *logger)
+{
+    free(logger);
+}
+
+bool xlshim_event_is_end_of(const libxl_event *event, uint64_t for_user, int *rc)
+{
+    if (event->type != LIBXL_EVENT_TYPE_OPERATION_COMPLETE || event->for_user != for_user)
+        return false;
+    *rc = event->u.operation_complete.rc;
+    return true;
+}

@@ -1,0 +1,36 @@
+/*
+ * What only C can do for the bindings: read a va_list, and look into structures whose layout Rust must not assume.
+ *
+ * The shim refers to no symbol of Xen's libraries, which are loaded at run time.
+ */
+#ifndef XLSHIM_H
+#define XLSHIM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <libxl.h>
+
+/*
+ * One formatted log line, without a newline, cut off at XLSHIM_LINE bytes. level is a xentoollog_level; errnoval is -1 when
+ * there is none; context may be null. The pointers are valid during the call.
+ */
+typedef void xlshim_message_fn(void *user, int level, int errnoval, const char *context, const char *line);
+
+/* Progress of what, in its own units. context may be null. The pointers are valid during the call. */
+typedef void xlshim_progress_fn(void *user, const char *context, const char *what, uint64_t done, uint64_t total);
+
+/*
+ * A logger that hands everything to the two callbacks, on whichever thread logs. In a process forked from the one that made
+ * it, it calls neither: locks may be held there by threads that no longer exist. Lines go to stderr instead.
+ * Null when memory is short.
+ */
+xentoollog_logger *xlshim_logger_new(void *user, xlshim_message_fn *message, xlshim_progress_fn *progress);
+
+/* Frees what xlshim_logger_new made. Nothing may log to it any more. Null is ignored. */
+void xlshim_logger_free(xentoollog_logger *logger);
+
+/* Whether event tells that the operation started with how.u.for_event == for_user has ended; then *rc is its result. */
+bool xlshim_event_is_end_of(const libxl_event *event, uint64_t for_user, int *rc);
+
+#endif
