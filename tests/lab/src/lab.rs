@@ -1,0 +1,338 @@
+//! A running lab.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::accelerator::Accelerator;
+use crate::cache::Cache;
+use crate::golden::Golden;
+use crate::host::{self, Host};
+use crate::images::Images;
+use crate::memcheck::MemcheckProbe;
+use crate::pair::{self, Pair};
+use crate::ping::PingProbe;
+use crate::process::wait_for;
+use crate::qemu::{self, Life, Start};
+use crate::run_dir;
+use crate::topology::{self, Guest, MEMCHECK_PORT, Node};
+
+/// How long a host may take to answer after its start; a second or two on an idle machine.
+const ANSWER_LIMIT: Duration = Duration::from_secs(120);
+
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+const COPY_LIMIT: Duration = Duration::from_secs(300);
+
+/// How a lab is started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name of the run directory; a unique one where none is given.
+    pub name: Option<String>,
+    /// Who ends the lab.
+    pub life: Life,
+    /// Where the logs go before the lab ends.
+    pub keep_logs: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { name: None, life: Life::Owned, keep_logs: None }
+    }
+}
+
+/// Two nested Xen hosts at the golden snapshot: `small` and `dom3` run on [`Node::A`], `dom4` on [`Node::B`].
+///
+/// A lab that this process owns ends on drop.
+pub struct Lab {
+    pair: Pair,
+    run_dir: PathBuf,
+    hosts: [Host; 2],
+    life: Life,
+    keep_logs: Option<PathBuf>,
+}
+
+/// A line of `xl list`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Domain {
+    /// The domain's name.
+    pub name: String,
+    /// Its id on its host.
+    pub domid: u32,
+    /// xl's flags: running, blocked, paused, shut down, crashed, dying; `-` where not.
+    pub state: String,
+}
+
+impl Lab {
+    /// Builds what the cache lacks (minutes, the first time) and starts both hosts from the golden snapshot (seconds).
+    ///
+    /// # Errors
+    /// The images cannot be built, or the hosts do not come up.
+    pub fn up(options: Options) -> Result<Self> {
+        let cache = Cache::open()?;
+        let images = Images::build(&cache)?;
+        let accelerator = Accelerator::choose(&cache, &images.parts.dom0)?;
+        let golden = Golden::build(&cache, &images, accelerator)?;
+        let run_dir = run_dir::create(options.name.as_deref())?;
+        let lab = Self::start(&run_dir, &images, accelerator, &golden, options);
+        if lab.is_err() {
+            run_dir::destroy(&run_dir)?;
+        }
+        lab
+    }
+
+    fn start(
+        run_dir: &Path,
+        images: &Images,
+        accelerator: Accelerator,
+        golden: &Golden,
+        options: Options,
+    ) -> Result<Self> {
+        pair::copy_disks(golden.dir(), run_dir)?;
+        let pair = Pair::start(run_dir, &images.parts, accelerator, Start::Golden, options.life)?;
+        host::write_ssh_config(run_dir, &images.key, pair.ssh_ports()?)?;
+        let lab = Self {
+            pair,
+            run_dir: run_dir.to_owned(),
+            hosts: hosts(run_dir),
+            life: options.life,
+            keep_logs: options.keep_logs,
+        };
+        lab.run_hosts()?;
+        Ok(lab)
+    }
+
+    /// Connects to a lab that another process started with [`Life::Detached`].
+    ///
+    /// # Errors
+    /// No lab of this name is up.
+    pub fn connect(name: &str) -> Result<Self> {
+        let run_dir = run_dir::path(name)?;
+        let pair = Pair::existing(&run_dir).with_context(|| format!("no lab {name} is up"))?;
+        Ok(Self { pair, hosts: hosts(&run_dir), run_dir, life: Life::Detached, keep_logs: None })
+    }
+
+    /// Brings both hosts back to the golden snapshot without restarting their QEMUs. Remote processes end, files written
+    /// since are gone, paused hosts run, links that were cut are whole.
+    ///
+    /// # Errors
+    /// A QEMU does not load the snapshot, or a host does not answer after it.
+    pub fn reset(&self) -> Result<()> {
+        self.close_connections();
+        self.pair.load()?;
+        self.run_hosts()
+    }
+
+    fn run_hosts(&self) -> Result<()> {
+        self.pair.resume()?;
+        pair::both(|node| set_clock(self.node(node))).map(drop)
+    }
+
+    fn close_connections(&self) {
+        for host in &self.hosts {
+            host.close();
+        }
+        for guest in topology::GUESTS.iter().filter(|guest| guest.ssh) {
+            for via in Node::ALL {
+                Host::new(&self.run_dir, &host::guest_alias(guest.name, via)).close();
+            }
+        }
+    }
+
+    /// A nested host's dom0.
+    pub fn node(&self, node: Node) -> &Host {
+        &self.hosts[node.index()]
+    }
+
+    /// A guest that runs sshd (`dom3`, `dom4`), reached through node A's dom0, wherever it runs.
+    ///
+    /// # Errors
+    /// There is no such guest, or it runs no sshd.
+    pub fn guest(&self, name: &str) -> Result<Host> {
+        self.guest_via(name, Node::A)
+    }
+
+    /// Like [`Lab::guest`], through the dom0 of `via`.
+    ///
+    /// # Errors
+    /// As [`Lab::guest`].
+    pub fn guest_via(&self, name: &str, via: Node) -> Result<Host> {
+        if !topology::guest(name)?.ssh {
+            bail!("{name} runs no sshd");
+        }
+        Ok(Host::new(&self.run_dir, &host::guest_alias(name, via)))
+    }
+
+    /// Copies local files to both hosts, each with its permissions.
+    ///
+    /// # Errors
+    /// A file cannot be read or written.
+    pub fn install(&self, files: &[(&Path, &str)]) -> Result<()> {
+        pair::both(|node| files.iter().try_for_each(|(local, remote)| self.node(node).put(local, remote, COPY_LIMIT)))
+            .map(drop)
+    }
+
+    /// The domains on a host, dom0 included.
+    ///
+    /// # Errors
+    /// `xl list` fails.
+    pub fn domains(&self, node: Node) -> Result<Vec<Domain>> {
+        parse_domains(&self.node(node).check("xl list", COMMAND_LIMIT)?.stdout)
+    }
+
+    /// Starts a domain from its configuration on a host and waits until it answers.
+    ///
+    /// # Errors
+    /// There is no such guest, or it does not come up before the deadline.
+    pub fn create(&self, node: Node, name: &str, deadline: Duration) -> Result<()> {
+        create_guest(self.node(node), topology::guest(name)?, deadline)
+    }
+
+    /// Starts a ping of an address from a host, 20 times a second.
+    ///
+    /// # Errors
+    /// ssh cannot be started.
+    pub fn ping_gap(&self, from: Node, ip: &str) -> Result<PingProbe> {
+        PingProbe::start(self.node(from), ip)
+    }
+
+    /// Opens a TCP connection from a host to the memcheck at an address, and keeps it open.
+    ///
+    /// # Errors
+    /// ssh cannot be started.
+    pub fn watch_memcheck(&self, from: Node, ip: &str) -> Result<MemcheckProbe> {
+        MemcheckProbe::start(self.node(from), ip)
+    }
+
+    /// Cuts (`false`) or mends the link between the hosts, at one host's end. Guests of the same host still reach each
+    /// other; the hosts stay reachable from here.
+    ///
+    /// # Errors
+    /// QEMU refuses.
+    pub fn set_link(&self, node: Node, up: bool) -> Result<()> {
+        let state = if up { "on" } else { "off" };
+        self.pair.monitor(node)?.human_silent(&format!("set_link link {state}"))
+    }
+
+    /// Freezes a host as if it had died, without a word to its peers, until [`Lab::thaw`] or [`Lab::reset`].
+    ///
+    /// # Errors
+    /// QEMU refuses.
+    pub fn freeze(&self, node: Node) -> Result<()> {
+        self.pair.monitor(node)?.execute("stop", &Value::Null).map(drop)
+    }
+
+    /// Lets a frozen host run on.
+    ///
+    /// # Errors
+    /// QEMU refuses.
+    pub fn thaw(&self, node: Node) -> Result<()> {
+        self.pair.monitor(node)?.execute("cont", &Value::Null).map(drop)
+    }
+
+    /// Writes both hosts' logs to `dir`: console, journal, Xen's messages and `/var/log/xen`. What a host that is down
+    /// cannot tell is left out.
+    ///
+    /// # Errors
+    /// `dir` cannot be written to.
+    pub fn collect_logs(&self, dir: &Path) -> Result<()> {
+        fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+        pair::both(|node| {
+            let console = qemu::console_path(&self.run_dir, node);
+            fs::copy(&console, dir.join(format!("{node}.console")))
+                .with_context(|| format!("copying {}", console.display()))?;
+            let report = "xl list; xl dmesg; journalctl --boot --no-pager --output=short-precise; \
+                          tail -n +1 /var/log/xen/*.log /var/log/xen/console/*.log";
+            if let Ok(output) = self.node(node).run(report, COMMAND_LIMIT) {
+                fs::write(dir.join(format!("{node}.log")), output.stdout)?;
+            }
+            Ok(())
+        })
+        .map(drop)
+    }
+
+    /// Ends the lab and removes its run directory.
+    ///
+    /// # Errors
+    /// A QEMU does not end, or the directory cannot be removed.
+    pub fn down(mut self) -> Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<()> {
+        if let Some(dir) = self.keep_logs.take() {
+            self.collect_logs(&dir)?;
+        }
+        self.close_connections();
+        self.pair.end()?;
+        run_dir::destroy(&self.run_dir)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if self.life == Life::Owned && self.run_dir.exists() {
+            if let Err(error) = self.end() {
+                eprintln!("lab: ending it: {error:#}");
+            }
+        }
+    }
+}
+
+pub(crate) fn hosts(run_dir: &Path) -> [Host; 2] {
+    Node::ALL.map(|node| Host::new(run_dir, node.name()))
+}
+
+/// Waits until a host takes commands and gives it the present time: a snapshot brings its own time back.
+fn set_clock(host: &Host) -> Result<()> {
+    wait_for(host.name(), ANSWER_LIMIT, || {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs_f64();
+        Ok(host.run(&format!("date -s @{now:.3}"), ANSWER_LIMIT)?.success().then_some(()))
+    })
+}
+
+/// Starts a domain and waits until its sshd or its memcheck answers.
+pub(crate) fn create_guest(host: &Host, guest: Guest, deadline: Duration) -> Result<()> {
+    let end = Instant::now() + deadline;
+    let Guest { name, ip, .. } = guest;
+    host.check(&format!("xl create /etc/xen/{name}.cfg"), deadline)?;
+    let probe = if guest.ssh {
+        format!("ssh -o ConnectTimeout=10 {name} systemctl is-system-running --wait")
+    } else {
+        format!("echo | socat -u TCP:{ip}:{MEMCHECK_PORT},connect-timeout=5 STDOUT | head -n 1 | grep -q pages")
+    };
+    while !host.run(&probe, deadline)?.success() {
+        if Instant::now() >= end {
+            bail!("{name} does not answer on {} within {deadline:?}", host.name());
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    Ok(())
+}
+
+fn parse_domains(list: &str) -> Result<Vec<Domain>> {
+    let parse = |line: &str| {
+        let mut fields = line.split_ascii_whitespace();
+        let (name, domid) = (fields.next()?.to_owned(), fields.next()?.parse().ok()?);
+        Some(Domain { name, domid, state: fields.nth(2)?.to_owned() })
+    };
+    list.lines().skip(1).map(|line| parse(line).with_context(|| format!("xl list: {line}"))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn domains_are_read_from_xl() {
+        let list = "Name                                        ID   Mem VCPUs\tState\tTime(s)\n\
+                    Domain-0                                     0  1024     1     r-----     103.5\n\
+                    small--incoming                              2   128     1     --p---     131.1\n";
+        let domains = parse_domains(list).unwrap();
+        assert_eq!(domains.len(), 2);
+        assert_eq!(domains[1], Domain { name: "small--incoming".to_owned(), domid: 2, state: "--p---".to_owned() });
+        assert!(parse_domains("Name\nsomething else\n").is_err());
+    }
+}

@@ -1,0 +1,106 @@
+//! Two in-memory hosts: one in this process, one behind `memory-receiver`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rxl::control::Transport;
+use rxl::data::Packing;
+use rxl::data::send::Sent;
+use rxl::error::Failure;
+use rxl::host::memory::{Guest, MemoryHost};
+use rxl::host::{GuestType, SaveFlags};
+use rxl::progress::Silent;
+use rxl::remote::Route;
+use rxl::report::Report;
+use rxl::session::{Events, source};
+use rxl::state_dir::StateDir;
+use tempfile::TempDir;
+
+/// A source with one guest, `dom3`, and the way to a target.
+pub struct Pair {
+    pub host: MemoryHost,
+    pub request: source::Request,
+    pub state: StateDir,
+    pub dir: TempDir,
+    pub events: Events<Sent>,
+}
+
+/// 80 MB, three quarters zero, two dirty passes.
+pub fn small_guest() -> Guest {
+    Guest { pages: 20_000, zero_per_256: 192, dirty: vec![2_000, 100], endless: false, seed: 1 }
+}
+
+impl Pair {
+    pub fn new(guest: Guest) -> Self {
+        Self::with(guest, "")
+    }
+
+    /// `at_target` is an option of memory-receiver's.
+    pub fn with(guest: Guest, at_target: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let host = MemoryHost::new(64 << 20);
+        host.start("dom3", GuestType::Pvh, guest);
+        let command = format!("{} {} {at_target}", receiver().display(), dir.path().display());
+        let request = source::Request {
+            domain: "dom3".into(),
+            route: Route::Verbatim(command),
+            config_json: None,
+            flags: SaveFlags { live: true, debug: false },
+            leave_paused: false,
+            preserve_domid: false,
+            dry_run: false,
+            transport: Transport::Ssh,
+            connections: 1,
+            data_address: None,
+            packing: Packing { compress: true, level: 1, threads: 2 },
+            patience: Duration::from_secs(5),
+            timeout: None,
+        };
+        let state = StateDir::at(dir.path().join("source"));
+        Self { host, request, state, dir, events: Events::default() }
+    }
+
+    /// A migration that at least begins.
+    pub fn migrate(&self) -> (Result<(), Failure>, Report) {
+        let (result, report) = self.run();
+        (result.clone(), report.unwrap_or_else(|| panic!("no report: {result:?}")))
+    }
+
+    /// One that does not.
+    pub fn migrate_refused(&self) -> Failure {
+        let (result, report) = self.run();
+        assert!(report.is_none());
+        result.unwrap_err()
+    }
+
+    fn run(&self) -> (Result<(), Failure>, Option<Report>) {
+        let host = Arc::new(self.host.clone());
+        source::migrate(host, &self.state, &self.request, &self.events, &mut Silent)
+    }
+
+    /// What the target ended with.
+    pub fn outcome(&self) -> serde_json::Value {
+        let path = self.dir.path().join("outcome.json");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !path.exists() {
+            assert!(Instant::now() < deadline, "the receiver left no outcome");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    }
+
+    /// Sockets that are still there.
+    pub fn left_files(&self) -> Vec<String> {
+        let names = std::fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.map(|name| name.to_string_lossy().into_owned()).filter(|name| name.ends_with(".sock")).collect()
+    }
+}
+
+/// Built by cargo beside the tests.
+fn receiver() -> PathBuf {
+    let exe = std::env::current_exe().unwrap();
+    let path = exe.ancestors().nth(2).unwrap().join("examples/memory-receiver");
+    assert!(path.exists(), "{} is not built: run `cargo test` without a filter of targets", path.display());
+    path
+}

@@ -1,0 +1,164 @@
+//! The command line: xl's names where xl has them, virsh's and QEMU's for the rest.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::control::Transport;
+
+/// Live migration of Xen domains, compressed, checksummed and measured.
+#[derive(Debug, Parser)]
+#[command(name = "rxl", version = env!("RXL_VERSION"), arg_required_else_help = true, after_help = exit_codes())]
+pub struct Cli {
+    /// Say more: -v what rxl does, -vv libxl's messages, -vvv everything. RXL_LOG takes tracing's filters
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Move a running domain to another host
+    Migrate(Box<Migrate>),
+    /// Receive a domain; started on the target by `rxl migrate`
+    Receive(Receive),
+}
+
+/// When to show progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProgressMode {
+    /// A bar on a terminal, lines otherwise.
+    Auto,
+    /// Lines.
+    Plain,
+    /// Nothing.
+    None,
+}
+
+/// How pages are packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Compress {
+    /// zstd, each batch for itself, sent raw where that is smaller.
+    Zstd,
+    /// No compression; pages of zeroes are still left out.
+    None,
+}
+
+/// `rxl migrate`.
+#[derive(Debug, Args)]
+pub struct Migrate {
+    /// The domain, by name or number
+    pub domain: String,
+    /// The target, as ssh knows it
+    pub host: String,
+
+    /// Use this command instead of ssh; it gets HOST and `rxl receive` as arguments. If empty, HOST itself is the command
+    #[arg(short = 's', value_name = "SSHCOMMAND")]
+    pub ssh_command: Option<String>,
+    /// On the target, do not wait for the domain's death in the background. Accepted for xl's sake: rxl never does
+    #[arg(short = 'e')]
+    pub no_monitor: bool,
+    /// Leave the domain paused after it has moved
+    #[arg(short = 'p', long)]
+    pub paused: bool,
+    /// Keep the domain's number on the target, or fail
+    #[arg(short = 'D', long)]
+    pub preserve_domid: bool,
+    /// Use this xl configuration file instead of the one the domain was made with
+    #[arg(short = 'C', value_name = "CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Send all memory again while the domain stands still, and let the receiver compare
+    #[arg(long)]
+    pub debug: bool,
+    /// Accepted for xl's sake: a migration is live unless --non-live is given
+    #[arg(long, hide = true)]
+    pub live: bool,
+    /// Suspend the domain first, then move it: the only way for a PV guest on a Xen without shadow paging
+    #[arg(long, conflicts_with = "live")]
+    pub non_live: bool,
+
+    /// Make every check on both sides, say what would happen, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How the data travels. tcp is neither encrypted nor authenticated beyond a token: for an isolated network
+    #[arg(long, value_enum, default_value = "ssh")]
+    pub transport: Transport,
+    /// Data connections
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub parallel_connections: u16,
+    /// With --transport tcp: the target's address, where it is not the one that ssh uses
+    #[arg(long, value_name = "ADDRESS")]
+    pub data_address: Option<String>,
+    /// How pages are packed
+    #[arg(long, value_enum, default_value = "zstd")]
+    pub compress: Compress,
+    /// zstd's level
+    #[arg(long, value_name = "LEVEL", default_value_t = 1, value_parser = clap::value_parser!(i32).range(-7..=19))]
+    pub zstd_level: i32,
+    /// Compression threads
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4))]
+    pub compress_threads: Option<u16>,
+    /// Give the target up for dead after so many seconds of silence
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(5..=3600))]
+    pub peer_timeout: u64,
+    /// Cancel when the domain has not moved after so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: Option<u64>,
+
+    /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Write the report as JSON to this file
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// How to show progress (on standard error)
+    #[arg(long, value_enum, default_value = "auto")]
+    pub progress: ProgressMode,
+}
+
+/// `rxl receive`.
+#[derive(Debug, Args)]
+pub struct Receive {
+    /// Give the source up for dead after so many seconds of silence
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(5..=3600))]
+    pub peer_timeout: u64,
+}
+
+impl Migrate {
+    /// The patience with the target.
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs(self.peer_timeout)
+    }
+}
+
+/// The exit codes, for the help and the man page.
+pub fn exit_codes() -> String {
+    let mut text = String::from("Exit status:\n");
+    for (exit, meaning) in crate::error::Exit::TABLE {
+        text.push_str(&format!("  {:>2}  {meaning}\n", exit.code()));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn xls_own_options_are_taken() {
+        let line = ["rxl", "migrate", "-s", "", "-e", "-p", "-D", "--debug", "--live", "dom3", "ssh nodeB rxl receive"];
+        let Command::Migrate(migrate) = Cli::try_parse_from(line).unwrap().command else { panic!() };
+        assert_eq!(migrate.ssh_command.as_deref(), Some(""));
+        assert!(migrate.no_monitor && migrate.paused && migrate.preserve_domid && migrate.debug);
+    }
+}

@@ -1,0 +1,202 @@
+//! The target's half of the data path.
+
+use std::io::{Read, Write};
+use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver as Queue, Sender as Jobs, bounded};
+use migrate_stream::frame::{Digest, FRAME_HEADER_LEN, FrameHeader, FrameKind, Totals};
+
+use crate::data::codec::{Decoder, read_end};
+use crate::data::window::{PutError, Window};
+use crate::data::{Broken, Buffers, Packing, Verdict};
+use crate::io::{Cancel, Guarded};
+
+/// What was received in all, each frame verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Frames.
+    pub frames: u64,
+    /// Bytes of libxl's stream.
+    pub stream_bytes: u64,
+    /// The digest over all frames, in hexadecimal.
+    pub digest: String,
+    /// When libxl had taken the last byte.
+    pub stream_end: Instant,
+}
+
+/// The running half. Dropping it gives the data up: libxl meets the end of its stream early, and the restore fails.
+pub struct Receiver {
+    cancel: Cancel,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Receiver {
+    /// Starts rebuilding the stream from the connections into `stream`, which is closed at its end; `on_end` hears of the
+    /// first failure at once, or of the end when libxl has taken every byte.
+    pub fn start(
+        connections: Vec<Guarded>,
+        stream: Guarded,
+        cancel: Cancel,
+        on_end: impl FnOnce(Result<Received, Broken>) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let packing = Packing { compress: true, level: 0, threads: Packing::default_threads() };
+        let run = Run {
+            window: Window::new(packing.window()),
+            threads: packing.threads,
+            buffers: Buffers::default(),
+            verdict: Verdict::new(on_end),
+            cancel: cancel.clone(),
+        };
+        let thread = std::thread::Builder::new().name("receive".into()).spawn(move || run.run(connections, stream))?;
+        Ok(Self { cancel, thread: Some(thread) })
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.cancel.pull();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A frame on its way to a worker.
+struct Job {
+    header: FrameHeader,
+    payload: Vec<u8>,
+}
+
+/// A frame on its way to libxl.
+struct Decoded {
+    header: FrameHeader,
+    raw: Vec<u8>,
+}
+
+struct Run {
+    window: Window<Decoded>,
+    threads: usize,
+    buffers: Buffers,
+    verdict: Verdict<Received>,
+    cancel: Cancel,
+}
+
+impl Run {
+    fn run(&self, connections: Vec<Guarded>, stream: Guarded) {
+        let announced = Mutex::new(None);
+        let written = std::thread::scope(|scope| {
+            let writer = scope.spawn(|| self.guarded(self.write(stream)));
+            std::thread::scope(|scope| {
+                let (jobs, queue) = bounded(self.window.width());
+                for _ in 0..self.threads {
+                    let queue = queue.clone();
+                    scope.spawn(move || self.guarded(self.work(&queue)));
+                }
+                for connection in connections {
+                    let (jobs, announced) = (jobs.clone(), &announced);
+                    scope.spawn(move || self.guarded(self.read(connection, &jobs, announced)));
+                }
+            });
+            self.window.seal();
+            writer.join().unwrap_or_else(|_| Err(Broken::here("the writer panicked")))
+        });
+        self.verdict.give(written);
+    }
+
+    /// Tells a failure and stops the others.
+    fn guarded<T>(&self, result: Result<T, Broken>) -> Result<T, Broken> {
+        if let Err(broken) = &result {
+            self.verdict.give(Err(broken.clone()));
+            self.cancel.pull();
+            self.window.close();
+        }
+        result
+    }
+
+    /// One connection, until its end frame.
+    fn read(&self, mut from: Guarded, jobs: &Jobs<Job>, announced: &Mutex<Option<Totals>>) -> Result<(), Broken> {
+        loop {
+            let mut header = [0; FRAME_HEADER_LEN];
+            from.read_exact(&mut header).map_err(|e| cut(&e))?;
+            let header = FrameHeader::parse(&header).map_err(|e| Broken::peer(format!("data connection: {e}")))?;
+            if header.kind == FrameKind::End {
+                let payload = self.read_payload(&mut from, &header)?;
+                return self.end(announced, read_end(&header, &payload).map_err(Broken::peer)?);
+            }
+            // Room first: then what waits in memory is bounded, whatever the peer sends.
+            if self.window.admit(header.sequence).is_err() {
+                return Ok(());
+            }
+            let payload = self.read_payload(&mut from, &header)?;
+            if jobs.send(Job { header, payload }).is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn read_payload(&self, from: &mut Guarded, header: &FrameHeader) -> Result<Vec<u8>, Broken> {
+        let mut payload = self.buffers.take();
+        payload.resize(header.wire_len as usize, 0);
+        from.read_exact(&mut payload).map_err(|e| cut(&e))?;
+        Ok(payload)
+    }
+
+    /// All connections end with the same totals.
+    fn end(&self, announced: &Mutex<Option<Totals>>, totals: Totals) -> Result<(), Broken> {
+        let mut announced = announced.lock().unwrap_or_else(PoisonError::into_inner);
+        if announced.replace(totals).is_some_and(|earlier| earlier != totals) {
+            return Err(Broken::peer("two data connections end with different totals"));
+        }
+        self.window.finish(totals.frames);
+        Ok(())
+    }
+
+    fn work(&self, queue: &Queue<Job>) -> Result<(), Broken> {
+        let mut decoder = Decoder::new().map_err(Broken::here)?;
+        for Job { header, payload } in queue {
+            let mut raw = self.buffers.take();
+            decoder.decode(&header, &payload, &mut raw).map_err(Broken::peer)?;
+            self.buffers.give(payload);
+            match self.window.put(header.sequence, Decoded { header, raw }) {
+                Ok(()) => {}
+                Err(PutError::Closed) => return Ok(()),
+                Err(PutError::OutOfPlace) => return Err(Broken::peer(format!("frame {} came twice", header.sequence))),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, mut stream: Guarded) -> Result<Received, Broken> {
+        let mut digest = Digest::new();
+        loop {
+            match self.window.take() {
+                Ok(Some((_, Decoded { header, raw }))) => {
+                    digest.frame(&header);
+                    stream
+                        .write_all(&raw)
+                        .map_err(|e| Broken::libxl(format!("libxl stopped reading its stream: {e}")))?;
+                    self.buffers.give(raw);
+                }
+                Ok(None) => break,
+                Err(_) => return Err(Broken::peer("frames are missing")),
+            }
+        }
+        drop(stream);
+        let totals = digest.totals();
+        Ok(Received {
+            frames: totals.frames,
+            stream_bytes: totals.bytes,
+            digest: totals.digest.to_string(),
+            stream_end: Instant::now(),
+        })
+    }
+}
+
+fn cut(error: &std::io::Error) -> Broken {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => Broken::peer("a data connection was cut"),
+        _ => Broken::peer(format!("data connection: {error}")),
+    }
+}

@@ -1,0 +1,220 @@
+//! The source's half of the data path.
+
+use std::io::{Read, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, bounded};
+use migrate_stream::frame::Digest;
+
+use crate::data::codec::{Encoded, Encoder, end_frame};
+use crate::data::split::{Part, Splitter};
+use crate::data::window::Window;
+use crate::data::{Broken, Buffers, Meter, Packing, Verdict};
+use crate::io::{Cancel, Guarded};
+
+/// What was sent in all.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// Frames.
+    pub frames: u64,
+    /// Bytes of libxl's stream.
+    pub stream_bytes: u64,
+    /// The digest over all frames, in hexadecimal.
+    pub digest: String,
+    /// When the last page was read from libxl.
+    pub last_page: Option<Instant>,
+    /// When the stream's last byte was.
+    pub stream_end: Instant,
+}
+
+/// The running half. Dropping it gives the connections up, and waits until libxl's stream has been read to its end.
+pub struct Sender {
+    cancel: Cancel,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sender {
+    /// Starts moving what comes from `stream` to the connections; `on_end` hears of the first failure at once, or of the
+    /// end when every byte has been written.
+    ///
+    /// `cancel` ends the writing. The stream is read until its end even then: libxl's save helper must not meet a closed
+    /// pipe, or it dies without switching log-dirty mode off.
+    pub fn start(
+        stream: Guarded,
+        connections: Vec<Guarded>,
+        cancel: Cancel,
+        packing: Packing,
+        meter: Arc<Meter>,
+        on_end: impl FnOnce(Result<Sent, Broken>) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let run = Run {
+            window: Window::new(packing.window()),
+            buffers: Buffers::default(),
+            digest: Mutex::new(Digest::new()),
+            verdict: Verdict::new(on_end),
+            cancel: cancel.clone(),
+            packing,
+            meter,
+        };
+        let thread = std::thread::Builder::new().name("send".into()).spawn(move || run.run(stream, connections))?;
+        Ok(Self { cancel, thread: Some(thread) })
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.cancel.pull();
+        if let Some(thread) = self.thread.take() {
+            // A panic in it has been printed, and the verdict was never given: the session has noticed.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A part on its way to a worker.
+struct Job {
+    sequence: u64,
+    part: Part,
+    round: Option<usize>,
+}
+
+struct Run {
+    window: Window<Encoded>,
+    buffers: Buffers,
+    digest: Mutex<Digest>,
+    verdict: Verdict<Sent>,
+    cancel: Cancel,
+    packing: Packing,
+    meter: Arc<Meter>,
+}
+
+/// When the stream's last page and last byte were read.
+struct Ends {
+    last_page: Option<Instant>,
+    end: Instant,
+}
+
+impl Run {
+    fn run(&self, stream: Guarded, connections: Vec<Guarded>) {
+        let read = std::thread::scope(|scope| {
+            let (jobs, queue) = bounded(self.packing.window());
+            for _ in 0..self.packing.threads.max(1) {
+                let queue = queue.clone();
+                scope.spawn(move || self.guard(self.work(&queue)));
+            }
+            for connection in connections {
+                scope.spawn(move || self.guard(self.write(connection)));
+            }
+            drop(queue);
+            self.split(stream, &jobs)
+        });
+        // A failure has been told by now, and this does nothing.
+        self.verdict.give(read.map(|read| self.sent(&read)));
+    }
+
+    /// Tells a failure and stops the others.
+    fn guard(&self, result: Result<(), Broken>) {
+        if let Err(broken) = result {
+            self.verdict.give(Err(broken));
+            self.cancel.pull();
+            self.window.close();
+        }
+    }
+
+    fn split(&self, stream: Guarded, jobs: &crossbeam_channel::Sender<Job>) -> Result<Ends, Broken> {
+        let mut splitter = Splitter::new(stream, &self.buffers);
+        let result = self.split_all(&mut splitter, jobs);
+        if let Err(broken) = &result {
+            self.guard(Err(broken.clone()));
+            drain(splitter.into_input());
+        }
+        result
+    }
+
+    fn split_all(
+        &self,
+        splitter: &mut Splitter<'_, Guarded>,
+        jobs: &crossbeam_channel::Sender<Job>,
+    ) -> Result<Ends, Broken> {
+        let given_up = || Broken::here("the data path was given up");
+        let mut last_page = None;
+        let mut sequence = 0;
+        while let Some(part) = splitter.next().map_err(Broken::libxl)? {
+            self.meter.read(part.raw.len() as u64);
+            let round = part.batch.map(|batch| {
+                last_page = Some(part.read_at);
+                self.meter.rounds().batch(batch.first_pfn, batch.last_pfn, batch.pfns.into(), part.read_at)
+            });
+            self.window.admit(sequence).map_err(|_| given_up())?;
+            jobs.send(Job { sequence, part, round }).map_err(|_| given_up())?;
+            sequence += 1;
+        }
+        self.window.finish(sequence);
+        Ok(Ends { last_page, end: Instant::now() })
+    }
+
+    fn work(&self, queue: &Receiver<Job>) -> Result<(), Broken> {
+        let mut encoder = Encoder::new(self.packing).map_err(Broken::here)?;
+        for Job { sequence, part, round } in queue {
+            let encoded = encoder.encode(part.kind, sequence, &part.raw, self.buffers.take()).map_err(Broken::here)?;
+            if let Some(round) = round {
+                let (pages, zero) = encoded.pages;
+                let wire = encoded.payload.len() as u64;
+                self.meter.rounds().packed(round, pages, zero, part.raw.len() as u64, wire);
+            }
+            self.buffers.give(part.raw);
+            if self.window.put(sequence, encoded).is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// One connection: takes the frames in turn with the others, each of which so carries an ascending sequence.
+    fn write(&self, mut connection: Guarded) -> Result<(), Broken> {
+        while let Some(Encoded { header, payload, .. }) = self.next_frame() {
+            let bytes = header.to_bytes();
+            write_frame(&mut connection, &bytes, &payload)?;
+            self.meter.written((bytes.len() + payload.len()) as u64);
+            self.buffers.give(payload);
+        }
+        if self.cancel.pulled() {
+            return Ok(());
+        }
+        let totals = self.digest.lock().unwrap_or_else(PoisonError::into_inner).totals();
+        let (header, payload) = end_frame(&totals);
+        write_frame(&mut connection, &header.to_bytes(), &payload)
+    }
+
+    /// Takes and digests under one lock, so that the digest sees the frames in order.
+    fn next_frame(&self) -> Option<Encoded> {
+        let mut digest = self.digest.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, encoded) = self.window.take().ok()??;
+        digest.frame(&encoded.header);
+        Some(encoded)
+    }
+
+    fn sent(&self, read: &Ends) -> Sent {
+        let totals = self.digest.lock().unwrap_or_else(PoisonError::into_inner).totals();
+        Sent {
+            frames: totals.frames,
+            stream_bytes: totals.bytes,
+            digest: totals.digest.to_string(),
+            last_page: read.last_page,
+            stream_end: read.end,
+        }
+    }
+}
+
+fn write_frame(connection: &mut Guarded, header: &[u8], payload: &[u8]) -> Result<(), Broken> {
+    let written = connection.write_all(header).and_then(|()| connection.write_all(payload));
+    written.map_err(|e| Broken::peer(format!("data connection: {e}")))
+}
+
+/// Reads a stream to its end and forgets it.
+fn drain(mut stream: Guarded) {
+    let mut scrap = vec![0; 64 << 10];
+    while matches!(stream.read(&mut scrap), Ok(n) if n > 0) {}
+}

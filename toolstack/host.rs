@@ -1,0 +1,301 @@
+//! What a session needs of a Xen host, and nothing more.
+//!
+//! Sessions know Xen only through [`Host`]. [`libxl`] drives a real one; [`memory`] emits true libxl streams from synthetic
+//! guest memory, for state machines, faults and benchmarks. No claim about Xen rests on the second.
+//!
+//! Every method blocks its thread until libxl has answered. The long ones take an [`Abort`], which another thread may pull.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+pub mod libxl;
+pub mod memory;
+
+/// A domain's number on its host. It changes with every migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DomId(pub u32);
+
+impl fmt::Display for DomId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How Xen runs the guest (libxl's `libxl_domain_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestType {
+    /// Paravirtualised. Its log-dirty mode needs shadow paging in Xen.
+    Pv,
+    /// Hardware-virtualised without a device model.
+    Pvh,
+    /// Hardware-virtualised with QEMU as the device model.
+    Hvm,
+}
+
+/// What a domain is doing (libxl's `libxl_dominfo` flags, most urgent first).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunState {
+    /// Being torn down.
+    Dying,
+    /// Shut down to be suspended: its memory stands still, `resume` would run it on.
+    Suspended,
+    /// Shut down for any other reason (power off, reboot, crash).
+    Shutdown,
+    /// Paused by the toolstack.
+    Paused,
+    /// Running or runnable (blocked vCPUs included).
+    Running,
+}
+
+/// A domain as its host lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Domain {
+    /// Its number here.
+    pub domid: DomId,
+    /// Its name here, unique on this host.
+    pub name: String,
+    /// How Xen runs it.
+    pub guest_type: GuestType,
+    /// What it is doing.
+    pub state: RunState,
+    /// Memory it may have, in KiB.
+    pub max_memory_kib: u64,
+    /// Online and offline vCPUs.
+    pub vcpus: u32,
+}
+
+/// Facts about a host that decide whether a domain may come or go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostFacts {
+    /// `MAJOR.MINOR` of the running Xen.
+    pub xen_version: String,
+    /// Memory that Xen can still give to domains, in KiB (free plus scrubbing, less outstanding claims).
+    pub free_memory_kib: u64,
+    /// Xen has shadow paging: PV guests can be migrated live.
+    pub shadow_paging: bool,
+    /// Xen has hardware-assisted paging: PVH and HVM guests can be migrated live.
+    pub hap: bool,
+}
+
+/// Something that libxl told while an operation ran, with the time at which it was told.
+#[derive(Clone, Debug)]
+pub struct Note {
+    /// This host's monotonic clock.
+    pub at: Instant,
+    /// What was told.
+    pub what: NoteKind,
+}
+
+/// What libxl tells while it saves or restores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoteKind {
+    /// libxc's progress: `what` is one of xg_sr_save.c's strings, such as `Frames iteration 2`; counts are pfns.
+    /// Single events carry 0 of 0.
+    Progress {
+        /// The string.
+        what: String,
+        /// pfns handled so far in this pass.
+        done: u64,
+        /// pfns of this pass: the dirty count when the pass began.
+        total: u64,
+    },
+    /// libxl asked the guest to suspend (it wrote `control/shutdown`).
+    SuspendRequested,
+    /// The guest acknowledged the request.
+    SuspendAcknowledged,
+    /// The guest's vCPUs have stopped.
+    Suspended,
+    /// A log line of libxl's, of level warning or worse, for people.
+    Message(String),
+}
+
+/// Where notes go. Sending never blocks.
+pub type Notes = Sender<Note>;
+
+/// How to save (libxl's `LIBXL_SUSPEND_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SaveFlags {
+    /// Copy memory while the guest runs.
+    pub live: bool,
+    /// Send all memory again after the suspend, for the receiver to compare (`xl migrate --debug`).
+    pub debug: bool,
+}
+
+/// How a restored domain's configuration differs from the one that was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoreAs {
+    /// Name on this host while it is being received.
+    pub name: String,
+    /// Keep this domid, or fail (`xl migrate -D`).
+    pub domid: Option<DomId>,
+}
+
+/// Why a host did not do what was asked. One line: what, where and, when known, why.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// No domain of that name or number.
+    #[error("no domain {0} here; `xl list` shows those that are")]
+    NoSuchDomain(String),
+    /// There is a domain of that name already.
+    #[error("a domain named {0} is here already")]
+    NameTaken(String),
+    /// The operation was aborted as asked.
+    #[error("{0} was aborted")]
+    Aborted(&'static str),
+    /// Xen or its toolstack is not there, not reachable or not the one that rxl was built for.
+    #[error("{0}")]
+    NoXen(String),
+    /// The operation failed: its name, what libxl returned and its last error lines.
+    #[error("{operation} failed: {reason}")]
+    Failed {
+        /// Which, in libxl's terms.
+        operation: &'static str,
+        /// What libxl said.
+        reason: String,
+    },
+}
+
+/// Aborts one running operation, from any thread, at most once.
+#[derive(Clone)]
+pub struct Abort(Arc<dyn Fn() + Send + Sync>);
+
+impl Abort {
+    /// Wraps what aborts.
+    pub fn new(pull: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Arc::new(pull))
+    }
+
+    /// Asks the operation to stop. It still has to be waited for.
+    pub fn pull(&self) {
+        (self.0)();
+    }
+}
+
+/// How long an aborted operation may take to end: libxl first lets its save helper clean up.
+const ABORT_PATIENCE: Duration = Duration::from_secs(90);
+
+/// A long operation on a thread of its own. Dropping it aborts it and waits for its end.
+pub struct Operation<T> {
+    name: &'static str,
+    abort: Abort,
+    thread: Option<JoinHandle<Result<T, HostError>>>,
+}
+
+impl<T: Send + 'static> Operation<T> {
+    /// Runs `work` on a new thread; `abort` makes it return early.
+    pub fn spawn(
+        name: &'static str,
+        abort: Abort,
+        work: impl FnOnce() -> Result<T, HostError> + Send + 'static,
+    ) -> Result<Self, HostError> {
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(work)
+            .map_err(|e| HostError::Failed { operation: name, reason: e.to_string() })?;
+        Ok(Self { name, abort, thread: Some(thread) })
+    }
+
+    /// Waits for its end. Call it when the operation's notes have ended: then it returns at once.
+    pub fn wait(mut self) -> Result<T, HostError> {
+        let name = self.name;
+        let panicked = |_| Err(HostError::Failed { operation: name, reason: "its thread panicked".into() });
+        match self.thread.take() {
+            Some(thread) => thread.join().unwrap_or_else(panicked),
+            None => panicked(Box::new(())),
+        }
+    }
+
+    /// Aborts it and waits for its end, with a deadline.
+    pub fn abort_and_wait(mut self) -> Result<T, HostError> {
+        self.abort.pull();
+        match self.thread.as_ref() {
+            Some(thread) if ends_within(thread, ABORT_PATIENCE) => self.wait(),
+            _ => {
+                // Nobody can end a thread that libxl holds; the rest of the session must go on.
+                self.thread = None;
+                let seconds = ABORT_PATIENCE.as_secs();
+                Err(HostError::Failed {
+                    operation: self.name,
+                    reason: format!("did not end {seconds} s after an abort"),
+                })
+            }
+        }
+    }
+}
+
+fn ends_within<T>(thread: &JoinHandle<T>, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    while !thread.is_finished() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
+
+impl<T> Drop for Operation<T> {
+    fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        self.abort.pull();
+        if ends_within(&thread, ABORT_PATIENCE) {
+            // A panic there has been printed by its own thread; dropping must not panic again.
+            let _ = thread.join();
+        } else {
+            tracing::error!("{} did not end after an abort", self.name);
+        }
+    }
+}
+
+/// A Xen host: this one.
+///
+/// Failure contract: a call that fails has changed nothing that a later `destroy` or `resume` would not set right.
+pub trait Host: Send + Sync + 'static {
+    /// Version, memory, paging modes.
+    fn facts(&self) -> Result<HostFacts, HostError>;
+
+    /// Finds a domain by name or by number, as xl does: a number is a domid.
+    fn find(&self, name_or_domid: &str) -> Result<Domain, HostError>;
+
+    /// The domain as it is now.
+    fn domain(&self, domid: DomId) -> Result<Domain, HostError>;
+
+    /// Its configuration, as libxl's JSON (`libxl_retrieve_domain_configuration`).
+    fn config_json(&self, domid: DomId) -> Result<String, HostError>;
+
+    /// Starts `libxl_domain_suspend` into `stream` (a blocking pipe: libxl wants one of its own).
+    ///
+    /// Every clone of `notes` is dropped when the operation's thread ends: the channel's closing is how a session hears of it.
+    /// When the operation ends well the guest is suspended and its stream is complete; when it fails the guest may be running
+    /// or suspended: ask [`Host::domain`]. The caller must go on reading until the operation has ended, even after an abort:
+    /// the stock save helper dies of SIGPIPE without switching log-dirty off.
+    fn save(&self, domid: DomId, stream: OwnedFd, flags: SaveFlags, notes: Notes) -> Result<Operation<()>, HostError>;
+
+    /// Starts `libxl_domain_create_restore` from `stream`. The domain stays paused. On failure nothing of it is left.
+    fn restore(
+        &self,
+        config_json: &str,
+        restore_as: &RestoreAs,
+        stream: OwnedFd,
+        notes: Notes,
+    ) -> Result<Operation<DomId>, HostError>;
+
+    /// Runs a suspended domain on in place (`libxl_domain_resume`, with the guest told that the suspend was cancelled).
+    fn resume(&self, domid: DomId) -> Result<(), HostError>;
+
+    /// Renames a domain, if it still has the old name.
+    fn rename(&self, domid: DomId, from: &str, to: &str) -> Result<(), HostError>;
+
+    /// Lets a paused domain run.
+    fn unpause(&self, domid: DomId) -> Result<(), HostError>;
+
+    /// Ends a domain and gives its resources back.
+    fn destroy(&self, domid: DomId) -> Result<(), HostError>;
+
+    /// Switches log-dirty mode off, wherever a save that died has left it on. Harmless when it is off.
+    fn logdirty_off(&self, domid: DomId) -> Result<(), HostError>;
+}

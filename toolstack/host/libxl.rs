@@ -1,0 +1,204 @@
+//! [`Host`] over libxl.
+//!
+//! Each call opens a libxl context of its own; see [`crate::xen`] for what that buys and for what it asks of the process: no
+//! SIGCHLD handler, children reaped by pid, fd 0 open, close-on-exec on every descriptor.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use super::{Abort, DomId, Domain, Host, HostError, HostFacts, Notes, Operation, RestoreAs, SaveFlags};
+use crate::xen::{Canceller, Context, Failure, Library, PhysInfo};
+
+/// KiB of a page as Xen counts them.
+const PAGE_KIB: u64 = 4;
+
+/// This Xen host.
+pub struct LibxlHost {
+    library: Library,
+}
+
+impl LibxlHost {
+    /// Makes sure that this is a dom0 of the Xen release that rxl was built for, and that its toolstack answers.
+    pub fn new() -> Result<Self, HostError> {
+        Library::open().map(|library| Self { library }).map_err(HostError::NoXen)
+    }
+
+    fn context(&self) -> Result<Context, HostError> {
+        open(self.library, None)
+    }
+
+    /// Runs a call on a domain that exists, in libxl's terms `operation`.
+    fn on<T>(
+        &self,
+        domid: DomId,
+        operation: &'static str,
+        call: impl FnOnce(&Context, u32) -> Result<T, Failure>,
+    ) -> Result<T, HostError> {
+        call(&self.context()?, domid.0).map_err(|failure| failed_on(domid, operation, failure))
+    }
+
+    fn check_name_free(&self, name: &str, except: Option<DomId>) -> Result<(), HostError> {
+        match self.context()?.domid_of_name(name).map_err(|f| failed("libxl_name_to_domid", &f))? {
+            Some(domid) if except != Some(DomId(domid)) => Err(HostError::NameTaken(name.into())),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Host for LibxlHost {
+    fn facts(&self) -> Result<HostFacts, HostError> {
+        let context = self.context()?;
+        let info = context.physinfo().map_err(|f| failed("libxl_get_physinfo", &f))?;
+        Ok(HostFacts {
+            xen_version: context.xen_version().map_err(|f| failed("libxl_get_version_info", &f))?,
+            free_memory_kib: free_memory_kib(&info),
+            shadow_paging: info.shadow,
+            hap: info.hap,
+        })
+    }
+
+    fn find(&self, name_or_domid: &str) -> Result<Domain, HostError> {
+        let domid = self.context()?.domid_of(name_or_domid).map_err(|f| failed("libxl_name_to_domid", &f))?;
+        let not_here = || HostError::NoSuchDomain(name_or_domid.into());
+        match self.domain(DomId(domid.ok_or_else(not_here)?)) {
+            Err(HostError::NoSuchDomain(_)) => Err(not_here()),
+            other => other,
+        }
+    }
+
+    fn domain(&self, domid: DomId) -> Result<Domain, HostError> {
+        self.on(domid, "libxl_domain_info", Context::domain)
+    }
+
+    fn config_json(&self, domid: DomId) -> Result<String, HostError> {
+        self.on(domid, "libxl_retrieve_domain_configuration", Context::config_json)
+    }
+
+    fn save(&self, domid: DomId, stream: OwnedFd, flags: SaveFlags, notes: Notes) -> Result<Operation<()>, HostError> {
+        let library = self.library;
+        let canceller = Canceller::default();
+        Operation::spawn("save", abort_of(&canceller), move || {
+            let context = Arc::new(open(library, Some(notes))?);
+            let result = context.save(domid.0, stream.as_fd(), flags, &canceller);
+            // At once: whoever reads the other end waits for this.
+            drop(stream);
+            result.map_err(|failure| ended_early("save", "libxl_domain_suspend", failure, &canceller))
+        })
+    }
+
+    fn restore(
+        &self,
+        config_json: &str,
+        restore_as: &RestoreAs,
+        stream: OwnedFd,
+        notes: Notes,
+    ) -> Result<Operation<DomId>, HostError> {
+        self.check_name_free(&restore_as.name, None)?;
+        let library = self.library;
+        let (json, restore_as) = (config_json.to_owned(), restore_as.clone());
+        let canceller = Canceller::default();
+        Operation::spawn("restore", abort_of(&canceller), move || {
+            let context = Arc::new(open(library, Some(notes))?);
+            let result = context.restore(&json, &restore_as, stream.as_fd(), &canceller);
+            drop(stream);
+            result
+                .map(DomId)
+                .map_err(|failure| ended_early("restore", "libxl_domain_create_restore", failure, &canceller))
+        })
+    }
+
+    fn resume(&self, domid: DomId) -> Result<(), HostError> {
+        self.on(domid, "libxl_domain_resume", Context::resume)
+    }
+
+    fn rename(&self, domid: DomId, from: &str, to: &str) -> Result<(), HostError> {
+        self.check_name_free(to, Some(domid))?;
+        self.on(domid, "libxl_domain_rename", |context, domid| context.rename(domid, from, to))
+    }
+
+    fn unpause(&self, domid: DomId) -> Result<(), HostError> {
+        self.on(domid, "libxl_domain_unpause", Context::unpause)
+    }
+
+    fn destroy(&self, domid: DomId) -> Result<(), HostError> {
+        self.on(domid, "libxl_domain_destroy", Context::destroy)
+    }
+
+    fn logdirty_off(&self, domid: DomId) -> Result<(), HostError> {
+        self.on(domid, "xc_shadow_control", Context::log_dirty_off)
+    }
+}
+
+fn open(library: Library, notes: Option<Notes>) -> Result<Context, HostError> {
+    Context::open(library, notes).map_err(|f| HostError::NoXen(format!("cannot reach Xen's toolstack: {f}")))
+}
+
+fn abort_of(canceller: &Canceller) -> Abort {
+    let canceller = canceller.clone();
+    Abort::new(move || canceller.pull())
+}
+
+fn failed(operation: &'static str, failure: &Failure) -> HostError {
+    HostError::Failed { operation, reason: failure.to_string() }
+}
+
+fn failed_on(domid: DomId, operation: &'static str, failure: Failure) -> HostError {
+    if failure.is_not_found() {
+        return HostError::NoSuchDomain(domid.to_string());
+    }
+    failed(operation, &failure)
+}
+
+/// An operation that was asked to stop and failed was aborted, whichever of its parts noticed first.
+fn ended_early(name: &'static str, operation: &'static str, failure: Failure, canceller: &Canceller) -> HostError {
+    if canceller.is_pulled() {
+        tracing::debug!("{operation} was aborted: {failure}");
+        return HostError::Aborted(name);
+    }
+    failed(operation, &failure)
+}
+
+/// Scrubbing pages can be allocated; claimed ones belong to domains under construction.
+fn free_memory_kib(info: &PhysInfo) -> u64 {
+    (info.free_pages + info.scrub_pages).saturating_sub(info.outstanding_pages) * PAGE_KIB
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_there_is_no_xen_one_line_says_so() {
+        if std::path::Path::new("/dev/xen/privcmd").exists() {
+            return;
+        }
+        let line = LibxlHost::new().err().expect("there is no Xen here").to_string();
+        assert_eq!(line, "no hypervisor (/dev/xen/privcmd is missing): not a Xen dom0");
+    }
+
+    #[test]
+    fn free_memory_is_what_xen_could_still_give() {
+        let info = PhysInfo { free_pages: 100, scrub_pages: 20, outstanding_pages: 30, hap: true, shadow: false };
+        assert_eq!(free_memory_kib(&info), 90 * 4);
+        assert_eq!(free_memory_kib(&PhysInfo { outstanding_pages: 500, ..info }), 0);
+    }
+
+    #[test]
+    fn an_abort_is_told_from_a_failure() {
+        let failure = || Failure { rc: -3, lines: vec!["saving domain: it broke".into()] };
+        let canceller = Canceller::default();
+        let told = ended_early("save", "libxl_domain_suspend", failure(), &canceller).to_string();
+        assert_eq!(told, "libxl_domain_suspend failed: ERROR_FAIL: saving domain: it broke");
+        canceller.pull();
+        assert!(matches!(
+            ended_early("save", "libxl_domain_suspend", failure(), &canceller),
+            HostError::Aborted("save")
+        ));
+    }
+
+    #[test]
+    fn a_domain_that_is_gone_has_its_own_error() {
+        let gone = Failure { rc: libxl_sys::ERROR_DOMAIN_NOTFOUND, lines: vec![] };
+        assert!(matches!(failed_on(DomId(7), "libxl_domain_info", gone), HostError::NoSuchDomain(d) if d == "7"));
+    }
+}

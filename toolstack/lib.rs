@@ -1,0 +1,21 @@
+//! rxl: live migration of Xen domains, compressed, checksummed and measured.
+//!
+//! ARCHITECTURE.md tells what lives where and follows a page from the source's memory to the target's.
+
+#![deny(unsafe_code)]
+
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod data;
+pub mod error;
+pub mod host;
+pub mod io;
+pub mod progress;
+pub mod remote;
+pub mod report;
+pub mod rounds;
+pub mod session;
+pub mod state_dir;
+pub mod transport;
+pub mod xen;

@@ -1,0 +1,184 @@
+//! `rxl`: reads the command line, runs the session, reports.
+
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use clap::Parser;
+use migrate_stream::frame::Purpose;
+use nix::sys::signal::{SigSet, Signal};
+use rxl::cli::{Cli, Command, Compress, Migrate, Receive};
+use rxl::config;
+use rxl::data::Packing;
+use rxl::error::{Exit, Failure};
+use rxl::host::libxl::LibxlHost;
+use rxl::host::{Host, SaveFlags};
+use rxl::io::{Cancel, Guarded};
+use rxl::progress;
+use rxl::remote::Route;
+use rxl::report::Report;
+use rxl::session::{Event, Events, source, target};
+use rxl::state_dir::StateDir;
+use rxl::transport::{Ticket, hand_over, read_preamble};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(cli.verbose);
+    let result = match &cli.command {
+        Command::Migrate(options) => migrate(options),
+        Command::Receive(options) => receive(options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("rxl: {failure}");
+            ExitCode::from(failure.exit.code())
+        }
+    }
+}
+
+/// Standard error; RXL_LOG overrides what -v asks for.
+fn start_log(verbose: u8) {
+    let default = match verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_env("RXL_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+}
+
+/// Turns signals into events.
+///
+/// SIGINT and SIGHUP stay blocked in every other thread and, because that is inherited, in ssh and libxl's save helper: a
+/// Ctrl-C on the terminal goes to all of them, and would kill the connection and the helper before rxl could clean up.
+fn watch_signals<D: Send + 'static>(events: Sender<Event<D>>) -> Result<(), Failure> {
+    let failed = |e: std::io::Error| Failure::internal("signals", &e);
+    let mut held = SigSet::empty();
+    held.add(Signal::SIGINT);
+    held.add(Signal::SIGHUP);
+    held.thread_block().map_err(|e| failed(e.into()))?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
+    let watch = move || {
+        if let Err(error) = held.thread_unblock() {
+            tracing::warn!("signals: {error}");
+        }
+        for signal in signals.forever() {
+            tracing::info!("signal {signal}");
+            let _ = events.send(Event::Interrupt);
+        }
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(watch).map_err(failed)?;
+    Ok(())
+}
+
+fn migrate(options: &Migrate) -> Result<(), Failure> {
+    let route = Route::new(options.ssh_command.as_deref(), &options.host)?;
+    let report_file = options.report.as_deref().map(ReportFile::create).transpose()?;
+    let events = Events::default();
+    watch_signals(events.sender())?;
+    let host = Arc::new(LibxlHost::new().map_err(Failure::from)?);
+    let request = request(options, route)?;
+    let mut progress = progress::new(options.progress);
+    let (result, report) = source::migrate(host, &StateDir::system(), &request, &events, progress.as_mut());
+    let Some(report) = report.filter(|_| !options.dry_run) else { return result };
+    if options.json {
+        print!("{}", report.to_json());
+    } else if result.is_ok() {
+        print!("{}", report.to_table());
+    }
+    let written = report_file.map_or(Ok(()), |file| file.write(&report));
+    result.and(written)
+}
+
+fn request(options: &Migrate, route: Route) -> Result<source::Request, Failure> {
+    let threads = options.compress_threads.map_or_else(Packing::default_threads, usize::from);
+    Ok(source::Request {
+        domain: options.domain.clone(),
+        route,
+        config_json: options.config.as_deref().map(config::from_xl_file).transpose()?,
+        flags: SaveFlags { live: !options.non_live, debug: options.debug },
+        leave_paused: options.paused,
+        preserve_domid: options.preserve_domid,
+        dry_run: options.dry_run,
+        transport: options.transport,
+        connections: options.parallel_connections,
+        data_address: options.data_address.clone(),
+        packing: Packing { compress: options.compress == Compress::Zstd, level: options.zstd_level, threads },
+        patience: options.patience(),
+        timeout: options.timeout.map(std::time::Duration::from_secs),
+    })
+}
+
+/// `--report FILE`: opened before anything happens, so that a wrong path costs nothing; put in place whole at the end.
+struct ReportFile {
+    path: PathBuf,
+    unfinished: PathBuf,
+    file: File,
+}
+
+impl ReportFile {
+    fn create(path: &Path) -> Result<Self, Failure> {
+        let mut unfinished = path.as_os_str().to_owned();
+        unfinished.push(".part");
+        let unfinished = PathBuf::from(unfinished);
+        let file = File::create(&unfinished);
+        let file =
+            file.map_err(|e| Failure::internal(format!("report {}", path.display()), &e).next("nothing was begun"))?;
+        Ok(Self { path: path.into(), unfinished, file })
+    }
+
+    fn write(mut self, report: &Report) -> Result<(), Failure> {
+        let json = report.to_json();
+        let written = self.file.write_all(json.as_bytes()).and_then(|()| self.file.sync_all());
+        written.and_then(|()| std::fs::rename(&self.unfinished, &self.path)).map_err(|error| {
+            let what = format!("the report could not be written to {}: {error}", self.path.display());
+            Failure::new(Exit::MovedWithWarnings, what).next("what was measured is printed above")
+        })
+    }
+}
+
+impl Drop for ReportFile {
+    fn drop(&mut self) {
+        // Gone already when it was put in place.
+        let _ = std::fs::remove_file(&self.unfinished);
+    }
+}
+
+/// The control connection's process runs the session; a data connection's hands its standard input to that one.
+fn receive(options: &Receive) -> Result<(), Failure> {
+    let broken = |e| Failure::internal("standard input", &e);
+    let patience = std::time::Duration::from_secs(options.peer_timeout);
+    let input = std::io::stdin().as_fd().try_clone_to_owned().map_err(broken)?;
+    let mut greeting = Guarded::new(input.try_clone().map_err(broken)?, Cancel::new().map_err(broken)?, Some(patience))
+        .map_err(broken)?;
+    let preamble = read_preamble(&mut greeting).map_err(|e| {
+        Failure::new(Exit::Usage, format!("no migration comes in on standard input: {e}"))
+            .next("`rxl receive` is started by `rxl migrate` on the source")
+    })?;
+    let state = StateDir::system();
+    match preamble.purpose {
+        Purpose::Data => {
+            let socket = state.receive_socket(&preamble.migration.to_string())?;
+            hand_over(&socket, &preamble, &input).map_err(|e| Failure::internal("data connection", &e))
+        }
+        Purpose::Control => {
+            let events = Events::default();
+            watch_signals(events.sender())?;
+            let output = std::io::stdout().as_fd().try_clone_to_owned().map_err(broken)?;
+            let ticket = Ticket { id: preamble.migration, token: preamble.token };
+            let host = LibxlHost::new().map(|host| Arc::new(host) as Arc<dyn Host>);
+            target::receive(host, &state, target::Endpoint { input, output, ticket, patience }, events)
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What is checked before anything is begun, on either side.
+
+use crate::control::{Accept, Offer, Refusal};
+use crate::error::{Exit, Failure, one_line};
+use crate::host::{Domain, GuestType, Host, HostError, HostFacts, RunState};
+use crate::session::INCOMING;
+
+/// Longest domain name taken from a peer, in bytes. Xen's tools give no limit; xenstore's smallest value limit is 1 KiB.
+const MAX_NAME: usize = 256;
+
+/// libxl's name of a guest type.
+pub fn type_name(guest_type: GuestType) -> &'static str {
+    match guest_type {
+        GuestType::Pv => "pv",
+        GuestType::Pvh => "pvh",
+        GuestType::Hvm => "hvm",
+    }
+}
+
+/// May this domain leave, in this way?
+pub fn at_source(domain: &Domain, facts: &HostFacts, live: bool) -> Result<(), Failure> {
+    check_state(domain)?;
+    if live { check_log_dirty(domain, facts) } else { Ok(()) }
+}
+
+fn check_state(domain: &Domain) -> Result<(), Failure> {
+    let Domain { name, domid, state, .. } = domain;
+    let (what, next) = match state {
+        RunState::Running => return Ok(()),
+        RunState::Paused => ("is paused and cannot answer a suspend request", format!("`xl unpause {name}` first")),
+        RunState::Suspended => ("is suspended already", format!("`xl resume {name}` to run it on here")),
+        RunState::Shutdown => ("has shut down", format!("`xl destroy {domid}` gives its memory back")),
+        RunState::Dying => ("is being destroyed", "there is nothing left to migrate".into()),
+    };
+    Err(Failure::new(Exit::DomainState, format!("{name} {what}")).next(next))
+}
+
+/// Live migration needs Xen's log-dirty mode: shadow paging for PV, hardware-assisted paging for the others.
+fn check_log_dirty(domain: &Domain, facts: &HostFacts) -> Result<(), Failure> {
+    let missing = match domain.guest_type {
+        GuestType::Pv if !facts.shadow_paging => "it is a PV guest, and this Xen is built without shadow paging",
+        GuestType::Pvh | GuestType::Hvm if !facts.hap => "this Xen runs without hardware-assisted paging",
+        _ => return Ok(()),
+    };
+    let what = format!("{} cannot be migrated live: {missing}", domain.name);
+    Err(Failure::new(Exit::GuestUnsupported, what).next("--non-live suspends it first and then moves it"))
+}
+
+/// Will this host take that domain? Nothing is begun here.
+pub fn at_target(host: &dyn Host, offer: &Offer) -> Result<Accept, Refusal> {
+    check_name(&offer.name)?;
+    for name in [offer.name.clone(), format!("{}{INCOMING}", offer.name)] {
+        check_free(host, &name)?;
+    }
+    let facts = host.facts().map_err(|error| refusal(error.to_string(), None))?;
+    check_version(offer, &facts)?;
+    check_memory(offer, &facts)?;
+    Ok(Accept { port: None, address: None, free_memory_kib: facts.free_memory_kib })
+}
+
+fn refusal(what: String, next: Option<String>) -> Refusal {
+    Refusal { what, next }
+}
+
+fn check_name(name: &str) -> Result<(), Refusal> {
+    let good = !name.is_empty() && name.len() <= MAX_NAME && !name.contains('/') && !name.chars().any(char::is_control);
+    if good { Ok(()) } else { Err(refusal(format!("'{}' is not a domain's name", one_line(name)), None)) }
+}
+
+fn check_free(host: &dyn Host, name: &str) -> Result<(), Refusal> {
+    match host.find(name) {
+        Err(HostError::NoSuchDomain(_)) => Ok(()),
+        Err(error) => Err(refusal(error.to_string(), None)),
+        Ok(domain) => {
+            let next = if name.ends_with(INCOMING) {
+                "another migration is bringing it, or one that died left it: see `xl list` there".into()
+            } else {
+                format!("rename one of the two: `xl rename {name} NEW-NAME`")
+            };
+            Err(refusal(format!("a domain named {name} is there already (number {})", domain.domid), Some(next)))
+        }
+    }
+}
+
+/// Xen takes streams of its own and of earlier versions.
+fn check_version(offer: &Offer, facts: &HostFacts) -> Result<(), Refusal> {
+    let parse = |version: &str| -> Option<(u32, u32)> {
+        let (major, minor) = version.split_once('.')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    };
+    match (parse(&offer.xen_version), parse(&facts.xen_version)) {
+        (Some(source), Some(target)) if source > target => {
+            let what = format!("Xen {} there is older than Xen {} here", facts.xen_version, offer.xen_version);
+            Err(refusal(what, Some("Xen restores domains of its own and of earlier versions only".into())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// libxl_get_required_shadow_memory gives the paging pool 1 MiB for each vCPU and 8 KiB for each MiB; the vCPUs are in the
+/// configuration, so a little more than that rate is asked for in their place.
+fn check_memory(offer: &Offer, facts: &HostFacts) -> Result<(), Refusal> {
+    let needed = offer.max_memory_kib.saturating_add(offer.max_memory_kib / 100).saturating_add(4096);
+    if needed <= facts.free_memory_kib {
+        return Ok(());
+    }
+    let what = format!(
+        "{} needs {} MiB there, and {} MiB are free",
+        one_line(&offer.name),
+        needed.div_ceil(1024),
+        facts.free_memory_kib / 1024
+    );
+    Err(refusal(what, Some("free some: `xl list` shows who has it, `xl mem-set Domain-0 SIZE` shrinks dom0".into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::DomId;
+
+    fn domain(guest_type: GuestType, state: RunState) -> Domain {
+        Domain { domid: DomId(3), name: "dom3".into(), guest_type, state, max_memory_kib: 4096, vcpus: 1 }
+    }
+
+    fn facts() -> HostFacts {
+        HostFacts { xen_version: "4.17".into(), free_memory_kib: 1 << 20, shadow_paging: false, hap: true }
+    }
+
+    #[test]
+    fn only_a_running_domain_leaves() {
+        for state in [RunState::Paused, RunState::Dying, RunState::Shutdown, RunState::Suspended] {
+            let failure = at_source(&domain(GuestType::Pvh, state), &facts(), true).unwrap_err();
+            assert_eq!(failure.exit, Exit::DomainState);
+            assert!(failure.next.is_some());
+        }
+        at_source(&domain(GuestType::Pvh, RunState::Running), &facts(), true).unwrap();
+    }
+
+    #[test]
+    fn a_pv_guest_without_shadow_paging_is_offered_the_other_way() {
+        let pv = domain(GuestType::Pv, RunState::Running);
+        let failure = at_source(&pv, &facts(), true).unwrap_err();
+        assert_eq!(failure.exit, Exit::GuestUnsupported);
+        assert!(failure.to_string().contains("--non-live"), "{failure}");
+        at_source(&pv, &facts(), false).unwrap();
+    }
+
+    #[test]
+    fn a_name_from_the_wire_cannot_be_a_path() {
+        for name in ["", "a/b", "a\nb", &"x".repeat(300)] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+        check_name("dom3").unwrap();
+    }
+}

@@ -1,0 +1,654 @@
+//! The source's end of a migration.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use migrate_stream::frame::Purpose;
+
+use crate::control::{Accept, Control, Hello, Incoming, Message, Offer, StreamEnd, Transport};
+use crate::data::send::{Sender, Sent};
+use crate::data::{At, Broken, Meter, Packing};
+use crate::error::{Exit, Failure, one_line};
+use crate::host::{DomId, Domain, Host, HostError, Note, NoteKind, Operation, RunState, SaveFlags};
+use crate::io::{Cancel, Guarded, pipe};
+use crate::progress::{Phase, Progress, Snapshot};
+use crate::remote::{Remote, Route};
+use crate::report::{
+    ChecksumPart, CompressionPart, DomainPart, RamPart, Report, RoundPart, SCHEMA, Status, TargetSpans, Timeline,
+    TransportPart,
+};
+use crate::session::check::{at_source, type_name};
+use crate::session::{Event, Events, MIGRATED_AWAY, STALL_PATIENCE, unexpected};
+use crate::state_dir::{DomainLock, StateDir};
+use crate::transport::{Connections, Destination, Ticket};
+
+/// How often progress is shown.
+const TICK: Duration = Duration::from_millis(250);
+
+/// From the end of the stream to READY: libxl's restore ends, devices are attached.
+const READY_PATIENCE: Duration = Duration::from_secs(300);
+
+/// From GO to the target's word that the domain runs.
+const DONE_PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long the target may take to clean up after an abort.
+const ABORT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long the reason behind a broken data path may take to come.
+const REASON_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long a guest that was asked to suspend, and then told that it need not, may still do so.
+const LATE_SUSPEND: Duration = Duration::from_secs(3);
+
+/// What the user asked for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Name or number.
+    pub domain: String,
+    /// How the target is reached.
+    pub route: Route,
+    /// Another configuration, as libxl's JSON.
+    pub config_json: Option<String>,
+    /// Copy memory while the guest runs, verify it.
+    pub flags: SaveFlags,
+    /// Leave it paused at the target.
+    pub leave_paused: bool,
+    /// Keep the number.
+    pub preserve_domid: bool,
+    /// Only check.
+    pub dry_run: bool,
+    /// How data travels.
+    pub transport: Transport,
+    /// On how many connections.
+    pub connections: u16,
+    /// For TCP.
+    pub data_address: Option<String>,
+    /// How pages are packed.
+    pub packing: Packing,
+    /// Silence after which the target is dead.
+    pub patience: Duration,
+    /// Cancel when the migration has not reached Commit after so long.
+    pub timeout: Option<Duration>,
+}
+
+/// Runs a whole migration. The report tells how far it came, whatever the end.
+pub fn migrate(
+    host: Arc<dyn Host>,
+    state: &StateDir,
+    request: &Request,
+    events: &Events<Sent>,
+    progress: &mut dyn Progress,
+) -> (Result<(), Failure>, Option<Report>) {
+    let mut record = None;
+    let result = Prepared::new(host, state, request, events).and_then(|prepared| {
+        let record = record.insert(Record::new(&prepared, request));
+        prepared.run(record, progress)
+    });
+    let report = record.map(|record| record.report(&result));
+    progress.end();
+    (result, report)
+}
+
+/// What is gathered for the report on the way.
+struct Record {
+    migration_id: String,
+    domain: Domain,
+    target_host: String,
+    timeline: Timeline,
+    meter: Arc<Meter>,
+    packing: Packing,
+    transport: TransportPart,
+    sent: Option<Sent>,
+    target: Option<TargetSpans>,
+}
+
+impl Record {
+    fn new(prepared: &Prepared<'_>, request: &Request) -> Self {
+        let kind = match request.transport {
+            Transport::Ssh => "ssh",
+            Transport::Tcp => "tcp",
+        };
+        Self {
+            migration_id: prepared.ticket.id.to_string(),
+            domain: prepared.domain.clone(),
+            target_host: request.route.host().into(),
+            timeline: prepared.timeline,
+            meter: Arc::new(Meter::default()),
+            packing: request.packing,
+            transport: TransportPart { kind: kind.into(), connections: request.connections },
+            sent: None,
+            target: None,
+        }
+    }
+
+    fn note(&mut self, note: &Note) {
+        self.meter.note(&note.what);
+        match note.what {
+            NoteKind::SuspendRequested => self.timeline.suspend_asked = Some(note.at),
+            NoteKind::Suspended => self.timeline.suspended = Some(note.at),
+            _ => {}
+        }
+    }
+
+    fn sent(&mut self, sent: Sent) {
+        self.timeline.last_page = sent.last_page;
+        self.timeline.stream_end = Some(sent.stream_end);
+        self.sent = Some(sent);
+    }
+
+    fn snapshot(&self, phase: Phase) -> Snapshot {
+        let rounds = self.meter.rounds();
+        Snapshot {
+            domain: self.domain.name.clone(),
+            phase,
+            current: rounds.current(),
+            wire_bytes: self.meter.wire_bytes(),
+            elapsed: self.timeline.began.elapsed(),
+        }
+    }
+
+    fn report(self, result: &Result<(), Failure>) -> Report {
+        let rounds = self.meter.rounds().list();
+        let total = self.domain.max_memory_kib * 1024;
+        let (wire, raw) = (self.meter.wire_bytes(), self.meter.stream_bytes());
+        let status = match result {
+            Ok(()) => Status::Completed,
+            Err(failure) => match failure.exit {
+                Exit::Cancelled => Status::Cancelled,
+                Exit::Undecided => Status::Undecided,
+                _ => Status::Failed,
+            },
+        };
+        Report {
+            schema: SCHEMA,
+            status,
+            error: result.as_ref().err().map(ToString::to_string),
+            migration_id: self.migration_id,
+            domain: DomainPart {
+                guest_type: type_name(self.domain.guest_type).into(),
+                name: self.domain.name,
+                source_domid: self.domain.domid.0,
+                target_host: self.target_host,
+            },
+            total_time: crate::report::ms(self.timeline.began.elapsed()),
+            setup_time: self.timeline.setup(),
+            downtime: self.timeline.downtime(),
+            downtime_split: self.timeline.split(),
+            target: self.target,
+            ram: RamPart::new(&rounds, total, wire, raw),
+            rounds: rounds.iter().map(RoundPart::new).collect(),
+            compression: CompressionPart {
+                codec: self.packing.codec_name().into(),
+                level: self.packing.level,
+                threads: self.packing.threads,
+                ratio: if wire > 0 { raw as f64 / wire as f64 } else { 0.0 },
+            },
+            checksum: ChecksumPart {
+                frames: self.target.map_or(0, |target| target.frames_verified),
+                errors: 0,
+                digest: self.sent.map(|sent| sent.digest),
+            },
+            transport: self.transport,
+        }
+    }
+}
+
+/// The control channel with the process behind it, dropped in this order.
+struct Link {
+    control: Control,
+    remote: Remote,
+    host: String,
+}
+
+impl Link {
+    fn open(route: &Route, ticket: &Ticket, patience: Duration, events: &Events<Sent>) -> Result<Self, Failure> {
+        use std::io::Write as _;
+        let (remote, pipes) = Remote::start(route)?;
+        let broken = |e| Failure::internal("control channel", &e);
+        let cancel = Cancel::new().map_err(broken)?;
+        let input = Guarded::new(pipes.from, cancel.clone(), Some(patience)).map_err(broken)?;
+        let mut output = Guarded::new(pipes.to, cancel.clone(), Some(patience)).map_err(broken)?;
+        let mut link_remote = remote;
+        if output.write_all(&ticket.preamble(Purpose::Control, 0)).is_err() {
+            return Err(link_remote.post_mortem());
+        }
+        let sender = events.sender();
+        let deliver = move |incoming| {
+            let _ = sender.send(Event::Control(incoming));
+        };
+        let control = Control::start(input, output, cancel, deliver).map_err(broken)?;
+        Ok(Self { control, remote: link_remote, host: route.host().into() })
+    }
+
+    /// Tells the target that it is over, and waits until it has cleaned up and gone.
+    fn give_up(self, reason: &str, events: &Events<Sent>) {
+        self.control.send(Message::Abort { reason: reason.into() });
+        let patience = if self.control.is_lost() { Duration::ZERO } else { ABORT_PATIENCE };
+        let deadline = Instant::now() + patience;
+        while let Some(event) = events.next(deadline) {
+            if matches!(event, Event::Control(Incoming::Lost(_) | Incoming::Message(Message::Failed { .. }))) {
+                break;
+            }
+        }
+    }
+}
+
+/// Connected and checked; nothing begun on either side.
+struct Prepared<'a> {
+    host: Arc<dyn Host>,
+    request: &'a Request,
+    domain: Domain,
+    ticket: Ticket,
+    timeline: Timeline,
+    events: &'a Events<Sent>,
+    link: Link,
+    accept: Accept,
+    _lock: DomainLock,
+}
+
+impl<'a> Prepared<'a> {
+    fn new(
+        host: Arc<dyn Host>,
+        state: &StateDir,
+        request: &'a Request,
+        events: &'a Events<Sent>,
+    ) -> Result<Self, Failure> {
+        let timeline = Timeline::start();
+        let domain = host.find(&request.domain).map_err(Failure::from)?;
+        let facts = host.facts().map_err(Failure::from)?;
+        at_source(&domain, &facts, request.flags.live)?;
+        let lock = state.lock(&format!("domain-{}", domain.domid), &domain.name)?;
+        let config_json = match &request.config_json {
+            Some(config) => config.clone(),
+            None => host.config_json(domain.domid).map_err(|e| Failure::from(e).with_exit(Exit::Internal))?,
+        };
+        let ticket = Ticket::random().map_err(|e| Failure::internal("random numbers", &e))?;
+        let mut link = Link::open(&request.route, &ticket, request.patience, events)?;
+        let offer = offer(request, &domain, config_json, facts.xen_version);
+        let accept = negotiate(&mut link, offer, request, events)?;
+        Ok(Self { host, request, domain, ticket, timeline, events, link, accept, _lock: lock })
+    }
+
+    fn run(self, record: &mut Record, progress: &mut dyn Progress) -> Result<(), Failure> {
+        progress.show(&record.snapshot(Phase::Setup));
+        if self.request.dry_run {
+            progress.say(&format!(
+                "{} would be migrated to {}: every check passed ({} MiB free there)",
+                self.domain.name,
+                self.link.host,
+                self.accept.free_memory_kib / 1024
+            ));
+            self.link.give_up("dry run", self.events);
+            return Ok(());
+        }
+        let mut uncommitted = self.begin(record)?;
+        let ready = uncommitted.transfer(record, progress);
+        let committed = match ready {
+            Ok(()) => uncommitted.commit(record)?,
+            Err(failure) => return Err(uncommitted.give_up(failure)),
+        };
+        progress.show(&record.snapshot(Phase::Resume));
+        committed.settle(record)
+    }
+
+    /// Opens the data connections and asks libxl to save. ssh is started before libxl: libxl forks, and a descriptor that a
+    /// child inherits would never see its end.
+    fn begin(self, record: &mut Record) -> Result<Uncommitted<'a>, Failure> {
+        let Self { host, request, domain, ticket, events, link, accept, _lock, .. } = self;
+        let begun = start_data(&*host, request, &domain, &ticket, &accept, events, record);
+        match begun {
+            Ok((connections, sender, save)) => Ok(Uncommitted {
+                host,
+                request,
+                domain,
+                events,
+                link,
+                sender,
+                save: Some(save),
+                suspend_asked: false,
+                connections,
+                _lock,
+            }),
+            Err(failure) => {
+                link.give_up(&failure.to_string(), events);
+                Err(failure)
+            }
+        }
+    }
+}
+
+fn offer(request: &Request, domain: &Domain, config_json: String, xen_version: String) -> Offer {
+    Offer {
+        name: domain.name.clone(),
+        config_json,
+        guest_type: type_name(domain.guest_type).into(),
+        max_memory_kib: domain.max_memory_kib,
+        xen_version,
+        transport: request.transport,
+        connections: request.connections,
+        data_address: request.data_address.clone(),
+        leave_paused: request.leave_paused,
+        domid: request.preserve_domid.then_some(domain.domid.0),
+        dry_run: request.dry_run,
+    }
+}
+
+fn negotiate(link: &mut Link, offer: Offer, request: &Request, events: &Events<Sent>) -> Result<Accept, Failure> {
+    let deadline = Instant::now() + request.patience;
+    link.control.send(Message::Hello(Hello::ours()));
+    match await_message(link, events, deadline)? {
+        Message::Hello(hello) => hello.check()?,
+        Message::Refuse(refusal) => return Err(refused(&link.host, refusal.what, refusal.next)),
+        other => return Err(Failure::new(Exit::NoPeer, unexpected(&other)).context(&link.host)),
+    }
+    link.control.send(Message::Offer(Box::new(offer)));
+    match await_message(link, events, deadline)? {
+        Message::Accept(accept) => Ok(accept),
+        Message::Refuse(refusal) => Err(refused(&link.host, refusal.what, refusal.next)),
+        other => Err(Failure::new(Exit::NoPeer, unexpected(&other)).context(&link.host)),
+    }
+}
+
+fn refused(host: &str, what: String, next: Option<String>) -> Failure {
+    let failure = Failure::new(Exit::Refused, format!("{host} refused: {what}"));
+    match next {
+        Some(next) => failure.next(one_line(&next)),
+        None => failure,
+    }
+}
+
+/// A message before anything has begun: whatever else happens ends the attempt.
+fn await_message(link: &mut Link, events: &Events<Sent>, deadline: Instant) -> Result<Message, Failure> {
+    loop {
+        match events.next(deadline) {
+            Some(Event::Control(Incoming::Message(message))) => return Ok(message),
+            Some(Event::Control(Incoming::Lost(reason))) => {
+                tracing::debug!(reason, "control channel lost while connecting");
+                return Err(link.remote.post_mortem());
+            }
+            Some(Event::Interrupt) => return Err(Failure::new(Exit::Cancelled, "cancelled before anything began")),
+            Some(_) => {}
+            None => return Err(link.remote.post_mortem()),
+        }
+    }
+}
+
+fn start_data(
+    host: &dyn Host,
+    request: &Request,
+    domain: &Domain,
+    ticket: &Ticket,
+    accept: &Accept,
+    events: &Events<Sent>,
+    record: &mut Record,
+) -> Result<(Connections, Sender, Operation<()>), Failure> {
+    let broken = |e| Failure::internal("data path", &e);
+    let cancel = Cancel::new().map_err(broken)?;
+    let to = Destination {
+        route: &request.route,
+        transport: request.transport,
+        count: request.connections,
+        data_address: request.data_address.as_deref(),
+    };
+    let mut connections = Connections::open(&to, accept, ticket, &cancel)?;
+    let (reading, writing) = pipe().map_err(broken)?;
+    let from_libxl = Guarded::new(reading, Cancel::new().map_err(broken)?, Some(STALL_PATIENCE)).map_err(broken)?;
+    let queue = events.sender();
+    let on_end = move |result| {
+        let _ = queue.send(Event::Data(result));
+    };
+    let streams = std::mem::take(&mut connections.streams);
+    let sender =
+        Sender::start(from_libxl, streams, cancel, request.packing, record.meter.clone(), on_end).map_err(broken)?;
+    record.timeline.saving = Some(Instant::now());
+    let notes = events.notes().map_err(broken)?;
+    let save = host
+        .save(domain.domid, writing, request.flags, notes)
+        .map_err(|e| Failure::from(e).with_exit(Exit::Internal))?;
+    Ok((connections, sender, save))
+}
+
+/// Above the line: libxl is saving or has saved; whatever fails, the domain runs on here.
+pub struct Uncommitted<'a> {
+    host: Arc<dyn Host>,
+    request: &'a Request,
+    domain: Domain,
+    events: &'a Events<Sent>,
+    link: Link,
+    sender: Sender,
+    save: Option<Operation<()>>,
+    suspend_asked: bool,
+    connections: Connections,
+    _lock: DomainLock,
+}
+
+impl<'a> Uncommitted<'a> {
+    /// Moves everything, until the target says READY.
+    fn transfer(&mut self, record: &mut Record, progress: &mut dyn Progress) -> Result<(), Failure> {
+        self.send_stream(record, progress)?;
+        let Some(sent) = &record.sent else {
+            return Err(Failure::new(Exit::FailedSourceRuns, "the data path ended without a result"));
+        };
+        let end = StreamEnd { frames: sent.frames, bytes: sent.stream_bytes, digest: sent.digest.clone() };
+        self.link.control.send(Message::StreamEnd(end));
+        progress.show(&record.snapshot(Phase::Ready));
+        record.target = Some(self.await_ready()?);
+        record.timeline.ready = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Until libxl has saved and the last byte is on its way.
+    fn send_stream(&mut self, record: &mut Record, progress: &mut dyn Progress) -> Result<(), Failure> {
+        let limit = self.request.timeout.map(|timeout| record.timeline.began + timeout);
+        let mut phase = Phase::Precopy;
+        while self.save.is_some() || record.sent.is_none() {
+            if limit.is_some_and(|limit| Instant::now() >= limit) {
+                return Err(Failure::new(Exit::Cancelled, "cancelled: --timeout has passed"));
+            }
+            progress.show(&record.snapshot(phase));
+            match self.events.next(Instant::now() + TICK) {
+                Some(Event::Note(note)) => {
+                    match note.what {
+                        NoteKind::SuspendRequested => self.suspend_asked = true,
+                        NoteKind::Suspended => phase = Phase::LastPages,
+                        _ => {}
+                    }
+                    record.note(&note);
+                }
+                Some(Event::Data(Ok(sent))) => record.sent(sent),
+                Some(Event::Data(Err(broken))) => return Err(self.data_failure(&broken)),
+                Some(Event::OperationEnded) => self.saved()?,
+                Some(Event::Control(incoming)) => self.check_control(incoming)?,
+                Some(Event::Interrupt) => return Err(Failure::new(Exit::Cancelled, "cancelled")),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn saved(&mut self) -> Result<(), Failure> {
+        let Some(save) = self.save.take() else { return Ok(()) };
+        save.wait().map_err(|e| Failure::from(e).with_exit(Exit::FailedSourceRuns))?;
+        // libxl's word is not enough: what was sent is whole only if the guest really stands still.
+        match self.host.domain(self.domain.domid).map_err(Failure::from)?.state {
+            RunState::Suspended => Ok(()),
+            state => {
+                let what = format!("libxl saved {}, yet it is {state:?}", self.domain.name);
+                Err(Failure::new(Exit::FailedSourceRuns, what))
+            }
+        }
+    }
+
+    /// The reason behind a broken data path comes a moment later: from libxl, or over the control channel.
+    fn data_failure(&mut self, broken: &Broken) -> Failure {
+        let deadline = Instant::now() + REASON_PATIENCE;
+        while let Some(event) = self.events.next(deadline) {
+            let told = match event {
+                Event::OperationEnded => self.saved(),
+                Event::Control(incoming) if broken.at == At::Peer => self.check_control(incoming),
+                _ => Ok(()),
+            };
+            if let Err(failure) = told {
+                return failure;
+            }
+        }
+        Failure::new(Exit::FailedSourceRuns, format!("data to {}: {}", self.link.host, broken.what))
+    }
+
+    fn check_control(&self, incoming: Incoming) -> Result<(), Failure> {
+        let host = &self.link.host;
+        let what = match incoming {
+            Incoming::Message(Message::Failed { reason }) => format!("{host}: {}", one_line(&reason)),
+            Incoming::Message(other) => format!("{host}: {}", unexpected(&other)),
+            Incoming::Lost(reason) => format!("the connection to {host} was lost ({reason})"),
+        };
+        Err(Failure::new(Exit::FailedSourceRuns, what))
+    }
+
+    fn await_ready(&self) -> Result<TargetSpans, Failure> {
+        let deadline = Instant::now() + READY_PATIENCE;
+        loop {
+            match self.events.next(deadline) {
+                Some(Event::Control(Incoming::Message(Message::Ready(spans)))) => return Ok(spans),
+                Some(Event::Control(incoming)) => self.check_control(incoming)?,
+                Some(Event::Interrupt) => return Err(Failure::new(Exit::Cancelled, "cancelled")),
+                Some(_) => {}
+                None => {
+                    let what = format!("{} was not ready in {} s", self.link.host, READY_PATIENCE.as_secs());
+                    return Err(Failure::new(Exit::FailedSourceRuns, what));
+                }
+            }
+        }
+    }
+
+    /// Back to where it was: the guest runs here, log-dirty is off, nothing is left at the target.
+    fn give_up(mut self, failure: Failure) -> Failure {
+        tracing::info!("giving up: {failure}");
+        self.link.control.send(Message::Abort { reason: failure.to_string() });
+        // The sender goes on reading libxl's stream until its end, so that the save helper can clean up.
+        if let Some(save) = self.save.take()
+            && let Err(error) = save.abort_and_wait()
+        {
+            tracing::debug!("save: {error}");
+        }
+        drop(self.sender);
+        let resumed = run_on(&*self.host, self.domain.domid, self.suspend_asked);
+        if let Err(error) = self.host.logdirty_off(self.domain.domid) {
+            tracing::warn!("{}: log-dirty mode: {error}", self.domain.name);
+        }
+        self.link.give_up(&failure.to_string(), self.events);
+        drop(self.connections);
+        match resumed {
+            Ok(()) => Failure { what: format!("{}; {} runs on here", failure.what, self.domain.name), ..failure },
+            Err(error) => Failure {
+                what: format!("{}; and {} could not be resumed: {error}", failure.what, self.domain.name),
+                ..failure
+            }
+            .next(format!("`xl list` shows its state; `xl resume {}` tries again", self.domain.name)),
+        }
+    }
+
+    /// Crosses the line: the name goes, then the word.
+    fn commit(self, record: &mut Record) -> Result<Committed<'a>, Failure> {
+        let away = format!("{}{MIGRATED_AWAY}", self.domain.name);
+        if let Err(error) = self.host.rename(self.domain.domid, &self.domain.name, &away) {
+            return Err(self.give_up(Failure::from(error).with_exit(Exit::FailedSourceRuns)));
+        }
+        let Self { host, domain, events, link, sender, connections, _lock, .. } = self;
+        link.control.send(Message::Go);
+        record.timeline.go = Some(Instant::now());
+        Ok(Committed { host, domain, away, events, link, sender, _connections: connections, _lock })
+    }
+}
+
+/// Runs a domain on that may be running, suspended, or about to suspend because it was asked to a moment ago.
+fn run_on(host: &dyn Host, domid: DomId, suspend_asked: bool) -> Result<(), HostError> {
+    let deadline = Instant::now() + if suspend_asked { LATE_SUSPEND } else { Duration::ZERO };
+    loop {
+        if host.domain(domid)?.state == RunState::Suspended {
+            return host.resume(domid);
+        }
+        if Instant::now() >= deadline {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Below the line: the target has the word. The domain is not run here again unless the target itself gives it back.
+pub struct Committed<'a> {
+    host: Arc<dyn Host>,
+    domain: Domain,
+    away: String,
+    events: &'a Events<Sent>,
+    link: Link,
+    sender: Sender,
+    _connections: Connections,
+    _lock: DomainLock,
+}
+
+impl Committed<'_> {
+    fn settle(self, record: &mut Record) -> Result<(), Failure> {
+        match self.await_answer() {
+            Ok(Message::Done(spans)) => {
+                record.timeline.done = Some(Instant::now());
+                record.target = Some(spans);
+                self.release()
+            }
+            Ok(Message::GivenBack { reason }) => Err(self.take_back(&reason)),
+            Ok(other) => Err(self.undecided(&unexpected(&other))),
+            Err(reason) => Err(self.undecided(&reason)),
+        }
+    }
+
+    /// A Ctrl-C is too late here: the answer is waited for.
+    fn await_answer(&self) -> Result<Message, String> {
+        let deadline = Instant::now() + DONE_PATIENCE;
+        loop {
+            match self.events.next(deadline) {
+                Some(Event::Control(Incoming::Message(message))) => return Ok(message),
+                Some(Event::Control(Incoming::Lost(reason))) => return Err(reason),
+                Some(_) => {}
+                None => return Err(format!("no answer in {} s", DONE_PATIENCE.as_secs())),
+            }
+        }
+    }
+
+    /// The target runs it: this copy's resources are given back.
+    fn release(self) -> Result<(), Failure> {
+        let Self { host, domain, away, link, sender, .. } = self;
+        drop(sender);
+        let destroyed = host.destroy(domain.domid);
+        destroyed.map_err(|error| {
+            let what = format!("{} runs on {}, but its old copy here is still there: {error}", domain.name, link.host);
+            Failure::new(Exit::MovedWithWarnings, what).next(format!("`xl destroy {away}`"))
+        })
+    }
+
+    /// The target said that it could not run the domain and has destroyed its copy: the only one is ours.
+    fn take_back(self, reason: &str) -> Failure {
+        let failure = Failure::new(Exit::FailedSourceRuns, format!("{}: {}", self.link.host, one_line(reason)));
+        let name = &self.domain.name;
+        let back = self
+            .host
+            .rename(self.domain.domid, &self.away, name)
+            .and_then(|()| self.host.resume(self.domain.domid))
+            .and_then(|()| self.host.logdirty_off(self.domain.domid));
+        match back {
+            Ok(()) => Failure { what: format!("{}; {name} runs on here", failure.what), ..failure },
+            Err(error) => {
+                Failure { what: format!("{}; and taking {name} back failed: {error}", failure.what), ..failure }
+                    .next(format!("`xl list`, then `xl rename {} {name}` and `xl resume {name}`", self.away))
+            }
+        }
+    }
+
+    fn undecided(&self, reason: &str) -> Failure {
+        let (name, away, host) = (&self.domain.name, &self.away, &self.link.host);
+        let what =
+            format!("{host} was told to run {name} and has not answered ({reason}); the copy here is kept as {away}");
+        Failure::new(Exit::Undecided, what).next(format!(
+            "if {name} runs on {host}, `xl destroy {away}` here; if it is not there, `xl rename {away} {name}` and `xl resume {name}` here"
+        ))
+    }
+}

@@ -1,0 +1,74 @@
+//! `/run/rxl`: what running sessions share on one host. Gone after a reboot, as the domains are.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::error::{Exit, Failure, one_line};
+
+/// The directory of this host's sessions.
+#[derive(Clone, Debug)]
+pub struct StateDir(PathBuf);
+
+/// Held while a domain is being migrated. The kernel gives it back however the process ends.
+pub struct DomainLock(#[expect(dead_code, reason = "held for its drop")] Flock<File>);
+
+impl StateDir {
+    /// The system's.
+    pub fn system() -> Self {
+        Self(PathBuf::from("/run/rxl"))
+    }
+
+    /// Another, for tests.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// The directory, made for root alone when it is not there.
+    pub fn path(&self) -> Result<&Path, Failure> {
+        let made = DirBuilder::new().mode(0o700).recursive(true).create(&self.0);
+        made.map_err(|error| Failure::internal(self.0.display(), &error))?;
+        Ok(&self.0)
+    }
+
+    /// The socket on which the session that receives this migration takes data connections.
+    pub fn receive_socket(&self, migration_id: &str) -> Result<PathBuf, Failure> {
+        Ok(self.path()?.join(format!("receive-{migration_id}.sock")))
+    }
+
+    /// Keeps any other migration of this domain out until dropped.
+    ///
+    /// `key` is this host's name for it: a domain that leaves is locked by its number, one that comes by its name.
+    pub fn lock(&self, key: &str, name: &str) -> Result<DomainLock, Failure> {
+        let path = self.path()?.join(format!("{key}.lock"));
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let file = file.map_err(|error| Failure::internal(path.display(), &error))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(DomainLock(lock)),
+            Err((_, Errno::EWOULDBLOCK)) => {
+                Err(Failure::new(Exit::Busy, format!("{} is being migrated by another rxl", one_line(name))))
+            }
+            Err((_, errno)) => Err(Failure::internal(path.display(), &io::Error::from(errno))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_is_locked_once_and_freed_on_drop() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::at(dir.path().join("rxl"));
+        let held = state.lock("domain-3", "dom3").unwrap();
+        assert_eq!(state.lock("domain-3", "dom3").err().unwrap().exit, Exit::Busy);
+        state.lock("domain-4", "dom4").unwrap();
+        drop(held);
+        state.lock("domain-3", "dom3").unwrap();
+    }
+}

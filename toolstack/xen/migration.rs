@@ -1,0 +1,132 @@
+//! Save and restore: libxl's own streams, through a descriptor.
+
+use std::ffi::c_int;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::null;
+use std::sync::Arc;
+
+use super::ao::Canceller;
+use super::balloon::MemoryRoom;
+use super::config::{self, DomainConfig};
+use super::context::Context;
+use super::domain::guest;
+use super::failure::Failure;
+use crate::host::{RestoreAs, SaveFlags};
+
+/// The format that libxl writes since Xen 4.6 (libxl-migration-stream.pandoc).
+const STREAM_VERSION: u32 = 2;
+
+/// No back channel: that is COLO's.
+const NO_SEND_BACK: c_int = -1;
+
+/// libxl.h: `INVALID_DOMID`.
+const INVALID_DOMID: u32 = u32::MAX;
+
+impl Context {
+    /// Saves the domain into `stream`, a blocking pipe, and leaves it suspended.
+    ///
+    /// When it fails the domain may be running or suspended.
+    pub fn save(
+        self: &Arc<Self>,
+        domid: u32,
+        stream: BorrowedFd<'_>,
+        flags: SaveFlags,
+        canceller: &Canceller,
+    ) -> Result<(), Failure> {
+        let domid = guest(domid)?;
+        let (fd, flags) = (stream.as_raw_fd(), suspend_flags(flags));
+        self.run(canceller, |how| {
+            // SAFETY: the context is live and the descriptor borrowed for longer than the operation, which `run` waits for.
+            unsafe { self.functions().libxl_domain_suspend(self.as_ptr(), domid, fd, flags, how) }
+        })
+    }
+
+    /// Makes the domain that `stream` holds, paused. When that fails nothing of it is left.
+    pub fn restore(
+        self: &Arc<Self>,
+        json: &str,
+        restore_as: &RestoreAs,
+        stream: BorrowedFd<'_>,
+        canceller: &Canceller,
+    ) -> Result<u32, Failure> {
+        let json = config::for_restore(json, &restore_as.name, restore_as.domid.map(|domid| domid.0))?;
+        let mut config = DomainConfig::from_json(self, &json)?;
+        let _room = MemoryRoom::make(self, &mut config, canceller)?;
+        let mut domid = INVALID_DOMID;
+        let result = self.restore_into(&mut config, &mut domid, stream, canceller);
+        match result {
+            Ok(()) => Ok(domid),
+            Err(failure) => {
+                self.destroy_remains(domid, &restore_as.name);
+                Err(failure)
+            }
+        }
+    }
+
+    fn restore_into(
+        self: &Arc<Self>,
+        config: &mut DomainConfig,
+        domid: &mut u32,
+        stream: BorrowedFd<'_>,
+        canceller: &Canceller,
+    ) -> Result<(), Failure> {
+        let mut params = MaybeUninit::<libxl_sys::libxl_domain_restore_params>::zeroed();
+        // SAFETY: the memory is of the right size; the call initialises it.
+        unsafe { self.functions().libxl_domain_restore_params_init(params.as_mut_ptr()) };
+        // SAFETY: zeroed and initialised.
+        let mut params = unsafe { params.assume_init() };
+        params.stream_version = STREAM_VERSION;
+        let fd = stream.as_raw_fd();
+        let (context, config, place) = (self.as_ptr(), config.as_mut_ptr(), std::ptr::from_mut(domid));
+        let params_at = &raw const params;
+        let result = self.run(canceller, |how| {
+            // SAFETY: the context is live; configuration, descriptor, parameters and the place for the domid are borrowed
+            // for longer than the operation, which `run` waits for.
+            unsafe {
+                self.functions().libxl_domain_create_restore(
+                    context,
+                    config,
+                    place,
+                    fd,
+                    NO_SEND_BACK,
+                    params_at,
+                    how,
+                    null(),
+                )
+            }
+        });
+        // SAFETY: initialised above; the operation has ended.
+        unsafe { self.functions().libxl_domain_restore_params_dispose(&raw mut params) };
+        result
+    }
+
+    /// libxl destroys what it could not restore, unless it was aborted (libxl_create.c: domcreate_complete). The number alone
+    /// proves nothing, as libxl reports it in either case.
+    fn destroy_remains(&self, domid: u32, name: &str) {
+        if guest(domid).is_err() || self.name(domid).as_deref() != Some(name) {
+            return;
+        }
+        if let Err(failure) = self.destroy(domid) {
+            tracing::error!("domain {domid} ({name}) was not restored and cannot be destroyed: {failure}");
+        }
+    }
+}
+
+fn suspend_flags(flags: SaveFlags) -> c_int {
+    let live = if flags.live { libxl_sys::LIBXL_SUSPEND_LIVE } else { 0 };
+    let debug = if flags.debug { libxl_sys::LIBXL_SUSPEND_DEBUG } else { 0 };
+    (live | debug) as c_int
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_libxls() {
+        assert_eq!(suspend_flags(SaveFlags { live: false, debug: false }), 0);
+        assert_eq!(suspend_flags(SaveFlags { live: true, debug: false }), 2);
+        assert_eq!(suspend_flags(SaveFlags { live: true, debug: true }), 3);
+    }
+}
