@@ -23,8 +23,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Move a running domain to another host
+    #[command(after_help = exit_codes())]
     Migrate(Box<Migrate>),
     /// Receive a domain; started on the target by `rxl migrate`
+    #[command(after_help = exit_codes())]
     Receive(Receive),
 }
 
@@ -51,7 +53,7 @@ pub enum Compress {
 /// `rxl migrate`.
 #[derive(Debug, Args)]
 pub struct Migrate {
-    /// The domain, by name or number
+    /// The domain, by name or number (digits alone are a number, as for xl)
     pub domain: String,
     /// The target, as ssh knows it
     pub host: String,
@@ -59,7 +61,7 @@ pub struct Migrate {
     /// Use this command instead of ssh; it gets HOST and `rxl receive` as arguments. If empty, HOST itself is the command
     #[arg(short = 's', value_name = "SSHCOMMAND")]
     pub ssh_command: Option<String>,
-    /// On the target, do not wait for the domain's death in the background. Accepted for xl's sake: rxl never does
+    /// Leave no process on the target that waits for the domain's end. Accepted for xl's sake: rxl never leaves one
     #[arg(short = 'e')]
     pub no_monitor: bool,
     /// Leave the domain paused after it has moved
@@ -71,7 +73,7 @@ pub struct Migrate {
     /// Use this xl configuration file instead of the one the domain was made with
     #[arg(short = 'C', value_name = "CONFIG")]
     pub config: Option<PathBuf>,
-    /// Send all memory again while the domain stands still, and let the receiver compare
+    /// Send all memory once more while the domain stands still, and let the target's libxl log every page that differs
     #[arg(long)]
     pub debug: bool,
     /// Accepted for xl's sake: a migration is live unless --non-live is given
@@ -81,7 +83,7 @@ pub struct Migrate {
     #[arg(long, conflicts_with = "live")]
     pub non_live: bool,
 
-    /// Make every check on both sides, say what would happen, and change nothing
+    /// Make every check on both sides, say whether the domain would be migrated, and change nothing
     #[arg(long)]
     pub dry_run: bool,
     /// How the data travels. tcp is neither encrypted nor authenticated beyond a token: for an isolated network
@@ -99,20 +101,20 @@ pub struct Migrate {
     /// zstd's level
     #[arg(long, value_name = "LEVEL", default_value_t = 1, value_parser = clap::value_parser!(i32).range(-7..=19))]
     pub zstd_level: i32,
-    /// Compression threads
+    /// Compression threads [default: one for each processor, at most 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4))]
     pub compress_threads: Option<u16>,
     /// Give the target up for dead after so many seconds of silence
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(5..=3600))]
     pub peer_timeout: u64,
-    /// Cancel when the domain has not moved after so many seconds
+    /// Cancel when not all of the domain's data has been sent after so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: Option<u64>,
 
-    /// Print the report as JSON
+    /// Print the report as JSON on standard output, however the migration ends
     #[arg(long)]
     pub json: bool,
-    /// Write the report as JSON to this file
+    /// Write the report as JSON to this file, however the migration ends
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
     /// How to show progress (on standard error)

@@ -48,8 +48,8 @@ pub struct Report {
     pub total_time: f64,
     /// From the start until libxl was asked to save.
     pub setup_time: f64,
-    /// VM blackout: from "guest has suspended" to the target's word that it runs, on the source's clock. Longer than the
-    /// truth by at most one message's way.
+    /// VM blackout: from libxl's "guest has suspended" to the target's word that it runs, on the source's clock. Late by the
+    /// time that libxl took to notice at its start, and by one message's way at its end.
     pub downtime: Option<f64>,
     /// Its parts, in order; they add up to it.
     pub downtime_split: Option<DowntimeSplit>,
@@ -107,7 +107,7 @@ pub struct DowntimeSplit {
 pub struct TargetSpans {
     /// The domain's number there.
     pub domid: u32,
-    /// First data to the end of `libxl_domain_create_restore`.
+    /// Start to end of `libxl_domain_create_restore`: nearly all of it while the guest still runs at the source.
     pub restore_total: f64,
     /// Last byte of the stream given to libxl to the end of `libxl_domain_create_restore`: within the blackout.
     pub restore_after_stream: f64,

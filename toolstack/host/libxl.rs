@@ -4,7 +4,6 @@
 //! SIGCHLD handler, children reaped by pid, fd 0 open, close-on-exec on every descriptor.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 
 use super::{Abort, DomId, Domain, Host, HostError, HostFacts, Notes, Operation, RestoreAs, SaveFlags};
 use crate::xen::{Canceller, Context, Failure, Library, PhysInfo};
@@ -24,7 +23,7 @@ impl LibxlHost {
     }
 
     fn context(&self) -> Result<Context, HostError> {
-        open(self.library, None)
+        Context::open(self.library).map_err(unreachable_toolstack)
     }
 
     /// Runs a call on a domain that exists, in libxl's terms `operation`.
@@ -78,8 +77,8 @@ impl Host for LibxlHost {
         let library = self.library;
         let canceller = Canceller::default();
         Operation::spawn("save", abort_of(&canceller), move || {
-            let context = Arc::new(open(library, Some(notes))?);
-            let result = context.save(domid.0, stream.as_fd(), flags, &canceller);
+            let context = Context::for_operation(library, notes, canceller.clone()).map_err(unreachable_toolstack)?;
+            let result = context.save(domid.0, stream.as_fd(), flags);
             // At once: whoever reads the other end waits for this.
             drop(stream);
             result.map_err(|failure| ended_early("save", "libxl_domain_suspend", failure, &canceller))
@@ -98,8 +97,8 @@ impl Host for LibxlHost {
         let (json, restore_as) = (config_json.to_owned(), restore_as.clone());
         let canceller = Canceller::default();
         Operation::spawn("restore", abort_of(&canceller), move || {
-            let context = Arc::new(open(library, Some(notes))?);
-            let result = context.restore(&json, &restore_as, stream.as_fd(), &canceller);
+            let context = Context::for_operation(library, notes, canceller.clone()).map_err(unreachable_toolstack)?;
+            let result = context.restore(&json, &restore_as, stream.as_fd());
             drop(stream);
             result
                 .map(DomId)
@@ -129,8 +128,8 @@ impl Host for LibxlHost {
     }
 }
 
-fn open(library: Library, notes: Option<Notes>) -> Result<Context, HostError> {
-    Context::open(library, notes).map_err(|f| HostError::NoXen(format!("cannot reach Xen's toolstack: {f}")))
+fn unreachable_toolstack(failure: Failure) -> HostError {
+    HostError::NoXen(format!("cannot reach Xen's toolstack: {failure}"))
 }
 
 fn abort_of(canceller: &Canceller) -> Abort {

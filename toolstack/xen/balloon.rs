@@ -39,8 +39,8 @@ pub(super) struct MemoryRoom {
 }
 
 impl MemoryRoom {
-    /// Makes room for `config`'s domain. Waits for xl's lock until `canceller` is pulled.
-    pub(super) fn make(context: &Context, config: &mut DomainConfig, canceller: &Canceller) -> Result<Self, Failure> {
+    /// Makes room for `config`'s domain. Waits for xl's lock until the context's operation is cancelled.
+    pub(super) fn make(context: &Context, config: &mut DomainConfig) -> Result<Self, Failure> {
         let settings = Settings::of(&std::fs::read_to_string(XL_CONF).unwrap_or_default());
         let autoballoon = match settings.autoballoon {
             Some(autoballoon) => autoballoon,
@@ -49,7 +49,7 @@ impl MemoryRoom {
         if !autoballoon {
             return Ok(Self { _lock: None });
         }
-        let lock = acquire(&settings.lockfile, canceller)?;
+        let lock = acquire(&settings.lockfile, context.canceller())?;
         context.free_memory_for(config)?;
         Ok(Self { _lock: Some(lock) })
     }
@@ -157,7 +157,7 @@ fn acquire(path: &str, canceller: &Canceller) -> Result<File, Failure> {
             Err(e) => return Err(told(&e)),
         }
     }
-    Err(Failure { rc: libxl_sys::ERROR_ABORTED, lines: Vec::new() })
+    Err(Failure::aborted())
 }
 
 // In the type that `struct flock` has for them.
@@ -193,6 +193,6 @@ mod tests {
         let canceller = Canceller::default();
         assert!(acquire(path, &canceller).is_ok());
         canceller.pull();
-        assert!(acquire(path, &canceller).unwrap_err().is_abort());
+        assert!(acquire(path, &canceller).unwrap_err() == Failure::aborted());
     }
 }

@@ -3,10 +3,12 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
+use super::ao::{Canceller, Shared};
 use super::failure::Failure;
 use super::library::Library;
 use super::log::Logger;
@@ -15,7 +17,7 @@ use crate::host::Notes;
 /// How every context treats child processes: see the module's documentation. libxl keeps the address.
 static CHILDREN: libxl_sys::libxl_childproc_hooks = libxl_sys::libxl_childproc_hooks {
     chldowner: libxl_sys::libxl_sigchld_owner_libxl_always_selective_reap,
-    fork_replacement: None,
+    fork_replacement: Some(libxl_sys::xlshim_fork),
     reaped_callback: None,
 };
 
@@ -23,7 +25,24 @@ static CHILDREN: libxl_sys::libxl_childproc_hooks = libxl_sys::libxl_childproc_h
 pub struct Context {
     raw: NonNull<libxl_sys::libxl_ctx>,
     library: &'static libxl_sys::Libxl,
+    // Both are pointed at by libxl until the context is freed.
     log: Logger,
+    forks: Box<ForkWatch>,
+}
+
+/// Tells a canceller of libxl's children.
+struct ForkWatch {
+    raw: libxl_sys::xlshim_fork_watch,
+    canceller: Canceller,
+}
+
+impl ForkWatch {
+    fn new(canceller: Canceller) -> Box<Self> {
+        let owner = nix::unistd::getpid().as_raw();
+        let user = canceller.as_user();
+        let raw = libxl_sys::xlshim_fork_watch { owner, forked: Some(Shared::on_fork), user };
+        Box::new(Self { raw, canceller })
+    }
 }
 
 // SAFETY: libxl contexts may be used from several threads at once (libxl.h, "libxl_ctx"): each has a lock.
@@ -47,24 +66,39 @@ pub struct PhysInfo {
 }
 
 impl Context {
-    /// Connects. What libxl tells goes to `tracing`, and to `notes` if given.
-    pub fn open(library: Library, notes: Option<Notes>) -> Result<Self, Failure> {
+    /// Connects, for calls that answer at once. What libxl tells goes to `tracing`.
+    pub fn open(library: Library) -> Result<Self, Failure> {
+        Self::connect(library, None, Canceller::default())
+    }
+
+    /// Connects, for one operation that `canceller` aborts. What libxl tells goes to `notes` as well.
+    pub fn for_operation(library: Library, notes: Notes, canceller: Canceller) -> Result<Arc<Self>, Failure> {
+        Self::connect(library, Some(notes), canceller).map(Arc::new)
+    }
+
+    fn connect(library: Library, notes: Option<Notes>, canceller: Canceller) -> Result<Self, Failure> {
         let log = Logger::new(notes)?;
+        let forks = ForkWatch::new(canceller);
+        let fork_user = (&raw const forks.raw).cast_mut().cast();
         let library = library.0;
-        with_sigchld_blocked(|| {
+        let raw = with_sigchld_blocked(|| {
             let mut raw = std::ptr::null_mut();
             // SAFETY: the logger is stored beside the context and freed after it.
             let rc = unsafe { library.libxl_ctx_alloc(&raw mut raw, VERSION, 0, log.as_ptr()) };
             let raw = NonNull::new(raw).filter(|_| rc == 0).ok_or_else(|| log.failure(rc))?;
-            // SAFETY: a new context has no children; the hooks are static, as libxl keeps their address.
-            unsafe { library.libxl_childproc_setmode(raw.as_ptr(), &raw const CHILDREN, std::ptr::null_mut()) };
+            // SAFETY: a new context has no children; the hooks are static, and the watch is boxed and freed after the context.
+            unsafe { library.libxl_childproc_setmode(raw.as_ptr(), &raw const CHILDREN, fork_user) };
             Ok(raw)
-        })
-        .map(|raw| Self { raw, library, log })
+        })?;
+        Ok(Self { raw, library, log, forks })
     }
 
     pub(super) fn as_ptr(&self) -> *mut libxl_sys::libxl_ctx {
         self.raw.as_ptr()
+    }
+
+    pub(super) fn canceller(&self) -> &Canceller {
+        &self.forks.canceller
     }
 
     pub(super) fn functions(&self) -> &'static libxl_sys::Libxl {

@@ -17,14 +17,14 @@ impl Failure {
         Self { rc: libxl_sys::ERROR_FAIL, lines: vec![line.into()] }
     }
 
+    /// The operation was to be aborted before libxl had begun it.
+    pub(super) fn aborted() -> Self {
+        Self { rc: libxl_sys::ERROR_ABORTED, lines: Vec::new() }
+    }
+
     /// The domain does not exist, or no longer.
     pub fn is_not_found(&self) -> bool {
         [libxl_sys::ERROR_DOMAIN_NOTFOUND, libxl_sys::ERROR_DOMAIN_DESTROYED].contains(&self.rc)
-    }
-
-    /// libxl gave the operation up because it was asked to.
-    pub fn is_abort(&self) -> bool {
-        self.rc == libxl_sys::ERROR_ABORTED
     }
 }
 

@@ -17,7 +17,7 @@ impl Library {
         let capabilities = std::fs::read_to_string("/proc/xen/capabilities").ok();
         check_host(privcmd, capabilities.as_deref(), nix::unistd::geteuid().is_root())?;
         let library = Self::load()?;
-        let context = Context::open(library, None).map_err(|e| format!("cannot reach Xen's toolstack: {e}"))?;
+        let context = Context::open(library).map_err(|e| format!("cannot reach Xen's toolstack: {e}"))?;
         let version = context.xen_version().map_err(|e| format!("cannot ask Xen for its version: {e}"))?;
         check_version(&version)?;
         Ok(library)

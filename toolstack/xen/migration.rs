@@ -6,12 +6,12 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::null;
 use std::sync::Arc;
 
-use super::ao::Canceller;
 use super::balloon::MemoryRoom;
 use super::config::{self, DomainConfig};
 use super::context::Context;
 use super::domain::guest;
 use super::failure::Failure;
+use super::stream;
 use crate::host::{RestoreAs, SaveFlags};
 
 /// The format that libxl writes since Xen 4.6 (libxl-migration-stream.pandoc).
@@ -27,16 +27,10 @@ impl Context {
     /// Saves the domain into `stream`, a blocking pipe, and leaves it suspended.
     ///
     /// When it fails the domain may be running or suspended.
-    pub fn save(
-        self: &Arc<Self>,
-        domid: u32,
-        stream: BorrowedFd<'_>,
-        flags: SaveFlags,
-        canceller: &Canceller,
-    ) -> Result<(), Failure> {
+    pub fn save(self: &Arc<Self>, domid: u32, stream: BorrowedFd<'_>, flags: SaveFlags) -> Result<(), Failure> {
         let domid = guest(domid)?;
         let (fd, flags) = (stream.as_raw_fd(), suspend_flags(flags));
-        self.run(canceller, |how| {
+        self.run(|how| {
             // SAFETY: the context is live and the descriptor borrowed for longer than the operation, which `run` waits for.
             unsafe { self.functions().libxl_domain_suspend(self.as_ptr(), domid, fd, flags, how) }
         })
@@ -48,13 +42,13 @@ impl Context {
         json: &str,
         restore_as: &RestoreAs,
         stream: BorrowedFd<'_>,
-        canceller: &Canceller,
     ) -> Result<u32, Failure> {
         let json = config::for_restore(json, &restore_as.name, restore_as.domid.map(|domid| domid.0))?;
         let mut config = DomainConfig::from_json(self, &json)?;
-        let _room = MemoryRoom::make(self, &mut config, canceller)?;
+        stream::check_start(stream, self.canceller())?;
+        let _room = MemoryRoom::make(self, &mut config)?;
         let mut domid = INVALID_DOMID;
-        let result = self.restore_into(&mut config, &mut domid, stream, canceller);
+        let result = self.restore_into(&mut config, &mut domid, stream);
         match result {
             Ok(()) => Ok(domid),
             Err(failure) => {
@@ -69,7 +63,6 @@ impl Context {
         config: &mut DomainConfig,
         domid: &mut u32,
         stream: BorrowedFd<'_>,
-        canceller: &Canceller,
     ) -> Result<(), Failure> {
         let mut params = MaybeUninit::<libxl_sys::libxl_domain_restore_params>::zeroed();
         // SAFETY: the memory is of the right size; the call initialises it.
@@ -80,7 +73,7 @@ impl Context {
         let fd = stream.as_raw_fd();
         let (context, config, place) = (self.as_ptr(), config.as_mut_ptr(), std::ptr::from_mut(domid));
         let params_at = &raw const params;
-        let result = self.run(canceller, |how| {
+        let result = self.run(|how| {
             // SAFETY: the context is live; configuration, descriptor, parameters and the place for the domid are borrowed
             // for longer than the operation, which `run` waits for.
             unsafe {
@@ -101,14 +94,17 @@ impl Context {
         result
     }
 
-    /// libxl destroys what it could not restore, unless it was aborted (libxl_create.c: domcreate_complete). The number alone
-    /// proves nothing, as libxl reports it in either case.
+    /// libxl destroys what it could not restore, unless it was aborted (libxl_create.c: domcreate_complete). It tells the
+    /// number in either case. A name may not have been given yet, or be gone already.
     fn destroy_remains(&self, domid: u32, name: &str) {
-        if guest(domid).is_err() || self.name(domid).as_deref() != Some(name) {
+        if guest(domid).is_err() || self.name(domid).is_some_and(|its_name| its_name != name) {
             return;
         }
-        if let Err(failure) = self.destroy(domid) {
-            tracing::error!("domain {domid} ({name}) was not restored and cannot be destroyed: {failure}");
+        match self.destroy(domid) {
+            Err(failure) if !failure.is_not_found() => {
+                tracing::error!("domain {domid} ({name}) was not restored and cannot be destroyed: {failure}");
+            }
+            _ => {}
         }
     }
 }

@@ -19,11 +19,18 @@
 //!   SIGCHLD on that very thread at that moment would deadlock, so a context is opened and freed with SIGCHLD blocked on the
 //!   calling thread; other threads, or the same one afterwards, receive it.
 //!
-//! # Aborting
-//! Save and restore run as libxl's asynchronous operations, although their thread waits for them. `libxl_ao_abort` finds an
-//! operation only between its creation inside the initiating call and its end. With an asynchronous operation the return of
-//! that call marks the first point, and a failure to find it afterwards can only mean that it has ended. An abort that comes
-//! earlier is kept and delivered right then; one that comes later does nothing ([`Canceller`]).
+//! # Aborting, and what libxl does not survive
+//! Save and restore run as libxl's asynchronous operations, although their thread waits for them: an operation that is aborted
+//! must be found by `libxl_ao_abort` while its initiating call is still on its way, or not at all.
+//!
+//! libxl (4.17 to this day: check_all_finished in libxl_stream_read.c and libxl_stream_write.c) calls a null pointer when its
+//! stream fails or is aborted **before it has started its save helper**. Two things keep that from happening:
+//! - an abort is held back until the helper has been forked, which [`Canceller`] learns through libxl's fork hook; it is a
+//!   matter of milliseconds, and an abort before the beginning needs no libxl at all;
+//! - a restore begins when the start of its stream has arrived in full and been found sound, as nothing after it can fail
+//!   before the helper runs (`stream`).
+//!
+//! A save's reader must not close the pipe before it has read anything, for the same reason.
 //!
 //! # File descriptors
 //! The save helper inherits stdin (libxl duplicates fd 0 for it, so that one must be open), stderr and the stream, whose
@@ -41,6 +48,7 @@ mod library;
 mod log;
 mod migration;
 mod notes;
+mod stream;
 
 pub use ao::Canceller;
 pub use context::{Context, PhysInfo};

@@ -1,0 +1,61 @@
+# One way to do each thing. `make demo` and `make test` need a Debian 12 machine, Rust, and root or sudo.
+
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+CARGO := cargo
+TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rxl-tools
+DENY_VERSION := 0.20.2
+
+.PHONY: help deps build test test-quick demo lint bench man lab-up lab-down clean
+
+help:
+	@echo 'make deps        install what is needed from Debian'
+	@echo 'make build       build rxl (target/release/rxl)'
+	@echo 'make test        everything: unit tests, sessions in memory, nested Xen'
+	@echo 'make test-quick  everything but nested Xen'
+	@echo 'make demo        two nested Xen hosts, an MPI job, a migration'
+	@echo 'make lint        rustfmt, clippy, cargo-deny'
+	@echo 'make bench       rxl beside stock xl, and the data path alone'
+	@echo 'make man         man pages and shell completions, in target/man'
+	@echo 'make lab-up      two nested Xen hosts to work with; make lab-down ends them'
+
+deps:
+	@$(SUDO) tests/lab/images/deps.sh libxen-dev libclang-dev pkg-config python3
+
+build: deps
+	$(CARGO) build --release --bin rxl
+
+test-quick: deps
+	$(CARGO) test --release --workspace
+
+# The images may need root for debootstrap; the cache is the invoking user's.
+test: test-quick
+	$(CARGO) test --release --examples --test memory_bound -- --nocapture
+	$(CARGO) test --release --test nested
+
+demo: build
+	$(CARGO) run --release --example demo
+
+lint: deps $(TOOLS)/bin/cargo-deny
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --quiet
+	$(TOOLS)/bin/cargo-deny --offline check --hide-inclusion-graph bans licenses sources
+
+$(TOOLS)/bin/cargo-deny:
+	$(CARGO) install cargo-deny --locked --version $(DENY_VERSION) --root $(TOOLS)
+
+bench: build
+	$(CARGO) bench --package migrate-stream
+	RXL_COMPARE_RUNS=5 $(CARGO) test --release --test nested -- compare
+
+man:
+	$(CARGO) run --example man -- target/man
+
+lab-up: deps
+	$(CARGO) run --release --package rxl-lab --bin lab -- up
+
+lab-down:
+	$(CARGO) run --release --package rxl-lab --bin lab -- down
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,115 @@
+//! The lab's two hosts with this build of rxl on them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rxl_lab::{Lab, Node, Options, Output};
+use serde_json::Value;
+
+/// Enough for any migration that the lab makes, on a slow machine.
+pub const MIGRATION: Duration = Duration::from_secs(400);
+
+/// For commands that take moments.
+pub const COMMAND: Duration = Duration::from_secs(60);
+
+/// Two nested Xen hosts with rxl.
+pub struct Cluster {
+    /// The lab.
+    pub lab: Lab,
+    rxl: &'static Path,
+}
+
+impl Cluster {
+    /// Starts a lab and installs this rxl on both hosts.
+    pub fn up(rxl: &'static Path) -> Result<Self> {
+        let cluster = Self { lab: Lab::up(Options::default())?, rxl };
+        cluster.install()?;
+        Ok(cluster)
+    }
+
+    /// Back to the golden snapshot, with rxl.
+    pub fn reset(&self) -> Result<()> {
+        self.lab.reset()?;
+        self.install()
+    }
+
+    fn install(&self) -> Result<()> {
+        self.lab.install(&[(self.rxl, "/usr/bin/rxl")])
+    }
+
+    /// Runs `rxl migrate` with these arguments on a host; it must succeed. Returns its report.
+    pub fn migrate(&self, from: Node, arguments: &str) -> Result<Value> {
+        let command = format!("rxl migrate --json --progress none {arguments}");
+        let output = self.lab.node(from).check(&command, MIGRATION)?;
+        serde_json::from_str(&output.stdout).with_context(|| format!("not a report: {}", output.stdout))
+    }
+
+    /// Runs `rxl migrate` with these arguments; it must fail. Returns its exit code and what it said.
+    pub fn migrate_fails(&self, from: Node, arguments: &str) -> Result<(i32, String)> {
+        let output = self.lab.node(from).run(&format!("rxl migrate --progress none {arguments}"), MIGRATION)?;
+        failed(&output)
+    }
+
+    /// The number of the domain of this name on a host.
+    pub fn domid(&self, node: Node, name: &str) -> Result<Option<u32>> {
+        Ok(self.lab.domains(node)?.into_iter().find(|domain| domain.name == name).map(|domain| domain.domid))
+    }
+
+    /// The guest runs on this host and nowhere else, and nothing of a migration is left on either.
+    pub fn check_clean(&self, name: &str, home: Node) -> Result<()> {
+        for node in Node::ALL {
+            let domains = self.lab.domains(node)?;
+            let here = domains.iter().filter(|domain| domain.name == name).count();
+            ensure!(here == usize::from(node == home), "{name} on {node}: {domains:?}");
+            let odd = domains.iter().find(|domain| domain.name.contains("--"));
+            ensure!(odd.is_none(), "left on {node}: {odd:?}");
+            let processes = self.lab.node(node).run("pgrep -a 'libxl-save-help|^rxl$'", COMMAND)?;
+            ensure!(processes.stdout.is_empty(), "left on {node}: {}", processes.stdout);
+            let sockets = self.lab.node(node).run("ls /run/rxl/*.sock", COMMAND)?;
+            ensure!(sockets.stdout.is_empty(), "left on {node}: {}", sockets.stdout);
+            self.check_log_dirty(node)?;
+        }
+        Ok(())
+    }
+
+    /// Xen's debug key q lists every domain's paging modes.
+    fn check_log_dirty(&self, node: Node) -> Result<()> {
+        let said =
+            self.lab.node(node).check("xl dmesg -c >/dev/null; xl debug-keys q; sleep 0.5; xl dmesg", COMMAND)?;
+        ensure!(said.stdout.contains("paging assistance"), "Xen says nothing of paging: {}", said.stdout);
+        ensure!(!said.stdout.contains("log_dirty"), "log-dirty mode is on at {node}: {}", said.stdout);
+        Ok(())
+    }
+
+    /// Bytes that a host has sent on the link between the hosts.
+    pub fn link_bytes(&self, node: Node) -> Result<u64> {
+        let text = self.lab.node(node).check("cat /sys/class/net/eth1/statistics/tx_bytes", COMMAND)?;
+        text.stdout.trim().parse().context("a byte count")
+    }
+
+    /// Waits until a command succeeds on a host.
+    pub fn wait_until(&self, node: Node, command: &str) -> Result<()> {
+        let poll = format!("for i in $(seq 600); do {command} && exit 0; sleep 0.1; done; exit 1");
+        self.lab.node(node).check(&poll, Duration::from_secs(90)).map(drop)
+    }
+}
+
+/// Exit code and message of a command that must have failed.
+pub fn failed(output: &Output) -> Result<(i32, String)> {
+    if output.success() {
+        bail!("it succeeded: {}", output.stdout);
+    }
+    Ok((output.status, output.stderr.trim().to_owned()))
+}
+
+/// A number in a report.
+pub fn number(report: &Value, path: &str) -> Result<f64> {
+    report.pointer(path).and_then(Value::as_f64).with_context(|| format!("no {path} in {report}"))
+}
+
+/// The middle value.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}

@@ -1,0 +1,53 @@
+//! A transport that flips a bit.
+
+use anyhow::{Result, ensure};
+use rxl_lab::Node;
+
+use crate::cluster::{COMMAND, Cluster, MIGRATION};
+
+/// `PERL PLACE CONDITION COMMAND...`: runs COMMAND with standard input passed on, one bit of the byte at PLACE flipped where
+/// the first 64 bytes satisfy the condition.
+const FLIP: &str = r#"#!/usr/bin/perl
+use strict; use warnings;
+my ($place, $rxl_data_only) = splice(@ARGV, 0, 2);
+open(my $to, '|-', @ARGV) or die "cannot run @ARGV: $!";
+binmode(STDIN); binmode($to); select((select($to), $| = 1)[0]);
+my ($at, $flip) = (0, undef);
+while (my $got = sysread(STDIN, my $piece, 65536)) {
+    # Byte 10 of rxl's preamble is its purpose: 1 for data.
+    $flip //= !$rxl_data_only || substr($piece, 10, 1) eq "\x01";
+    if ($flip && $at <= $place && $place < $at + $got) {
+        substr($piece, $place - $at, 1) ^= "\x01";
+        print STDERR "flipped a bit at $place\n";
+    }
+    $at += $got;
+    for (my $done = 0; $done < $got;) {
+        my $written = syswrite($to, $piece, $got - $done, $done) or exit 1;
+        $done += $written;
+    }
+}
+close($to);
+exit($? >> 8);
+"#;
+
+pub fn a_flipped_bit_is_refused_where_xl_restores_it(cluster: &Cluster) -> Result<()> {
+    let source = cluster.lab.node(Node::A);
+    source.write("/root/flip", FLIP.as_bytes(), COMMAND)?;
+    source.check("chmod +x /root/flip", COMMAND)?;
+    for place in [70, 5_000, 3_000_000, 9_000_000] {
+        let (code, said) = cluster.migrate_fails(Node::A, &format!("-s '/root/flip {place} 1 ssh' small nodeB"))?;
+        println!("  rxl, byte {place}: {code}: {said}");
+        ensure!(code == 11, "not refused before READY: {said}");
+        ensure!(said.contains("runs on here"), "{said}");
+        cluster.check_clean("small", Node::A)?;
+    }
+    // In the middle of the 128 MiB of page data: past it all is checked by nobody.
+    let place = 60_000_000;
+    let xl = format!("xl migrate -s '/root/flip {place} 0 ssh' small nodeB");
+    let output = source.run(&xl, MIGRATION)?;
+    println!("  xl, byte {place}: exit status {}, {}", output.status, output.stderr.lines().last().unwrap_or(""));
+    ensure!(output.stderr.contains("flipped a bit"), "nothing was flipped: {}", output.stderr);
+    ensure!(output.success(), "xl noticed: {}", output.stderr);
+    ensure!(cluster.domid(Node::B, "small")?.is_some(), "small is not on nodeB");
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! What breaks in pre-copy leaves the guest running where it was, and nothing else anywhere.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use rxl_lab::{Node, Signal};
+
+use crate::cluster::{Cluster, MIGRATION, failed};
+
+/// The moment at which dom3's pages flow: libxl restores it on nodeB.
+fn wait_for_precopy(cluster: &Cluster) -> Result<()> {
+    cluster.wait_until(Node::B, "xl list dom3--incoming >/dev/null 2>&1")?;
+    cluster.wait_until(Node::B, "pgrep libxl-save-help >/dev/null")
+}
+
+/// Starts a migration of dom3, breaks something in pre-copy, and checks how it ends.
+fn broken(cluster: &Cluster, options: &str, code: i32, breaking: impl FnOnce() -> Result<()>) -> Result<()> {
+    let source = cluster.lab.node(Node::A);
+    let mut migration = source.spawn(&format!("rxl migrate --progress none {options} dom3 nodeB"))?;
+    wait_for_precopy(cluster)?;
+    breaking()?;
+    let begun = Instant::now();
+    let (got, said) = failed(&migration.wait(MIGRATION)?)?;
+    println!("  {:.1} s after it broke: {got}: {said}", begun.elapsed().as_secs_f64());
+    ensure!(got == code, "exit code {got}, not {code}: {said}");
+    ensure!(said.contains("runs on here"), "{said}");
+    Ok(())
+}
+
+/// The guest answers, nothing is left, and the next migration of the same guest works.
+fn recovered(cluster: &Cluster) -> Result<()> {
+    // The other side may need its own deadline to notice.
+    cluster.wait_until(Node::B, "! pgrep -x rxl >/dev/null")?;
+    cluster.check_clean("dom3", Node::A)?;
+    cluster.lab.guest("dom3")?.check("uptime", Duration::from_secs(60))?;
+    cluster.migrate(Node::A, "dom3 nodeB")?;
+    cluster.check_clean("dom3", Node::B)
+}
+
+pub fn a_receiver_killed_in_precopy(cluster: &Cluster) -> Result<()> {
+    let target = cluster.lab.node(Node::B);
+    broken(cluster, "", 11, || target.check("pkill -KILL -x rxl", Duration::from_secs(30)).map(drop))?;
+    // What the killed process held: libxl's half-built domain goes with its stream; its socket stays until the next boot.
+    cluster.wait_until(Node::B, "! pgrep libxl-save-help >/dev/null")?;
+    target.run("xl destroy dom3--incoming; rm -f /run/rxl/*.sock", Duration::from_secs(60))?;
+    recovered(cluster)
+}
+
+pub fn ssh_cut_in_precopy(cluster: &Cluster) -> Result<()> {
+    let source = cluster.lab.node(Node::A);
+    broken(cluster, "", 11, || source.check("pkill -KILL -f '^ssh .*rxl receive'", Duration::from_secs(30)).map(drop))?;
+    recovered(cluster)
+}
+
+pub fn a_link_cut_in_precopy(cluster: &Cluster) -> Result<()> {
+    broken(cluster, "--peer-timeout 10", 11, || cluster.lab.set_link(Node::B, false))?;
+    // The target gives the source up by itself, without a network.
+    cluster.wait_until(Node::B, "! pgrep -x rxl >/dev/null")?;
+    cluster.lab.set_link(Node::B, true)?;
+    recovered(cluster)
+}
+
+pub fn ctrl_c_in_precopy(cluster: &Cluster) -> Result<()> {
+    let source = cluster.lab.node(Node::A);
+    let mut migration = source.spawn("rxl migrate --progress none dom3 nodeB")?;
+    wait_for_precopy(cluster)?;
+    migration.signal(Signal::SIGINT)?;
+    let (code, said) = failed(&migration.wait(MIGRATION)?)?;
+    println!("  {code}: {said}");
+    ensure!(code == 12 && said.contains("runs on here"), "{code}: {said}");
+    recovered(cluster)
+}

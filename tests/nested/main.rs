@@ -1,0 +1,71 @@
+//! What only Xen can prove: migrations between two real Xen hosts, nested in QEMU.
+//!
+//! Each scenario starts from the golden snapshot. They run one after the other: there is one lab, and two processors.
+
+mod cluster;
+mod compare;
+mod damage;
+mod failures;
+mod mpi;
+mod refusals;
+mod survival;
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::Result;
+use cluster::Cluster;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+type Scenario = fn(&Cluster) -> Result<()>;
+
+const SCENARIOS: &[(&str, Scenario)] = &[
+    ("survival::there_and_back_with_a_connection_open", survival::there_and_back_with_a_connection_open),
+    ("survival::over_parallel_tcp_connections", survival::over_parallel_tcp_connections),
+    ("survival::a_pv_guest_without_live_migration", survival::a_pv_guest_without_live_migration),
+    ("survival::options_of_xl", survival::options_of_xl),
+    ("mpi::a_ring_survives_the_move_of_a_rank", mpi::a_ring_survives_the_move_of_a_rank),
+    ("damage::a_flipped_bit_is_refused_where_xl_restores_it", damage::a_flipped_bit_is_refused_where_xl_restores_it),
+    ("failures::a_receiver_killed_in_precopy", failures::a_receiver_killed_in_precopy),
+    ("failures::ssh_cut_in_precopy", failures::ssh_cut_in_precopy),
+    ("failures::a_link_cut_in_precopy", failures::a_link_cut_in_precopy),
+    ("failures::ctrl_c_in_precopy", failures::ctrl_c_in_precopy),
+    ("refusals::each_in_one_line_with_its_own_code", refusals::each_in_one_line_with_its_own_code),
+    ("compare::idle_guest_with_stock_xl", compare::idle_guest_with_stock_xl),
+];
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    // A static would never be dropped, and the lab's hosts would have to be found and ended by the next run.
+    let cluster: &'static Mutex<Option<Cluster>> = Box::leak(Box::new(Mutex::new(None)));
+    let trials =
+        SCENARIOS.iter().map(|(name, scenario)| Trial::test(*name, move || run(cluster, name, *scenario))).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    drop(cluster.lock().unwrap_or_else(PoisonError::into_inner).take());
+    conclusion.exit();
+}
+
+fn run(shared: &Mutex<Option<Cluster>>, name: &str, scenario: Scenario) -> Result<(), Failed> {
+    let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+    let begun = Instant::now();
+    let cluster = match shared.as_mut() {
+        Some(cluster) => {
+            cluster.reset()?;
+            cluster
+        }
+        None => shared.insert(Cluster::up(Path::new(env!("CARGO_BIN_EXE_rxl")))?),
+    };
+    let ready = begun.elapsed();
+    let result = scenario(cluster);
+    println!("  [{name}] lab ready in {:.1} s, done in {:.1} s", ready.as_secs_f64(), begun.elapsed().as_secs_f64());
+    result.map_err(|error| {
+        let logs = std::env::temp_dir().join(format!("rxl-nested-{}", name.replace("::", "-")));
+        match cluster.lab.collect_logs(&logs) {
+            Ok(()) => println!("  logs of both hosts: {}", logs.display()),
+            Err(error) => println!("  no logs: {error:#}"),
+        }
+        Failed::from(format!("{error:#}"))
+    })
+}

@@ -1,0 +1,87 @@
+//! Bad input and bad circumstances: one line each, a code of its own, and the guest runs on.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use rxl_lab::Node;
+
+use crate::cluster::{COMMAND, Cluster};
+
+struct Case {
+    /// Run on nodeA before, on nodeB before, and to undo them.
+    before: [&'static str; 2],
+    after: [&'static str; 2],
+    arguments: &'static str,
+    code: i32,
+    says: &'static str,
+}
+
+const NOTHING: [&str; 2] = ["true", "true"];
+
+const CASES: &[Case] = &[
+    Case { before: NOTHING, after: NOTHING, arguments: "nosuch nodeB", code: 4, says: "xl list" },
+    Case { before: NOTHING, after: NOTHING, arguments: "small nodeC", code: 8, says: "ssh nodeC true" },
+    Case { before: NOTHING, after: NOTHING, arguments: "-s 'ssh -p 2222' small nodeB", code: 8, says: "cannot reach" },
+    Case {
+        before: ["true", "mv /usr/bin/rxl /usr/bin/rxl.away"],
+        after: ["true", "mv /usr/bin/rxl.away /usr/bin/rxl"],
+        arguments: "small nodeB",
+        code: 9,
+        says: "install",
+    },
+    Case {
+        before: ["true", "xl create -q -p /etc/xen/small.cfg"],
+        after: ["true", "xl destroy small"],
+        arguments: "small nodeB",
+        code: 10,
+        says: "is there already",
+    },
+    Case {
+        before: [
+            "true",
+            "xl create -q -p /etc/xen/small.cfg 'name=\"eater\"' memory=$(($(xl info free_memory) - 100))",
+        ],
+        after: ["true", "xl destroy eater"],
+        arguments: "small nodeB",
+        code: 10,
+        says: "MiB are free",
+    },
+    Case {
+        before: ["xl pause small", "true"],
+        after: ["xl unpause small", "true"],
+        arguments: "small nodeB",
+        code: 5,
+        says: "xl unpause",
+    },
+    Case {
+        before: NOTHING,
+        after: NOTHING,
+        arguments: "--report /nowhere/report small nodeB",
+        code: 1,
+        says: "nothing was begun",
+    },
+    Case { before: NOTHING, after: NOTHING, arguments: "-C /etc/hosts small nodeB", code: 2, says: "dryrun" },
+];
+
+pub fn each_in_one_line_with_its_own_code(cluster: &Cluster) -> Result<()> {
+    let on_both = |commands: [&str; 2]| -> Result<()> {
+        for (node, command) in Node::ALL.into_iter().zip(commands) {
+            cluster.lab.node(node).check(command, Duration::from_secs(120))?;
+        }
+        Ok(())
+    };
+    for case in CASES {
+        on_both(case.before)?;
+        let (code, said) = cluster.migrate_fails(Node::A, case.arguments)?;
+        on_both(case.after)?;
+        println!("  rxl migrate {}: {code}: {said}", case.arguments);
+        ensure!(code == case.code, "exit code {code}, not {}: {said}", case.code);
+        ensure!(said.lines().count() == 1 && said.contains(case.says), "{said}");
+    }
+    // A user without rights, and a host without Xen.
+    let output =
+        cluster.lab.node(Node::A).run("setpriv --reuid 65534 --clear-groups rxl migrate small nodeB", COMMAND)?;
+    println!("  as nobody: {}: {}", output.status, output.stderr.trim());
+    ensure!(output.status == 3 && output.stderr.contains("root"), "{}", output.stderr);
+    cluster.check_clean("small", Node::A)
+}

@@ -1,0 +1,102 @@
+//! Guests that check their own memory, moved.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rxl_lab::{MemcheckProbe, Node, guest};
+
+use crate::cluster::{COMMAND, Cluster, MIGRATION, number};
+
+const VERIFY: Duration = Duration::from_secs(180);
+
+/// A migrated guest is content: every page compared once more, on a connection that was open all the time.
+fn check_memory(probe: &mut MemcheckProbe, when: &str) -> Result<()> {
+    let status = probe.verify_all(VERIFY).with_context(|| format!("memory {when}"))?;
+    println!(
+        "  {when}: {} pages compared {} times, {} dirtied, {} errors, own clock stood still for {} ms at most",
+        status.pages, status.verified_passes, status.dirtied, status.errors, status.longest_tick_gap_ms
+    );
+    ensure!(status.errors == 0 && status.pages > 0, "{status:?}");
+    Ok(())
+}
+
+pub fn there_and_back_with_a_connection_open(cluster: &Cluster) -> Result<()> {
+    let small = guest("small")?;
+    let mut probe = cluster.lab.watch_memcheck(Node::B, small.ip)?;
+    check_memory(&mut probe, "before")?;
+    for from in Node::ALL {
+        let to = from.other();
+        let mut ping = cluster.lab.ping_gap(Node::B, small.ip)?;
+        ping.wait_for_reply(COMMAND)?;
+        let report = cluster.migrate(from, &format!("small {to}"))?;
+        check_memory(&mut probe, &format!("on {to}"))?;
+        let gap = ping.finish()?.longest_gap_ms;
+        println!(
+            "  {from} -> {to}: total {:.1} s, downtime {:.0} ms, ping gap {gap:.0} ms, {} rounds, {:.1} of {:.1} MB on the wire",
+            number(&report, "/total-time")? / 1e3,
+            number(&report, "/downtime")?,
+            number(&report, "/ram/dirty-sync-count")?,
+            number(&report, "/ram/transferred")? / 1e6,
+            number(&report, "/ram/stream-bytes")? / 1e6,
+        );
+        check_report(&report)?;
+        cluster.check_clean("small", to)?;
+    }
+    Ok(())
+}
+
+/// What the report says of itself fits together.
+fn check_report(report: &serde_json::Value) -> Result<()> {
+    let rounds = report["rounds"].as_array().context("rounds")?;
+    ensure!(rounds.len() >= 2, "a live migration has a pass after the suspend: {report}");
+    let last = rounds.last().context("a last round")?;
+    ensure!(last["suspended"] == true, "{last}");
+    ensure!(rounds[0]["suspended"] == false && rounds[0]["pages"].as_u64() > Some(1000), "{report}");
+    let (downtime, total) = (number(report, "/downtime")?, number(report, "/total-time")?);
+    ensure!(downtime > 0.0 && downtime < total, "{report}");
+    ensure!(number(report, "/target/frames-verified")? == number(report, "/checksum/frames")?, "{report}");
+    ensure!(number(report, "/ram/transferred")? < number(report, "/ram/stream-bytes")? / 2.0, "{report}");
+    Ok(())
+}
+
+pub fn over_parallel_tcp_connections(cluster: &Cluster) -> Result<()> {
+    let mut probe = cluster.lab.watch_memcheck(Node::B, guest("small")?.ip)?;
+    let report = cluster.migrate(Node::A, "--transport tcp --parallel-connections 3 small nodeB")?;
+    check_report(&report)?;
+    ensure!(report["transport"]["connections"] == 3, "{report}");
+    check_memory(&mut probe, "over three TCP connections")?;
+    cluster.check_clean("small", Node::B)
+}
+
+/// Debian's Xen has no shadow paging: live is refused with the other way offered, and that works.
+pub fn a_pv_guest_without_live_migration(cluster: &Cluster) -> Result<()> {
+    cluster.lab.create(Node::A, "small-pv", Duration::from_secs(240))?;
+    let mut probe = cluster.lab.watch_memcheck(Node::B, guest("small-pv")?.ip)?;
+    let (code, said) = cluster.migrate_fails(Node::A, "small-pv nodeB")?;
+    println!("  {code}: {said}");
+    ensure!(code == 6 && said.contains("--non-live") && said.lines().count() == 1, "{said}");
+    let report = cluster.migrate(Node::A, "--non-live small-pv nodeB")?;
+    println!("  non-live: downtime {:.1} s", number(&report, "/downtime")? / 1e3);
+    check_memory(&mut probe, "a PV guest, non-live")?;
+    cluster.check_clean("small-pv", Node::B)
+}
+
+/// -p, -D, -C, --debug and --dry-run.
+pub fn options_of_xl(cluster: &Cluster) -> Result<()> {
+    let node = |node| cluster.lab.node(node);
+    let dry = node(Node::A).check("rxl migrate --dry-run small nodeB", MIGRATION)?;
+    ensure!(dry.stderr.contains("every check passed"), "{}", dry.stderr);
+    cluster.check_clean("small", Node::A)?;
+
+    let domid = cluster.domid(Node::A, "small")?.context("small on nodeA")?;
+    let free = node(Node::B).run(&format!("xl list {domid}"), COMMAND)?;
+    let preserve = if free.success() { "" } else { "-D" };
+    cluster.migrate(Node::A, &format!("-p {preserve} --debug -C /etc/xen/small.cfg small nodeB"))?;
+    let moved = cluster.lab.domains(Node::B)?.into_iter().find(|domain| domain.name == "small");
+    let moved = moved.context("small on nodeB")?;
+    ensure!(moved.state.contains('p'), "-p leaves it paused: {moved:?}");
+    ensure!(preserve.is_empty() || moved.domid == domid, "-D keeps its number: {moved:?}");
+    node(Node::B).check("xl unpause small", COMMAND)?;
+    let mut probe = cluster.lab.watch_memcheck(Node::A, guest("small")?.ip)?;
+    check_memory(&mut probe, "after -p -D -C --debug")
+}
