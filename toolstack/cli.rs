@@ -111,10 +111,10 @@ pub struct Migrate {
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: Option<u64>,
 
-    /// Print the report as JSON on standard output, however the migration ends
+    /// Print the report as JSON on standard output, also of a migration that began and failed
     #[arg(long)]
     pub json: bool,
-    /// Write the report as JSON to this file, however the migration ends
+    /// Write the report as JSON to this file, also of a migration that began and failed
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
     /// How to show progress (on standard error)

@@ -8,6 +8,7 @@
 //!    | Offer ----------------------------------> |   checks: name, memory, Xen, guest type
 //!    | <------------------------ Accept | Refuse |
 //!    |           (data connections open, pages flow on them)
+//!    | <------------------------ Restored{frames} |   again and again
 //!    | StreamEnd{digest} ----------------------> |   the guest is suspended, all its state is on the wire
 //!    | <------------------------- Ready | Failed |   digest agrees, libxl restored: a paused copy stands there
 //!    | Go -------------------------------------> |   the line: from here the source never runs it again by itself
@@ -52,6 +53,11 @@ pub enum Message {
     Accept(Accept),
     /// Target: no, and nothing was begun.
     Refuse(Refusal),
+    /// Target: how far it has come. See [`crate::data::backlog`].
+    Restored {
+        /// Frames that libxl has taken.
+        frames: u64,
+    },
     /// Source: the stream is complete.
     StreamEnd(StreamEnd),
     /// Target: verified and restored; the domain stands paused under its incoming name.

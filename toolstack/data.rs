@@ -17,9 +17,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::data::backlog::Backlog;
 use crate::host::NoteKind;
 use crate::rounds::Rounds;
 
+pub mod backlog;
 mod codec;
 pub mod receive;
 pub mod send;
@@ -61,6 +63,8 @@ impl Packing {
 #[derive(Debug, Default)]
 pub struct Meter {
     rounds: Mutex<Rounds>,
+    /// How far the target has come.
+    pub backlog: Backlog,
     stream_bytes: AtomicU64,
     wire_bytes: AtomicU64,
 }

@@ -114,6 +114,20 @@ impl Rounds {
         Some((round, total))
     }
 
+    /// Page numbers that libxl will still send in the pass under way, or in the next one when that is complete. None while
+    /// that is not known, and once the guest stands still.
+    pub fn left_in_live_pass(&self) -> Option<u64> {
+        if self.suspended {
+            return None;
+        }
+        let begun = self.seen.last().map_or(0, |round| round.pfns);
+        let current = self.announced.get(self.seen.len().saturating_sub(1))?.total;
+        if begun < current {
+            return Some(current - begun);
+        }
+        self.announced.get(self.seen.len()).map(|next| next.total)
+    }
+
     fn starts_anew(&self, first: u64) -> bool {
         let Some(current) = self.seen.last() else { return true };
         let complete = self.announced.get(self.seen.len() - 1).is_some_and(|a| current.pfns >= a.total);

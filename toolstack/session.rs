@@ -28,6 +28,8 @@ use crate::data::Broken;
 use crate::host::Note;
 
 pub mod check;
+mod link;
+mod record;
 pub mod source;
 pub mod target;
 

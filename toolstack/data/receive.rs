@@ -1,7 +1,8 @@
 //! The target's half of the data path.
 
 use std::io::{Read, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -30,6 +31,7 @@ pub struct Received {
 pub struct Receiver {
     cancel: Cancel,
     thread: Option<JoinHandle<()>>,
+    restored: Arc<AtomicU64>,
 }
 
 impl Receiver {
@@ -42,7 +44,9 @@ impl Receiver {
         on_end: impl FnOnce(Result<Received, Broken>) + Send + 'static,
     ) -> std::io::Result<Self> {
         let packing = Packing { compress: true, level: 0, threads: Packing::default_threads() };
+        let restored = Arc::new(AtomicU64::new(0));
         let run = Run {
+            restored: restored.clone(),
             window: Window::new(packing.window()),
             threads: packing.threads,
             buffers: Buffers::default(),
@@ -50,7 +54,12 @@ impl Receiver {
             cancel: cancel.clone(),
         };
         let thread = std::thread::Builder::new().name("receive".into()).spawn(move || run.run(connections, stream))?;
-        Ok(Self { cancel, thread: Some(thread) })
+        Ok(Self { cancel, thread: Some(thread), restored })
+    }
+
+    /// Frames that libxl has taken so far.
+    pub fn restored(&self) -> u64 {
+        self.restored.load(Ordering::Relaxed)
     }
 }
 
@@ -76,6 +85,7 @@ struct Decoded {
 }
 
 struct Run {
+    restored: Arc<AtomicU64>,
     window: Window<Decoded>,
     threads: usize,
     buffers: Buffers,
@@ -177,6 +187,7 @@ impl Run {
                     stream
                         .write_all(&raw)
                         .map_err(|e| Broken::libxl(format!("libxl stopped reading its stream: {e}")))?;
+                    self.restored.fetch_add(1, Ordering::Relaxed);
                     self.buffers.give(raw);
                 }
                 Ok(None) => break,

@@ -8,6 +8,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, bounded};
 use migrate_stream::frame::Digest;
 
+use crate::data::backlog::ends_live_pass;
 use crate::data::codec::{Encoded, Encoder, end_frame};
 use crate::data::split::{Part, Splitter};
 use crate::data::window::Window;
@@ -32,6 +33,7 @@ pub struct Sent {
 /// The running half. Dropping it gives the connections up, and waits until libxl's stream has been read to its end.
 pub struct Sender {
     cancel: Cancel,
+    meter: Arc<Meter>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -56,16 +58,17 @@ impl Sender {
             verdict: Verdict::new(on_end),
             cancel: cancel.clone(),
             packing,
-            meter,
+            meter: meter.clone(),
         };
         let thread = std::thread::Builder::new().name("send".into()).spawn(move || run.run(stream, connections))?;
-        Ok(Self { cancel, thread: Some(thread) })
+        Ok(Self { cancel, meter, thread: Some(thread) })
     }
 }
 
 impl Drop for Sender {
     fn drop(&mut self) {
         self.cancel.pull();
+        self.meter.backlog.close();
         if let Some(thread) = self.thread.take() {
             // A panic in it has been printed, and the verdict was never given: the session has noticed.
             let _ = thread.join();
@@ -119,6 +122,7 @@ impl Run {
         if let Err(broken) = result {
             self.verdict.give(Err(broken));
             self.cancel.pull();
+            self.meter.backlog.close();
             self.window.close();
         }
     }
@@ -141,7 +145,7 @@ impl Run {
         let given_up = || Broken::here("the data path was given up");
         let mut last_page = None;
         let mut sequence = 0;
-        while let Some(part) = splitter.next().map_err(Broken::libxl)? {
+        while let Some(part) = splitter.next(|pfns| self.hold(sequence, pfns)).map_err(Broken::libxl)? {
             self.meter.read(part.raw.len() as u64);
             let round = part.batch.map(|batch| {
                 last_page = Some(part.read_at);
@@ -153,6 +157,12 @@ impl Run {
         }
         self.window.finish(sequence);
         Ok(Ends { last_page, end: Instant::now() })
+    }
+
+    /// See [`crate::data::backlog`].
+    fn hold(&self, frames: u64, pfns: u64) -> Result<(), String> {
+        let held = ends_live_pass(&self.meter.rounds(), pfns);
+        if held { self.meter.backlog.wait(frames) } else { Ok(()) }
     }
 
     fn work(&self, queue: &Receiver<Job>) -> Result<(), Broken> {

@@ -46,11 +46,12 @@ impl<'a, R: Read> Splitter<'a, R> {
         self.input
     }
 
-    /// The next part; none at the stream's proper end.
-    pub fn next(&mut self) -> Result<Option<Part>, String> {
+    /// The next part; none at the stream's proper end. `before_pages` hears how many pfns a PAGE_DATA record has before its
+    /// pages are read, and may hold them up.
+    pub fn next(&mut self, before_pages: impl Fn(u64) -> Result<(), String>) -> Result<Option<Part>, String> {
         while !self.reader.is_complete() {
             if self.at_pages {
-                return self.read_pages().map(Some);
+                return self.read_pages(before_pages).map(Some);
             }
             let from = self.part.len();
             self.at_pages = self.step()?;
@@ -90,9 +91,14 @@ impl<'a, R: Read> Splitter<'a, R> {
     }
 
     /// Reads the body of the PAGE_DATA record whose header `part` holds.
-    fn read_pages(&mut self) -> Result<Part, String> {
+    fn read_pages(&mut self, before_pages: impl Fn(u64) -> Result<(), String>) -> Result<Part, String> {
         let from = self.part.len();
-        self.fill(self.reader.wanted())?;
+        let body = self.reader.wanted();
+        // A body too short for its count is left for the parser to refuse.
+        let head = body.min(PageData::HEADER_LEN as u64);
+        self.fill(head)?;
+        before_pages(self.part[from..].first_chunk().map_or(0, |count| u32::from_le_bytes(*count).into()))?;
+        self.fill(body - head)?;
         let mut input = &self.part[from..];
         while self.reader.next(&mut input).map_err(|e| e.to_string())?.is_some() {}
         let offset = self.reader.offset() - self.part.len() as u64;

@@ -3,21 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use migrate_stream::frame::Purpose;
-
-use crate::control::{Accept, Control, Hello, Incoming, Message, Offer, StreamEnd, Transport};
+use crate::control::{Accept, Incoming, Message, Offer, StreamEnd, Transport};
 use crate::data::send::{Sender, Sent};
-use crate::data::{At, Broken, Meter, Packing};
+use crate::data::{At, Broken, Packing};
 use crate::error::{Exit, Failure, one_line};
-use crate::host::{DomId, Domain, Host, HostError, Note, NoteKind, Operation, RunState, SaveFlags};
+use crate::host::{DomId, Domain, Host, HostError, NoteKind, Operation, RunState, SaveFlags};
 use crate::io::{Cancel, Guarded, pipe};
-use crate::progress::{Phase, Progress, Snapshot};
-use crate::remote::{Remote, Route};
-use crate::report::{
-    ChecksumPart, CompressionPart, DomainPart, RamPart, Report, RoundPart, SCHEMA, Status, TargetSpans, Timeline,
-    TransportPart,
-};
+use crate::progress::{Phase, Progress};
+use crate::remote::Route;
+use crate::report::{Report, TargetSpans, Timeline};
 use crate::session::check::{at_source, type_name};
+use crate::session::link::{Link, negotiate};
+use crate::session::record::Record;
 use crate::session::{Event, Events, MIGRATED_AWAY, STALL_PATIENCE, unexpected};
 use crate::state_dir::{DomainLock, StateDir};
 use crate::transport::{Connections, Destination, Ticket};
@@ -30,9 +27,6 @@ const READY_PATIENCE: Duration = Duration::from_secs(300);
 
 /// From GO to the target's word that the domain runs.
 const DONE_PATIENCE: Duration = Duration::from_secs(120);
-
-/// How long the target may take to clean up after an abort.
-const ABORT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long the reason behind a broken data path may take to come.
 const REASON_PATIENCE: Duration = Duration::from_secs(3);
@@ -81,156 +75,13 @@ pub fn migrate(
 ) -> (Result<(), Failure>, Option<Report>) {
     let mut record = None;
     let result = Prepared::new(host, state, request, events).and_then(|prepared| {
-        let record = record.insert(Record::new(&prepared, request));
+        let id = prepared.ticket.id.to_string();
+        let record = record.insert(Record::new(id, &prepared.domain, prepared.timeline, request));
         prepared.run(record, progress)
     });
     let report = record.map(|record| record.report(&result));
     progress.end();
     (result, report)
-}
-
-/// What is gathered for the report on the way.
-struct Record {
-    migration_id: String,
-    domain: Domain,
-    target_host: String,
-    timeline: Timeline,
-    meter: Arc<Meter>,
-    packing: Packing,
-    transport: TransportPart,
-    sent: Option<Sent>,
-    target: Option<TargetSpans>,
-}
-
-impl Record {
-    fn new(prepared: &Prepared<'_>, request: &Request) -> Self {
-        let kind = match request.transport {
-            Transport::Ssh => "ssh",
-            Transport::Tcp => "tcp",
-        };
-        Self {
-            migration_id: prepared.ticket.id.to_string(),
-            domain: prepared.domain.clone(),
-            target_host: request.route.host().into(),
-            timeline: prepared.timeline,
-            meter: Arc::new(Meter::default()),
-            packing: request.packing,
-            transport: TransportPart { kind: kind.into(), connections: request.connections },
-            sent: None,
-            target: None,
-        }
-    }
-
-    fn note(&mut self, note: &Note) {
-        self.meter.note(&note.what);
-        match note.what {
-            NoteKind::SuspendRequested => self.timeline.suspend_asked = Some(note.at),
-            NoteKind::Suspended => self.timeline.suspended = Some(note.at),
-            _ => {}
-        }
-    }
-
-    fn sent(&mut self, sent: Sent) {
-        self.timeline.last_page = sent.last_page;
-        self.timeline.stream_end = Some(sent.stream_end);
-        self.sent = Some(sent);
-    }
-
-    fn snapshot(&self, phase: Phase) -> Snapshot {
-        let rounds = self.meter.rounds();
-        Snapshot {
-            domain: self.domain.name.clone(),
-            phase,
-            current: rounds.current(),
-            wire_bytes: self.meter.wire_bytes(),
-            elapsed: self.timeline.began.elapsed(),
-        }
-    }
-
-    fn report(self, result: &Result<(), Failure>) -> Report {
-        let rounds = self.meter.rounds().list();
-        let total = self.domain.max_memory_kib * 1024;
-        let (wire, raw) = (self.meter.wire_bytes(), self.meter.stream_bytes());
-        let status = match result {
-            Ok(()) => Status::Completed,
-            Err(failure) => match failure.exit {
-                Exit::Cancelled => Status::Cancelled,
-                Exit::Undecided => Status::Undecided,
-                _ => Status::Failed,
-            },
-        };
-        Report {
-            schema: SCHEMA,
-            status,
-            error: result.as_ref().err().map(ToString::to_string),
-            migration_id: self.migration_id,
-            domain: DomainPart {
-                guest_type: type_name(self.domain.guest_type).into(),
-                name: self.domain.name,
-                source_domid: self.domain.domid.0,
-                target_host: self.target_host,
-            },
-            total_time: crate::report::ms(self.timeline.began.elapsed()),
-            setup_time: self.timeline.setup(),
-            downtime: self.timeline.downtime(),
-            downtime_split: self.timeline.split(),
-            target: self.target,
-            ram: RamPart::new(&rounds, total, wire, raw),
-            rounds: rounds.iter().map(RoundPart::new).collect(),
-            compression: CompressionPart {
-                codec: self.packing.codec_name().into(),
-                level: self.packing.level,
-                threads: self.packing.threads,
-                ratio: if wire > 0 { raw as f64 / wire as f64 } else { 0.0 },
-            },
-            checksum: ChecksumPart {
-                frames: self.target.map_or(0, |target| target.frames_verified),
-                errors: 0,
-                digest: self.sent.map(|sent| sent.digest),
-            },
-            transport: self.transport,
-        }
-    }
-}
-
-/// The control channel with the process behind it, dropped in this order.
-struct Link {
-    control: Control,
-    remote: Remote,
-    host: String,
-}
-
-impl Link {
-    fn open(route: &Route, ticket: &Ticket, patience: Duration, events: &Events<Sent>) -> Result<Self, Failure> {
-        use std::io::Write as _;
-        let (remote, pipes) = Remote::start(route)?;
-        let broken = |e| Failure::internal("control channel", &e);
-        let cancel = Cancel::new().map_err(broken)?;
-        let input = Guarded::new(pipes.from, cancel.clone(), Some(patience)).map_err(broken)?;
-        let mut output = Guarded::new(pipes.to, cancel.clone(), Some(patience)).map_err(broken)?;
-        let mut link_remote = remote;
-        if output.write_all(&ticket.preamble(Purpose::Control, 0)).is_err() {
-            return Err(link_remote.post_mortem());
-        }
-        let sender = events.sender();
-        let deliver = move |incoming| {
-            let _ = sender.send(Event::Control(incoming));
-        };
-        let control = Control::start(input, output, cancel, deliver).map_err(broken)?;
-        Ok(Self { control, remote: link_remote, host: route.host().into() })
-    }
-
-    /// Tells the target that it is over, and waits until it has cleaned up and gone.
-    fn give_up(self, reason: &str, events: &Events<Sent>) {
-        self.control.send(Message::Abort { reason: reason.into() });
-        let patience = if self.control.is_lost() { Duration::ZERO } else { ABORT_PATIENCE };
-        let deadline = Instant::now() + patience;
-        while let Some(event) = events.next(deadline) {
-            if matches!(event, Event::Control(Incoming::Lost(_) | Incoming::Message(Message::Failed { .. }))) {
-                break;
-            }
-        }
-    }
 }
 
 /// Connected and checked; nothing begun on either side.
@@ -265,7 +116,7 @@ impl<'a> Prepared<'a> {
         let ticket = Ticket::random().map_err(|e| Failure::internal("random numbers", &e))?;
         let mut link = Link::open(&request.route, &ticket, request.patience, events)?;
         let offer = offer(request, &domain, config_json, facts.xen_version);
-        let accept = negotiate(&mut link, offer, request, events)?;
+        let accept = negotiate(&mut link, offer, request.patience, events)?;
         Ok(Self { host, request, domain, ticket, timeline, events, link, accept, _lock: lock })
     }
 
@@ -330,46 +181,6 @@ fn offer(request: &Request, domain: &Domain, config_json: String, xen_version: S
         leave_paused: request.leave_paused,
         domid: request.preserve_domid.then_some(domain.domid.0),
         dry_run: request.dry_run,
-    }
-}
-
-fn negotiate(link: &mut Link, offer: Offer, request: &Request, events: &Events<Sent>) -> Result<Accept, Failure> {
-    let deadline = Instant::now() + request.patience;
-    link.control.send(Message::Hello(Hello::ours()));
-    match await_message(link, events, deadline)? {
-        Message::Hello(hello) => hello.check()?,
-        Message::Refuse(refusal) => return Err(refused(&link.host, refusal.what, refusal.next)),
-        other => return Err(Failure::new(Exit::NoPeer, unexpected(&other)).context(&link.host)),
-    }
-    link.control.send(Message::Offer(Box::new(offer)));
-    match await_message(link, events, deadline)? {
-        Message::Accept(accept) => Ok(accept),
-        Message::Refuse(refusal) => Err(refused(&link.host, refusal.what, refusal.next)),
-        other => Err(Failure::new(Exit::NoPeer, unexpected(&other)).context(&link.host)),
-    }
-}
-
-fn refused(host: &str, what: String, next: Option<String>) -> Failure {
-    let failure = Failure::new(Exit::Refused, format!("{host} refused: {what}"));
-    match next {
-        Some(next) => failure.next(one_line(&next)),
-        None => failure,
-    }
-}
-
-/// A message before anything has begun: whatever else happens ends the attempt.
-fn await_message(link: &mut Link, events: &Events<Sent>, deadline: Instant) -> Result<Message, Failure> {
-    loop {
-        match events.next(deadline) {
-            Some(Event::Control(Incoming::Message(message))) => return Ok(message),
-            Some(Event::Control(Incoming::Lost(reason))) => {
-                tracing::debug!(reason, "control channel lost while connecting");
-                return Err(link.remote.post_mortem());
-            }
-            Some(Event::Interrupt) => return Err(Failure::new(Exit::Cancelled, "cancelled before anything began")),
-            Some(_) => {}
-            None => return Err(link.remote.post_mortem()),
-        }
     }
 }
 
@@ -458,6 +269,9 @@ impl<'a> Uncommitted<'a> {
                 Some(Event::Data(Ok(sent))) => record.sent(sent),
                 Some(Event::Data(Err(broken))) => return Err(self.data_failure(&broken)),
                 Some(Event::OperationEnded) => self.saved()?,
+                Some(Event::Control(Incoming::Message(Message::Restored { frames }))) => {
+                    record.meter.backlog.restored(frames);
+                }
                 Some(Event::Control(incoming)) => self.check_control(incoming)?,
                 Some(Event::Interrupt) => return Err(Failure::new(Exit::Cancelled, "cancelled")),
                 None => {}
@@ -498,6 +312,8 @@ impl<'a> Uncommitted<'a> {
     fn check_control(&self, incoming: Incoming) -> Result<(), Failure> {
         let host = &self.link.host;
         let what = match incoming {
+            // Sent before it had read what makes it pointless.
+            Incoming::Message(Message::Restored { .. }) => return Ok(()),
             Incoming::Message(Message::Failed { reason }) => format!("{host}: {}", one_line(&reason)),
             Incoming::Message(other) => format!("{host}: {}", unexpected(&other)),
             Incoming::Lost(reason) => format!("the connection to {host} was lost ({reason})"),
@@ -606,6 +422,7 @@ impl Committed<'_> {
         let deadline = Instant::now() + DONE_PATIENCE;
         loop {
             match self.events.next(deadline) {
+                Some(Event::Control(Incoming::Message(Message::Restored { .. }))) => {}
                 Some(Event::Control(Incoming::Message(message))) => return Ok(message),
                 Some(Event::Control(Incoming::Lost(reason))) => return Err(reason),
                 Some(_) => {}

@@ -19,6 +19,9 @@ use crate::transport::{Connection, Rendezvous, Ticket, listen_address, ssh_serve
 /// From READY to GO. The source has only to rename its domain.
 const GO_PATIENCE: Duration = Duration::from_secs(120);
 
+/// How often the source hears how far the restore has come. Only live passes wait for it.
+const TELL_EVERY: Duration = Duration::from_millis(20);
+
 /// How long libxl may take to say why, once it has stopped reading.
 const REASON_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -235,20 +238,37 @@ impl Receiving {
 
     /// Until libxl has restored, the data path has ended, and the source has said what it sent.
     fn collect(&mut self, parts: &mut Parts) -> Result<(), Failure> {
+        let (mut told, mut quiet_since) = (0, Instant::now());
         while parts.domid.is_none() || parts.received.is_none() || parts.announced.is_none() {
-            // The data path and libxl end by their own deadlines; the source is watched by the control channel's.
-            match self.session.events.next(Instant::now() + 2 * STALL_PATIENCE) {
-                Some(Event::Control(incoming)) => parts.announced = Some(stream_end(incoming)?),
-                Some(Event::Data(Ok(Data::Received(received)))) => parts.received = Some(received),
-                Some(Event::Data(Err(broken))) => return Err(self.data_failure(broken)),
-                Some(Event::OperationEnded) => {
-                    parts.restored_at = Some(Instant::now());
-                    parts.domid = Some(self.restored()?);
-                }
-                Some(Event::Interrupt) => return Err(Failure::new(Exit::Cancelled, "interrupted")),
-                Some(Event::Data(Ok(Data::Connected(_))) | Event::Note(_)) => {}
-                None => return Err(Failure::new(Exit::FailedSourceRuns, "nothing happened for too long")),
+            let frames = self.receiver.restored();
+            if frames > told {
+                (told, quiet_since) = (frames, Instant::now());
+                self.session.control.send(Message::Restored { frames });
             }
+            let Some(event) = self.session.events.next(Instant::now() + TELL_EVERY) else {
+                // The data path and libxl end by their own deadlines; the source is watched by the control channel's.
+                if quiet_since.elapsed() > 2 * STALL_PATIENCE {
+                    return Err(Failure::new(Exit::FailedSourceRuns, "nothing happened for too long"));
+                }
+                continue;
+            };
+            self.take(event, parts)?;
+            quiet_since = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, event: Event<Data>, parts: &mut Parts) -> Result<(), Failure> {
+        match event {
+            Event::Control(incoming) => parts.announced = Some(stream_end(incoming)?),
+            Event::Data(Ok(Data::Received(received))) => parts.received = Some(received),
+            Event::Data(Err(broken)) => return Err(self.data_failure(broken)),
+            Event::OperationEnded => {
+                parts.restored_at = Some(Instant::now());
+                parts.domid = Some(self.restored()?);
+            }
+            Event::Interrupt => return Err(Failure::new(Exit::Cancelled, "interrupted")),
+            Event::Data(Ok(Data::Connected(_))) | Event::Note(_) => {}
         }
         Ok(())
     }

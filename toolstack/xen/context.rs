@@ -109,6 +109,11 @@ impl Context {
         self.log.as_ptr()
     }
 
+    /// Whether libxl has told that it asked a guest to suspend.
+    pub(super) fn asked_to_suspend(&self) -> bool {
+        self.log.asked_to_suspend()
+    }
+
     /// libxl's return code as a result, with the error lines of this context.
     pub(super) fn check(&self, rc: c_int) -> Result<(), Failure> {
         if rc == 0 { Ok(()) } else { Err(self.log.failure(rc)) }

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use super::config::DomainConfig;
 use super::context::{Context, take_string};
 use super::failure::Failure;
+use super::xenstore::XenStore;
 use crate::host::{DomId, Domain, GuestType, RunState};
 
 /// Domids from here on are Xen's own (xen.h: `DOMID_FIRST_RESERVED`).
@@ -64,7 +65,7 @@ impl Context {
     }
 
     /// The result holds no pointers that may be used: they are freed.
-    fn info(&self, domid: u32) -> Result<libxl_sys::libxl_dominfo, Failure> {
+    pub(super) fn info(&self, domid: u32) -> Result<libxl_sys::libxl_dominfo, Failure> {
         let mut info = MaybeUninit::<libxl_sys::libxl_dominfo>::zeroed();
         // SAFETY: the memory is of the right size; the call initialises it.
         unsafe { self.functions().libxl_dominfo_init(info.as_mut_ptr()) };
@@ -82,25 +83,8 @@ impl Context {
         if told == libxl_sys::LIBXL_DOMAIN_TYPE_PV {
             return Ok(GuestType::Pv);
         }
-        let pvh = self.read_xenstore(&format!("/libxl/{domid}/type"))?.as_deref() == Some("pvh");
+        let pvh = XenStore::open(self)?.read(&format!("/libxl/{domid}/type"))?.as_deref() == Some("pvh");
         Ok(if pvh { GuestType::Pvh } else { GuestType::Hvm })
-    }
-
-    fn read_xenstore(&self, path: &str) -> Result<Option<String>, Failure> {
-        let path = CString::new(path).map_err(|_| Failure::of("a xenstore path holds a NUL"))?;
-        // SAFETY: no preconditions.
-        let store = unsafe { self.functions().xs_open(0) };
-        if store.is_null() {
-            return Err(Failure::of(format!("cannot connect to xenstore: {}", Errno::last())));
-        }
-        let mut len = 0;
-        // SAFETY: the connection is live, the path terminated; 0 is "no transaction".
-        let raw = unsafe { self.functions().xs_read(store, 0, path.as_ptr(), &raw mut len) }.cast();
-        // SAFETY: null or from malloc, terminated beyond `len` by libxenstore, and the caller's.
-        let value = unsafe { take_string(raw) };
-        // SAFETY: it was opened above and is not used afterwards.
-        unsafe { self.functions().xs_close(store) };
-        Ok(value)
     }
 
     /// Its configuration as libxl's JSON.
@@ -142,6 +126,8 @@ impl Context {
     }
 
     /// Switches Xen's log-dirty mode off. Does nothing where it is off, or cannot be on.
+    ///
+    /// The device model of an HVM guest keeps its own, which costs it some time and is switched by the next save.
     pub fn log_dirty_off(&self, domid: u32) -> Result<(), Failure> {
         let domid = guest(domid)?;
         let library = self.functions();

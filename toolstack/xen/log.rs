@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -26,6 +27,7 @@ pub(super) struct Logger {
 struct Sink {
     errors: Mutex<VecDeque<String>>,
     notes: Option<Notes>,
+    asked_to_suspend: AtomicBool,
 }
 
 // SAFETY: the C logger is immutable after its creation, and `Sink` is `Send` and `Sync`.
@@ -35,7 +37,7 @@ unsafe impl Sync for Logger {}
 
 impl Logger {
     pub(super) fn new(notes: Option<Notes>) -> Result<Self, Failure> {
-        let sink = Box::new(Sink { errors: Mutex::default(), notes });
+        let sink = Box::new(Sink { errors: Mutex::default(), notes, asked_to_suspend: AtomicBool::new(false) });
         let user = (&raw const *sink).cast_mut().cast();
         // SAFETY: the callbacks have the shim's types; `user` points into a box that lives as long as the logger.
         let raw = unsafe { libxl_sys::xlshim_logger_new(user, Some(on_message), Some(on_progress)) };
@@ -51,6 +53,11 @@ impl Logger {
     pub(super) fn failure(&self, rc: c_int) -> Failure {
         let mut errors = self.sink.errors.lock().unwrap_or_else(PoisonError::into_inner);
         Failure { rc, lines: errors.drain(..).collect() }
+    }
+
+    /// Whether there was a [`NoteKind::SuspendRequested`].
+    pub(super) fn asked_to_suspend(&self) -> bool {
+        self.sink.asked_to_suspend.load(Ordering::Relaxed)
     }
 }
 
@@ -88,6 +95,9 @@ impl Sink {
     }
 
     fn note(&self, what: NoteKind) {
+        if what == NoteKind::SuspendRequested {
+            self.asked_to_suspend.store(true, Ordering::Relaxed);
+        }
         if let Some(notes) = &self.notes {
             // Nobody listens any more: then nobody misses it.
             let _ = notes.send(Note { at: Instant::now(), what });
@@ -143,7 +153,8 @@ unsafe fn text(raw: *const c_char) -> String {
 }
 
 fn with_errno(line: String, errnoval: c_int) -> String {
-    if errnoval < 0 {
+    // -1 is xentoollog's "none"; libxl logs 0 where a call failed without one.
+    if errnoval <= 0 {
         return line;
     }
     format!("{line}: {}", std::io::Error::from_raw_os_error(errnoval))
@@ -189,6 +200,7 @@ mod tests {
     #[test]
     fn errno_is_told_in_words() {
         assert_eq!(with_errno("open".into(), -1), "open");
+        assert_eq!(with_errno("open".into(), 0), "open");
         assert!(with_errno("open".into(), 2).starts_with("open: No such file"));
     }
 }

@@ -26,14 +26,18 @@ const INVALID_DOMID: u32 = u32::MAX;
 impl Context {
     /// Saves the domain into `stream`, a blocking pipe, and leaves it suspended.
     ///
-    /// When it fails the domain may be running or suspended.
+    /// When it fails the domain runs or is suspended, and stays as it is.
     pub fn save(self: &Arc<Self>, domid: u32, stream: BorrowedFd<'_>, flags: SaveFlags) -> Result<(), Failure> {
         let domid = guest(domid)?;
         let (fd, flags) = (stream.as_raw_fd(), suspend_flags(flags));
-        self.run(|how| {
+        let result = self.run(|how| {
             // SAFETY: the context is live and the descriptor borrowed for longer than the operation, which `run` waits for.
             unsafe { self.functions().libxl_domain_suspend(self.as_ptr(), domid, fd, flags, how) }
-        })
+        });
+        if result.is_err() {
+            self.settle_suspend(domid);
+        }
+        result
     }
 
     /// Makes the domain that `stream` holds, paused. When that fails nothing of it is left.
@@ -100,11 +104,11 @@ impl Context {
         if guest(domid).is_err() || self.name(domid).is_some_and(|its_name| its_name != name) {
             return;
         }
-        match self.destroy(domid) {
-            Err(failure) if !failure.is_not_found() => {
-                tracing::error!("domain {domid} ({name}) was not restored and cannot be destroyed: {failure}");
-            }
-            _ => {}
+        if self.info(domid).is_err() {
+            return;
+        }
+        if let Err(failure) = self.destroy(domid) {
+            tracing::error!("domain {domid} ({name}) was not restored and cannot be destroyed: {failure}");
         }
     }
 }

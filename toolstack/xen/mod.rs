@@ -3,7 +3,7 @@
 //! # Contexts
 //! Every operation opens a [`Context`] of its own and frees it at its end: its log lines belong to that operation, an abort
 //! can only hit that operation, and no lock is shared with another. A context costs a xenstore connection and a few
-//! hypervisor handles, well below a millisecond.
+//! hypervisor handles: a call with its context takes 15 to 20 ms on a host that is itself emulated.
 //!
 //! # Child processes and SIGCHLD
 //! libxl forks: the save helper, hotplug scripts, device models. Every context is set to
@@ -49,6 +49,8 @@ mod log;
 mod migration;
 mod notes;
 mod stream;
+mod suspend;
+mod xenstore;
 
 pub use ao::Canceller;
 pub use context::{Context, PhysInfo};

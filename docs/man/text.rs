@@ -1,0 +1,190 @@
+//! What the man pages say beside the options and the exit codes.
+
+/// A section of a page.
+pub struct Section {
+    /// In capitals.
+    pub title: &'static str,
+    /// In order.
+    pub blocks: &'static [Block],
+}
+
+/// A part of a section.
+pub enum Block {
+    /// A paragraph.
+    Text(&'static str),
+    /// A term and what it means.
+    Item(&'static str, &'static str),
+    /// What a command does, and the command.
+    Example(&'static str, &'static str),
+}
+
+use Block::{Example, Item, Text};
+
+/// The sections of a page. DESCRIPTION goes before the options, the others after the exit codes.
+pub fn sections(page: &str) -> &'static [Section] {
+    match page {
+        "rxl" => RXL,
+        "rxl-migrate" => MIGRATE,
+        "rxl-receive" => RECEIVE,
+        other => panic!("no text for {other}: add it here"),
+    }
+}
+
+const LOGGING: Block = Item(
+    "RXL_LOG",
+    "What is logged on standard error, as a filter of the Rust crate tracing, such as debug or rxl::session=trace. \
+     It takes the place of -v.",
+);
+
+const STATE: Block = Item(
+    "/run/rxl",
+    "Locks and sockets of running migrations, for root alone. A domain is locked while it leaves or comes, so that nobody \
+     migrates it twice at once.",
+);
+
+const RXL: &[Section] = &[
+    Section {
+        title: "DESCRIPTION",
+        blocks: &[
+            Text(
+                "rxl moves a running Xen domain from one host to another. It takes the place of xl migrate(1) and leaves \
+                 everything else to xl: domains are made, listed and destroyed as before.",
+            ),
+            Text(
+                "Pages are compressed on several threads, pages of zeroes are left out, every page is checked against a \
+                 checksum before the domain may run at the target, and each migration ends with a report of what it cost.",
+            ),
+            Text(
+                "rxl must be installed on both hosts and be run as root in dom0. Both ends must speak the same protocol.",
+            ),
+        ],
+    },
+    Section { title: "ENVIRONMENT", blocks: &[LOGGING] },
+    Section { title: "FILES", blocks: &[STATE] },
+    Section {
+        title: "EXAMPLES",
+        blocks: &[Example("Move the domain dom3 to the host nodeB:", "rxl migrate dom3 nodeB")],
+    },
+    Section { title: "SEE ALSO", blocks: &[Text("rxl-migrate(1), rxl-receive(1), xl(1), xl.cfg(5), ssh(1)")] },
+];
+
+const MIGRATE: &[Section] = &[
+    Section {
+        title: "DESCRIPTION",
+        blocks: &[
+            Text(
+                "Moves the running domain to the host, over ssh, with its memory, its vCPUs' state and its configuration. \
+                 Disks are not copied: the target must reach them under the same names.",
+            ),
+            Text(
+                "Memory is copied while the domain runs, in passes: first all of it, then what was written meanwhile. Then the \
+                 domain is suspended, the rest is copied, and it runs on at the target. Its TCP connections survive \
+                 where both hosts are on the same network.",
+            ),
+            Text(
+                "Until the target has put all of it together, has compared checksums and has said that it is ready, any failure \
+                 leaves the domain running at the source and nothing at the target; so do Ctrl-C, SIGTERM and SIGHUP. Then \
+                 the source renames its copy to DOMAIN--migratedaway and tells the target to go ahead. From that moment on the \
+                 source does not run the domain again unless the target itself gives it back. If the connection is lost in \
+                 that moment, both copies are kept, standing still, and the message and exit code 13 tell what to look for and \
+                 what to do.",
+            ),
+            Text(
+                "ssh is started once for control and once for each data connection, and should log in without asking for anything: \
+                 with a key or an agent. sshd drops connections at random when more than MaxStartups of them (10 by default) have \
+                 not logged in yet, which --parallel-connections may reach.",
+            ),
+            Text(
+                "At the end a report is printed on standard output: each pass, bytes before and after compression, the downtime \
+                 and what it was spent on. --json and --report give it to programs.",
+            ),
+        ],
+    },
+    Section { title: "ENVIRONMENT", blocks: &[LOGGING] },
+    Section {
+        title: "FILES",
+        blocks: &[
+            STATE,
+            Item(
+                "/etc/xen/xl.conf",
+                "On the target: autoballoon and lockfile are obeyed as xl obeys them when dom0 has to give up memory for the \
+                 domain.",
+            ),
+        ],
+    },
+    Section {
+        title: "NOTES",
+        blocks: &[
+            Text(
+                "No process stays behind on the target to wait for the domain's end. When a domain that was migrated by rxl \
+                 shuts down, reboots or crashes, on_poweroff, on_reboot and on_crash of its configuration are not obeyed: it \
+                 stays in the list, shut down, until xl destroy removes it, and has to be made again with xl create. The \
+                 same holds, with Xen 4.17, for a domain that was suspended for a migration and resumed at the source.",
+            ),
+            Text(
+                "Xen refuses live migration of domains with PCI devices passed through, and libxl refuses any of domains with \
+                 virtual NUMA nodes. A PV domain can be migrated live only where Xen has shadow paging, which Debian's 4.17 \
+                 has not: use --non-live.",
+            ),
+            Text(
+                "libxl has no stable interface: rxl works with the Xen release that it was built for, on either host, and says \
+                 so where it finds another.",
+            ),
+        ],
+    },
+    Section {
+        title: "EXAMPLES",
+        blocks: &[
+            Example("Look whether it would work, and change nothing:", "rxl migrate --dry-run dom3 nodeB"),
+            Example("Move dom3, and keep the report:", "rxl migrate --report dom3.json dom3 nodeB"),
+            Example(
+                "Over an isolated network, on four connections to the target's address there:",
+                "rxl migrate --transport tcp --parallel-connections 4 --data-address 192.0.2.2 dom3 nodeB",
+            ),
+            Example(
+                "As another user, with a port and a key of their own:",
+                "rxl migrate -s 'ssh -p 2222 -i KEY' dom3 root@nodeB",
+            ),
+            Example("A PV domain where Xen has no shadow paging:", "rxl migrate --non-live pv1 nodeB"),
+            Example("Give up when its data has not been sent in ten minutes:", "rxl migrate --timeout 600 dom3 nodeB"),
+        ],
+    },
+    Section {
+        title: "SEE ALSO",
+        blocks: &[Text("rxl(1), rxl-receive(1), xl(1), xl.cfg(5), xl.conf(5), ssh(1), sshd_config(5)")],
+    },
+];
+
+const RECEIVE: &[Section] = &[
+    Section {
+        title: "DESCRIPTION",
+        blocks: &[
+            Text(
+                "The target's end of a migration. rxl migrate starts it over ssh; there is no reason to start it by hand, and it \
+                 refuses standard input that does not come from rxl migrate.",
+            ),
+            Text(
+                "The domain is made as NAME--incoming, paused, while its data comes. It gets its own name and runs only when \
+                 the source has said so. If the source is lost before that, the copy is destroyed; if it is lost after the copy \
+                 was reported to be ready, the copy is kept, paused, because the source may have decided either way.",
+            ),
+            Text(
+                "Each data connection over ssh has an rxl receive of its own, which hands the connection to the one that \
+                 receives the domain and waits for its end.",
+            ),
+        ],
+    },
+    Section {
+        title: "ENVIRONMENT",
+        blocks: &[
+            LOGGING,
+            Item("SSH_CONNECTION", "With --transport tcp, the address to listen on: the one by which ssh came in."),
+        ],
+    },
+    Section { title: "FILES", blocks: &[STATE] },
+    Section {
+        title: "EXAMPLES",
+        blocks: &[Example("See what the source would find on nodeB:", "ssh nodeB rxl --version")],
+    },
+    Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-migrate(1), xl(1), ssh(1)")] },
+];

@@ -1,0 +1,137 @@
+//! The real `rxl`, on a machine that need not have Xen: what it says, on how many lines, and with which exit status.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use rxl::error::Exit;
+
+fn rxl(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_rxl")).args(arguments).env_remove("RXL_LOG").stdin(Stdio::null()).output().unwrap()
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+/// The one line that a failure leaves on standard error. Nothing is on standard output.
+fn failure(arguments: &[&str], exit: Exit) -> String {
+    let output = rxl(arguments);
+    let said = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(exit.code().into()), "{arguments:?}: {said}");
+    assert_eq!(stdout(&output), "", "{arguments:?}");
+    assert_eq!(said.lines().count(), 1, "{arguments:?}: {said}");
+    assert!(said.starts_with("rxl: ") && said.ends_with('\n'), "{said}");
+    said
+}
+
+/// A wrong command line, which clap explains on several lines.
+fn usage_error(arguments: &[&str]) -> String {
+    let output = rxl(arguments);
+    assert_eq!(output.status.code(), Some(Exit::Usage.code().into()), "{arguments:?}");
+    assert_eq!(stdout(&output), "", "{arguments:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn every_help_has_every_exit_code() {
+    for arguments in [&["--help"][..], &["-h"], &["migrate", "--help"], &["migrate", "-h"], &["receive", "--help"]] {
+        let output = rxl(arguments);
+        assert!(output.status.success(), "{arguments:?}");
+        let help = stdout(&output);
+        for (exit, meaning) in Exit::TABLE {
+            let line = format!("  {:>2}  {meaning}", exit.code());
+            assert!(help.lines().any(|l| l == line), "{arguments:?} lacks {line:?}");
+        }
+    }
+}
+
+#[test]
+fn the_version_is_one_line() {
+    let output = rxl(&["--version"]);
+    let version = stdout(&output);
+    assert!(output.status.success());
+    assert!(version.starts_with(&format!("rxl {}", env!("CARGO_PKG_VERSION"))), "{version}");
+    assert_eq!(version.lines().count(), 1);
+}
+
+#[test]
+fn a_wrong_command_line_is_told_apart_from_a_failure() {
+    for arguments in [
+        &[][..],
+        &["frobnicate"],
+        &["migrate"],
+        &["migrate", "dom3"],
+        &["migrate", "--no-such-option", "dom3", "nodeB"],
+        &["migrate", "dom3", "-oProxyCommand=true"],
+        &["migrate", "--parallel-connections", "0", "dom3", "nodeB"],
+        &["migrate", "--parallel-connections", "17", "dom3", "nodeB"],
+        &["migrate", "--peer-timeout", "1", "dom3", "nodeB"],
+        &["migrate", "--live", "--non-live", "dom3", "nodeB"],
+        &["receive", "dom3"],
+    ] {
+        let said = usage_error(arguments);
+        assert!(said.contains("--help"), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn an_option_is_not_taken_for_a_host() {
+    for host in ["-oProxyCommand=true", "-", ""] {
+        let said = failure(&["migrate", "--", "dom3", host], Exit::Usage);
+        assert!(said.contains("is not a host"), "{said}");
+    }
+}
+
+#[test]
+fn where_there_is_no_xen_one_line_says_so() {
+    // A dom0 has both, and then another line is right.
+    if ["/proc/xen/capabilities", "/dev/xen/privcmd"].iter().any(|path| Path::new(path).exists()) {
+        return;
+    }
+    let said = failure(&["migrate", "nosuch", "nodeB"], Exit::NoXen);
+    assert!(said.contains("not a Xen dom0"), "{said}");
+}
+
+#[test]
+fn a_report_that_cannot_be_written_stops_it_before_it_begins() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("missing/report.json");
+    let said = failure(&["migrate", "--report", missing.to_str().unwrap(), "dom3", "nodeB"], Exit::Internal);
+    assert!(said.contains("missing/report.json") && said.contains("nothing was begun"), "{said}");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_report_is_left_alone_when_nothing_is_migrated() {
+    let directory = tempfile::tempdir().unwrap();
+    let report = directory.path().join("report.json");
+    std::fs::write(&report, "of another migration").unwrap();
+    let output = rxl(&["migrate", "--report", report.to_str().unwrap(), "no/such/domain", "nodeB"]);
+    assert!(!output.status.success());
+    assert_eq!(std::fs::read_to_string(&report).unwrap(), "of another migration");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing unfinished is left");
+}
+
+#[test]
+fn receive_wants_a_migration_on_its_standard_input() {
+    let said = failure(&["receive"], Exit::Usage);
+    assert!(said.contains("started by `rxl migrate`"), "{said}");
+}
+
+#[test]
+fn receive_refuses_what_is_not_a_migration() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_rxl"))
+        .arg("receive")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // As long as a preamble, and no preamble.
+    std::io::Write::write_all(child.stdin.as_mut().unwrap(), &[b'x'; 64]).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(Exit::Usage.code().into()), "{said}");
+    assert_eq!((output.stdout.len(), said.lines().count()), (0, 1), "{said}");
+    assert!(said.contains("not an rxl data connection"), "{said}");
+}

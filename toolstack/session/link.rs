@@ -1,0 +1,99 @@
+//! The source's control channel: opened, greeted, given up.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use migrate_stream::frame::Purpose;
+
+use crate::control::{Accept, Control, Hello, Incoming, Message, Offer};
+use crate::data::send::Sent;
+use crate::error::{Exit, Failure, one_line};
+use crate::io::{Cancel, Guarded};
+use crate::remote::{Remote, Route};
+use crate::session::{Event, Events, unexpected};
+use crate::transport::Ticket;
+
+/// How long the target may take to clean up after an abort.
+const ABORT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The control channel with the process behind it, dropped in this order.
+pub struct Link {
+    /// The channel.
+    pub control: Control,
+    remote: Remote,
+    /// The target as the user named it.
+    pub host: String,
+}
+
+impl Link {
+    /// Starts `rxl receive` there and says which migration this is.
+    pub fn open(route: &Route, ticket: &Ticket, patience: Duration, events: &Events<Sent>) -> Result<Self, Failure> {
+        let (mut remote, pipes) = Remote::start(route)?;
+        let broken = |e| Failure::internal("control channel", &e);
+        let cancel = Cancel::new().map_err(broken)?;
+        let input = Guarded::new(pipes.from, cancel.clone(), Some(patience)).map_err(broken)?;
+        let mut output = Guarded::new(pipes.to, cancel.clone(), Some(patience)).map_err(broken)?;
+        if output.write_all(&ticket.preamble(Purpose::Control, 0)).is_err() {
+            return Err(remote.post_mortem());
+        }
+        let sender = events.sender();
+        let deliver = move |incoming| {
+            let _ = sender.send(Event::Control(incoming));
+        };
+        let control = Control::start(input, output, cancel, deliver).map_err(broken)?;
+        Ok(Self { control, remote, host: route.host().into() })
+    }
+
+    /// Tells the target that it is over, and waits until it has cleaned up and gone.
+    pub fn give_up(self, reason: &str, events: &Events<Sent>) {
+        self.control.send(Message::Abort { reason: reason.into() });
+        let patience = if self.control.is_lost() { Duration::ZERO } else { ABORT_PATIENCE };
+        let deadline = Instant::now() + patience;
+        while let Some(event) = events.next(deadline) {
+            if matches!(event, Event::Control(Incoming::Lost(_) | Incoming::Message(Message::Failed { .. }))) {
+                break;
+            }
+        }
+    }
+}
+
+/// Greets the target and asks it to take the domain.
+pub fn negotiate(link: &mut Link, offer: Offer, patience: Duration, events: &Events<Sent>) -> Result<Accept, Failure> {
+    let deadline = Instant::now() + patience;
+    link.control.send(Message::Hello(Hello::ours()));
+    match await_message(link, events, deadline)? {
+        Message::Hello(hello) => hello.check()?,
+        Message::Refuse(refusal) => return Err(refused(&link.host, refusal.what, refusal.next)),
+        other => return Err(Failure::new(Exit::NoPeer, unexpected(&other)).context(&link.host)),
+    }
+    link.control.send(Message::Offer(Box::new(offer)));
+    match await_message(link, events, deadline)? {
+        Message::Accept(accept) => Ok(accept),
+        Message::Refuse(refusal) => Err(refused(&link.host, refusal.what, refusal.next)),
+        other => Err(Failure::new(Exit::NoPeer, unexpected(&other)).context(&link.host)),
+    }
+}
+
+fn refused(host: &str, what: String, next: Option<String>) -> Failure {
+    let failure = Failure::new(Exit::Refused, format!("{host} refused: {what}"));
+    match next {
+        Some(next) => failure.next(one_line(&next)),
+        None => failure,
+    }
+}
+
+/// A message before anything has begun: whatever else happens ends the attempt.
+fn await_message(link: &mut Link, events: &Events<Sent>, deadline: Instant) -> Result<Message, Failure> {
+    loop {
+        match events.next(deadline) {
+            Some(Event::Control(Incoming::Message(message))) => return Ok(message),
+            Some(Event::Control(Incoming::Lost(reason))) => {
+                tracing::debug!(reason, "control channel lost while connecting");
+                return Err(link.remote.post_mortem());
+            }
+            Some(Event::Interrupt) => return Err(Failure::new(Exit::Cancelled, "cancelled before anything began")),
+            Some(_) => {}
+            None => return Err(link.remote.post_mortem()),
+        }
+    }
+}

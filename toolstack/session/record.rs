@@ -1,0 +1,129 @@
+//! What the source gathers on the way, for the progress and the report.
+
+use std::sync::Arc;
+
+use crate::control::Transport;
+use crate::data::send::Sent;
+use crate::data::{Meter, Packing};
+use crate::error::{Exit, Failure};
+use crate::host::{Domain, Note, NoteKind};
+use crate::progress::{Phase, Snapshot};
+use crate::report::{
+    ChecksumPart, CompressionPart, DomainPart, RamPart, Report, RoundPart, SCHEMA, Status, TargetSpans, Timeline,
+    TransportPart,
+};
+use crate::session::check::type_name;
+use crate::session::source::Request;
+
+/// What is gathered for the report on the way.
+pub struct Record {
+    migration_id: String,
+    domain: Domain,
+    target_host: String,
+    /// Its moments.
+    pub timeline: Timeline,
+    /// What the data path counts.
+    pub meter: Arc<Meter>,
+    packing: Packing,
+    transport: TransportPart,
+    /// What was sent, once all of it is.
+    pub sent: Option<Sent>,
+    /// What the target measured, once it has said so.
+    pub target: Option<TargetSpans>,
+}
+
+impl Record {
+    /// Of a migration that is about to begin.
+    pub fn new(migration_id: String, domain: &Domain, timeline: Timeline, request: &Request) -> Self {
+        let kind = match request.transport {
+            Transport::Ssh => "ssh",
+            Transport::Tcp => "tcp",
+        };
+        Self {
+            migration_id,
+            domain: domain.clone(),
+            target_host: request.route.host().into(),
+            timeline,
+            meter: Arc::new(Meter::default()),
+            packing: request.packing,
+            transport: TransportPart { kind: kind.into(), connections: request.connections },
+            sent: None,
+            target: None,
+        }
+    }
+
+    /// Takes what libxl tells into account.
+    pub fn note(&mut self, note: &Note) {
+        self.meter.note(&note.what);
+        match note.what {
+            NoteKind::SuspendRequested => self.timeline.suspend_asked = Some(note.at),
+            NoteKind::Suspended => self.timeline.suspended = Some(note.at),
+            _ => {}
+        }
+    }
+
+    /// The stream is complete.
+    pub fn sent(&mut self, sent: Sent) {
+        self.timeline.last_page = sent.last_page;
+        self.timeline.stream_end = Some(sent.stream_end);
+        self.sent = Some(sent);
+    }
+
+    /// This moment, for the progress.
+    pub fn snapshot(&self, phase: Phase) -> Snapshot {
+        let rounds = self.meter.rounds();
+        Snapshot {
+            domain: self.domain.name.clone(),
+            phase,
+            current: rounds.current(),
+            wire_bytes: self.meter.wire_bytes(),
+            elapsed: self.timeline.began.elapsed(),
+        }
+    }
+
+    /// The report of a migration that has ended so.
+    pub fn report(self, result: &Result<(), Failure>) -> Report {
+        let rounds = self.meter.rounds().list();
+        let total = self.domain.max_memory_kib * 1024;
+        let (wire, raw) = (self.meter.wire_bytes(), self.meter.stream_bytes());
+        let status = match result {
+            Ok(()) => Status::Completed,
+            Err(failure) => match failure.exit {
+                Exit::Cancelled => Status::Cancelled,
+                Exit::Undecided => Status::Undecided,
+                _ => Status::Failed,
+            },
+        };
+        Report {
+            schema: SCHEMA,
+            status,
+            error: result.as_ref().err().map(ToString::to_string),
+            migration_id: self.migration_id,
+            domain: DomainPart {
+                guest_type: type_name(self.domain.guest_type).into(),
+                name: self.domain.name,
+                source_domid: self.domain.domid.0,
+                target_host: self.target_host,
+            },
+            total_time: crate::report::ms(self.timeline.began.elapsed()),
+            setup_time: self.timeline.setup(),
+            downtime: self.timeline.downtime(),
+            downtime_split: self.timeline.split(),
+            target: self.target,
+            ram: RamPart::new(&rounds, total, wire, raw),
+            rounds: rounds.iter().map(RoundPart::new).collect(),
+            compression: CompressionPart {
+                codec: self.packing.codec_name().into(),
+                level: self.packing.level,
+                threads: self.packing.threads,
+                ratio: if wire > 0 { raw as f64 / wire as f64 } else { 0.0 },
+            },
+            checksum: ChecksumPart {
+                frames: self.target.map_or(0, |target| target.frames_verified),
+                errors: 0,
+                digest: self.sent.map(|sent| sent.digest),
+            },
+            transport: self.transport,
+        }
+    }
+}
