@@ -1,11 +1,14 @@
 //! Puts the version, with the commit it was built from where that is known, into the program.
 
+use std::path::Path;
 use std::process::Command;
 
 fn main() {
-    println!("cargo::rerun-if-changed=.git/HEAD");
-    println!("cargo::rerun-if-changed=.git/refs/heads");
     println!("cargo::rerun-if-changed=build.rs");
+    // Outside a checkout they are not there, and a path that is missing would make cargo run this every time.
+    for path in [".git/HEAD", ".git/refs/heads"].into_iter().filter(|path| Path::new(path).exists()) {
+        println!("cargo::rerun-if-changed={path}");
+    }
     let version = std::env::var("CARGO_PKG_VERSION").unwrap_or_default();
     let version = match commit() {
         Some(commit) => format!("{version} ({commit})"),

@@ -52,6 +52,9 @@ const FUNCTIONS: &[&str] = &[
     "xs_open",
     "xs_close",
     "xs_read",
+    "xs_write",
+    "xs_transaction_start",
+    "xs_transaction_end",
 ];
 
 const CONSTANTS: &[&str] = &["LIBXL_SUSPEND_LIVE", "LIBXL_SUSPEND_DEBUG", "LIBXL_VERSION", "XEN_DOMCTL_SHADOW_OP_OFF"];

@@ -46,6 +46,15 @@ fn every_help_has_every_exit_code() {
 }
 
 #[test]
+fn the_readme_has_the_same_exit_codes() {
+    let readme = include_str!("../README.md");
+    for (exit, meaning) in Exit::TABLE {
+        let row = format!("| {} | {meaning} |", exit.code());
+        assert!(readme.lines().any(|line| line == row), "README.md lacks {row:?}");
+    }
+}
+
+#[test]
 fn the_version_is_one_line() {
     let output = rxl(&["--version"]);
     let version = stdout(&output);

@@ -99,7 +99,7 @@ pub struct Migrate {
     #[arg(long, value_enum, default_value = "zstd")]
     pub compress: Compress,
     /// zstd's level
-    #[arg(long, value_name = "LEVEL", default_value_t = 1, value_parser = clap::value_parser!(i32).range(-7..=19))]
+    #[arg(long, value_name = "LEVEL", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-7..=19))]
     pub zstd_level: i32,
     /// Compression threads [default: one for each processor, at most 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4))]

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -159,13 +159,15 @@ impl Drop for ReportFile {
 fn receive(options: &Receive) -> Result<(), Failure> {
     let broken = |e| Failure::internal("standard input", &e);
     let patience = std::time::Duration::from_secs(options.peer_timeout);
+    let next = "`rxl receive` is started by `rxl migrate` on the source";
+    if std::io::stdin().is_terminal() {
+        return Err(Failure::new(Exit::Usage, "standard input is a terminal: no migration comes in there").next(next));
+    }
     let input = std::io::stdin().as_fd().try_clone_to_owned().map_err(broken)?;
     let mut greeting = Guarded::new(input.try_clone().map_err(broken)?, Cancel::new().map_err(broken)?, Some(patience))
         .map_err(broken)?;
-    let preamble = read_preamble(&mut greeting).map_err(|e| {
-        Failure::new(Exit::Usage, format!("no migration comes in on standard input: {e}"))
-            .next("`rxl receive` is started by `rxl migrate` on the source")
-    })?;
+    let preamble = read_preamble(&mut greeting)
+        .map_err(|e| Failure::new(Exit::Usage, format!("no migration comes in on standard input: {e}")).next(next))?;
     let state = StateDir::system();
     match preamble.purpose {
         Purpose::Data => {

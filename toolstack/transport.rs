@@ -279,7 +279,10 @@ impl Gathering {
 /// Reads the first bytes of a connection.
 pub fn read_preamble(from: &mut impl Read) -> io::Result<Preamble> {
     let mut bytes = [0; PREAMBLE_LEN];
-    from.read_exact(&mut bytes)?;
+    from.read_exact(&mut bytes).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "it ended before its first 64 bytes"),
+        _ => error,
+    })?;
     Preamble::parse(&bytes).map_err(io::Error::other)
 }
 

@@ -1,5 +1,6 @@
 #include "shim.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,6 +83,18 @@ xentoollog_logger *xlshim_logger_new(void *user, xlshim_message_fn *message, xls
 void xlshim_logger_free(xentoollog_logger *logger)
 {
     free(logger);
+}
+
+pid_t xlshim_fork(void *user)
+{
+    const xlshim_fork_watch *watch = user;
+    pid_t pid = fork();
+    int saved_errno = errno;
+
+    if (pid > 0 && getpid() == watch->owner)
+        watch->forked(watch->user);
+    errno = saved_errno;
+    return pid;
 }
 
 bool xlshim_event_is_end_of(const libxl_event *event, uint64_t for_user, int *rc)

@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include <libxl.h>
 
@@ -29,6 +30,19 @@ xentoollog_logger *xlshim_logger_new(void *user, xlshim_message_fn *message, xls
 
 /* Frees what xlshim_logger_new made. Nothing may log to it any more. Null is ignored. */
 void xlshim_logger_free(xentoollog_logger *logger);
+
+/* Whom to tell that libxl has started a child process. */
+typedef struct xlshim_fork_watch {
+    pid_t owner; /* the process that may be told */
+    void (*forked)(void *user);
+    void *user;
+} xlshim_fork_watch;
+
+/*
+ * A libxl_childproc_hooks.fork_replacement whose user pointer is an xlshim_fork_watch. It forks, and in the parent calls
+ * forked, unless the parent is itself a child of the owner (libxl has some children fork again).
+ */
+pid_t xlshim_fork(void *watch);
 
 /* Whether event tells that the operation started with how.u.for_event == for_user has ended; then *rc is its result. */
 bool xlshim_event_is_end_of(const libxl_event *event, uint64_t for_user, int *rc);

@@ -7,8 +7,8 @@
 //! The few functions of libxenctrl and libxenstore in the table are found through libxenlight, which is linked with both; so
 //! they are always the ones that libxl itself uses.
 //!
-//! Everything here is as unsafe as C. A small C shim adds the two things that need C: a logger that formats libxl's `va_list`
-//! messages, and access to fields of structures that stay opaque in Rust.
+//! Everything here is as unsafe as C. A small C shim adds what needs C: a logger that formats libxl's `va_list` messages, a
+//! `fork` that tells of itself, and access to fields of structures that stay opaque in Rust.
 
 use std::sync::OnceLock;
 

@@ -61,6 +61,7 @@ fn run(shared: &Mutex<Option<Cluster>>, name: &str, scenario: Scenario) -> Resul
     let result = scenario(cluster);
     println!("  [{name}] lab ready in {:.1} s, done in {:.1} s", ready.as_secs_f64(), begun.elapsed().as_secs_f64());
     result.map_err(|error| {
+        println!("  {error:#}");
         let logs = std::env::temp_dir().join(format!("rxl-nested-{}", name.replace("::", "-")));
         match cluster.lab.collect_logs(&logs) {
             Ok(()) => println!("  logs of both hosts: {}", logs.display()),

@@ -65,10 +65,17 @@ impl Sender {
     }
 }
 
-impl Drop for Sender {
-    fn drop(&mut self) {
+impl Sender {
+    /// Gives the data up: nothing more is written, and libxl's stream is read to its end without being held.
+    pub fn abandon(&self) {
         self.cancel.pull();
         self.meter.backlog.close();
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.abandon();
         if let Some(thread) = self.thread.take() {
             // A panic in it has been printed, and the verdict was never given: the session has noticed.
             let _ = thread.join();

@@ -243,7 +243,7 @@ impl<'a> Uncommitted<'a> {
         let end = StreamEnd { frames: sent.frames, bytes: sent.stream_bytes, digest: sent.digest.clone() };
         self.link.control.send(Message::StreamEnd(end));
         progress.show(&record.snapshot(Phase::Ready));
-        record.target = Some(self.await_ready()?);
+        record.target = Some(self.await_ready(record.timeline.began)?);
         record.timeline.ready = Some(Instant::now());
         Ok(())
     }
@@ -254,7 +254,7 @@ impl<'a> Uncommitted<'a> {
         let mut phase = Phase::Precopy;
         while self.save.is_some() || record.sent.is_none() {
             if limit.is_some_and(|limit| Instant::now() >= limit) {
-                return Err(Failure::new(Exit::Cancelled, "cancelled: --timeout has passed"));
+                return Err(Failure::new(Exit::Cancelled, "cancelled, as --timeout has passed"));
             }
             progress.show(&record.snapshot(phase));
             match self.events.next(Instant::now() + TICK) {
@@ -321,14 +321,19 @@ impl<'a> Uncommitted<'a> {
         Err(Failure::new(Exit::FailedSourceRuns, what))
     }
 
-    fn await_ready(&self) -> Result<TargetSpans, Failure> {
-        let deadline = Instant::now() + READY_PATIENCE;
+    fn await_ready(&self, began: Instant) -> Result<TargetSpans, Failure> {
+        let limit = self.request.timeout.map(|timeout| began + timeout);
+        let ready_by = Instant::now() + READY_PATIENCE;
+        let deadline = limit.map_or(ready_by, |limit| limit.min(ready_by));
         loop {
             match self.events.next(deadline) {
                 Some(Event::Control(Incoming::Message(Message::Ready(spans)))) => return Ok(spans),
                 Some(Event::Control(incoming)) => self.check_control(incoming)?,
                 Some(Event::Interrupt) => return Err(Failure::new(Exit::Cancelled, "cancelled")),
                 Some(_) => {}
+                None if limit == Some(deadline) => {
+                    return Err(Failure::new(Exit::Cancelled, "cancelled, as --timeout has passed"));
+                }
                 None => {
                     let what = format!("{} was not ready in {} s", self.link.host, READY_PATIENCE.as_secs());
                     return Err(Failure::new(Exit::FailedSourceRuns, what));
@@ -342,6 +347,7 @@ impl<'a> Uncommitted<'a> {
         tracing::info!("giving up: {failure}");
         self.link.control.send(Message::Abort { reason: failure.to_string() });
         // The sender goes on reading libxl's stream until its end, so that the save helper can clean up.
+        self.sender.abandon();
         if let Some(save) = self.save.take()
             && let Err(error) = save.abort_and_wait()
         {

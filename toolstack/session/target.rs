@@ -181,9 +181,12 @@ impl Session {
     }
 }
 
+/// Bytes of a name that go into its lock's file name, which may have 255.
+const MAX_LOCK_KEY: usize = 120;
+
 /// A domain's name as part of a file's name: it was not checked yet.
 fn lock_key(name: &str) -> String {
-    name.bytes().take(64).map(|byte| format!("{byte:02x}")).collect()
+    name.bytes().take(MAX_LOCK_KEY).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Before READY: pages flow into libxl. Whatever fails, nothing is left here.

@@ -1,0 +1,53 @@
+//! `make demo`: two nested Xen hosts, an MPI ring over two domUs, one of which moves while the ring turns.
+
+#[path = "cluster.rs"]
+#[expect(dead_code, reason = "the demo needs less of it than the tests")]
+mod cluster;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use cluster::{Cluster, MIGRATION};
+use rxl_lab::Node;
+
+const RING_SECONDS: u32 = 60;
+
+fn main() -> Result<()> {
+    let rxl: &'static Path = Box::leak(beside_this_program()?.into_boxed_path());
+    say("Two nested Xen hosts, nodeA and nodeB (the first time, their images are built: minutes).");
+    let begun = Instant::now();
+    let cluster = Cluster::up(rxl)?;
+    println!("   up in {:.1} s; dom3 and small run on nodeA, dom4 on nodeB", begun.elapsed().as_secs_f64());
+
+    say("An MPI ring: two ranks, one in dom3 and one in dom4, 64 KiB a message, each with its number and a checksum.");
+    let launcher = cluster.lab.guest_via("dom4", Node::B)?;
+    let mut ring = launcher.spawn(&format!("mpirun --host dom3,dom4 -np 2 mpi-ring {RING_SECONDS} 65536"))?;
+    ring.wait_for_stdout("rounds", Duration::from_secs(120)).context("the ring does not start")?;
+    println!("   it turns");
+
+    say("nodeA# rxl migrate dom3 nodeB");
+    let output = cluster.lab.node(Node::A).check("rxl migrate --progress plain dom3 nodeB", MIGRATION)?;
+    print!("{}{}", output.stderr, output.stdout);
+
+    say("What the ring saw, when it has ended by itself:");
+    let saw = ring.wait(MIGRATION)?;
+    println!("   {}", saw.stdout.lines().last().context("it said nothing")?);
+    ensure!(saw.success(), "the job failed: {}", saw.stderr);
+
+    say("nodeB# xl list");
+    print!("{}", cluster.lab.node(Node::B).check("xl list", cluster::COMMAND)?.stdout);
+    Ok(())
+}
+
+fn say(text: &str) {
+    println!("\n== {text}");
+}
+
+/// Examples are built into a folder beside the programs.
+fn beside_this_program() -> Result<PathBuf> {
+    let here = std::env::current_exe()?;
+    let rxl = here.ancestors().nth(2).context("a folder")?.join("rxl");
+    ensure!(rxl.exists(), "{} is not built: `make demo` does it", rxl.display());
+    Ok(rxl)
+}
