@@ -75,6 +75,8 @@ pub struct HostFacts {
     pub xen_version: String,
     /// Memory that Xen can still give to domains, in KiB (free plus scrubbing, less outstanding claims).
     pub free_memory_kib: u64,
+    /// dom0 gives memory back when a domain needs it (xl.conf's `autoballoon`): what is free says little then.
+    pub autoballoon: bool,
     /// Xen has shadow paging: PV guests can be migrated live.
     pub shadow_paging: bool,
     /// Xen has hardware-assisted paging: PVH and HVM guests can be migrated live.
@@ -271,11 +273,12 @@ pub trait Host: Send + Sync + 'static {
     ///
     /// Every clone of `notes` is dropped when the operation's thread ends: the channel's closing is how a session hears of it.
     /// When the operation ends well the guest is suspended and its stream is complete; when it fails the guest may be running
-    /// or suspended: ask [`Host::domain`]. The caller must go on reading until the operation has ended, even after an abort:
+    /// or suspended, and stays what it is: ask [`Host::domain`]. The caller must go on reading until the operation has ended, even after an abort:
     /// the stock save helper dies of SIGPIPE without switching log-dirty off.
     fn save(&self, domid: DomId, stream: OwnedFd, flags: SaveFlags, notes: Notes) -> Result<Operation<()>, HostError>;
 
-    /// Starts `libxl_domain_create_restore` from `stream`. The domain stays paused. On failure nothing of it is left.
+    /// Starts `libxl_domain_create_restore` from `stream`, which must be a pipe: its first bytes are looked at before libxl
+    /// is called. The domain is created once they are there and stays paused. On failure nothing of it is left.
     fn restore(
         &self,
         config_json: &str,

@@ -51,6 +51,7 @@ impl Host for LibxlHost {
         Ok(HostFacts {
             xen_version: context.xen_version().map_err(|f| failed("libxl_get_version_info", &f))?,
             free_memory_kib: free_memory_kib(&info),
+            autoballoon: context.autoballoon().map_err(|f| failed("libxl_get_version_info", &f))?,
             shadow_paging: info.shadow,
             hap: info.hap,
         })

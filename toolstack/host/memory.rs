@@ -81,7 +81,13 @@ struct State {
 impl MemoryHost {
     /// A host without domains.
     pub fn new(free_memory_kib: u64) -> Self {
-        let facts = HostFacts { xen_version: "4.17".into(), free_memory_kib, shadow_paging: false, hap: true };
+        let facts = HostFacts {
+            xen_version: "4.17".into(),
+            free_memory_kib,
+            autoballoon: false,
+            shadow_paging: false,
+            hap: true,
+        };
         let state = State { facts, domains: BTreeMap::new(), next: 1, faults: Faults::default() };
         Self(Arc::new(Mutex::new(state)))
     }

@@ -101,7 +101,7 @@ fn check_version(offer: &Offer, facts: &HostFacts) -> Result<(), Refusal> {
 /// configuration, so a little more than that rate is asked for in their place.
 fn check_memory(offer: &Offer, facts: &HostFacts) -> Result<(), Refusal> {
     let needed = offer.max_memory_kib.saturating_add(offer.max_memory_kib / 100).saturating_add(4096);
-    if needed <= facts.free_memory_kib {
+    if needed <= facts.free_memory_kib || facts.autoballoon {
         return Ok(());
     }
     let what = format!(
@@ -123,7 +123,13 @@ mod tests {
     }
 
     fn facts() -> HostFacts {
-        HostFacts { xen_version: "4.17".into(), free_memory_kib: 1 << 20, shadow_paging: false, hap: true }
+        HostFacts {
+            xen_version: "4.17".into(),
+            free_memory_kib: 1 << 20,
+            autoballoon: false,
+            shadow_paging: false,
+            hap: true,
+        }
     }
 
     #[test]
@@ -143,6 +149,27 @@ mod tests {
         assert_eq!(failure.exit, Exit::GuestUnsupported);
         assert!(failure.to_string().contains("--non-live"), "{failure}");
         at_source(&pv, &facts(), false).unwrap();
+    }
+
+    #[test]
+    fn memory_must_be_free_unless_dom0_gives_it() {
+        let offer = Offer {
+            name: "dom3".into(),
+            config_json: String::new(),
+            guest_type: "pvh".into(),
+            max_memory_kib: 1 << 20,
+            xen_version: "4.17".into(),
+            transport: crate::control::Transport::Ssh,
+            connections: 1,
+            data_address: None,
+            leave_paused: false,
+            domid: None,
+            dry_run: false,
+        };
+        let refusal = check_memory(&offer, &facts()).unwrap_err();
+        assert!(refusal.what.contains("1039 MiB there, and 1024 MiB are free"), "{}", refusal.what);
+        check_memory(&offer, &HostFacts { autoballoon: true, ..facts() }).unwrap();
+        check_memory(&offer, &HostFacts { free_memory_kib: 2 << 20, ..facts() }).unwrap();
     }
 
     #[test]

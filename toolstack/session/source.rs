@@ -31,9 +31,6 @@ const DONE_PATIENCE: Duration = Duration::from_secs(120);
 /// How long the reason behind a broken data path may take to come.
 const REASON_PATIENCE: Duration = Duration::from_secs(3);
 
-/// How long a guest that was asked to suspend, and then told that it need not, may still do so.
-const LATE_SUSPEND: Duration = Duration::from_secs(3);
-
 /// What the user asked for.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -148,18 +145,9 @@ impl<'a> Prepared<'a> {
         let Self { host, request, domain, ticket, events, link, accept, _lock, .. } = self;
         let begun = start_data(&*host, request, &domain, &ticket, &accept, events, record);
         match begun {
-            Ok((connections, sender, save)) => Ok(Uncommitted {
-                host,
-                request,
-                domain,
-                events,
-                link,
-                sender,
-                save: Some(save),
-                suspend_asked: false,
-                connections,
-                _lock,
-            }),
+            Ok((connections, sender, save)) => {
+                Ok(Uncommitted { host, request, domain, events, link, sender, save: Some(save), connections, _lock })
+            }
             Err(failure) => {
                 link.give_up(&failure.to_string(), events);
                 Err(failure)
@@ -228,7 +216,6 @@ pub struct Uncommitted<'a> {
     link: Link,
     sender: Sender,
     save: Option<Operation<()>>,
-    suspend_asked: bool,
     connections: Connections,
     _lock: DomainLock,
 }
@@ -259,10 +246,8 @@ impl<'a> Uncommitted<'a> {
             progress.show(&record.snapshot(phase));
             match self.events.next(Instant::now() + TICK) {
                 Some(Event::Note(note)) => {
-                    match note.what {
-                        NoteKind::SuspendRequested => self.suspend_asked = true,
-                        NoteKind::Suspended => phase = Phase::LastPages,
-                        _ => {}
+                    if note.what == NoteKind::Suspended {
+                        phase = Phase::LastPages;
                     }
                     record.note(&note);
                 }
@@ -354,7 +339,7 @@ impl<'a> Uncommitted<'a> {
             tracing::debug!("save: {error}");
         }
         drop(self.sender);
-        let resumed = run_on(&*self.host, self.domain.domid, self.suspend_asked);
+        let resumed = run_on(&*self.host, self.domain.domid);
         if let Err(error) = self.host.logdirty_off(self.domain.domid) {
             tracing::warn!("{}: log-dirty mode: {error}", self.domain.name);
         }
@@ -383,17 +368,11 @@ impl<'a> Uncommitted<'a> {
     }
 }
 
-/// Runs a domain on that may be running, suspended, or about to suspend because it was asked to a moment ago.
-fn run_on(host: &dyn Host, domid: DomId, suspend_asked: bool) -> Result<(), HostError> {
-    let deadline = Instant::now() + if suspend_asked { LATE_SUSPEND } else { Duration::ZERO };
-    loop {
-        if host.domain(domid)?.state == RunState::Suspended {
-            return host.resume(domid);
-        }
-        if Instant::now() >= deadline {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(50));
+/// Runs a domain on that may be running or suspended.
+fn run_on(host: &dyn Host, domid: DomId) -> Result<(), HostError> {
+    match host.domain(domid)?.state {
+        RunState::Suspended => host.resume(domid),
+        _ => Ok(()),
     }
 }
 

@@ -41,12 +41,8 @@ pub(super) struct MemoryRoom {
 impl MemoryRoom {
     /// Makes room for `config`'s domain. Waits for xl's lock until the context's operation is cancelled.
     pub(super) fn make(context: &Context, config: &mut DomainConfig) -> Result<Self, Failure> {
-        let settings = Settings::of(&std::fs::read_to_string(XL_CONF).unwrap_or_default());
-        let autoballoon = match settings.autoballoon {
-            Some(autoballoon) => autoballoon,
-            None => !fixes_dom0_memory(&context.xen_command_line()?),
-        };
-        if !autoballoon {
+        let settings = Settings::of_this_host();
+        if !settings.balloons(context)? {
             return Ok(Self { _lock: None });
         }
         let lock = acquire(&settings.lockfile, context.canceller())?;
@@ -56,6 +52,11 @@ impl MemoryRoom {
 }
 
 impl Context {
+    /// Whether dom0 gives memory back to make room for domains.
+    pub fn autoballoon(&self) -> Result<bool, Failure> {
+        Settings::of_this_host().balloons(self)
+    }
+
     fn free_memory_for(&self, config: &mut DomainConfig) -> Result<(), Failure> {
         let needed = self.memory_needed(config)?;
         let mut credit = CREDIT;
@@ -113,6 +114,17 @@ struct Settings {
 }
 
 impl Settings {
+    fn of_this_host() -> Self {
+        Self::of(&std::fs::read_to_string(XL_CONF).unwrap_or_default())
+    }
+
+    fn balloons(&self, context: &Context) -> Result<bool, Failure> {
+        match self.autoballoon {
+            Some(autoballoon) => Ok(autoballoon),
+            None => Ok(!fixes_dom0_memory(&context.xen_command_line()?)),
+        }
+    }
+
     fn of(xl_conf: &str) -> Self {
         let mut settings = Self { autoballoon: None, lockfile: DEFAULT_LOCK.into() };
         for (key, value) in xl_conf.lines().filter_map(assignment) {

@@ -264,7 +264,7 @@ pub fn libxc_records(whole: &Whole) -> Vec<(RecordType, usize, Vec<u8>)> {
 
 /// The save files of real guests that the repository carries (`xl save` on Xen 4.17, then `zstd --long=27`); not none.
 pub fn save_files() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/streams");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/streams");
     let listing = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let paths = listing.map(|entry| entry.unwrap().path());
     let files: Vec<PathBuf> = paths.filter(|path| path.to_string_lossy().ends_with(".xlsave.zst")).collect();

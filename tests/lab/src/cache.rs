@@ -77,12 +77,13 @@ impl Cache {
         })
     }
 
-    /// Removes parts that were not used for two weeks.
-    pub(crate) fn prune(&self) -> Result<()> {
+    /// Removes the directories of `part` that were not used for two weeks.
+    pub(crate) fn prune(&self, part: &str) -> Result<()> {
         for entry in fs::read_dir(&self.root)? {
             let entry = entry?;
+            let of_part = entry.file_name().to_string_lossy().starts_with(&format!("{part}-"));
             let last_use = entry.metadata()?.modified()?;
-            if entry.file_type()?.is_dir() && last_use.elapsed().is_ok_and(|unused| unused > UNUSED_LIMIT) {
+            if of_part && entry.path().is_dir() && last_use.elapsed().is_ok_and(|unused| unused > UNUSED_LIMIT) {
                 remove(&entry.path())?;
             }
         }
@@ -200,8 +201,11 @@ mod tests {
         let old = scratch.0.part("disk", "1", |_| Ok(())).unwrap();
         let new = scratch.0.part("disk", "2", |_| Ok(())).unwrap();
         File::open(&old).unwrap().set_modified(SystemTime::now() - UNUSED_LIMIT * 2).unwrap();
-        scratch.0.prune().unwrap();
-        assert!(!old.exists() && new.exists());
+        let foreign = scratch.0.root().join("other-1");
+        fs::create_dir(&foreign).unwrap();
+        File::open(&foreign).unwrap().set_modified(SystemTime::now() - UNUSED_LIMIT * 2).unwrap();
+        scratch.0.prune("disk").unwrap();
+        assert!(!old.exists() && new.exists() && foreign.exists());
     }
 
     #[test]

@@ -26,6 +26,9 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(300);
 /// The sources that decide what a snapshot holds, or whether a QEMU can load it.
 const INPUTS: [&str; 3] = ["src/golden.rs", "src/qemu.rs", "src/topology.rs"];
 
+/// The cache's name for it.
+const PART: &str = "golden";
+
 /// A finished snapshot.
 pub(crate) struct Golden {
     dir: PathBuf,
@@ -36,8 +39,13 @@ impl Golden {
     pub(crate) fn build(cache: &Cache, images: &Images, accelerator: Accelerator) -> Result<Self> {
         let inputs = INPUTS.map(crate_path);
         let hash = recipe_hash(&[&images.hash, accelerator.name(), &qemu::version()?], &inputs)?;
-        let dir = cache.part("golden", &hash, |out| make(out, images, accelerator))?;
+        let dir = cache.part(PART, &hash, |out| make(out, images, accelerator))?;
         Ok(Self { dir })
+    }
+
+    /// Removes snapshots that nobody used for two weeks.
+    pub(crate) fn prune(cache: &Cache) -> Result<()> {
+        cache.prune(PART)
     }
 
     /// Where the hosts' disks are, with the snapshot in them.

@@ -122,6 +122,11 @@ impl Recipe {
     }
 }
 
+/// Removes images that nobody used for two weeks.
+pub(crate) fn prune(cache: &Cache) -> Result<()> {
+    RECIPES.iter().try_for_each(|recipe| cache.prune(recipe.name))
+}
+
 /// Installs what building and running the lab takes; fast where all is there.
 fn install_tools() -> Result<()> {
     check(Command::new("bash").arg(crate_path("images/deps.sh")), TOOLS_LIMIT).map(drop)

@@ -57,5 +57,6 @@ pub fn build() -> anyhow::Result<()> {
     let images = images::Images::build(&cache)?;
     let accelerator = accelerator::Accelerator::choose(&cache, &images.parts.dom0)?;
     golden::Golden::build(&cache, &images, accelerator)?;
-    cache.prune()
+    images::prune(&cache)?;
+    golden::Golden::prune(&cache)
 }
