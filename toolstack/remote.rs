@@ -76,7 +76,7 @@ impl Route {
             Self::Ssh { host } => {
                 let mut ssh = Command::new("ssh");
                 ssh.arg("-T").arg("-o").arg(format!("ServerAliveInterval={SSH_ALIVE_SECONDS}"));
-                ssh.args(["-o", "ServerAliveCountMax=3", "-o", "ConnectTimeout=15", "--", host, RECEIVER]);
+                ssh.args(["-o", "ServerAliveCountMax=3", "-o", "ConnectTimeout=30", "--", host, RECEIVER]);
                 ssh
             }
             Self::Command { command, host } => shell(&format!("exec {command} {host} {RECEIVER}")),

@@ -35,7 +35,7 @@ use crate::remote::{Remote, Route};
 use crate::session::STALL_PATIENCE;
 use crate::state_dir::StateDir;
 
-/// How long all data connections may take to come up.
+/// How long a connection of any kind may take until the other side has answered over it. ssh to a busy host is slow.
 pub const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a connection may take to say who it is.

@@ -17,25 +17,14 @@ pub const COMMAND: Duration = Duration::from_secs(60);
 pub struct Cluster {
     /// The lab.
     pub lab: Lab,
-    rxl: &'static Path,
 }
 
 impl Cluster {
     /// Starts a lab and installs this rxl on both hosts.
-    pub fn up(rxl: &'static Path) -> Result<Self> {
-        let cluster = Self { lab: Lab::up(Options::default())?, rxl };
-        cluster.install()?;
-        Ok(cluster)
-    }
-
-    /// Back to the golden snapshot, with rxl.
-    pub fn reset(&self) -> Result<()> {
-        self.lab.reset()?;
-        self.install()
-    }
-
-    fn install(&self) -> Result<()> {
-        self.lab.install(&[(self.rxl, "/usr/bin/rxl")])
+    pub fn up(rxl: &Path) -> Result<Self> {
+        let lab = Lab::up(Options::default())?;
+        lab.install(&[(rxl, "/usr/bin/rxl")])?;
+        Ok(Self { lab })
     }
 
     /// Runs `rxl migrate` with these arguments on a host; it must succeed. Returns its report.

@@ -4,7 +4,7 @@
 #[expect(dead_code, reason = "the demo needs less of it than the tests")]
 mod cluster;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -14,10 +14,10 @@ use rxl_lab::Node;
 const RING_SECONDS: u32 = 60;
 
 fn main() -> Result<()> {
-    let rxl: &'static Path = Box::leak(beside_this_program()?.into_boxed_path());
+    let rxl = beside_this_program()?;
     say("Two nested Xen hosts, nodeA and nodeB (the first time, their images are built: minutes).");
     let begun = Instant::now();
-    let cluster = Cluster::up(rxl)?;
+    let cluster = Cluster::up(&rxl)?;
     println!("   up in {:.1} s; dom3 and small run on nodeA, dom4 on nodeB", begun.elapsed().as_secs_f64());
 
     say("An MPI ring: two ranks, one in dom3 and one in dom4, 64 KiB a message, each with its number and a checksum.");

@@ -1,6 +1,6 @@
 //! What only Xen can prove: migrations between two real Xen hosts, nested in QEMU.
 //!
-//! Each scenario starts from the golden snapshot. They run one after the other: there is one lab, and two processors.
+//! Each scenario starts from the golden snapshot. They run one after the other: two hosts fill two processors.
 
 mod cluster;
 mod compare;
@@ -11,7 +11,6 @@ mod refusals;
 mod survival;
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -38,27 +37,16 @@ const SCENARIOS: &[(&str, Scenario)] = &[
 fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    // A static would never be dropped, and the lab's hosts would have to be found and ended by the next run.
-    let cluster: &'static Mutex<Option<Cluster>> = Box::leak(Box::new(Mutex::new(None)));
-    let trials =
-        SCENARIOS.iter().map(|(name, scenario)| Trial::test(*name, move || run(cluster, name, *scenario))).collect();
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    drop(cluster.lock().unwrap_or_else(PoisonError::into_inner).take());
-    conclusion.exit();
+    let trials = SCENARIOS.iter().map(|(name, scenario)| Trial::test(*name, move || run(name, *scenario))).collect();
+    libtest_mimic::run(&arguments, trials).exit();
 }
 
-fn run(shared: &Mutex<Option<Cluster>>, name: &str, scenario: Scenario) -> Result<(), Failed> {
-    let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+/// Each in a lab of its own, which is up in seconds.
+fn run(name: &str, scenario: Scenario) -> Result<(), Failed> {
     let begun = Instant::now();
-    let cluster = match shared.as_mut() {
-        Some(cluster) => {
-            cluster.reset()?;
-            cluster
-        }
-        None => shared.insert(Cluster::up(Path::new(env!("CARGO_BIN_EXE_rxl")))?),
-    };
+    let cluster = Cluster::up(Path::new(env!("CARGO_BIN_EXE_rxl")))?;
     let ready = begun.elapsed();
-    let result = scenario(cluster);
+    let result = scenario(&cluster);
     println!("  [{name}] lab ready in {:.1} s, done in {:.1} s", ready.as_secs_f64(), begun.elapsed().as_secs_f64());
     result.map_err(|error| {
         println!("  {error:#}");

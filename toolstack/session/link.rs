@@ -11,7 +11,7 @@ use crate::error::{Exit, Failure, one_line};
 use crate::io::{Cancel, Guarded};
 use crate::remote::{Remote, Route};
 use crate::session::{Event, Events, unexpected};
-use crate::transport::Ticket;
+use crate::transport::{CONNECT_PATIENCE, Ticket};
 
 /// How long the target may take to clean up after an abort.
 const ABORT_PATIENCE: Duration = Duration::from_secs(30);
@@ -58,8 +58,8 @@ impl Link {
 }
 
 /// Greets the target and asks it to take the domain.
-pub fn negotiate(link: &mut Link, offer: Offer, patience: Duration, events: &Events<Sent>) -> Result<Accept, Failure> {
-    let deadline = Instant::now() + patience;
+pub fn negotiate(link: &mut Link, offer: Offer, events: &Events<Sent>) -> Result<Accept, Failure> {
+    let deadline = Instant::now() + CONNECT_PATIENCE;
     link.control.send(Message::Hello(Hello::ours()));
     match await_message(link, events, deadline)? {
         Message::Hello(hello) => hello.check()?,

@@ -113,7 +113,7 @@ impl<'a> Prepared<'a> {
         let ticket = Ticket::random().map_err(|e| Failure::internal("random numbers", &e))?;
         let mut link = Link::open(&request.route, &ticket, request.patience, events)?;
         let offer = offer(request, &domain, config_json, facts.xen_version);
-        let accept = negotiate(&mut link, offer, request.patience, events)?;
+        let accept = negotiate(&mut link, offer, events)?;
         Ok(Self { host, request, domain, ticket, timeline, events, link, accept, _lock: lock })
     }
 

@@ -114,17 +114,6 @@ impl Lab {
         Ok(Self { pair, hosts: hosts(&run_dir), run_dir, life: Life::Detached, keep_logs: None })
     }
 
-    /// Brings both hosts back to the golden snapshot without restarting their QEMUs. Remote processes end, files written
-    /// since are gone, paused hosts run, links that were cut are whole.
-    ///
-    /// # Errors
-    /// A QEMU does not load the snapshot, or a host does not answer after it.
-    pub fn reset(&self) -> Result<()> {
-        self.close_connections();
-        self.pair.load()?;
-        self.run_hosts()
-    }
-
     fn run_hosts(&self) -> Result<()> {
         self.pair.resume()?;
         pair::both(|node| set_clock(self.node(node))).map(drop)
@@ -216,7 +205,7 @@ impl Lab {
         self.pair.monitor(node)?.human_silent(&format!("set_link link {state}"))
     }
 
-    /// Freezes a host as if it had died, without a word to its peers, until [`Lab::thaw`] or [`Lab::reset`].
+    /// Freezes a host as if it had died, without a word to its peers, until [`Lab::thaw`].
     ///
     /// # Errors
     /// QEMU refuses.

@@ -7,7 +7,6 @@
 //! let lab = Lab::up(Options::default())?;
 //! lab.node(Node::A).check("xl migrate small nodeB", Duration::from_secs(300))?;
 //! assert!(lab.domains(Node::B)?.iter().any(|domain| domain.name == "small"));
-//! lab.reset()?; // small is on node A again
 //! # anyhow::Ok(())
 //! ```
 //!

@@ -2,6 +2,7 @@
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -25,8 +26,6 @@ enum Action {
     Up(Name),
     /// End both hosts and forget what they wrote.
     Down(Name),
-    /// Bring both hosts back to the golden snapshot.
-    Reset(Name),
     /// List the labs that are up and their domains.
     Status,
     /// Open a shell, or run a command, on nodeA, nodeB, dom3 or dom4.
@@ -79,7 +78,17 @@ impl Name {
     }
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let start = Instant::now();
     match Arguments::parse().command {
         Action::Build => {
@@ -91,10 +100,6 @@ fn main() -> Result<()> {
             tell_time("up", start);
         }
         Action::Down(lab) => lab.connect()?.down()?,
-        Action::Reset(lab) => {
-            lab.connect()?.reset()?;
-            tell_time("reset", start);
-        }
         Action::Status => status()?,
         Action::Ssh { lab, host, command } => return ssh(&find_host(&lab.connect()?, &host)?, &command),
         Action::Put { lab, file, target } => {

@@ -85,15 +85,6 @@ impl Pair {
         self.on_both(|monitor| monitor.human_silent(&format!("savevm {SNAPSHOT}")))
     }
 
-    /// Loads the golden snapshot of both; leaves them stopped.
-    pub(crate) fn load(&self) -> Result<()> {
-        self.stop()?;
-        self.on_both(|monitor| {
-            monitor.human_silent("set_link link on")?;
-            monitor.human_silent(&format!("loadvm {SNAPSHOT}"))
-        })
-    }
-
     /// Ends both QEMUs.
     pub(crate) fn end(&mut self) -> Result<()> {
         let ended = self.qemus.each_mut().map(Qemu::end);

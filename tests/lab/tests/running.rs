@@ -26,10 +26,8 @@ fn a_lab_does_what_it_promises() -> Result<()> {
     processes_take_signals_and_end_on_drop(&lab)?;
     files_go_both_ways(&lab)?;
     a_frozen_host_is_seen_as_a_gap(&lab)?;
-    a_cut_link_loses_packets_until_reset(&lab)?;
+    a_cut_link_loses_packets_until_mended(&lab)?;
     a_migration_keeps_memory_and_connection(&lab)?;
-    lab.reset()?;
-    starts_from_the_golden_snapshot(&lab)?;
     drop(lab);
     for node in Node::ALL {
         let log = fs::read_to_string(logs.join(format!("{node}.log")))?;
@@ -103,12 +101,12 @@ fn a_frozen_host_is_seen_as_a_gap(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn a_cut_link_loses_packets_until_reset(lab: &Lab) -> Result<()> {
+fn a_cut_link_loses_packets_until_mended(lab: &Lab) -> Result<()> {
     let one_ping = "ping -c 1 -W 3 nodeA";
     lab.node(Node::B).check(one_ping, SHORT)?;
     lab.set_link(Node::B, false)?;
     assert_eq!(lab.node(Node::B).run(one_ping, SHORT)?.status, 1);
-    lab.reset()?;
+    lab.set_link(Node::B, true)?;
     lab.node(Node::B).check(one_ping, SHORT).map(drop)
 }
 
