@@ -29,7 +29,7 @@ test-quick: deps
 
 # The images may need root for debootstrap; the cache is the invoking user's.
 test: test-quick
-	$(CARGO) test --release --examples --test memory_bound -- --nocapture
+	$(CARGO) test --release --test memory_bound -- --nocapture
 	$(CARGO) test --release --test nested
 
 demo: build

@@ -100,7 +100,7 @@ pub enum NoteKind {
     Progress {
         /// The string.
         what: String,
-        /// pfns handled so far in this pass.
+        /// pfns handled so far in this pass: none when it begins, all when it ends; what lies between is not told.
         done: u64,
         /// pfns of this pass: the dirty count when the pass began.
         total: u64,

@@ -1,6 +1,6 @@
 //! File descriptors whose every wait can be cancelled and ends at a deadline.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,9 +62,10 @@ impl Guarded {
 
     fn retry(&self, wanted: PollFlags, mut call: impl FnMut(&OwnedFd) -> nix::Result<usize>) -> io::Result<usize> {
         loop {
-            wait(&self.fd, wanted, &self.cancel, self.patience)?;
+            // Trying first saves a system call whenever something is there; who is cancelled soon finds nothing there.
             match call(&self.fd) {
-                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => wait(&self.fd, wanted, &self.cancel, self.patience)?,
+                Err(Errno::EINTR) => {}
                 other => return Ok(other?),
             }
         }
@@ -116,6 +117,10 @@ impl Read for Guarded {
 impl Write for Guarded {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.retry(PollFlags::POLLOUT, |fd| nix::unistd::write(fd, buf))
+    }
+
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.retry(PollFlags::POLLOUT, |fd| nix::sys::uio::writev(fd, bufs))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -92,11 +92,13 @@ fn migrate(options: &Migrate) -> Result<(), Failure> {
     let mut progress = progress::new(options.progress);
     let (result, report) = source::migrate(host, &StateDir::system(), &request, &events, progress.as_mut());
     let Some(report) = report.filter(|_| !options.dry_run) else { return result };
-    if options.json {
-        print!("{}", report.to_json());
-    } else if result.is_ok() {
-        print!("{}", report.to_table());
-    }
+    let text = match (options.json, &result) {
+        (true, _) => report.to_json(),
+        (false, Ok(())) => report.to_table(),
+        (false, Err(_)) => String::new(),
+    };
+    // Nobody may be left to read it; the migration is what it is.
+    let _ = std::io::stdout().write_all(text.as_bytes());
     let written = report_file.map_or(Ok(()), |file| file.write(&report));
     result.and(written)
 }

@@ -101,6 +101,6 @@ impl Pair {
 fn receiver() -> PathBuf {
     let exe = std::env::current_exe().unwrap();
     let path = exe.ancestors().nth(2).unwrap().join("examples/memory-receiver");
-    assert!(path.exists(), "{} is not built: run `cargo test` without a filter of targets", path.display());
+    assert!(path.exists(), "{} is not built: run `cargo build --examples`", path.display());
     path
 }

@@ -12,8 +12,8 @@ pub struct Encoded {
     pub header: FrameHeader,
     /// `wire_len` bytes.
     pub payload: Vec<u8>,
-    /// Pages with contents, and those of zeroes among them.
-    pub pages: (u64, u64),
+    /// Pages of zeroes that were left out.
+    pub zero_pages: u64,
 }
 
 /// A worker's encoder.
@@ -38,16 +38,16 @@ impl Encoder {
         mut payload: Vec<u8>,
     ) -> Result<Encoded, String> {
         self.packed.clear();
-        let (crc32, pages) = match kind {
+        let (crc32, zero_pages) = match kind {
             FrameKind::Pages => {
                 let stats = pages::pack(raw, &mut self.packed).map_err(|e| e.to_string())?;
-                (stats.crc32, (stats.batch.data_pages.into(), stats.zero_pages.into()))
+                (stats.crc32, stats.zero_pages.into())
             }
             FrameKind::Bytes | FrameKind::End => {
                 let mut crc = Crc32::new();
                 crc.update(raw);
                 self.packed.extend_from_slice(raw);
-                (crc.value(), (0, 0))
+                (crc.value(), 0)
             }
         };
         let codec = self.compress(&mut payload)?;
@@ -61,7 +61,7 @@ impl Encoder {
             crc32,
         };
         header.check_lengths().map_err(|e| e.to_string())?;
-        Ok(Encoded { header, payload, pages })
+        Ok(Encoded { header, payload, zero_pages })
     }
 
     /// Compresses what was packed, unless that makes it longer.

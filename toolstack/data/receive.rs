@@ -1,8 +1,7 @@
 //! The target's half of the data path.
 
-use std::io::{Read, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::{BufReader, Read, Write};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -13,6 +12,9 @@ use crate::data::codec::{Decoder, read_end};
 use crate::data::window::{PutError, Window};
 use crate::data::{Broken, Buffers, Packing, Verdict};
 use crate::io::{Cancel, Guarded};
+
+/// Bytes read at once where frames are small.
+const READ_AHEAD: usize = 128 << 10;
 
 /// What was received in all, each frame verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,22 +33,22 @@ pub struct Received {
 pub struct Receiver {
     cancel: Cancel,
     thread: Option<JoinHandle<()>>,
-    restored: Arc<AtomicU64>,
 }
 
 impl Receiver {
     /// Starts rebuilding the stream from the connections into `stream`, which is closed at its end; `on_end` hears of the
-    /// first failure at once, or of the end when libxl has taken every byte.
+    /// first failure at once, or of the end when libxl has taken every byte. `on_restored` hears after each frame how many
+    /// libxl has taken.
     pub fn start(
         connections: Vec<Guarded>,
         stream: Guarded,
         cancel: Cancel,
+        on_restored: impl Fn(u64) + Send + Sync + 'static,
         on_end: impl FnOnce(Result<Received, Broken>) + Send + 'static,
     ) -> std::io::Result<Self> {
         let packing = Packing { compress: true, level: 0, threads: Packing::default_threads() };
-        let restored = Arc::new(AtomicU64::new(0));
         let run = Run {
-            restored: restored.clone(),
+            on_restored: Box::new(on_restored),
             window: Window::new(packing.window()),
             threads: packing.threads,
             buffers: Buffers::default(),
@@ -54,12 +56,7 @@ impl Receiver {
             cancel: cancel.clone(),
         };
         let thread = std::thread::Builder::new().name("receive".into()).spawn(move || run.run(connections, stream))?;
-        Ok(Self { cancel, thread: Some(thread), restored })
-    }
-
-    /// Frames that libxl has taken so far.
-    pub fn restored(&self) -> u64 {
-        self.restored.load(Ordering::Relaxed)
+        Ok(Self { cancel, thread: Some(thread) })
     }
 }
 
@@ -85,7 +82,7 @@ struct Decoded {
 }
 
 struct Run {
-    restored: Arc<AtomicU64>,
+    on_restored: Box<dyn Fn(u64) + Send + Sync>,
     window: Window<Decoded>,
     threads: usize,
     buffers: Buffers,
@@ -126,7 +123,8 @@ impl Run {
     }
 
     /// One connection, until its end frame.
-    fn read(&self, mut from: Guarded, jobs: &Jobs<Job>, announced: &Mutex<Option<Totals>>) -> Result<(), Broken> {
+    fn read(&self, from: Guarded, jobs: &Jobs<Job>, announced: &Mutex<Option<Totals>>) -> Result<(), Broken> {
+        let mut from = BufReader::with_capacity(READ_AHEAD, from);
         loop {
             let mut header = [0; FRAME_HEADER_LEN];
             from.read_exact(&mut header).map_err(|e| cut(&e))?;
@@ -146,7 +144,7 @@ impl Run {
         }
     }
 
-    fn read_payload(&self, from: &mut Guarded, header: &FrameHeader) -> Result<Vec<u8>, Broken> {
+    fn read_payload(&self, from: &mut impl Read, header: &FrameHeader) -> Result<Vec<u8>, Broken> {
         let mut payload = self.buffers.take();
         payload.resize(header.wire_len as usize, 0);
         from.read_exact(&mut payload).map_err(|e| cut(&e))?;
@@ -182,12 +180,12 @@ impl Run {
         let mut digest = Digest::new();
         loop {
             match self.window.take() {
-                Ok(Some((_, Decoded { header, raw }))) => {
+                Ok(Some((sequence, Decoded { header, raw }))) => {
                     digest.frame(&header);
                     stream
                         .write_all(&raw)
                         .map_err(|e| Broken::libxl(format!("libxl stopped reading its stream: {e}")))?;
-                    self.restored.fetch_add(1, Ordering::Relaxed);
+                    (self.on_restored)(sequence + 1);
                     self.buffers.give(raw);
                 }
                 Ok(None) => break,

@@ -1,6 +1,6 @@
 //! The source's half of the data path.
 
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use migrate_stream::frame::Digest;
 
 use crate::data::backlog::ends_live_pass;
 use crate::data::codec::{Encoded, Encoder, end_frame};
-use crate::data::split::{Part, Splitter};
+use crate::data::split::{Counted, Part, Splitter};
 use crate::data::window::Window;
 use crate::data::{Broken, Buffers, Meter, Packing, Verdict};
 use crate::io::{Cancel, Guarded};
@@ -87,7 +87,8 @@ impl Drop for Sender {
 struct Job {
     sequence: u64,
     part: Part,
-    round: Option<usize>,
+    /// The passes that its records belong to.
+    rounds: Vec<usize>,
 }
 
 struct Run {
@@ -154,12 +155,12 @@ impl Run {
         let mut sequence = 0;
         while let Some(part) = splitter.next(|pfns| self.hold(sequence, pfns)).map_err(Broken::libxl)? {
             self.meter.read(part.raw.len() as u64);
-            let round = part.batch.map(|batch| {
+            if !part.batches.is_empty() {
                 last_page = Some(part.read_at);
-                self.meter.rounds().batch(batch.first_pfn, batch.last_pfn, batch.pfns.into(), part.read_at)
-            });
+            }
+            let rounds = self.count(&part);
             self.window.admit(sequence).map_err(|_| given_up())?;
-            jobs.send(Job { sequence, part, round }).map_err(|_| given_up())?;
+            jobs.send(Job { sequence, part, rounds }).map_err(|_| given_up())?;
             sequence += 1;
         }
         self.window.finish(sequence);
@@ -172,15 +173,32 @@ impl Run {
         if held { self.meter.backlog.wait(frames) } else { Ok(()) }
     }
 
+    /// Finds the pass of each record in a part.
+    fn count(&self, part: &Part) -> Vec<usize> {
+        let mut rounds = self.meter.rounds();
+        let of = |counted: &Counted| {
+            let batch = counted.batch;
+            rounds.batch(batch.first_pfn, batch.last_pfn, batch.pfns.into(), part.read_at)
+        };
+        part.batches.iter().map(of).collect()
+    }
+
+    /// Adds a part to its passes: records that share a frame share its bytes by their length.
+    fn count_packed(&self, part: &Part, rounds: &[usize], encoded: &Encoded) {
+        let mut meter = self.meter.rounds();
+        let wire = encoded.payload.len() as u64;
+        for (counted, round) in part.batches.iter().zip(rounds) {
+            let share = wire * counted.raw_len / (part.raw.len() as u64).max(1);
+            let zero = counted.zero_pages + encoded.zero_pages;
+            meter.packed(*round, counted.batch.data_pages.into(), zero, counted.raw_len, share);
+        }
+    }
+
     fn work(&self, queue: &Receiver<Job>) -> Result<(), Broken> {
         let mut encoder = Encoder::new(self.packing).map_err(Broken::here)?;
-        for Job { sequence, part, round } in queue {
+        for Job { sequence, part, rounds } in queue {
             let encoded = encoder.encode(part.kind, sequence, &part.raw, self.buffers.take()).map_err(Broken::here)?;
-            if let Some(round) = round {
-                let (pages, zero) = encoded.pages;
-                let wire = encoded.payload.len() as u64;
-                self.meter.rounds().packed(round, pages, zero, part.raw.len() as u64, wire);
-            }
+            self.count_packed(&part, &rounds, &encoded);
             self.buffers.give(part.raw);
             if self.window.put(sequence, encoded).is_err() {
                 return Ok(());
@@ -225,9 +243,14 @@ impl Run {
     }
 }
 
+/// Header and payload in one call, where the connection takes them: one packet less.
 fn write_frame(connection: &mut Guarded, header: &[u8], payload: &[u8]) -> Result<(), Broken> {
-    let written = connection.write_all(header).and_then(|()| connection.write_all(payload));
-    written.map_err(|e| Broken::peer(format!("data connection: {e}")))
+    let mut write = || {
+        let written = connection.write_vectored(&[IoSlice::new(header), IoSlice::new(payload)])?;
+        connection.write_all(header.get(written..).unwrap_or_default())?;
+        connection.write_all(&payload[written.saturating_sub(header.len())..])
+    };
+    write().map_err(|e: std::io::Error| Broken::peer(format!("data connection: {e}")))
 }
 
 /// Reads a stream to its end and forgets it.

@@ -19,9 +19,6 @@ use crate::transport::{Connection, Rendezvous, Ticket, listen_address, ssh_serve
 /// From READY to GO. The source has only to rename its domain.
 const GO_PATIENCE: Duration = Duration::from_secs(120);
 
-/// How often the source hears how far the restore has come. Only live passes wait for it.
-const TELL_EVERY: Duration = Duration::from_millis(20);
-
 /// How long libxl may take to say why, once it has stopped reading.
 const REASON_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -29,6 +26,8 @@ const REASON_PATIENCE: Duration = Duration::from_secs(20);
 pub enum Data {
     /// All connections are there.
     Connected(Vec<Connection>),
+    /// libxl has taken so many frames.
+    Restored(u64),
     /// The stream has gone to libxl, verified.
     Received(Received),
 }
@@ -241,22 +240,12 @@ impl Receiving {
 
     /// Until libxl has restored, the data path has ended, and the source has said what it sent.
     fn collect(&mut self, parts: &mut Parts) -> Result<(), Failure> {
-        let (mut told, mut quiet_since) = (0, Instant::now());
         while parts.domid.is_none() || parts.received.is_none() || parts.announced.is_none() {
-            let frames = self.receiver.restored();
-            if frames > told {
-                (told, quiet_since) = (frames, Instant::now());
-                self.session.control.send(Message::Restored { frames });
-            }
-            let Some(event) = self.session.events.next(Instant::now() + TELL_EVERY) else {
-                // The data path and libxl end by their own deadlines; the source is watched by the control channel's.
-                if quiet_since.elapsed() > 2 * STALL_PATIENCE {
-                    return Err(Failure::new(Exit::FailedSourceRuns, "nothing happened for too long"));
-                }
-                continue;
+            // The data path and libxl end by their own deadlines; the source is watched by the control channel's.
+            let Some(event) = self.session.events.next(Instant::now() + 2 * STALL_PATIENCE) else {
+                return Err(Failure::new(Exit::FailedSourceRuns, "nothing happened for too long"));
             };
             self.take(event, parts)?;
-            quiet_since = Instant::now();
         }
         Ok(())
     }
@@ -264,6 +253,7 @@ impl Receiving {
     fn take(&mut self, event: Event<Data>, parts: &mut Parts) -> Result<(), Failure> {
         match event {
             Event::Control(incoming) => parts.announced = Some(stream_end(incoming)?),
+            Event::Data(Ok(Data::Restored(frames))) => self.session.control.send(Message::Restored { frames }),
             Event::Data(Ok(Data::Received(received))) => parts.received = Some(received),
             Event::Data(Err(broken)) => return Err(self.data_failure(broken)),
             Event::OperationEnded => {
@@ -363,7 +353,11 @@ fn start_restore(
         drop(keepers);
         let _ = queue.send(Event::Data(received.map(Data::Received)));
     };
-    let receiver = Receiver::start(streams, to_libxl, cancel, on_end).map_err(broken)?;
+    let queue = session.events.sender();
+    let on_restored = move |frames| {
+        let _ = queue.send(Event::Data(Ok(Data::Restored(frames))));
+    };
+    let receiver = Receiver::start(streams, to_libxl, cancel, on_restored, on_end).map_err(broken)?;
     let restore_as = RestoreAs { name: incoming.into(), domid: offer.domid.map(DomId) };
     let notes = session.events.notes().map_err(broken)?;
     let restore = host.restore(&offer.config_json, &restore_as, reading, notes).map_err(Failure::from)?;
