@@ -1,9 +1,10 @@
 #!/bin/bash
-# Installs what the lab itself needs on the machine that runs it. Idempotent; returns at once when all is there.
+# deps.sh [PACKAGE...]: installs what the lab itself needs on the machine that runs it, and these packages. Idempotent;
+# returns at once when all is there.
 set -euo pipefail
 
 packages=(qemu-system-x86 qemu-utils debootstrap e2fsprogs openssh-client zstd cpio busybox-static
-    libopenmpi-dev openmpi-bin gcc libc6-dev)
+    libopenmpi-dev openmpi-bin gcc libc6-dev "$@")
 apt=(apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -y)
 
 # Lines "PACKAGE VERSION" of those of the wanted packages that are fully installed.
