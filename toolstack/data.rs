@@ -7,7 +7,7 @@
 //!                            zero pages,                  frames            rebuild,
 //!                            compress                                       check CRC
 //! ```
-//! A frame is one PAGE_DATA record, or a stretch of the bytes between two of them. On each side a [`window::Window`] keeps
+//! A frame is one PAGE_DATA record, or a stretch of other bytes, in which small PAGE_DATA records travel too. On each side a [`window::Window`] keeps
 //! the frames in order and bounds how many are under way, so memory does not depend on the guest's size: at most
 //! [`Packing::window`] frames of 4 MiB, each in two forms, besides one buffer a worker.
 //!
