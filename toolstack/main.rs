@@ -49,8 +49,9 @@ fn main() -> ExitCode {
 /// Standard error; RXL_LOG overrides what -v asks for.
 fn start_log(verbose: u8) {
     let default = match verbose {
-        0 => "warn",
-        1 => "info",
+        // What libxl has to say of a failure is in rxl's one line.
+        0 => "warn,libxl=off",
+        1 => "info,libxl=warn",
         2 => "debug",
         _ => "trace",
     };

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use cluster::{Cluster, MIGRATION};
 use rxl_lab::Node;
 
-const RING_SECONDS: u32 = 60;
+const RING_SECONDS: u32 = 90;
 
 fn main() -> Result<()> {
     let rxl = beside_this_program()?;
@@ -23,7 +23,7 @@ fn main() -> Result<()> {
     say("An MPI ring: two ranks, one in dom3 and one in dom4, 64 KiB a message, each with its number and a checksum.");
     let launcher = cluster.lab.guest_via("dom4", Node::B)?;
     let mut ring = launcher.spawn(&format!("mpirun --host dom3,dom4 -np 2 mpi-ring {RING_SECONDS} 65536"))?;
-    ring.wait_for_stdout("rounds", Duration::from_secs(120)).context("the ring does not start")?;
+    ring.wait_for_stdout("progress", Duration::from_secs(120)).context("the ring does not start")?;
     println!("   it turns");
 
     say("nodeA# rxl migrate dom3 nodeB");

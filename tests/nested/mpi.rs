@@ -11,12 +11,16 @@ use crate::cluster::{Cluster, MIGRATION, number};
 /// The ring, over TCP, one rank on each of two domUs.
 pub const RING: &str = "mpirun --host dom3,dom4 -np 2 mpi-ring";
 
+/// Longer than the migration takes, so that it turns before, while and after.
+const RING_SECONDS: u32 = 120;
+
 pub fn a_ring_survives_the_move_of_a_rank(cluster: &Cluster) -> Result<()> {
     // From dom4, which stays: its own clock sees the whole stall.
     let launcher = cluster.lab.guest_via("dom4", Node::B)?;
-    let mut ring = launcher.spawn(&format!("{RING} 60 65536"))?;
-    ring.wait_for_stdout("rounds", Duration::from_secs(120)).context("the ring does not start")?;
+    let mut ring = launcher.spawn(&format!("{RING} {RING_SECONDS} 65536"))?;
+    ring.wait_for_stdout("progress", Duration::from_secs(120)).context("the ring does not start")?;
     let report = cluster.migrate(Node::A, "dom3 nodeB")?;
+    ensure!(ring.is_running()?, "the ring ended before the migration did: {}", ring.stdout());
     let output = ring.wait(MIGRATION)?;
     ensure!(output.success(), "the job failed: {} {}", output.stdout, output.stderr);
     let last = output.stdout.lines().last().context("the ring said nothing")?;
