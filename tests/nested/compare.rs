@@ -62,8 +62,8 @@ pub fn idle_guest_with_stock_xl(cluster: &Cluster) -> Result<()> {
     let time = row("total time (s)", |s| s.seconds);
     let wire = row("wire (MB)", |s| s.wire_bytes / 1e6);
     row("ping gap (ms)", |s| s.ping_gap_ms);
-    // About 0.3 where nothing else runs; a busy machine's noise must not fail a build.
-    ensure!(time <= 0.6, "rxl takes {time:.2} of xl's time");
+    // About half where nothing else runs; a busy machine's noise must not fail a build.
+    ensure!(time <= 0.8, "rxl takes {time:.2} of xl's time");
     ensure!(wire <= 0.12, "rxl sends {wire:.2} of xl's bytes");
     cluster.check_clean("dom3", at)
 }
