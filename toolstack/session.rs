@@ -20,12 +20,15 @@
 //!
 //! Everything a session waits for comes as an [`Event`] through one queue, so every wait is one call with a deadline.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use crate::control::{Incoming, Message};
+use crate::control::{Control, Incoming, Message};
 use crate::data::Broken;
 use crate::host::Note;
+use crate::io::{Cancel, Guarded};
 
 pub mod check;
 mod link;
@@ -96,6 +99,22 @@ impl<D: Send + 'static> Events<D> {
         })?;
         Ok(notes)
     }
+}
+
+/// Starts a control channel whose words come as events.
+fn control_channel<D: Send + 'static>(
+    events: &Events<D>,
+    input: OwnedFd,
+    output: OwnedFd,
+    patience: Duration,
+) -> io::Result<Control> {
+    let cancel = Cancel::new()?;
+    let input = Guarded::new(input, cancel.clone(), Some(patience))?;
+    let output = Guarded::new(output, cancel.clone(), Some(patience))?;
+    let sender = events.sender();
+    Control::start(input, output, cancel, move |incoming| {
+        let _ = sender.send(Event::Control(incoming));
+    })
 }
 
 /// A message that does not belong in the state, for the error text.

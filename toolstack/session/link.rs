@@ -1,5 +1,6 @@
 //! The source's control channel: opened, greeted, given up.
 
+use std::fs::File;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -8,9 +9,8 @@ use migrate_stream::frame::Purpose;
 use crate::control::{Accept, Control, Hello, Incoming, Message, Offer};
 use crate::data::send::Sent;
 use crate::error::{Exit, Failure, one_line};
-use crate::io::{Cancel, Guarded};
 use crate::remote::{Remote, Route};
-use crate::session::{Event, Events, unexpected};
+use crate::session::{Event, Events, control_channel, unexpected};
 use crate::transport::{CONNECT_PATIENCE, Ticket};
 
 /// How long the target may take to clean up after an abort.
@@ -29,18 +29,13 @@ impl Link {
     /// Starts `rxl receive` there and says which migration this is.
     pub fn open(route: &Route, ticket: &Ticket, patience: Duration, events: &Events<Sent>) -> Result<Self, Failure> {
         let (mut remote, pipes) = Remote::start(route)?;
-        let broken = |e| Failure::internal("control channel", &e);
-        let cancel = Cancel::new().map_err(broken)?;
-        let input = Guarded::new(pipes.from, cancel.clone(), Some(patience)).map_err(broken)?;
-        let mut output = Guarded::new(pipes.to, cancel.clone(), Some(patience)).map_err(broken)?;
-        if output.write_all(&ticket.preamble(Purpose::Control, 0)).is_err() {
+        // So little goes into a new pipe at once.
+        let mut to = File::from(pipes.to);
+        if to.write_all(&ticket.preamble(Purpose::Control, 0)).is_err() {
             return Err(remote.post_mortem());
         }
-        let sender = events.sender();
-        let deliver = move |incoming| {
-            let _ = sender.send(Event::Control(incoming));
-        };
-        let control = Control::start(input, output, cancel, deliver).map_err(broken)?;
+        let control = control_channel(events, pipes.from, to.into(), patience)
+            .map_err(|e| Failure::internal("control channel", &e))?;
         Ok(Self { control, remote, host: route.host().into() })
     }
 

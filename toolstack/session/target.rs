@@ -12,7 +12,7 @@ use crate::host::{DomId, Host, HostError, Operation, RestoreAs, RunState};
 use crate::io::{Cancel, Guarded, pipe};
 use crate::report::{TargetSpans, ms};
 use crate::session::check::at_target;
-use crate::session::{Event, Events, INCOMING, STALL_PATIENCE, unexpected};
+use crate::session::{Event, Events, INCOMING, STALL_PATIENCE, control_channel, unexpected};
 use crate::state_dir::{DomainLock, StateDir};
 use crate::transport::{Connection, Rendezvous, Ticket, listen_address, ssh_server_address};
 
@@ -51,15 +51,8 @@ pub fn receive(
     endpoint: Endpoint,
     events: Events<Data>,
 ) -> Result<(), Failure> {
-    let broken = |e| Failure::internal("control channel", &e);
-    let cancel = Cancel::new().map_err(broken)?;
-    let input = Guarded::new(endpoint.input, cancel.clone(), Some(endpoint.patience)).map_err(broken)?;
-    let output = Guarded::new(endpoint.output, cancel.clone(), Some(endpoint.patience)).map_err(broken)?;
-    let sender = events.sender();
-    let deliver = move |incoming| {
-        let _ = sender.send(Event::Control(incoming));
-    };
-    let control = Control::start(input, output, cancel, deliver).map_err(broken)?;
+    let control = control_channel(&events, endpoint.input, endpoint.output, endpoint.patience)
+        .map_err(|e| Failure::internal("control channel", &e))?;
     let session = Session { control, events };
     session.run(host, state, &endpoint.ticket, endpoint.patience)
 }
