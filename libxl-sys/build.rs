@@ -49,6 +49,26 @@ const FUNCTIONS: &[&str] = &[
     "xc_interface_open",
     "xc_interface_close",
     "xc_shadow_control",
+    // A guest's memory and processor state, for saving it.
+    "xc_logdirty_control",
+    "xc__hypercall_buffer_alloc_pages",
+    "xc__hypercall_buffer_free_pages",
+    "xc_get_pfn_type_batch",
+    "xc_domain_nr_gpfns",
+    "xc_domain_get_tsc_info",
+    "xc_domain_hvm_getcontext",
+    "xc_hvm_param_get",
+    "xc_cpu_policy_init",
+    "xc_cpu_policy_destroy",
+    "xc_cpu_policy_get_domain",
+    "xc_cpu_policy_get_size",
+    "xc_cpu_policy_serialise",
+    "xc_domain_getinfolist",
+    "xenforeignmemory_open",
+    "xenforeignmemory_close",
+    "xenforeignmemory_map",
+    "xenforeignmemory_unmap",
+    "xc_domain_save",
     "xs_open",
     "xs_close",
     "xs_read",
@@ -57,9 +77,19 @@ const FUNCTIONS: &[&str] = &[
     "xs_transaction_end",
 ];
 
-const CONSTANTS: &[&str] = &["LIBXL_SUSPEND_LIVE", "LIBXL_SUSPEND_DEBUG", "LIBXL_VERSION", "XEN_DOMCTL_SHADOW_OP_OFF"];
+const CONSTANTS: &[&str] = &[
+    "LIBXL_SUSPEND_LIVE",
+    "LIBXL_SUSPEND_DEBUG",
+    "LIBXL_VERSION",
+    "XEN_DOMCTL_SHADOW_OP_.*",
+    "XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL",
+    "XEN_DOMINF_.*",
+    "SHUTDOWN_suspend",
+    "HVM_PARAM_.*",
+    "XGS_POLICY_.*",
+];
 
-const ENUMS: &[&str] = &["libxl_error", "libxl_shutdown_reason", "xentoollog_level"];
+const ENUMS: &[&str] = &["libxl_error", "libxl_shutdown_reason", "xentoollog_level", "xc_stream_type_t"];
 
 /// Their layout changes with every release, and C alone needs to know it.
 const OPAQUE: &[&str] = &["libxl_domain_config", "libxl_event", "xentoollog_logger"];
@@ -114,11 +144,14 @@ fn builder(include_paths: &[PathBuf]) -> bindgen::Builder {
         .rust_edition(bindgen::RustEdition::Edition2024)
 }
 
+/// `xc_get_pfn_type_batch` is exported to libxenguest and declared in no public header (tools/libs/ctrl/xc_private.h).
 fn bind_libxl(include_paths: &[PathBuf], out: &Path) -> Result<(), String> {
     let mut builder = builder(include_paths)
         .header_contents(
             "libxl-all.h",
-            "#include <libxl.h>\n#include <libxl_utils.h>\n#include <xenctrl.h>\n#include <xenstore.h>\n",
+            "#include <libxl.h>\n#include <libxl_utils.h>\n#include <xenctrl.h>\n#include <xenforeignmemory.h>\n\
+             #include <xenguest.h>\n#include <xenstore.h>\n#include <xen/hvm/params.h>\n\
+             int xc_get_pfn_type_batch(xc_interface *xch, uint32_t dom, unsigned int num, xen_pfn_t *);\n",
         )
         .dynamic_library_name("Libxl")
         .dynamic_link_require_all(true);

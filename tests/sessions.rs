@@ -178,7 +178,7 @@ fn a_cancel_in_precopy_is_clean() {
 #[test]
 fn a_timeout_cancels() {
     let mut pair = Pair::new(Guest { endless: true, ..small_guest() });
-    pair.request.timeout = Some(Duration::from_secs(1));
+    pair.request.limits.timeout = Some(Duration::from_secs(1));
     let failure = pair.migrate().0.unwrap_err();
     assert_eq!(failure.exit, Exit::Cancelled, "{failure}");
     assert_source_untouched(&pair);
@@ -207,7 +207,7 @@ fn a_receiver_killed_in_precopy_is_noticed() {
 #[test]
 fn a_hanging_data_connection_can_be_cancelled() {
     let mut pair = Pair::with(Guest { endless: true, ..small_guest() }, "hang=100000");
-    pair.request.timeout = Some(Duration::from_secs(2));
+    pair.request.limits.timeout = Some(Duration::from_secs(2));
     let begun = Instant::now();
     let failure = pair.migrate().0.unwrap_err();
     assert_eq!(failure.exit, Exit::Cancelled, "{failure}");

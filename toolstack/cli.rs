@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::control::Transport;
+use crate::host::Walker;
+use crate::policy::{DEFAULT_DOWNTIME, DEFAULT_MAX_ROUNDS, Limits, Otherwise};
 
 /// Live migration of Xen domains, compressed, checksummed and measured.
 #[derive(Debug, Parser)]
@@ -107,9 +109,24 @@ pub struct Migrate {
     /// Give the target up for dead after so many seconds of silence
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(5..=3600))]
     pub peer_timeout: u64,
-    /// Cancel when not all of the domain's data has been sent after so many seconds
+    /// Suspend the domain when sending what it has dirtied is expected to take no longer than this
+    #[arg(long, value_name = "MS", default_value_t = DEFAULT_DOWNTIME.as_millis() as u64)]
+    pub downtime_limit: u64,
+    /// Most passes over memory while the domain runs
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_ROUNDS, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_rounds: u32,
+    /// Most time for all of them: then --on-timeout says what happens
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: Option<u64>,
+    /// At the timeout: cancel, or force the domain to be suspended and moved, however long the rest takes
+    #[arg(long, value_enum, default_value = "cancel", requires = "timeout")]
+    pub on_timeout: Otherwise,
+    /// Cancel when the domain dirties its memory too fast for the downtime limit, instead of suspending it all the same
+    #[arg(long)]
+    pub abort_if_busy: bool,
+    /// Who walks over the memory: rxl itself (PVH guests), libxc with rxl's policy, or libxl's stock helper with its own
+    #[arg(long, value_enum, default_value = "rxl")]
+    pub walker: Walker,
 
     /// Print the report as JSON on standard output, also of a migration that began and failed
     #[arg(long)]
@@ -131,6 +148,17 @@ pub struct Receive {
 }
 
 impl Migrate {
+    /// When pre-copy ends.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            downtime: Duration::from_millis(self.downtime_limit),
+            max_rounds: self.max_rounds,
+            timeout: self.timeout.map(Duration::from_secs),
+            on_timeout: self.on_timeout,
+            when_busy: if self.abort_if_busy { Otherwise::Cancel } else { Otherwise::Force },
+        }
+    }
+
     /// The patience with the target.
     pub fn patience(&self) -> Duration {
         Duration::from_secs(self.peer_timeout)

@@ -23,6 +23,7 @@ use crate::rounds::Rounds;
 
 pub mod backlog;
 mod codec;
+pub mod feed;
 pub mod receive;
 pub mod send;
 mod split;

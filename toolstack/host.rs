@@ -12,6 +12,10 @@ use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
+use crate::data::feed::Feed;
+
 pub mod libxl;
 pub mod memory;
 
@@ -111,6 +115,8 @@ pub enum NoteKind {
     SuspendAcknowledged,
     /// The guest's vCPUs have stopped.
     Suspended,
+    /// Who walks over the memory, once that is known.
+    Walker(Walker),
     /// A log line of libxl's, of level warning or worse, for people.
     Message(String),
 }
@@ -125,6 +131,69 @@ pub struct SaveFlags {
     pub live: bool,
     /// Send all memory again after the suspend, for the receiver to compare (`xl migrate --debug`).
     pub debug: bool,
+}
+
+/// What is known when a live pass has been made and the next one might be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrecopyStats {
+    /// Live passes made.
+    pub iteration: u32,
+    /// Pages sent in all of them.
+    pub written: u64,
+    /// Pages dirty now: those of the next pass.
+    pub dirty: u64,
+}
+
+/// What is to come next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decision {
+    /// Another pass while the guest runs.
+    Continue,
+    /// Suspend the guest and send the rest.
+    StopAndCopy,
+    /// Give the save up; the guest runs on.
+    Abort,
+}
+
+/// Who decides about a save while it runs. Called on threads of the save, which waits for the answer.
+pub trait Steering: Send {
+    /// After each live pass, when it is known what was dirtied meanwhile.
+    fn precopy(&mut self, stats: &PrecopyStats) -> Decision;
+
+    /// Whether pre-copy is to end now, without waiting for the pass under way.
+    fn is_due(&self) -> bool;
+
+    /// Right before the guest is asked to suspend. On an error, one line, it is not asked, and the save fails.
+    fn suspend(&mut self) -> Result<(), String>;
+}
+
+/// Who walks over the guest's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Walker {
+    /// rxl itself; PVH guests.
+    Rxl,
+    /// libxenguest's xc_domain_save, in rxl's save helper; every guest.
+    Libxc,
+    /// libxl's own save helper, with its own policy: five passes, or fewer than 50 dirty pages.
+    Stock,
+}
+
+/// A save to be made.
+pub struct Save {
+    /// A blocking pipe of libxl's own.
+    pub stream: OwnedFd,
+    /// How.
+    pub flags: SaveFlags,
+    /// Who is to walk, if this host and the guest allow it. What was done is told by [`NoteKind::Walker`].
+    pub walker: Walker,
+    /// Where to tell what happens.
+    pub notes: Notes,
+    /// Whom to ask.
+    pub steering: Box<dyn Steering>,
+    /// Past the pipe, for [`Walker::Rxl`]: see [`crate::data::feed`]. Dropped where it is not used.
+    pub feed: Feed,
 }
 
 /// How a restored domain's configuration differs from the one that was sent.
@@ -269,13 +338,13 @@ pub trait Host: Send + Sync + 'static {
     /// Its configuration, as libxl's JSON (`libxl_retrieve_domain_configuration`).
     fn config_json(&self, domid: DomId) -> Result<String, HostError>;
 
-    /// Starts `libxl_domain_suspend` into `stream` (a blocking pipe: libxl wants one of its own).
+    /// Starts `libxl_domain_suspend` into `save.stream`.
     ///
     /// Every clone of `notes` is dropped when the operation's thread ends: the channel's closing is how a session hears of it.
     /// When the operation ends well the guest is suspended and its stream is complete; when it fails the guest may be running
     /// or suspended, and stays what it is: ask [`Host::domain`]. The caller must go on reading until the operation has ended, even after an abort:
     /// the stock save helper dies of SIGPIPE without switching log-dirty off.
-    fn save(&self, domid: DomId, stream: OwnedFd, flags: SaveFlags, notes: Notes) -> Result<Operation<()>, HostError>;
+    fn save(&self, domid: DomId, save: Save) -> Result<Operation<()>, HostError>;
 
     /// Starts `libxl_domain_create_restore` from `stream`, which must be a pipe: its first bytes are looked at before libxl
     /// is called. The domain is created once they are there and stays paused. On failure nothing of it is left.

@@ -20,6 +20,7 @@ use rxl::error::{Exit, Failure};
 use rxl::host::libxl::LibxlHost;
 use rxl::host::{Host, SaveFlags};
 use rxl::io::{Cancel, Guarded};
+use rxl::plugin::session::Plugin;
 use rxl::progress;
 use rxl::remote::Route;
 use rxl::report::Report;
@@ -86,9 +87,9 @@ fn watch_signals<D: Send + 'static>(events: Sender<Event<D>>) -> Result<(), Fail
 fn migrate(options: &Migrate) -> Result<(), Failure> {
     let route = Route::new(options.ssh_command.as_deref(), &options.host)?;
     let report_file = options.report.as_deref().map(ReportFile::create).transpose()?;
+    let host = Arc::new(steered_host()?);
     let events = Events::default();
     watch_signals(events.sender())?;
-    let host = Arc::new(LibxlHost::new().map_err(Failure::from)?);
     let request = request(options, route)?;
     let mut progress = progress::new(options.progress);
     let (result, report) = source::migrate(host, &StateDir::system(), &request, &events, progress.as_mut());
@@ -102,6 +103,18 @@ fn migrate(options: &Migrate) -> Result<(), Failure> {
     let _ = std::io::stdout().write_all(text.as_bytes());
     let written = report_file.map_or(Ok(()), |file| file.write(&report));
     result.and(written)
+}
+
+/// This host, whose saves go through our own helper. The helper is announced to libxl before there is a second thread.
+fn steered_host() -> Result<LibxlHost, Failure> {
+    let host = LibxlHost::new().map_err(Failure::from)?;
+    match Plugin::install(&StateDir::system()) {
+        Ok(plugin) => Ok(host.with_plugin(plugin)),
+        Err(reason) => {
+            tracing::warn!("libxl's stock save helper is used, with its own policy: {reason}");
+            Ok(host)
+        }
+    }
 }
 
 fn request(options: &Migrate, route: Route) -> Result<source::Request, Failure> {
@@ -119,7 +132,8 @@ fn request(options: &Migrate, route: Route) -> Result<source::Request, Failure> 
         data_address: options.data_address.clone(),
         packing: Packing { compress: options.compress == Compress::Zstd, level: options.zstd_level, threads },
         patience: options.patience(),
-        timeout: options.timeout.map(std::time::Duration::from_secs),
+        walker: options.walker,
+        limits: options.limits(),
     })
 }
 

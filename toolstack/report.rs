@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 
+use crate::host::Walker;
+use crate::policy::Why;
 use crate::rounds::Round;
 
 /// Name and version of the JSON form. A field that changes its meaning changes the number.
@@ -57,6 +59,8 @@ pub struct Report {
     pub target: Option<TargetSpans>,
     /// Memory.
     pub ram: RamPart,
+    /// How pre-copy was steered.
+    pub precopy: PrecopyPart,
     /// Passes over memory.
     pub rounds: Vec<RoundPart>,
     /// What compression did.
@@ -89,6 +93,8 @@ pub struct DomainPart {
 pub struct DowntimeSplit {
     /// Suspend asked to guest suspended. Not part of `downtime`.
     pub suspend: f64,
+    /// The part of `suspend` until the guest acknowledged the request: from then on its tasks are being frozen.
+    pub acknowledge: Option<f64>,
     /// Guest suspended to the last page read from libxl.
     pub final_iteration: f64,
     /// Last page to the end of libxl's stream: vCPU and platform state, and libxl's own end of the save.
@@ -143,6 +149,27 @@ pub struct RamPart {
     pub precopy_bytes: u64,
     /// Wire bytes of the last pass, made while it stood still.
     pub downtime_bytes: u64,
+}
+
+/// How pre-copy was steered.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PrecopyPart {
+    /// Who walked over the memory. `stock` means that libxl's own helper did, with its own policy.
+    pub walker: Walker,
+    /// The limit, ms.
+    pub downtime_limit: f64,
+    /// What the pages that were dirty after the last live pass were expected to take, ms.
+    pub expected_downtime: Option<f64>,
+    /// Why it ended; null where libxl's own policy decided, and in a save that is not live.
+    pub stopped: Option<Why>,
+}
+
+impl PrecopyPart {
+    /// Before anything is known.
+    pub fn new(limit: Duration) -> Self {
+        Self { walker: Walker::Stock, downtime_limit: ms(limit), expected_downtime: None, stopped: None }
+    }
 }
 
 /// One pass.
@@ -213,6 +240,8 @@ pub struct Timeline {
     pub saving: Option<Instant>,
     /// libxl asked the guest to suspend.
     pub suspend_asked: Option<Instant>,
+    /// The guest acknowledged.
+    pub acknowledged: Option<Instant>,
     /// The guest's vCPUs stopped.
     pub suspended: Option<Instant>,
     /// The last page was read from libxl.
@@ -234,6 +263,7 @@ impl Timeline {
             began: Instant::now(),
             saving: None,
             suspend_asked: None,
+            acknowledged: None,
             suspended: None,
             last_page: None,
             stream_end: None,
@@ -261,6 +291,7 @@ impl Timeline {
         let (ready, go, done) = (self.ready?, self.go?, self.done?);
         Some(DowntimeSplit {
             suspend: self.suspend_asked.map_or(0.0, |asked| ms(suspended - asked)),
+            acknowledge: self.suspend_asked.zip(self.acknowledged).map(|(asked, acknowledged)| ms(acknowledged - asked)),
             final_iteration: ms(last_page - suspended),
             state: ms(end - last_page),
             restore: ms(ready - end),
@@ -436,6 +467,7 @@ mod tests {
             began,
             saving: at(100),
             suspend_asked: at(900),
+            acknowledged: at(950),
             suspended: at(1000),
             last_page: at(1040),
             stream_end: at(1060),
@@ -451,7 +483,7 @@ mod tests {
         let split = timeline.split().unwrap();
         let sum = split.final_iteration + split.state + split.restore + split.handover + split.resume;
         assert!((sum - timeline.downtime().unwrap()).abs() < 0.01, "{split:?}");
-        assert_eq!(split.suspend, 100.0);
+        assert_eq!((split.suspend, split.acknowledge), (100.0, Some(50.0)));
     }
 
     #[test]

@@ -64,21 +64,36 @@ impl Rounds {
         }
     }
 
+    /// A pass begins, as its maker says: of so many pages. Returns its index.
+    pub fn begin(&mut self, total: u64, suspended: bool, now: Instant) -> usize {
+        self.suspended |= suspended;
+        if self.seen.len() < MAX_ROUNDS {
+            self.announced.push(Announced { total, suspended });
+            self.push(now);
+        }
+        self.seen.len() - 1
+    }
+
+    /// A batch of this pass was made.
+    pub fn batch_of(&mut self, index: usize, pfns: u64, now: Instant) -> usize {
+        if let Some(round) = self.seen.get_mut(index) {
+            round.pfns += pfns;
+            round.ended = now;
+        }
+        index
+    }
+
+    /// The target has restored the pass that was begun last.
+    pub fn settled(&mut self, now: Instant) {
+        if let Some(round) = self.seen.last_mut() {
+            round.ended = now;
+        }
+    }
+
     /// A batch was read: its first and last page number and how many it names. Returns the index of its pass.
     pub fn batch(&mut self, first: u64, last: u64, pfns: u64, now: Instant) -> usize {
         if self.starts_anew(first) && self.seen.len() < MAX_ROUNDS {
-            self.seen.push(Round {
-                iteration: u32::try_from(self.seen.len()).unwrap_or(u32::MAX),
-                dirty: None,
-                suspended: false,
-                pfns: 0,
-                pages: 0,
-                zero_pages: 0,
-                raw_bytes: 0,
-                wire_bytes: 0,
-                began: now,
-                ended: now,
-            });
+            self.push(now);
         }
         self.last_pfn = last;
         let index = self.seen.len() - 1;
@@ -126,6 +141,21 @@ impl Rounds {
             return Some(current - begun);
         }
         self.announced.get(self.seen.len()).map(|next| next.total)
+    }
+
+    fn push(&mut self, now: Instant) {
+        self.seen.push(Round {
+            iteration: u32::try_from(self.seen.len()).unwrap_or(u32::MAX),
+            dirty: None,
+            suspended: false,
+            pfns: 0,
+            pages: 0,
+            zero_pages: 0,
+            raw_bytes: 0,
+            wire_bytes: 0,
+            began: now,
+            ended: now,
+        });
     }
 
     fn starts_anew(&self, first: u64) -> bool {

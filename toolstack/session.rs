@@ -29,11 +29,13 @@ use crate::control::{Control, Incoming, Message};
 use crate::data::Broken;
 use crate::host::Note;
 use crate::io::{Cancel, Guarded};
+pub use crate::session::steering::Question;
 
 pub mod check;
 mod link;
 mod record;
 pub mod source;
+mod steering;
 pub mod target;
 
 /// Suffix of a domain that is being received, as xl's.
@@ -53,6 +55,8 @@ pub enum Event<D> {
     Control(Incoming),
     /// libxl told something.
     Note(Note),
+    /// The save wants to know something, and waits.
+    Asked(Question),
     /// libxl's operation has ended: its result can be fetched without waiting.
     OperationEnded,
     /// The data path has ended.

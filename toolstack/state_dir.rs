@@ -40,6 +40,11 @@ impl StateDir {
         Ok(self.path()?.join(format!("receive-{migration_id}.sock")))
     }
 
+    /// The socket on which this process waits for the save helpers that libxl starts for it.
+    pub fn helper_socket(&self) -> Result<PathBuf, Failure> {
+        Ok(self.path()?.join(format!("helper-{}.sock", std::process::id())))
+    }
+
     /// Keeps any other migration of this domain out until dropped.
     ///
     /// `key` is this host's name for it: a domain that leaves is locked by its number, one that comes by its name.

@@ -5,7 +5,7 @@
 //! [`libxl_end`]. Nothing here checks that order: [`crate::reader::StreamReader`] does.
 
 use crate::bytes;
-use crate::libxc::{BodyError, DomainHeader, HvmParam, ImageHeader, MAX_RECORD_LEN, Page, RecordType, TscInfo};
+use crate::libxc::{BodyError, DomainHeader, HvmParam, ImageHeader, MAX_RECORD_LEN, Page, PageEntry, RecordType, TscInfo};
 use crate::{libxc, libxl, xl};
 
 /// Appends xl's save header and the configuration (JSON text without NUL). An error when it is too long or holds a NUL.
@@ -108,6 +108,33 @@ pub fn page_data(out: &mut Vec<u8>, pages: &[Page<'_>]) -> Result<(), BodyError>
     out.extend_from_slice(&(pages.len() as u64).to_le_bytes());
     out.extend(pages.iter().flat_map(|page| page.entry.value().to_le_bytes()));
     contents.for_each(|page| out.extend_from_slice(page));
+    Ok(())
+}
+
+/// Bytes before the contents of a PAGE_DATA record that names so many pages.
+pub fn page_data_head_len(count: usize) -> usize {
+    libxc::RECORD_HEADER_LEN + libxc::PageData::HEADER_LEN + count * 8
+}
+
+/// Completes a PAGE_DATA record whose contents are there already, behind [`page_data_head_len`] bytes for what is written
+/// now. An error when the pages have more or less contents than that, when there are none, or too many for one record.
+pub fn page_data_head(record: &mut [u8], entries: &[PageEntry]) -> Result<(), BodyError> {
+    if entries.is_empty() {
+        return Err(BodyError::Value { field: "count", value: 0 });
+    }
+    let contents = entries.iter().filter(|entry| entry.page_type.has_contents()).count() * libxc::PAGE_SIZE;
+    let expected = page_data_head_len(entries.len()) + contents;
+    if record.len() != expected {
+        return Err(BodyError::Length { length: record.len(), expected: expected as u64 });
+    }
+    let (length, most) = (record.len() - libxc::RECORD_HEADER_LEN, MAX_RECORD_LEN as usize);
+    if length > most {
+        return Err(BodyError::TooLong { length, most });
+    }
+    let header = libxc::RecordHeader { record_type: RecordType::PageData, length: length as u32 };
+    let list = entries.iter().flat_map(|entry| entry.value().to_le_bytes());
+    let head = header.to_bytes().into_iter().chain((entries.len() as u64).to_le_bytes()).chain(list);
+    record.iter_mut().zip(head).for_each(|(place, byte)| *place = byte);
     Ok(())
 }
 

@@ -9,7 +9,8 @@ use rxl::data::Packing;
 use rxl::data::send::Sent;
 use rxl::error::Failure;
 use rxl::host::memory::{Guest, MemoryHost};
-use rxl::host::{GuestType, SaveFlags};
+use rxl::host::{GuestType, SaveFlags, Walker};
+use rxl::policy::{Limits, Otherwise};
 use rxl::progress::Silent;
 use rxl::remote::Route;
 use rxl::report::Report;
@@ -55,7 +56,15 @@ impl Pair {
             data_address: None,
             packing: Packing { compress: true, level: 1, threads: 2 },
             patience: Duration::from_secs(5),
-            timeout: None,
+            walker: Walker::Libxc,
+            // The guest's own passes decide, unless a test says otherwise.
+            limits: Limits {
+                downtime: Duration::ZERO,
+                max_rounds: u32::MAX,
+                timeout: None,
+                on_timeout: Otherwise::Cancel,
+                when_busy: Otherwise::Force,
+            },
         };
         let state = StateDir::at(dir.path().join("source"));
         Self { host, request, state, dir, events: Events::default() }

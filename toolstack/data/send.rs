@@ -10,6 +10,7 @@ use migrate_stream::frame::Digest;
 
 use crate::data::backlog::ends_live_pass;
 use crate::data::codec::{Encoded, Encoder, end_frame};
+use crate::data::feed::Fed;
 use crate::data::split::{Counted, Part, Splitter};
 use crate::data::window::Window;
 use crate::data::{Broken, Buffers, Meter, Packing, Verdict};
@@ -43,8 +44,11 @@ impl Sender {
     ///
     /// `cancel` ends the writing. The stream is read until its end even then: libxl's save helper must not meet a closed
     /// pipe, or it dies without switching log-dirty mode off.
+    ///
+    /// `fed` is where a walker's records come from, in place of a libxc stream in `stream`.
     pub fn start(
         stream: Guarded,
+        fed: Fed,
         connections: Vec<Guarded>,
         cancel: Cancel,
         packing: Packing,
@@ -53,14 +57,14 @@ impl Sender {
     ) -> std::io::Result<Self> {
         let run = Run {
             window: Window::new(packing.window()),
-            buffers: Buffers::default(),
+            buffers: fed.buffers,
             digest: Mutex::new(Digest::new()),
             verdict: Verdict::new(on_end),
             cancel: cancel.clone(),
             packing,
             meter: meter.clone(),
         };
-        let thread = std::thread::Builder::new().name("send".into()).spawn(move || run.run(stream, connections))?;
+        let thread = std::thread::Builder::new().name("send".into()).spawn(move || run.run(stream, fed.parts, connections))?;
         Ok(Self { cancel, meter, thread: Some(thread) })
     }
 }
@@ -93,7 +97,7 @@ struct Job {
 
 struct Run {
     window: Window<Encoded>,
-    buffers: Buffers,
+    buffers: Arc<Buffers>,
     digest: Mutex<Digest>,
     verdict: Verdict<Sent>,
     cancel: Cancel,
@@ -108,7 +112,7 @@ struct Ends {
 }
 
 impl Run {
-    fn run(&self, stream: Guarded, connections: Vec<Guarded>) {
+    fn run(&self, stream: Guarded, fed: Receiver<Part>, connections: Vec<Guarded>) {
         let read = std::thread::scope(|scope| {
             let (jobs, queue) = bounded(self.packing.window());
             for _ in 0..self.packing.threads.max(1) {
@@ -119,7 +123,7 @@ impl Run {
                 scope.spawn(move || self.guard(self.write(connection)));
             }
             drop(queue);
-            self.split(stream, &jobs)
+            self.split(stream, fed, &jobs)
         });
         // A failure has been told by now, and this does nothing.
         self.verdict.give(read.map(|read| self.sent(&read)));
@@ -135,36 +139,17 @@ impl Run {
         }
     }
 
-    fn split(&self, stream: Guarded, jobs: &crossbeam_channel::Sender<Job>) -> Result<Ends, Broken> {
+    fn split(&self, stream: Guarded, fed: Receiver<Part>, jobs: &crossbeam_channel::Sender<Job>) -> Result<Ends, Broken> {
         let mut splitter = Splitter::new(stream, &self.buffers);
-        let result = self.split_all(&mut splitter, jobs);
+        let mut queue = Queue { run: self, jobs, sequence: 0, last_page: None };
+        let result = queue.all(&mut splitter, &fed);
         if let Err(broken) = &result {
             self.guard(Err(broken.clone()));
+            // Whoever feeds finds that nobody takes it.
+            drop(fed);
             drain(splitter.into_input());
         }
         result
-    }
-
-    fn split_all(
-        &self,
-        splitter: &mut Splitter<'_, Guarded>,
-        jobs: &crossbeam_channel::Sender<Job>,
-    ) -> Result<Ends, Broken> {
-        let given_up = || Broken::here("the data path was given up");
-        let mut last_page = None;
-        let mut sequence = 0;
-        while let Some(part) = splitter.next(|pfns| self.hold(sequence, pfns)).map_err(Broken::libxl)? {
-            self.meter.read(part.raw.len() as u64);
-            if !part.batches.is_empty() {
-                last_page = Some(part.read_at);
-            }
-            let rounds = self.count(&part);
-            self.window.admit(sequence).map_err(|_| given_up())?;
-            jobs.send(Job { sequence, part, rounds }).map_err(|_| given_up())?;
-            sequence += 1;
-        }
-        self.window.finish(sequence);
-        Ok(Ends { last_page, end: Instant::now() })
     }
 
     /// See [`crate::data::backlog`].
@@ -180,7 +165,10 @@ impl Run {
             let batch = counted.batch;
             rounds.batch(batch.first_pfn, batch.last_pfn, batch.pfns.into(), part.read_at)
         };
-        part.batches.iter().map(of).collect()
+        match part.pass {
+            Some(pass) => part.batches.iter().map(|counted| rounds.batch_of(pass, counted.batch.pfns.into(), part.read_at)).collect(),
+            None => part.batches.iter().map(of).collect(),
+        }
     }
 
     /// Adds a part to its passes: records that share a frame share its bytes by their length.
@@ -240,6 +228,44 @@ impl Run {
             last_page: read.last_page,
             stream_end: read.end,
         }
+    }
+}
+
+/// Numbers the parts and hands them to the workers.
+struct Queue<'a> {
+    run: &'a Run,
+    jobs: &'a crossbeam_channel::Sender<Job>,
+    sequence: u64,
+    last_page: Option<Instant>,
+}
+
+impl Queue<'_> {
+    fn all(&mut self, splitter: &mut Splitter<'_, Guarded>, fed: &Receiver<Part>) -> Result<Ends, Broken> {
+        self.put(splitter.before_libxc().map_err(Broken::libxl)?)?;
+        for part in fed {
+            splitter.fed(&part.raw).map_err(|e| Broken::here(format!("rxl's own stream: {e}")))?;
+            self.put(part)?;
+        }
+        while let Some(part) =
+            splitter.next(|pfns| self.run.hold(self.sequence, pfns)).map_err(Broken::libxl)?
+        {
+            self.put(part)?;
+        }
+        self.run.window.finish(self.sequence);
+        Ok(Ends { last_page: self.last_page, end: Instant::now() })
+    }
+
+    fn put(&mut self, part: Part) -> Result<(), Broken> {
+        let given_up = || Broken::here("the data path was given up");
+        self.run.meter.read(part.raw.len() as u64);
+        if !part.batches.is_empty() {
+            self.last_page = Some(part.read_at);
+        }
+        let (rounds, sequence) = (self.run.count(&part), self.sequence);
+        self.run.window.admit(sequence).map_err(|_| given_up())?;
+        self.jobs.send(Job { sequence, part, rounds }).map_err(|_| given_up())?;
+        self.sequence += 1;
+        Ok(())
     }
 }
 

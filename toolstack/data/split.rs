@@ -7,6 +7,7 @@ use std::time::Instant;
 use migrate_stream::frame::pages::is_zero;
 use migrate_stream::frame::{FrameKind, MAX_DECODED};
 use migrate_stream::libxc::{self, PageData};
+use migrate_stream::libxl;
 use migrate_stream::reader::{Event, Start, StreamReader};
 use migrate_stream::rounds::Batch;
 
@@ -30,6 +31,8 @@ pub struct Part {
     pub raw: Vec<u8>,
     /// The PAGE_DATA records in it: one in a part of kind pages, any number of small ones in one of kind bytes.
     pub batches: Vec<Counted>,
+    /// The pass that they belong to, where that is known and need not be guessed.
+    pub pass: Option<usize>,
     /// When its last byte was read.
     pub read_at: Instant,
 }
@@ -71,6 +74,21 @@ impl<'a, R: Read> Splitter<'a, R> {
     /// The input, for what follows an error.
     pub fn into_input(self) -> R {
         self.input.into_inner()
+    }
+
+    /// What libxl writes before the libxc stream, as one part.
+    pub fn before_libxc(&mut self) -> Result<Part, String> {
+        while self.part.len() < libxl::HEADER_LEN + libxl::RECORD_HEADER_LEN {
+            self.step()?;
+        }
+        Ok(self.cut(FrameKind::Bytes))
+    }
+
+    /// Takes account of records that belong here in the stream and come from elsewhere.
+    pub fn fed(&mut self, records: &[u8]) -> Result<(), String> {
+        let mut input = records;
+        while self.reader.next(&mut input).map_err(|e| e.to_string())?.is_some() {}
+        Ok(())
     }
 
     /// The next part; none at the stream's proper end. `before_pages` hears how many pfns a PAGE_DATA record has before its
@@ -145,7 +163,7 @@ impl<'a, R: Read> Splitter<'a, R> {
 
     fn cut(&mut self, kind: FrameKind) -> Part {
         let raw = std::mem::replace(&mut self.part, self.buffers.take());
-        Part { kind, raw, batches: std::mem::take(&mut self.batches), read_at: Instant::now() }
+        Part { kind, raw, batches: std::mem::take(&mut self.batches), pass: None, read_at: Instant::now() }
     }
 
     fn last_part(&mut self) -> Result<Option<Part>, String> {

@@ -4,9 +4,14 @@
 //! SIGCHLD handler, children reaped by pid, fd 0 open, close-on-exec on every descriptor.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Abort, DomId, Domain, Host, HostError, HostFacts, Notes, Operation, RestoreAs, SaveFlags};
-use crate::xen::{Canceller, Context, Failure, Library, PhysInfo};
+use super::{
+    Abort, DomId, Domain, GuestType, Host, HostError, HostFacts, Notes, Operation, RestoreAs, Save, Walker,
+};
+use crate::plugin::session::{Plugin, Saving};
+use crate::xen::{Canceller, Context, Failure, GuestMemory, Library, PhysInfo};
 
 /// KiB of a page as Xen counts them.
 const PAGE_KIB: u64 = 4;
@@ -14,12 +19,30 @@ const PAGE_KIB: u64 = 4;
 /// This Xen host.
 pub struct LibxlHost {
     library: Library,
+    plugin: Option<Arc<Plugin>>,
 }
 
 impl LibxlHost {
     /// Makes sure that this is a dom0 of the Xen release that rxl was built for, and that its toolstack answers.
     pub fn new() -> Result<Self, HostError> {
-        Library::open().map(|library| Self { library }).map_err(HostError::NoXen)
+        Library::open().map(|library| Self { library, plugin: None }).map_err(HostError::NoXen)
+    }
+
+    /// Saves through our own save helper instead of libxl's.
+    pub fn with_plugin(self, plugin: Plugin) -> Self {
+        Self { plugin: Some(Arc::new(plugin)), ..self }
+    }
+
+    /// Who can walk: rxl over PVH guests, libxc over all; with VERIFY only libxc; without our helper libxl's own.
+    fn walker(&self, domid: DomId, save: &Save) -> Result<Walker, HostError> {
+        if self.plugin.is_none() {
+            return Ok(Walker::Stock);
+        }
+        let pvh = self.domain(domid)?.guest_type == GuestType::Pvh;
+        Ok(match save.walker {
+            Walker::Rxl if !pvh || save.flags.debug => Walker::Libxc,
+            walker => walker,
+        })
     }
 
     fn context(&self) -> Result<Context, HostError> {
@@ -74,15 +97,33 @@ impl Host for LibxlHost {
         self.on(domid, "libxl_retrieve_domain_configuration", Context::config_json)
     }
 
-    fn save(&self, domid: DomId, stream: OwnedFd, flags: SaveFlags, notes: Notes) -> Result<Operation<()>, HostError> {
-        let library = self.library;
+    fn save(&self, domid: DomId, save: Save) -> Result<Operation<()>, HostError> {
+        let walker = self.walker(domid, &save)?;
+        let (library, plugin) = (self.library, self.plugin.clone());
         let canceller = Canceller::default();
         Operation::spawn("save", abort_of(&canceller), move || {
+            let notes = save.notes.clone();
             let context = Context::for_operation(library, notes, canceller.clone()).map_err(unreachable_toolstack)?;
+            let ended = Arc::new(AtomicBool::new(false));
+            let Save { stream, flags, notes, steering, feed, .. } = save;
+            let served = plugin.map(|plugin| {
+                let ended = ended.clone();
+                let saving = Saving { domid: domid.0, live: flags.live, walker, steering, notes, feed, ended };
+                std::thread::spawn(move || saving.serve(&plugin, |domid| open_memory(library, domid)))
+            });
             let result = context.save(domid.0, stream.as_fd(), flags);
+            ended.store(true, Ordering::SeqCst);
             // At once: whoever reads the other end waits for this.
             drop(stream);
-            result.map_err(|failure| ended_early("save", "libxl_domain_suspend", failure, &canceller))
+            let served = served.map_or(Ok(()), |thread| thread.join().unwrap_or_else(|_| Err("its thread panicked".into())));
+            match (result, served) {
+                (Ok(()), _) => Ok(()),
+                // What stopped the walk tells more than what libxl makes of it.
+                (Err(_), Err(reason)) if !canceller.is_pulled() => {
+                    Err(HostError::Failed { operation: "saving", reason })
+                }
+                (Err(failure), _) => Err(ended_early("save", "libxl_domain_suspend", failure, &canceller)),
+            }
         })
     }
 
@@ -127,6 +168,10 @@ impl Host for LibxlHost {
     fn logdirty_off(&self, domid: DomId) -> Result<(), HostError> {
         self.on(domid, "xc_shadow_control", Context::log_dirty_off)
     }
+}
+
+fn open_memory(library: Library, domid: u32) -> Result<GuestMemory, String> {
+    GuestMemory::open(library, domid).map_err(|failure| failure.to_string())
 }
 
 fn unreachable_toolstack(failure: Failure) -> HostError {

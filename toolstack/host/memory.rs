@@ -16,8 +16,8 @@ use migrate_stream::reader::{Start, StreamReader};
 use migrate_stream::writer;
 
 use super::{
-    Abort, DomId, Domain, GuestType, Host, HostError, HostFacts, Note, NoteKind, Notes, Operation, RestoreAs, RunState,
-    SaveFlags,
+    Abort, Decision, DomId, Domain, GuestType, Host, HostError, HostFacts, Note, NoteKind, Notes, Operation,
+    PrecopyStats, RestoreAs, RunState, Save, SaveFlags, Steering,
 };
 
 /// Pages in a PAGE_DATA record, as libxc writes them.
@@ -173,7 +173,8 @@ impl Host for MemoryHost {
         Ok(format!("{{\"b_info\":{{\"max_memkb\":{}}}}}", domain.max_memory_kib))
     }
 
-    fn save(&self, domid: DomId, stream: OwnedFd, flags: SaveFlags, notes: Notes) -> Result<Operation<()>, HostError> {
+    fn save(&self, domid: DomId, save: Save) -> Result<Operation<()>, HostError> {
+        let Save { stream, flags, notes, steering, .. } = save;
         let guest = self.lock().domains.get(&domid).and_then(|kept| kept.guest.clone());
         let guest = guest.ok_or_else(|| HostError::NoSuchDomain(domid.to_string()))?;
         let (aborted, abort) = abort();
@@ -183,6 +184,7 @@ impl Host for MemoryHost {
             guest,
             output: Summing::new(File::from(stream)),
             notes,
+            steering,
             aborted,
             generation: 0,
         };
@@ -295,6 +297,7 @@ struct Saving {
     guest: Guest,
     output: Summing<File>,
     notes: Notes,
+    steering: Box<dyn Steering>,
     aborted: Arc<AtomicBool>,
     generation: u64,
 }
@@ -329,24 +332,34 @@ impl Saving {
         self.tail()
     }
 
+    /// As libxc does: what is dirty is sent before the policy's stop takes effect. Returns the passes made.
     fn live_passes(&mut self) -> Result<usize, HostError> {
-        let fail_after = self.host.faults().save_after_passes;
-        let mut pass = 0;
-        loop {
-            for count in std::iter::once(self.guest.pages).chain(self.guest.dirty.clone()) {
-                if fail_after == Some(pass) {
-                    return Err(failed("save", "as asked"));
-                }
-                self.pass(pass, count)?;
-                pass += 1;
+        let mut dirty = self.guest.dirty.clone().into_iter().cycle();
+        let (mut written, mut last) = (0, false);
+        for pass in 0.. {
+            let count = if pass == 0 { self.guest.pages } else { dirty.next().unwrap_or(0) };
+            if self.host.faults().save_after_passes == Some(pass) {
+                return Err(failed("save", "as asked"));
             }
-            if !self.guest.endless {
-                return Ok(pass);
+            if pass > 0 {
+                let stats = PrecopyStats { iteration: pass as u32, written, dirty: count };
+                last = match self.steering.precopy(&stats) {
+                    Decision::Continue => !self.guest.endless && pass == self.guest.dirty.len(),
+                    Decision::StopAndCopy => true,
+                    Decision::Abort => return Err(failed("save", "stopped as the policy demands")),
+                };
+            }
+            self.pass(pass, count)?;
+            written += count;
+            if last || (self.guest.dirty.is_empty() && !self.guest.endless) {
+                return Ok(pass + 1);
             }
         }
+        unreachable!("the loop has no end of its own")
     }
 
     fn suspend(&mut self) -> Result<(), HostError> {
+        self.steering.suspend().map_err(|reason| failed("save", reason))?;
         for what in [NoteKind::SuspendRequested, NoteKind::SuspendAcknowledged] {
             self.note(what);
         }

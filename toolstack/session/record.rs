@@ -7,10 +7,11 @@ use crate::data::send::Sent;
 use crate::data::{Meter, Packing};
 use crate::error::{Exit, Failure};
 use crate::host::{Domain, Note, NoteKind};
+use crate::policy::{Measured, Verdict, expected_downtime};
 use crate::progress::{Phase, Snapshot};
 use crate::report::{
-    ChecksumPart, CompressionPart, DomainPart, RamPart, Report, RoundPart, SCHEMA, Status, TargetSpans, Timeline,
-    TransportPart,
+    ChecksumPart, CompressionPart, DomainPart, PrecopyPart, RamPart, Report, RoundPart, SCHEMA, Status, TargetSpans,
+    Timeline, TransportPart, ms,
 };
 use crate::session::check::type_name;
 use crate::session::source::Request;
@@ -26,6 +27,7 @@ pub struct Record {
     pub meter: Arc<Meter>,
     packing: Packing,
     transport: TransportPart,
+    precopy: PrecopyPart,
     /// What was sent, once all of it is.
     pub sent: Option<Sent>,
     /// What the target measured, once it has said so.
@@ -47,8 +49,18 @@ impl Record {
             meter: Arc::new(Meter::default()),
             packing: request.packing,
             transport: TransportPart { kind: kind.into(), connections: request.connections },
+            precopy: PrecopyPart::new(request.limits.downtime),
             sent: None,
             target: None,
+        }
+    }
+
+    /// The policy has judged a pass.
+    pub fn judged(&mut self, measured: &Measured, verdict: Verdict) {
+        self.precopy.expected_downtime = expected_downtime(measured).map(ms);
+        match verdict {
+            Verdict::Stop(why) | Verdict::Cancel(why) => self.precopy.stopped = Some(why),
+            Verdict::Continue => {}
         }
     }
 
@@ -57,6 +69,8 @@ impl Record {
         self.meter.note(&note.what);
         match note.what {
             NoteKind::SuspendRequested => self.timeline.suspend_asked = Some(note.at),
+            NoteKind::SuspendAcknowledged => self.timeline.acknowledged = Some(note.at),
+            NoteKind::Walker(walker) => self.precopy.walker = walker,
             NoteKind::Suspended => self.timeline.suspended = Some(note.at),
             _ => {}
         }
@@ -113,6 +127,7 @@ impl Record {
             downtime_split: self.timeline.split(),
             target: self.target,
             ram: RamPart::new(&rounds, total, wire, raw),
+            precopy: self.precopy,
             rounds: rounds.iter().map(RoundPart::new).collect(),
             compression: CompressionPart {
                 codec: self.packing.codec_name().into(),

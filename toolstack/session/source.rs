@@ -4,17 +4,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::control::{Accept, Incoming, Message, Offer, StreamEnd, Transport};
+use crate::data::feed::feed;
 use crate::data::send::{Sender, Sent};
 use crate::data::{At, Broken, Packing};
 use crate::error::{Exit, Failure, one_line};
-use crate::host::{DomId, Domain, Host, HostError, NoteKind, Operation, RunState, SaveFlags};
+use crate::host::{
+    Decision, DomId, Domain, Host, HostError, NoteKind, Operation, PrecopyStats, RunState, Save, SaveFlags, Walker,
+};
 use crate::io::{Cancel, Guarded, pipe};
+use crate::policy::{Limits, Measured, Otherwise, Policy, Verdict};
 use crate::progress::{Phase, Progress};
 use crate::remote::Route;
 use crate::report::{Report, TargetSpans, Timeline};
 use crate::session::check::{at_source, type_name};
 use crate::session::link::{Link, negotiate};
 use crate::session::record::Record;
+use crate::session::steering::{Desk, Question, Signals, pages_per_second};
 use crate::session::{Event, Events, MIGRATED_AWAY, STALL_PATIENCE, unexpected};
 use crate::state_dir::{DomainLock, StateDir};
 use crate::transport::{Connections, Destination, Ticket};
@@ -58,8 +63,24 @@ pub struct Request {
     pub packing: Packing,
     /// Silence after which the target is dead.
     pub patience: Duration,
-    /// Cancel when the migration has not reached Commit after so long.
-    pub timeout: Option<Duration>,
+    /// Who walks over the memory.
+    pub walker: Walker,
+    /// When pre-copy ends. With [`Otherwise::Cancel`] its timeout holds until Commit.
+    pub limits: Limits,
+}
+
+impl Request {
+    /// When everything is cancelled.
+    fn cancelled_at(&self, began: Instant) -> Option<Instant> {
+        let timeout = self.limits.timeout.filter(|_| self.limits.on_timeout == Otherwise::Cancel);
+        timeout.map(|timeout| began + timeout)
+    }
+
+    /// When pre-copy is cut short.
+    fn forced_at(&self, began: Instant) -> Option<Instant> {
+        let timeout = self.limits.timeout.filter(|_| self.limits.on_timeout == Otherwise::Force);
+        timeout.map(|timeout| began + timeout)
+    }
 }
 
 /// Runs a whole migration. The report tells how far it came, whatever the end.
@@ -145,9 +166,19 @@ impl<'a> Prepared<'a> {
         let Self { host, request, domain, ticket, events, link, accept, _lock, .. } = self;
         let begun = start_data(&*host, request, &domain, &ticket, &accept, events, record);
         match begun {
-            Ok((connections, sender, save)) => {
-                Ok(Uncommitted { host, request, domain, events, link, sender, save: Some(save), connections, _lock })
-            }
+            Ok((connections, sender, save, signals)) => Ok(Uncommitted {
+                host,
+                request,
+                domain,
+                events,
+                link,
+                sender,
+                save: Some(save),
+                signals,
+                policy: Policy::new(request.limits),
+                connections,
+                _lock,
+            }),
             Err(failure) => {
                 link.give_up(&failure.to_string(), events);
                 Err(failure)
@@ -180,7 +211,7 @@ fn start_data(
     accept: &Accept,
     events: &Events<Sent>,
     record: &mut Record,
-) -> Result<(Connections, Sender, Operation<()>), Failure> {
+) -> Result<(Connections, Sender, Operation<()>, Signals), Failure> {
     let broken = |e| Failure::internal("data path", &e);
     let cancel = Cancel::new().map_err(broken)?;
     let to = Destination {
@@ -197,14 +228,16 @@ fn start_data(
         let _ = queue.send(Event::Data(result));
     };
     let streams = std::mem::take(&mut connections.streams);
-    let sender =
-        Sender::start(from_libxl, streams, cancel, request.packing, record.meter.clone(), on_end).map_err(broken)?;
+    let (feed, fed) = feed(record.meter.clone());
+    let sender = Sender::start(from_libxl, fed, streams, cancel, request.packing, record.meter.clone(), on_end);
+    let sender = sender.map_err(broken)?;
     record.timeline.saving = Some(Instant::now());
     let notes = events.notes().map_err(broken)?;
-    let save = host
-        .save(domain.domid, writing, request.flags, notes)
-        .map_err(|e| Failure::from(e).with_exit(Exit::Internal))?;
-    Ok((connections, sender, save))
+    let signals = Signals::default();
+    let steering = Box::new(Desk::new(events.sender(), signals.clone()));
+    let save = Save { stream: writing, flags: request.flags, walker: request.walker, notes, steering, feed };
+    let save = host.save(domain.domid, save).map_err(|e| Failure::from(e).with_exit(Exit::Internal))?;
+    Ok((connections, sender, save, signals))
 }
 
 /// Above the line: libxl is saving or has saved; whatever fails, the domain runs on here.
@@ -216,6 +249,8 @@ pub struct Uncommitted<'a> {
     link: Link,
     sender: Sender,
     save: Option<Operation<()>>,
+    signals: Signals,
+    policy: Policy,
     connections: Connections,
     _lock: DomainLock,
 }
@@ -237,11 +272,15 @@ impl<'a> Uncommitted<'a> {
 
     /// Until libxl has saved and the last byte is on its way.
     fn send_stream(&mut self, record: &mut Record, progress: &mut dyn Progress) -> Result<(), Failure> {
-        let limit = self.request.timeout.map(|timeout| record.timeline.began + timeout);
+        let limit = self.request.cancelled_at(record.timeline.began);
+        let mut forced = self.request.forced_at(record.timeline.began);
         let mut phase = Phase::Precopy;
         while self.save.is_some() || record.sent.is_none() {
             if limit.is_some_and(|limit| Instant::now() >= limit) {
                 return Err(Failure::new(Exit::Cancelled, "cancelled, as --timeout has passed"));
+            }
+            if forced.take_if(|at| Instant::now() >= *at).is_some() {
+                self.signals.hurry();
             }
             progress.show(&record.snapshot(phase));
             match self.events.next(Instant::now() + TICK) {
@@ -253,6 +292,7 @@ impl<'a> Uncommitted<'a> {
                 }
                 Some(Event::Data(Ok(sent))) => record.sent(sent),
                 Some(Event::Data(Err(broken))) => return Err(self.data_failure(&broken)),
+                Some(Event::Asked(question)) => self.answer(question, record)?,
                 Some(Event::OperationEnded) => self.saved()?,
                 Some(Event::Control(Incoming::Message(Message::Restored { frames }))) => {
                     record.meter.backlog.restored(frames);
@@ -263,6 +303,44 @@ impl<'a> Uncommitted<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The save waits for it.
+    fn answer(&mut self, question: Question, record: &mut Record) -> Result<(), Failure> {
+        // One that has stopped waiting fails by itself.
+        match question {
+            Question::Precopy(stats, reply) => {
+                let (decision, result) = self.decide(&stats, record);
+                let _ = reply.send(decision);
+                result
+            }
+            Question::Suspend(reply) => {
+                let _ = reply.send(Ok(()));
+                Ok(())
+            }
+        }
+    }
+
+    fn decide(&mut self, stats: &PrecopyStats, record: &mut Record) -> (Decision, Result<(), Failure>) {
+        let measured = Measured {
+            rounds: stats.iteration,
+            dirty: stats.dirty,
+            pages_per_second: pages_per_second(&record.meter.rounds().list()),
+            elapsed: record.timeline.began.elapsed(),
+        };
+        let verdict = self.policy.decide(&measured);
+        tracing::debug!(?measured, ?verdict, "pre-copy");
+        record.judged(&measured, verdict);
+        match verdict {
+            Verdict::Continue => (Decision::Continue, Ok(())),
+            Verdict::Stop(_) => (Decision::StopAndCopy, Ok(())),
+            Verdict::Cancel(why) => {
+                let what = format!("cancelled: {}", why.describe());
+                let failure = Failure::new(Exit::Cancelled, what)
+                    .next("a longer --downtime-limit, or --on-timeout force, moves it all the same");
+                (Decision::Abort, Err(failure))
+            }
+        }
     }
 
     fn saved(&mut self) -> Result<(), Failure> {
@@ -307,7 +385,7 @@ impl<'a> Uncommitted<'a> {
     }
 
     fn await_ready(&self, began: Instant) -> Result<TargetSpans, Failure> {
-        let limit = self.request.timeout.map(|timeout| began + timeout);
+        let limit = self.request.cancelled_at(began);
         let ready_by = Instant::now() + READY_PATIENCE;
         let deadline = limit.map_or(ready_by, |limit| limit.min(ready_by));
         loop {
@@ -331,6 +409,7 @@ impl<'a> Uncommitted<'a> {
     fn give_up(mut self, failure: Failure) -> Failure {
         tracing::info!("giving up: {failure}");
         self.link.control.send(Message::Abort { reason: failure.to_string() });
+        self.signals.give_up();
         // The sender goes on reading libxl's stream until its end, so that the save helper can clean up.
         self.sender.abandon();
         if let Some(save) = self.save.take()
@@ -339,10 +418,10 @@ impl<'a> Uncommitted<'a> {
             tracing::debug!("save: {error}");
         }
         drop(self.sender);
-        let resumed = run_on(&*self.host, self.domain.domid);
         if let Err(error) = self.host.logdirty_off(self.domain.domid) {
             tracing::warn!("{}: log-dirty mode: {error}", self.domain.name);
         }
+        let resumed = run_on(&*self.host, self.domain.domid);
         self.link.give_up(&failure.to_string(), self.events);
         drop(self.connections);
         match resumed {

@@ -254,7 +254,8 @@ impl Receiving {
                 parts.domid = Some(self.restored()?);
             }
             Event::Interrupt => return Err(Failure::new(Exit::Cancelled, "interrupted")),
-            Event::Data(Ok(Data::Connected(_))) | Event::Note(_) => {}
+            // A restore asks nothing.
+            Event::Data(Ok(Data::Connected(_))) | Event::Note(_) | Event::Asked(_) => {}
         }
         Ok(())
     }

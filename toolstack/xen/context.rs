@@ -105,8 +105,8 @@ impl Context {
         self.library
     }
 
-    pub(super) fn logger(&self) -> *mut libxl_sys::xentoollog_logger {
-        self.log.as_ptr()
+    pub(super) fn library(&self) -> Library {
+        Library(self.library)
     }
 
     /// Whether libxl has told that it asked a guest to suspend.

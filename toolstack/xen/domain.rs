@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use super::config::DomainConfig;
 use super::context::{Context, take_string};
 use super::failure::Failure;
+use super::interface::Interface;
 use super::xenstore::XenStore;
 use crate::host::{DomId, Domain, GuestType, RunState};
 
@@ -130,19 +131,8 @@ impl Context {
     /// The device model of an HVM guest keeps its own, which costs it some time and is switched by the next save.
     pub fn log_dirty_off(&self, domid: u32) -> Result<(), Failure> {
         let domid = guest(domid)?;
-        let library = self.functions();
-        // SAFETY: the logger lives as long as this context; the interface is closed below.
-        let xc = unsafe { library.xc_interface_open(self.logger(), self.logger(), 0) };
-        if xc.is_null() {
-            return Err(self.failure("xc_interface_open failed"));
-        }
-        let no_size = std::ptr::null_mut();
-        // SAFETY: the interface is open; OFF reads no size and no mode (xenctrl.h: xc_shadow_control).
-        let rc = unsafe { library.xc_shadow_control(xc, domid, libxl_sys::XEN_DOMCTL_SHADOW_OP_OFF, no_size, 0) };
-        let errno = Errno::last();
-        // SAFETY: it is open and not used afterwards.
-        unsafe { library.xc_interface_close(xc) };
-        log_dirty_result(rc, errno)
+        let off = Interface::open(self.library(), domid)?.shadow(libxl_sys::XEN_DOMCTL_SHADOW_OP_OFF);
+        log_dirty_result(off)
     }
 }
 
@@ -150,12 +140,11 @@ impl Context {
 const SUSPEND_CANCEL: c_int = 1;
 
 /// EINVAL comes where the guest's paging mode has no log-dirty to switch off (Xen's paging_domctl, without shadow paging).
-fn log_dirty_result(rc: c_int, errno: Errno) -> Result<(), Failure> {
-    match errno {
-        _ if rc == 0 => Ok(()),
-        Errno::EINVAL => Ok(()),
-        Errno::ESRCH => Err(Failure { rc: libxl_sys::ERROR_DOMAIN_NOTFOUND, lines: Vec::new() }),
-        errno => Err(Failure::of(format!("XEN_DOMCTL_SHADOW_OP_OFF: {}", errno.desc()))),
+fn log_dirty_result(off: Result<(), Errno>) -> Result<(), Failure> {
+    match off {
+        Ok(()) | Err(Errno::EINVAL) => Ok(()),
+        Err(Errno::ESRCH) => Err(Failure { rc: libxl_sys::ERROR_DOMAIN_NOTFOUND, lines: Vec::new() }),
+        Err(errno) => Err(Failure::of(format!("XEN_DOMCTL_SHADOW_OP_OFF: {}", errno.desc()))),
     }
 }
 
@@ -217,9 +206,9 @@ mod tests {
 
     #[test]
     fn log_dirty_that_cannot_be_on_is_off() {
-        assert_eq!(log_dirty_result(0, Errno::EPERM), Ok(()));
-        assert_eq!(log_dirty_result(-1, Errno::EINVAL), Ok(()));
-        assert!(log_dirty_result(-1, Errno::ESRCH).unwrap_err().is_not_found());
-        assert!(log_dirty_result(-1, Errno::EPERM).unwrap_err().to_string().contains("SHADOW_OP_OFF"));
+        assert_eq!(log_dirty_result(Ok(())), Ok(()));
+        assert_eq!(log_dirty_result(Err(Errno::EINVAL)), Ok(()));
+        assert!(log_dirty_result(Err(Errno::ESRCH)).unwrap_err().is_not_found());
+        assert!(log_dirty_result(Err(Errno::EPERM)).unwrap_err().to_string().contains("SHADOW_OP_OFF"));
     }
 }

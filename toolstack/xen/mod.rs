@@ -38,13 +38,18 @@
 
 #![allow(unsafe_code)]
 
+use std::ffi::OsStr;
+
 mod ao;
 mod balloon;
 mod config;
 mod context;
 mod domain;
 mod failure;
+mod guest_memory;
+mod interface;
 mod library;
+mod libxc_save;
 mod log;
 mod migration;
 mod notes;
@@ -55,4 +60,37 @@ mod xenstore;
 pub use ao::Canceller;
 pub use context::{Context, PhysInfo};
 pub use failure::Failure;
+pub use guest_memory::GuestMemory;
 pub use library::Library;
+pub use libxc_save::{LibxcCallbacks, save_with_libxc};
+
+use interface::Interface;
+
+/// Switches Xen's log-dirty mode off, without libxl.
+pub fn log_dirty_off(library: Library, domid: u32) -> Result<(), Failure> {
+    Context::open(library)?.log_dirty_off(domid)
+}
+
+/// Runs a suspended domain on: see [`Context::resume`].
+pub fn resume(library: Library, domid: u32) -> Result<(), Failure> {
+    Context::open(library)?.resume(domid)
+}
+
+/// Pages that a domain has.
+pub fn resident_pages(library: Library, domid: u32) -> Result<u64, Failure> {
+    Interface::open(library, domid)?.info().map(|info| info.tot_pages)
+}
+
+/// Sets environment variables that libxl and its children read. It refuses where another thread might be reading the
+/// environment just then.
+pub fn export(variables: &[(&str, &OsStr)]) -> Result<(), String> {
+    let tasks = std::fs::read_dir("/proc/self/task").map_err(|error| format!("/proc/self/task: {error}"))?;
+    if tasks.count() != 1 {
+        return Err("the environment cannot be changed once there are several threads".into());
+    }
+    for (name, value) in variables {
+        // SAFETY: this is the only thread.
+        unsafe { std::env::set_var(name, value) };
+    }
+    Ok(())
+}

@@ -1,0 +1,240 @@
+//! The session's end: waits for the helper that libxl starts, and walks or answers its questions.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt};
+
+use super::words::{FromHelper, Line, SOCKET_VARIABLE, ToHelper, VERSION};
+use crate::data::feed::Feed;
+use crate::host::{Decision, Note, NoteKind, Notes, Steering, Walker};
+use crate::state_dir::StateDir;
+use crate::walker::{Memory, Walk};
+use crate::xen;
+
+/// The helper's file name.
+const HELPER: &str = "rxl-save-helper";
+
+/// Where packages put it, if not beside rxl.
+const LIBEXEC: &str = "/usr/libexec/rxl";
+
+/// How long libxl may take to start its helper.
+const START_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long an answer of the helper's may take: libxl gives a guest 60 s to acknowledge a suspend and 60 s to carry it out.
+/// While libxc walks, a question may be as far away as its pass is long; then only the helper's end counts.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(150);
+
+/// How often a wait looks whether libxl's operation has ended.
+const GLANCE: Duration = Duration::from_millis(50);
+
+/// Where this process's helpers find it. One save at a time.
+pub struct Plugin {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Plugin {
+    /// Makes libxl start our helper for the saves of this process. To be called before there is a second thread.
+    ///
+    /// The error is one line: why libxl will use its own helper.
+    pub fn install(state: &StateDir) -> Result<Self, String> {
+        let helper = find_helper()?;
+        let path = state.helper_socket().map_err(|failure| failure.to_string())?;
+        // One that a killed process of the same number has left.
+        let _ = std::fs::remove_file(&path);
+        let bound = UnixListener::bind(&path).and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+        let listener = bound.map_err(|error| format!("{}: {error}", path.display()))?;
+        let plugin = Self { listener, path };
+        xen::export(&[("LIBXL_SAVE_HELPER", helper.as_os_str()), (SOCKET_VARIABLE, plugin.path.as_os_str())])?;
+        Ok(plugin)
+    }
+
+    /// The helper of the save that libxl is about to start, once it is there. None when the operation ended before.
+    fn accept(&self, ended: &AtomicBool) -> Result<Option<UnixStream>, String> {
+        let deadline = Instant::now() + START_PATIENCE;
+        while !ended.load(Ordering::SeqCst) {
+            if Instant::now() >= deadline {
+                return Err(format!("libxl did not start {HELPER} within {} s", START_PATIENCE.as_secs()));
+            }
+            let timeout = PollTimeout::try_from(GLANCE).unwrap_or(PollTimeout::ZERO);
+            let _ = poll(&mut [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)], timeout);
+            match self.listener.accept() {
+                Ok((stream, _)) => return checked(stream).map(Some).map_err(|e| e.to_string()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Drop for Plugin {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn find_helper() -> Result<PathBuf, String> {
+    let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(|dir| dir.join(HELPER)));
+    let places = beside.into_iter().chain([Path::new(LIBEXEC).join(HELPER)]);
+    let found = places.into_iter().find(|path| path.is_file());
+    found.ok_or_else(|| format!("{HELPER} is neither beside rxl nor in {LIBEXEC}"))
+}
+
+/// Root alone can reach the socket; this makes sure.
+fn checked(stream: UnixStream) -> io::Result<UnixStream> {
+    let peer = getsockopt(&stream, sockopt::PeerCredentials)?;
+    if peer.uid() == 0 { Ok(stream) } else { Err(io::Error::other("a helper that is not root")) }
+}
+
+/// One save, seen from the session.
+pub struct Saving {
+    /// Whose memory.
+    pub domid: u32,
+    /// Copy while the guest runs.
+    pub live: bool,
+    /// Who is to walk.
+    pub walker: Walker,
+    /// What to ask.
+    pub steering: Box<dyn Steering>,
+    /// What is told.
+    pub notes: Notes,
+    /// Where pages go when rxl walks.
+    pub feed: Feed,
+    /// libxl's operation has ended, or is to end.
+    pub ended: Arc<AtomicBool>,
+}
+
+impl Saving {
+    /// Serves the helper until it is gone. `open` opens the guest's memory. The error is one line.
+    pub fn serve<M: Memory>(self, plugin: &Plugin, open: impl FnOnce(u32) -> Result<M, String>) -> Result<(), String> {
+        let Some(stream) = plugin.accept(&self.ended)? else { return Ok(()) };
+        let mut helper = Line::new(stream, ANSWER_PATIENCE).map_err(|e| e.to_string())?;
+        self.greet(&mut helper)?;
+        let _ = self.notes.send(Note { at: Instant::now(), what: NoteKind::Walker(self.walker) });
+        match self.walker {
+            Walker::Rxl => self.walk(helper, open),
+            Walker::Libxc => self.answer(helper),
+            Walker::Stock => Ok(()),
+        }
+    }
+
+    fn greet(&self, helper: &mut Line<UnixStream>) -> Result<(), String> {
+        match hear(helper)? {
+            Some(FromHelper::Hello { version: VERSION, domid }) if domid == self.domid => {}
+            other => return Err(format!("{HELPER} said {other:?} at first: is it of the same version as rxl?")),
+        }
+        say(helper, &ToHelper::Walk(self.walker))
+    }
+
+    fn walk<M: Memory>(
+        mut self,
+        mut helper: Line<UnixStream>,
+        open: impl FnOnce(u32) -> Result<M, String>,
+    ) -> Result<(), String> {
+        let enable = |enable| ToHelper::DeviceModelLogDirty { enable };
+        let ended = self.ended;
+        let socket = helper.socket().try_clone().map_err(|e| e.to_string())?;
+        let walked = open(self.domid).and_then(|memory| {
+            if self.live {
+                order(&mut helper, &enable(true))?;
+            }
+            let walk = Walk {
+                memory,
+                feed: self.feed,
+                steering: &mut *self.steering,
+                suspend: &mut || order(&mut helper, &ToHelper::Suspend),
+                // Unasked the helper only says that libxl wants an end.
+                given_up: &|| ended.load(Ordering::SeqCst) || is_readable(&socket),
+            };
+            walk.run(self.live)
+        });
+        // A save that has been aborted may have taken its helper with it.
+        let off = if self.live { order(&mut helper, &enable(false)) } else { Ok(()) };
+        let complete = order(&mut helper, &ToHelper::Complete { ok: walked.is_ok() && off.is_ok() });
+        walked.and(off).and(complete)
+    }
+
+    /// Answers libxc's questions, asked by the helper. It ends with the helper.
+    fn answer(mut self, mut helper: Line<UnixStream>) -> Result<(), String> {
+        // Nothing is fed: the data path reads libxl's pipe.
+        drop(self.feed);
+        loop {
+            if !readable(helper.socket(), &self.ended)? {
+                return Ok(());
+            }
+            let answer = match hear(&mut helper)? {
+                Some(FromHelper::Precopy(stats)) => ToHelper::Decision(self.steering.precopy(&stats)),
+                Some(FromHelper::MaySuspend) => {
+                    let allowed = self.steering.suspend();
+                    if let Err(reason) = &allowed {
+                        tracing::info!("the guest is not suspended: {reason}");
+                    }
+                    ToHelper::Allow(allowed.is_ok())
+                }
+                Some(other) => return Err(format!("{HELPER} said {other:?} out of turn")),
+                None => return Ok(()),
+            };
+            if let ToHelper::Decision(Decision::Abort) = answer {
+                tracing::debug!("the save is to be abandoned");
+            }
+            say(&mut helper, &answer)?;
+        }
+    }
+}
+
+/// Waits for the next word. False when the operation has ended and nothing more came.
+fn readable(socket: &UnixStream, ended: &AtomicBool) -> Result<bool, String> {
+    loop {
+        let over = ended.load(Ordering::SeqCst);
+        let timeout = PollTimeout::try_from(GLANCE).unwrap_or(PollTimeout::ZERO);
+        match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) if over => return Ok(false),
+            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(errno) => return Err(errno.desc().into()),
+        }
+    }
+}
+
+fn is_readable(socket: &UnixStream) -> bool {
+    poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
+/// A helper that was terminated carries out every order but a suspend, to which it gives no other answer.
+fn order(helper: &mut Line<UnixStream>, order: &ToHelper) -> Result<(), String> {
+    say(helper, order)?;
+    loop {
+        return match hear(helper)? {
+            Some(FromHelper::Done { ok: true }) => Ok(()),
+            Some(FromHelper::Done { ok: false }) => Err(refused(order).into()),
+            Some(FromHelper::Terminated) if *order == ToHelper::Suspend => Err("libxl has ended the save".into()),
+            Some(FromHelper::Terminated) => continue,
+            Some(other) => Err(format!("{HELPER} said {other:?} out of turn")),
+            None => Err(format!("{HELPER} is gone")),
+        };
+    }
+}
+
+fn refused(order: &ToHelper) -> &'static str {
+    match order {
+        ToHelper::Suspend => "the guest did not suspend",
+        ToHelper::DeviceModelLogDirty { .. } => "the device model's log-dirty mode cannot be switched",
+        _ => "libxl refused",
+    }
+}
+
+fn say(helper: &mut Line<UnixStream>, word: &ToHelper) -> Result<(), String> {
+    helper.say(word).map_err(|error| format!("{HELPER}: {error}"))
+}
+
+fn hear(helper: &mut Line<UnixStream>) -> Result<Option<FromHelper>, String> {
+    helper.hear().map_err(|error| format!("{HELPER}: {error}"))
+}

@@ -1,0 +1,247 @@
+//! When pre-copy ends: a pure function of what was measured.
+//!
+//! Stock libxc stops after five passes or below 50 dirty pages, whatever a page costs. Here the question is time, as in QEMU
+//! and Cloud Hypervisor: would the pages that are dirty now take less than the downtime limit at the rate that was measured?
+//! Where they never will, the guest dirties faster than the link carries, and more passes only repeat what was sent: then
+//! [`Limits::when_busy`] says what happens.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// QEMU's and Cloud Hypervisor's default.
+pub const DEFAULT_DOWNTIME: Duration = Duration::from_millis(300);
+
+/// Most live passes, if the user says nothing.
+pub const DEFAULT_MAX_ROUNDS: u32 = 30;
+
+/// Passes in a row that did not lower the dirty count, after which no more are tried.
+const FLAT_PASSES: u32 = 2;
+
+/// What is left to do when pre-copy does not come below the limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Otherwise {
+    /// Give up; the domain runs on at the source.
+    Cancel,
+    /// Suspend the domain all the same, however long the rest takes.
+    Force,
+}
+
+/// What the user asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest time that the pages sent while the guest stands still may take.
+    pub downtime: Duration,
+    /// Most live passes.
+    pub max_rounds: u32,
+    /// Longest time for all live passes.
+    pub timeout: Option<Duration>,
+    /// What happens at the timeout.
+    pub on_timeout: Otherwise,
+    /// What happens after `max_rounds`, or when the dirty count has stopped falling.
+    pub when_busy: Otherwise,
+}
+
+/// What was measured, after a live pass.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measured {
+    /// Live passes made.
+    pub rounds: u32,
+    /// Pages dirty now.
+    pub dirty: u64,
+    /// Pages a second that the target has restored of late. None while nothing has been sent.
+    pub pages_per_second: Option<f64>,
+    /// Since the migration began.
+    pub elapsed: Duration,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Another live pass.
+    Continue,
+    /// Suspend now, and why.
+    Stop(Why),
+    /// Give up, and why.
+    Cancel(Why),
+}
+
+/// Why pre-copy ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Why {
+    /// The rest takes less than the limit.
+    BelowLimit,
+    /// The dirty count has stopped falling.
+    DirtyRate,
+    /// The most passes allowed were made.
+    MaxRounds,
+    /// Time is up.
+    Timeout,
+}
+
+impl Why {
+    /// For people: why a migration was given up.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::BelowLimit => "the rest is below the downtime limit",
+            Self::DirtyRate => "it dirties its memory as fast as the link carries it",
+            Self::MaxRounds => "the rest is above the downtime limit after --max-rounds passes",
+            Self::Timeout => "the rest is above the downtime limit after --timeout",
+        }
+    }
+}
+
+/// The policy. It remembers no more than the last dirty count and for how long it has not fallen.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    limits: Limits,
+    last_dirty: Option<u64>,
+    flat: u32,
+}
+
+impl Policy {
+    /// With these limits.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, last_dirty: None, flat: 0 }
+    }
+
+    /// To be asked after each live pass, in order.
+    pub fn decide(&mut self, measured: &Measured) -> Verdict {
+        self.flat = match self.last_dirty {
+            Some(last) if measured.dirty >= last => self.flat + 1,
+            _ => 0,
+        };
+        self.last_dirty = Some(measured.dirty);
+        if self.is_below_limit(measured) {
+            return Verdict::Stop(Why::BelowLimit);
+        }
+        if self.limits.timeout.is_some_and(|timeout| measured.elapsed >= timeout) {
+            return otherwise(self.limits.on_timeout, Why::Timeout);
+        }
+        if measured.rounds >= self.limits.max_rounds {
+            return otherwise(self.limits.when_busy, Why::MaxRounds);
+        }
+        if self.flat >= FLAT_PASSES {
+            return otherwise(self.limits.when_busy, Why::DirtyRate);
+        }
+        Verdict::Continue
+    }
+
+    fn is_below_limit(&self, measured: &Measured) -> bool {
+        expected_downtime(measured).is_some_and(|expected| expected <= self.limits.downtime)
+    }
+}
+
+/// How long the pages that are dirty now would take.
+pub fn expected_downtime(measured: &Measured) -> Option<Duration> {
+    if measured.dirty == 0 {
+        return Some(Duration::ZERO);
+    }
+    let seconds = measured.dirty as f64 / measured.pages_per_second?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+fn otherwise(what: Otherwise, why: Why) -> Verdict {
+    match what {
+        Otherwise::Cancel => Verdict::Cancel(why),
+        Otherwise::Force => Verdict::Stop(why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMITS: Limits = Limits {
+        downtime: Duration::from_millis(300),
+        max_rounds: 30,
+        timeout: Some(Duration::from_secs(60)),
+        on_timeout: Otherwise::Cancel,
+        when_busy: Otherwise::Force,
+    };
+
+    fn measured(rounds: u32, dirty: u64) -> Measured {
+        Measured { rounds, dirty, pages_per_second: Some(10_000.0), elapsed: Duration::from_secs(rounds.into()) }
+    }
+
+    /// The verdicts over a whole trace of dirty counts.
+    fn replay(limits: Limits, trace: &[u64]) -> (usize, Verdict) {
+        let mut policy = Policy::new(limits);
+        let ends = |(index, dirty): (usize, &u64)| {
+            let verdict = policy.decide(&measured(index as u32 + 1, *dirty));
+            (verdict != Verdict::Continue).then_some((index + 1, verdict))
+        };
+        trace.iter().enumerate().find_map(ends).unwrap_or((trace.len(), Verdict::Continue))
+    }
+
+    #[test]
+    fn traces_end_where_they_should() {
+        let busy = Limits { when_busy: Otherwise::Cancel, ..LIMITS };
+        let forced = Limits { on_timeout: Otherwise::Force, ..LIMITS };
+        let falling: Vec<u64> = (1..100).map(|n| 1_000_000 - n * 5_000).collect();
+        let table: &[(Limits, &[u64], (usize, Verdict))] = &[
+            (LIMITS, &[0], (1, Verdict::Stop(Why::BelowLimit))),
+            (LIMITS, &[3_000], (1, Verdict::Stop(Why::BelowLimit))),
+            (LIMITS, &[3_001, 2_000], (2, Verdict::Stop(Why::BelowLimit))),
+            (LIMITS, &[9_000, 8_000, 7_000, 2_999], (4, Verdict::Stop(Why::BelowLimit))),
+            // A wave is not the end: only two passes in a row that bring nothing are.
+            (LIMITS, &[9_000, 9_500, 8_000, 8_500, 100], (5, Verdict::Stop(Why::BelowLimit))),
+            (LIMITS, &[9_000, 9_000, 9_000], (3, Verdict::Stop(Why::DirtyRate))),
+            (busy, &[9_000, 9_000, 9_000], (3, Verdict::Cancel(Why::DirtyRate))),
+            (LIMITS, &falling, (30, Verdict::Stop(Why::MaxRounds))),
+            (busy, &falling, (30, Verdict::Cancel(Why::MaxRounds))),
+            (Limits { max_rounds: 1000, ..LIMITS }, &falling, (60, Verdict::Cancel(Why::Timeout))),
+            (Limits { max_rounds: 1000, ..forced }, &falling, (60, Verdict::Stop(Why::Timeout))),
+            (LIMITS, &[9_000], (1, Verdict::Continue)),
+        ];
+        for (limits, trace, expected) in table {
+            assert_eq!(replay(*limits, trace), *expected, "{trace:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_rate_only_nothing_is_little() {
+        let unknown = |dirty| Measured { pages_per_second: None, ..measured(1, dirty) };
+        assert_eq!(Policy::new(LIMITS).decide(&unknown(1)), Verdict::Continue);
+        assert_eq!(Policy::new(LIMITS).decide(&unknown(0)), Verdict::Stop(Why::BelowLimit));
+        assert_eq!(expected_downtime(&Measured { pages_per_second: Some(0.0), ..measured(1, 5) }), None);
+    }
+
+    fn any_otherwise() -> impl Strategy<Value = Otherwise> {
+        prop_oneof![Just(Otherwise::Cancel), Just(Otherwise::Force)]
+    }
+
+    proptest! {
+        #[test]
+        fn it_always_ends_and_stops_above_the_limit_only_when_told_to(
+            trace in proptest::collection::vec((0..200_000u64, 1.0..100_000.0f64), 50),
+            max_rounds in 1..40u32,
+            on_timeout in any_otherwise(),
+            when_busy in any_otherwise(),
+        ) {
+            let limits = Limits { max_rounds, on_timeout, when_busy, ..LIMITS };
+            let mut policy = Policy::new(limits);
+            let mut ended = false;
+            for (index, (dirty, rate)) in trace.into_iter().enumerate() {
+                let now = Measured { pages_per_second: Some(rate), ..measured(index as u32 + 1, dirty) };
+                let verdict = policy.decide(&now);
+                if let Verdict::Stop(why) = verdict {
+                    let told = match why {
+                        Why::BelowLimit => expected_downtime(&now).unwrap() <= limits.downtime,
+                        Why::Timeout => on_timeout == Otherwise::Force,
+                        Why::MaxRounds | Why::DirtyRate => when_busy == Otherwise::Force,
+                    };
+                    prop_assert!(told, "{why:?} {now:?}");
+                }
+                if verdict != Verdict::Continue {
+                    ended = true;
+                    break;
+                }
+            }
+            prop_assert!(ended);
+        }
+    }
+}
