@@ -107,7 +107,8 @@ impl Host for LibxlHost {
             let ended = Arc::new(AtomicBool::new(false));
             let Save { stream, flags, notes, steering, feed, .. } = save;
             let served = plugin.map(|plugin| {
-                let ended = ended.clone();
+                let (is_over, cancelled) = (ended.clone(), canceller.clone());
+                let ended = Arc::new(move || is_over.load(Ordering::SeqCst) || cancelled.is_pulled());
                 let saving = Saving { domid: domid.0, live: flags.live, walker, steering, notes, feed, ended };
                 std::thread::spawn(move || saving.serve(&plugin, |domid| open_memory(library, domid)))
             });

@@ -5,7 +5,6 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -57,9 +56,9 @@ impl Plugin {
     }
 
     /// The helper of the save that libxl is about to start, once it is there. None when the operation ended before.
-    fn accept(&self, ended: &AtomicBool) -> Result<Option<UnixStream>, String> {
+    fn accept(&self, ended: &dyn Fn() -> bool) -> Result<Option<UnixStream>, String> {
         let deadline = Instant::now() + START_PATIENCE;
-        while !ended.load(Ordering::SeqCst) {
+        while !ended() {
             if Instant::now() >= deadline {
                 return Err(format!("libxl did not start {HELPER} within {} s", START_PATIENCE.as_secs()));
             }
@@ -109,13 +108,13 @@ pub struct Saving {
     /// Where pages go when rxl walks.
     pub feed: Feed,
     /// libxl's operation has ended, or is to end.
-    pub ended: Arc<AtomicBool>,
+    pub ended: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl Saving {
     /// Serves the helper until it is gone. `open` opens the guest's memory. The error is one line.
     pub fn serve<M: Memory>(self, plugin: &Plugin, open: impl FnOnce(u32) -> Result<M, String>) -> Result<(), String> {
-        let Some(stream) = plugin.accept(&self.ended)? else { return Ok(()) };
+        let Some(stream) = plugin.accept(&*self.ended)? else { return Ok(()) };
         let mut helper = Line::new(stream, ANSWER_PATIENCE).map_err(|e| e.to_string())?;
         self.greet(&mut helper)?;
         let _ = self.notes.send(Note { at: Instant::now(), what: NoteKind::Walker(self.walker) });
@@ -152,7 +151,7 @@ impl Saving {
                 steering: &mut *self.steering,
                 suspend: &mut || order(&mut helper, &ToHelper::Suspend),
                 // Unasked the helper only says that libxl wants an end.
-                given_up: &|| ended.load(Ordering::SeqCst) || is_readable(&socket),
+                given_up: &|| ended() || is_readable(&socket),
             };
             walk.run(self.live)
         });
@@ -167,7 +166,7 @@ impl Saving {
         // Nothing is fed: the data path reads libxl's pipe.
         drop(self.feed);
         loop {
-            if !readable(helper.socket(), &self.ended)? {
+            if !helper.has_more() && !readable(helper.socket(), &*self.ended)? {
                 return Ok(());
             }
             let answer = match hear(&mut helper)? {
@@ -191,9 +190,9 @@ impl Saving {
 }
 
 /// Waits for the next word. False when the operation has ended and nothing more came.
-fn readable(socket: &UnixStream, ended: &AtomicBool) -> Result<bool, String> {
+fn readable(socket: &UnixStream, ended: &dyn Fn() -> bool) -> Result<bool, String> {
     loop {
-        let over = ended.load(Ordering::SeqCst);
+        let over = ended();
         let timeout = PollTimeout::try_from(GLANCE).unwrap_or(PollTimeout::ZERO);
         match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], timeout) {
             Ok(0) if over => return Ok(false),

@@ -80,9 +80,14 @@ impl Line<UnixStream> {
         Ok(Self { stream: BufReader::new(stream) })
     }
 
-    /// The socket, to wait for.
+    /// The socket, to wait for, unless [`Line::has_more`].
     pub fn socket(&self) -> &UnixStream {
         self.stream.get_ref()
+    }
+
+    /// Something has been read already that has not been heard.
+    pub fn has_more(&self) -> bool {
+        !self.stream.buffer().is_empty()
     }
 }
 

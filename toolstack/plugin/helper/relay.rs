@@ -98,7 +98,7 @@ impl Relay<'_> {
 
     /// False when libxl wants an end instead.
     fn wait_for_session(&self) -> io::Result<bool> {
-        Ok(first_ready([self.session.socket().as_fd(), self.terminated])? == 0)
+        Ok(self.session.has_more() || first_ready([self.session.socket().as_fd(), self.terminated])? == 0)
     }
 
     fn tell_terminated(&mut self) -> io::Result<()> {
@@ -227,6 +227,22 @@ mod tests {
         scene.libxl_answers(0);
         scene.session_hears(FromHelper::Done { ok: true });
         assert!(matches!(scene.thread.join().unwrap(), (Ok(End::Completed), true)));
+    }
+
+    #[test]
+    fn orders_that_come_together_are_all_carried_out() {
+        let mut scene = scene();
+        let mut orders = serde_json::to_vec(&ToHelper::DeviceModelLogDirty { enable: true }).unwrap();
+        orders.push(b'\n');
+        orders.extend(orders.clone());
+        scene.session.socket().write_all(&orders).unwrap();
+        for _ in 0..2 {
+            scene.libxl_hears(Message::SwitchQemuLogdirty { domid: 5, enable: true });
+            scene.libxl_answers(0);
+            scene.session_hears(FromHelper::Done { ok: true });
+        }
+        drop(scene.session);
+        assert!(scene.thread.join().unwrap().0.is_err());
     }
 
     #[test]
