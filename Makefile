@@ -22,7 +22,7 @@ deps:
 	@$(SUDO) tests/lab/images/deps.sh libxen-dev libclang-dev pkg-config python3
 
 build: deps
-	$(CARGO) build --release --bin rxl
+	$(CARGO) build --release --bins
 
 test-quick: deps
 	$(CARGO) test --release --workspace

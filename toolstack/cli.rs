@@ -27,6 +27,12 @@ pub enum Command {
     /// Move a running domain to another host
     #[command(after_help = exit_codes())]
     Migrate(Box<Migrate>),
+    /// Show the migrations that run from this host
+    #[command(after_help = exit_codes())]
+    Status(Status),
+    /// Cancel a running migration; the domain runs on here
+    #[command(after_help = exit_codes())]
+    Cancel(CancelMigration),
     /// Receive a domain; started on the target by `rxl migrate`
     #[command(after_help = exit_codes())]
     Receive(Receive),
@@ -137,6 +143,23 @@ pub struct Migrate {
     /// How to show progress (on standard error)
     #[arg(long, value_enum, default_value = "auto")]
     pub progress: ProgressMode,
+}
+
+/// `rxl status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Only this domain's, by name or number
+    pub domain: Option<String>,
+    /// As JSON: a list, one element a migration
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `rxl cancel`.
+#[derive(Debug, Args)]
+pub struct CancelMigration {
+    /// The domain, by name or number
+    pub domain: String,
 }
 
 /// `rxl receive`.

@@ -13,7 +13,7 @@ use std::sync::mpsc::Sender;
 use clap::Parser;
 use migrate_stream::frame::Purpose;
 use nix::sys::signal::{SigSet, Signal};
-use rxl::cli::{Cli, Command, Compress, Migrate, Receive};
+use rxl::cli::{Cli, Command, Compress, Migrate, Receive, Status};
 use rxl::config;
 use rxl::data::Packing;
 use rxl::error::{Exit, Failure};
@@ -24,7 +24,7 @@ use rxl::plugin::session::Plugin;
 use rxl::progress;
 use rxl::remote::Route;
 use rxl::report::Report;
-use rxl::session::{Event, Events, source, target};
+use rxl::session::{Event, Events, monitor, source, target};
 use rxl::state_dir::StateDir;
 use rxl::transport::{Ticket, hand_over, read_preamble};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -36,6 +36,8 @@ fn main() -> ExitCode {
     start_log(cli.verbose);
     let result = match &cli.command {
         Command::Migrate(options) => migrate(options),
+        Command::Status(options) => status(options),
+        Command::Cancel(options) => monitor::cancel(&StateDir::system(), &options.domain),
         Command::Receive(options) => receive(options),
     };
     match result {
@@ -108,7 +110,9 @@ fn migrate(options: &Migrate) -> Result<(), Failure> {
 /// This host, whose saves go through our own helper. The helper is announced to libxl before there is a second thread.
 fn steered_host() -> Result<LibxlHost, Failure> {
     let host = LibxlHost::new().map_err(Failure::from)?;
-    match Plugin::install(&StateDir::system()) {
+    let state = StateDir::system();
+    state.sweep()?;
+    match Plugin::install(&state) {
         Ok(plugin) => Ok(host.with_plugin(plugin)),
         Err(reason) => {
             tracing::warn!("libxl's stock save helper is used, with its own policy: {reason}");
@@ -170,6 +174,24 @@ impl Drop for ReportFile {
         // Gone already when it was put in place.
         let _ = std::fs::remove_file(&self.unfinished);
     }
+}
+
+fn status(options: &Status) -> Result<(), Failure> {
+    let state = StateDir::system();
+    state.sweep()?;
+    let found = match &options.domain {
+        Some(domain) => vec![monitor::find(&state, domain)?],
+        None => monitor::running(&state)?,
+    };
+    let text = if options.json {
+        serde_json::to_string_pretty(&found).map_err(|e| Failure::internal("status", &e.into()))? + "\n"
+    } else if found.is_empty() {
+        "no migration runs from this host\n".into()
+    } else {
+        found.iter().map(|status| status.describe() + "\n").collect()
+    };
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(())
 }
 
 /// The control connection's process runs the session; a data connection's hands its standard input to that one.

@@ -28,6 +28,17 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// For programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Setup => "setup",
+            Self::Precopy => "precopy",
+            Self::LastPages => "last-pages",
+            Self::Ready => "ready",
+            Self::Resume => "resume",
+        }
+    }
+
     fn words(self) -> &'static str {
         match self {
             Self::Setup => "connecting",
@@ -62,12 +73,20 @@ impl Snapshot {
             if let Some(total) = total {
                 text += &format!(" of {total}");
             }
-            if let Some(eta) = eta(round, *total) {
+            if let Some(eta) = self.eta() {
                 text += &format!(", {} s to go in it", eta.as_secs());
             }
         }
         let rate = self.wire_bytes as f64 / self.elapsed.as_secs_f64().max(0.001);
         text + &format!(", {} sent, {}/s", bytes(self.wire_bytes), bytes(rate as u64))
+    }
+}
+
+impl Snapshot {
+    /// Time left in the pass under way.
+    pub fn eta(&self) -> Option<Duration> {
+        let (round, total) = self.current.as_ref()?;
+        eta(round, *total)
     }
 }
 

@@ -166,6 +166,19 @@ pub struct PrecopyPart {
 }
 
 impl PrecopyPart {
+    /// One line for people.
+    fn describe(&self) -> String {
+        let walker = match self.walker {
+            Walker::Rxl => "rxl walked",
+            Walker::Libxc => "libxc walked",
+            Walker::Stock => return "libxl's stock helper walked, and decided when to suspend".into(),
+        };
+        let stopped = self.stopped.map_or("not live", Why::describe);
+        let expected = self.expected_downtime.map_or_else(|| "?".into(), seconds);
+        let limit = seconds(self.downtime_limit);
+        format!("{walker}; pre-copy ended: {stopped} (last pages expected to take {expected}, limit {limit})")
+    }
+
     /// Before anything is known.
     pub fn new(limit: Duration) -> Self {
         Self { walker: Walker::Stock, downtime_limit: ms(limit), expected_downtime: None, stopped: None }
@@ -183,6 +196,8 @@ pub struct RoundPart {
     /// libxl's count for the pass: all page numbers in the first, dirty ones later; null where libxl's count and the stream
     /// could not be matched.
     pub dirty_pages: Option<u64>,
+    /// Page numbers in the stream, holes among them.
+    pub pfns: u64,
     /// Pages with contents in the stream.
     pub pages: u64,
     /// Pages of zeroes among them.
@@ -313,6 +328,7 @@ impl RoundPart {
             iteration: round.iteration,
             suspended: round.suspended,
             dirty_pages: round.dirty,
+            pfns: round.pfns,
             pages: round.pages,
             zero_pages: round.zero_pages,
             raw_bytes: round.raw_bytes,
@@ -418,6 +434,7 @@ impl Report {
             self.transport.kind,
             seconds(self.setup_time),
         );
+        let _ = writeln!(text, "  {}", self.precopy.describe());
         if let Some(split) = &self.downtime_split {
             let _ = writeln!(
                 text,

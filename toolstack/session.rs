@@ -33,6 +33,7 @@ pub use crate::session::steering::Question;
 
 pub mod check;
 mod link;
+pub mod monitor;
 mod record;
 pub mod source;
 mod steering;

@@ -3,6 +3,7 @@
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -35,6 +36,20 @@ impl StateDir {
         Ok(&self.0)
     }
 
+    /// Removes the sockets that killed processes have left: nobody listens on them any more.
+    pub fn sweep(&self) -> Result<(), Failure> {
+        let dir = self.path()?;
+        let entries = std::fs::read_dir(dir).map_err(|e| Failure::internal(dir.display(), &e))?;
+        let sockets = entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "sock"));
+        for path in sockets {
+            if UnixStream::connect(&path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+                tracing::debug!("{}: left by a process that is gone", path.display());
+                let _ = std::fs::remove_file(&path);
+            }
+        }
+        Ok(())
+    }
+
     /// The socket on which the session that receives this migration takes data connections.
     pub fn receive_socket(&self, migration_id: &str) -> Result<PathBuf, Failure> {
         Ok(self.path()?.join(format!("receive-{migration_id}.sock")))
@@ -65,6 +80,19 @@ impl StateDir {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn sockets_of_dead_processes_are_swept_and_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(UnixListener::bind(dir.path().join("dead.sock")).unwrap());
+        let _alive = UnixListener::bind(dir.path().join("alive.sock")).unwrap();
+        std::fs::write(dir.path().join("domain-3.lock"), "").unwrap();
+        StateDir::at(dir.path()).sweep().unwrap();
+        let mut left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().flatten().map(|e| e.file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["alive.sock", "domain-3.lock"]);
+    }
 
     #[test]
     fn a_domain_is_locked_once_and_freed_on_drop() {

@@ -20,10 +20,13 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a lab and installs this rxl on both hosts.
-    pub fn up(rxl: &Path) -> Result<Self> {
+    /// Starts a lab and installs these programs on both hosts.
+    pub fn up(programs: &[&Path]) -> Result<Self> {
         let lab = Lab::up(Options::default())?;
-        lab.install(&[(rxl, "/usr/bin/rxl")])?;
+        for program in programs {
+            let name = program.file_name().and_then(|name| name.to_str()).context("a program's name")?;
+            lab.install(&[(program, &format!("/usr/bin/{name}"))])?;
+        }
         Ok(Self { lab })
     }
 
@@ -53,7 +56,7 @@ impl Cluster {
             ensure!(here == usize::from(node == home), "{name} on {node}: {domains:?}");
             let odd = domains.iter().find(|domain| domain.name.contains("--"));
             ensure!(odd.is_none(), "left on {node}: {odd:?}");
-            let processes = self.lab.node(node).run("pgrep -a libxl-save-help; pgrep -ax rxl", COMMAND)?;
+            let processes = self.lab.node(node).run("pgrep -a 'libxl-save-help|rxl-save-helper'; pgrep -ax rxl", COMMAND)?;
             ensure!(processes.stdout.is_empty(), "left on {node}: {}", processes.stdout);
             let sockets = self.lab.node(node).run("ls /run/rxl/*.sock", COMMAND)?;
             ensure!(sockets.stdout.is_empty(), "left on {node}: {}", sockets.stdout);

@@ -14,10 +14,10 @@ use rxl_lab::Node;
 const RING_SECONDS: u32 = 90;
 
 fn main() -> Result<()> {
-    let rxl = beside_this_program()?;
+    let [rxl, helper] = [beside_this_program("rxl")?, beside_this_program("rxl-save-helper")?];
     say("Two nested Xen hosts, nodeA and nodeB (the first time, their images are built: minutes).");
     let begun = Instant::now();
-    let cluster = Cluster::up(&rxl)?;
+    let cluster = Cluster::up(&[&rxl, &helper])?;
     println!("   up in {:.1} s; dom3 and small run on nodeA, dom4 on nodeB", begun.elapsed().as_secs_f64());
 
     say("An MPI ring: two ranks, one in dom3 and one in dom4, 64 KiB a message, each with its number and a checksum.");
@@ -45,9 +45,9 @@ fn say(text: &str) {
 }
 
 /// Examples are built into a folder beside the programs.
-fn beside_this_program() -> Result<PathBuf> {
+fn beside_this_program(name: &str) -> Result<PathBuf> {
     let here = std::env::current_exe()?;
-    let rxl = here.ancestors().nth(2).context("a folder")?.join("rxl");
-    ensure!(rxl.exists(), "{} is not built: `make demo` does it", rxl.display());
-    Ok(rxl)
+    let program = here.ancestors().nth(2).context("a folder")?.join(name);
+    ensure!(program.exists(), "{} is not built: `make demo` does it", program.display());
+    Ok(program)
 }

@@ -7,6 +7,7 @@ mod compare;
 mod damage;
 mod failures;
 mod mpi;
+mod precopy;
 mod refusals;
 mod survival;
 
@@ -30,6 +31,13 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("failures::ssh_cut_in_precopy", failures::ssh_cut_in_precopy),
     ("failures::a_link_cut_in_precopy", failures::a_link_cut_in_precopy),
     ("failures::ctrl_c_in_precopy", failures::ctrl_c_in_precopy),
+    ("precopy::rounds_are_what_was_sent", precopy::rounds_are_what_was_sent),
+    ("precopy::a_guest_that_dirties_faster_than_the_link", precopy::a_guest_that_dirties_faster_than_the_link),
+    ("precopy::stock_xl_with_our_helper", precopy::stock_xl_with_our_helper),
+    ("precopy::helper_and_rxl_killed", precopy::helper_and_rxl_killed),
+    ("precopy::status_and_cancel", precopy::status_and_cancel),
+    ("precopy::sigterm_is_a_cancel", precopy::sigterm_is_a_cancel),
+    ("precopy::to_and_fro_without_a_leak", precopy::to_and_fro_without_a_leak),
     ("refusals::each_in_one_line_with_its_own_code", refusals::each_in_one_line_with_its_own_code),
     ("compare::idle_guest_with_stock_xl", compare::idle_guest_with_stock_xl),
 ];
@@ -44,7 +52,7 @@ fn main() {
 /// Each in a lab of its own, which is up in seconds.
 fn run(name: &str, scenario: Scenario) -> Result<(), Failed> {
     let begun = Instant::now();
-    let cluster = Cluster::up(Path::new(env!("CARGO_BIN_EXE_rxl")))?;
+    let cluster = Cluster::up(&[Path::new(env!("CARGO_BIN_EXE_rxl")), Path::new(env!("CARGO_BIN_EXE_rxl-save-helper"))])?;
     let ready = begun.elapsed();
     let result = scenario(&cluster);
     println!("  [{name}] lab ready in {:.1} s, done in {:.1} s", ready.as_secs_f64(), begun.elapsed().as_secs_f64());

@@ -14,7 +14,9 @@ use crate::report::{
     Timeline, TransportPart, ms,
 };
 use crate::session::check::type_name;
+use crate::session::monitor::{MigrationStatus, Monitor};
 use crate::session::source::Request;
+use crate::session::steering::pages_per_second;
 
 /// What is gathered for the report on the way.
 pub struct Record {
@@ -28,6 +30,7 @@ pub struct Record {
     packing: Packing,
     transport: TransportPart,
     precopy: PrecopyPart,
+    monitor: Monitor,
     /// What was sent, once all of it is.
     pub sent: Option<Sent>,
     /// What the target measured, once it has said so.
@@ -35,8 +38,26 @@ pub struct Record {
 }
 
 impl Record {
+    /// What `rxl status` shows at the beginning.
+    pub fn status(domain: &Domain, request: &Request) -> MigrationStatus {
+        MigrationStatus {
+            domain: domain.name.clone(),
+            domid: domain.domid.0,
+            target: request.route.host().into(),
+            pid: std::process::id(),
+            state: Phase::Setup.name().into(),
+            ..MigrationStatus::default()
+        }
+    }
+
     /// Of a migration that is about to begin.
-    pub fn new(migration_id: String, domain: &Domain, timeline: Timeline, request: &Request) -> Self {
+    pub fn new(
+        migration_id: String,
+        domain: &Domain,
+        timeline: Timeline,
+        request: &Request,
+        monitor: Monitor,
+    ) -> Self {
         let kind = match request.transport {
             Transport::Ssh => "ssh",
             Transport::Tcp => "tcp",
@@ -50,6 +71,7 @@ impl Record {
             packing: request.packing,
             transport: TransportPart { kind: kind.into(), connections: request.connections },
             precopy: PrecopyPart::new(request.limits.downtime),
+            monitor,
             sent: None,
             target: None,
         }
@@ -83,16 +105,32 @@ impl Record {
         self.sent = Some(sent);
     }
 
-    /// This moment, for the progress.
+    /// This moment, for the progress and for `rxl status`.
     pub fn snapshot(&self, phase: Phase) -> Snapshot {
-        let rounds = self.meter.rounds();
-        Snapshot {
+        let (current, rate) = {
+            let rounds = self.meter.rounds();
+            (rounds.current(), pages_per_second(&rounds.list()))
+        };
+        let snapshot = Snapshot {
             domain: self.domain.name.clone(),
             phase,
-            current: rounds.current(),
+            current,
             wire_bytes: self.meter.wire_bytes(),
             elapsed: self.timeline.began.elapsed(),
-        }
+        };
+        self.monitor.update(|status| {
+            status.state = phase.name().into();
+            if let Some((round, total)) = &snapshot.current {
+                (status.round, status.round_pages) = (Some(round.iteration), Some(round.pfns));
+                status.dirty_pages = *total;
+            }
+            status.pages_per_second = rate;
+            status.expected_downtime = self.precopy.expected_downtime;
+            status.eta = snapshot.eta().map(ms);
+            status.transferred = snapshot.wire_bytes;
+            status.total_time = ms(snapshot.elapsed);
+        });
+        snapshot
     }
 
     /// The report of a migration that has ended so.

@@ -18,6 +18,7 @@ use crate::remote::Route;
 use crate::report::{Report, TargetSpans, Timeline};
 use crate::session::check::{at_source, type_name};
 use crate::session::link::{Link, negotiate};
+use crate::session::monitor::Monitor;
 use crate::session::record::Record;
 use crate::session::steering::{Desk, Question, Signals, pages_per_second};
 use crate::session::{Event, Events, MIGRATED_AWAY, STALL_PATIENCE, unexpected};
@@ -94,7 +95,8 @@ pub fn migrate(
     let mut record = None;
     let result = Prepared::new(host, state, request, events).and_then(|prepared| {
         let id = prepared.ticket.id.to_string();
-        let record = record.insert(Record::new(id, &prepared.domain, prepared.timeline, request));
+        let monitor = Monitor::start(state, Record::status(&prepared.domain, request), events.sender())?;
+        let record = record.insert(Record::new(id, &prepared.domain, prepared.timeline, request, monitor));
         prepared.run(record, progress)
     });
     let report = record.map(|record| record.report(&result));
