@@ -72,6 +72,7 @@ const FUNCTIONS: &[&str] = &[
     "xs_open",
     "xs_close",
     "xs_read",
+    "xs_directory",
     "xs_write",
     "xs_transaction_start",
     "xs_transaction_end",

@@ -8,6 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use crate::control::Transport;
 use crate::host::Walker;
 use crate::policy::{DEFAULT_DOWNTIME, DEFAULT_MAX_ROUNDS, Limits, Otherwise};
+use crate::quiesce::coordinator::Level;
 
 /// Live migration of Xen domains, compressed, checksummed and measured.
 #[derive(Debug, Parser)]
@@ -33,6 +34,12 @@ pub enum Command {
     /// Cancel a running migration; the domain runs on here
     #[command(after_help = exit_codes())]
     Cancel(CancelMigration),
+    /// Show the MPI jobs in the domains of all hosts of the cluster
+    #[command(after_help = exit_codes())]
+    Jobs(Jobs),
+    /// Talk to the agents of this host's domains; started on other hosts by `rxl migrate --mpi-quiesce`
+    #[command(after_help = exit_codes())]
+    Agent(Agent),
     /// Receive a domain; started on the target by `rxl migrate`
     #[command(after_help = exit_codes())]
     Receive(Receive),
@@ -130,6 +137,11 @@ pub struct Migrate {
     /// Cancel when the domain dirties its memory too fast for the downtime limit, instead of suspending it all the same
     #[arg(long)]
     pub abort_if_busy: bool,
+    /// Hold the domain's MPI job still around the suspend: all its ranks (job, the default when given bare), those in this
+    /// domain (domain), or all or no migration (require). Needs rxl-guest-agent in the job's domains, and
+    /// /etc/rxl/cluster.toml where they are on more hosts than these two
+    #[arg(long, value_enum, value_name = "LEVEL", num_args = 0..=1, require_equals = true, default_value = "off", default_missing_value = "job")]
+    pub mpi_quiesce: Level,
     /// Who walks over the memory: rxl itself (PVH guests), libxc with rxl's policy, or libxl's stock helper with its own
     #[arg(long, value_enum, default_value = "rxl")]
     pub walker: Walker,
@@ -160,6 +172,29 @@ pub struct Status {
 pub struct CancelMigration {
     /// The domain, by name or number
     pub domain: String,
+}
+
+/// `rxl jobs`.
+#[derive(Debug, Args)]
+pub struct Jobs {
+    /// As JSON: a list, one element a domain with an agent
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `rxl agent`.
+#[derive(Debug, Args)]
+pub struct Agent {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: AgentCommand,
+}
+
+/// `rxl agent ...`.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum AgentCommand {
+    /// Answer requests on standard input, one a line, until it ends
+    Serve,
 }
 
 /// `rxl receive`.

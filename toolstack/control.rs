@@ -33,7 +33,7 @@ use crate::io::{Cancel, Guarded};
 use crate::report::TargetSpans;
 
 /// Version of this protocol. Another version is refused: a wrong guess could lose a domain.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Largest message in bytes. A domain's configuration in JSON takes some tens of KiB.
 pub const MAX_MESSAGE: usize = 4 << 20;
@@ -63,7 +63,10 @@ pub enum Message {
     /// Target: verified and restored; the domain stands paused under its incoming name.
     Ready(TargetSpans),
     /// Source: it is yours.
-    Go,
+    Go {
+        /// Before it runs, write this command for its guest's agent (rxl-agent-protocol).
+        agent_command: Option<String>,
+    },
     /// Target: it runs.
     Done(TargetSpans),
     /// Target, after `Go`: it could not run the domain and has destroyed its copy. The source's is the only one.

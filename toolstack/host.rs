@@ -368,6 +368,9 @@ pub trait Host: Send + Sync + 'static {
     /// Ends a domain and gives its resources back.
     fn destroy(&self, domid: DomId) -> Result<(), HostError>;
 
+    /// Writes a command for the agent of a domain that does not run yet (rxl-agent-protocol: `control/rxl/command`).
+    fn tell_agent(&self, domid: DomId, command: &str) -> Result<(), HostError>;
+
     /// Switches log-dirty mode off, wherever a save that died has left it on. Harmless when it is off.
     fn logdirty_off(&self, domid: DomId) -> Result<(), HostError>;
 }

@@ -14,6 +14,7 @@ pub mod io;
 pub mod plugin;
 pub mod policy;
 pub mod progress;
+pub mod quiesce;
 pub mod remote;
 pub mod report;
 pub mod rounds;

@@ -13,7 +13,7 @@ use std::sync::mpsc::Sender;
 use clap::Parser;
 use migrate_stream::frame::Purpose;
 use nix::sys::signal::{SigSet, Signal};
-use rxl::cli::{Cli, Command, Compress, Migrate, Receive, Status};
+use rxl::cli::{AgentCommand, Cli, Command, Compress, Jobs, Migrate, Receive, Status};
 use rxl::config;
 use rxl::data::Packing;
 use rxl::error::{Exit, Failure};
@@ -22,6 +22,9 @@ use rxl::host::{Host, SaveFlags};
 use rxl::io::{Cancel, Guarded};
 use rxl::plugin::session::Plugin;
 use rxl::progress;
+use rxl::quiesce;
+use rxl::quiesce::cluster::{CLUSTER_FILE, agent_hosts};
+use rxl::quiesce::nodes::LocalNodes;
 use rxl::remote::Route;
 use rxl::report::Report;
 use rxl::session::{Event, Events, monitor, source, target};
@@ -38,6 +41,10 @@ fn main() -> ExitCode {
         Command::Migrate(options) => migrate(options),
         Command::Status(options) => status(options),
         Command::Cancel(options) => monitor::cancel(&StateDir::system(), &options.domain),
+        Command::Jobs(options) => jobs(options),
+        Command::Agent(options) => match options.command {
+            AgentCommand::Serve => serve_agents(),
+        },
         Command::Receive(options) => receive(options),
     };
     match result {
@@ -137,6 +144,7 @@ fn request(options: &Migrate, route: Route) -> Result<source::Request, Failure> 
         packing: Packing { compress: options.compress == Compress::Zstd, level: options.zstd_level, threads },
         patience: options.patience(),
         walker: options.walker,
+        quiesce: options.mpi_quiesce,
         limits: options.limits(),
     })
 }
@@ -174,6 +182,23 @@ impl Drop for ReportFile {
         // Gone already when it was put in place.
         let _ = std::fs::remove_file(&self.unfinished);
     }
+}
+
+fn jobs(options: &Jobs) -> Result<(), Failure> {
+    let found = quiesce::jobs::list(&mut agent_hosts(None, Path::new(CLUSTER_FILE))?);
+    let text = if options.json {
+        serde_json::to_string_pretty(&found).map_err(|e| Failure::internal("jobs", &e.into()))? + "\n"
+    } else {
+        quiesce::jobs::table(&found)
+    };
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(())
+}
+
+fn serve_agents() -> Result<(), Failure> {
+    let mut nodes = LocalNodes::connect().map_err(|line| Failure::new(Exit::NoXen, line))?;
+    let served = quiesce::remote::serve(&mut nodes, std::io::stdin().lock(), std::io::stdout().lock());
+    served.map_err(|error| Failure::internal("agent requests", &error))
 }
 
 fn status(options: &Status) -> Result<(), Failure> {

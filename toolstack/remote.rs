@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Exit, Failure, one_line};
 
-/// What is run on the target.
-const RECEIVER: &str = "rxl receive";
+/// What is run on the target to receive a domain.
+pub const RECEIVER: &str = "rxl receive";
+
+/// What is run on a host to talk to the agents of its domains.
+pub const AGENT_SERVER: &str = "rxl agent serve";
 
 /// How ssh is told to notice a dead network: after this many seconds without an answer it asks, three times.
 const SSH_ALIVE_SECONDS: u32 = 5;
@@ -71,17 +74,19 @@ impl Route {
         }
     }
 
-    fn command(&self) -> Command {
-        match self {
+    /// None where the user's own command line leaves no room for another one.
+    fn command(&self, program: &str) -> Option<Command> {
+        Some(match self {
             Self::Ssh { host } => {
                 let mut ssh = Command::new("ssh");
                 ssh.arg("-T").arg("-o").arg(format!("ServerAliveInterval={SSH_ALIVE_SECONDS}"));
-                ssh.args(["-o", "ServerAliveCountMax=3", "-o", "ConnectTimeout=30", "--", host, RECEIVER]);
+                ssh.args(["-o", "ServerAliveCountMax=3", "-o", "ConnectTimeout=30", "--", host, program]);
                 ssh
             }
-            Self::Command { command, host } => shell(&format!("exec {command} {host} {RECEIVER}")),
-            Self::Verbatim(command) => shell(&format!("exec {command}")),
-        }
+            Self::Command { command, host } => shell(&format!("exec {command} {host} {program}")),
+            Self::Verbatim(command) if program == RECEIVER => shell(&format!("exec {command}")),
+            Self::Verbatim(_) => return None,
+        })
     }
 }
 
@@ -109,11 +114,13 @@ pub struct Pipes {
 }
 
 impl Remote {
-    /// Starts it. Whether it got through shows when it answers.
-    pub fn start(route: &Route) -> Result<(Self, Pipes), Failure> {
+    /// Starts a program of rxl's there. Whether it got through shows when it answers.
+    pub fn start(route: &Route, program: &str) -> Result<(Self, Pipes), Failure> {
         let host = route.host().to_owned();
+        let no_room = || Failure::new(Exit::Usage, format!("-s '' leaves no way to run `{program}` on the target"));
         let mut child = route
-            .command()
+            .command(program)
+            .ok_or_else(no_room)?
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -220,18 +227,18 @@ mod tests {
     #[test]
     fn a_missing_rxl_is_told_apart_from_a_missing_host() {
         let route = Route::new(Some("sh -c 'echo nothing here >&2; exit 127'"), "nowhere").unwrap();
-        let (mut remote, _pipes) = Remote::start(&route).unwrap();
+        let (mut remote, _pipes) = Remote::start(&route, RECEIVER).unwrap();
         let failure = remote.post_mortem();
         assert_eq!(failure.exit, Exit::NoPeer);
         assert!(failure.to_string().contains("nothing here"), "{failure}");
         let route = Route::new(Some("sh -c 'exit 255'"), "nowhere").unwrap();
-        let (mut remote, _pipes) = Remote::start(&route).unwrap();
+        let (mut remote, _pipes) = Remote::start(&route, RECEIVER).unwrap();
         assert_eq!(remote.post_mortem().exit, Exit::Unreachable);
     }
 
     #[test]
     fn a_child_that_hangs_is_ended() {
-        let (mut remote, _pipes) = Remote::start(&Route::Verbatim("sleep 1000".into())).unwrap();
+        let (mut remote, _pipes) = Remote::start(&Route::Verbatim("sleep 1000".into()), RECEIVER).unwrap();
         assert!(remote.end(Duration::from_millis(50)).is_none());
         assert!(matches!(remote.child.try_wait(), Ok(Some(_))));
     }

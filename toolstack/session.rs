@@ -32,6 +32,7 @@ use crate::io::{Cancel, Guarded};
 pub use crate::session::steering::Question;
 
 pub mod check;
+mod job;
 mod link;
 pub mod monitor;
 mod record;

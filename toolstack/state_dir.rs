@@ -40,7 +40,8 @@ impl StateDir {
     pub fn sweep(&self) -> Result<(), Failure> {
         let dir = self.path()?;
         let entries = std::fs::read_dir(dir).map_err(|e| Failure::internal(dir.display(), &e))?;
-        let sockets = entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "sock"));
+        let sockets =
+            entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "sock"));
         for path in sockets {
             if UnixStream::connect(&path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
                 tracing::debug!("{}: left by a process that is gone", path.display());

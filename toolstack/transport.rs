@@ -31,7 +31,7 @@ use rustix::net::{
 use crate::control::{Accept, Transport};
 use crate::error::{Exit, Failure, one_line};
 use crate::io::{Cancel, Guarded, wait_readable};
-use crate::remote::{Remote, Route};
+use crate::remote::{RECEIVER, Remote, Route};
 use crate::session::STALL_PATIENCE;
 use crate::state_dir::StateDir;
 
@@ -116,7 +116,7 @@ impl Connections {
     }
 
     fn open_ssh(&mut self, route: &Route) -> Result<OwnedFd, Failure> {
-        let (child, pipes) = Remote::start(route)?;
+        let (child, pipes) = Remote::start(route, RECEIVER)?;
         self.children.push(child);
         Ok(pipes.to)
     }

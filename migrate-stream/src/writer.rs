@@ -5,7 +5,9 @@
 //! [`libxl_end`]. Nothing here checks that order: [`crate::reader::StreamReader`] does.
 
 use crate::bytes;
-use crate::libxc::{BodyError, DomainHeader, HvmParam, ImageHeader, MAX_RECORD_LEN, Page, PageEntry, RecordType, TscInfo};
+use crate::libxc::{
+    BodyError, DomainHeader, HvmParam, ImageHeader, MAX_RECORD_LEN, Page, PageEntry, RecordType, TscInfo,
+};
 use crate::{libxc, libxl, xl};
 
 /// Appends xl's save header and the configuration (JSON text without NUL). An error when it is too long or holds a NUL.

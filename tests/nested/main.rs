@@ -52,7 +52,8 @@ fn main() {
 /// Each in a lab of its own, which is up in seconds.
 fn run(name: &str, scenario: Scenario) -> Result<(), Failed> {
     let begun = Instant::now();
-    let cluster = Cluster::up(&[Path::new(env!("CARGO_BIN_EXE_rxl")), Path::new(env!("CARGO_BIN_EXE_rxl-save-helper"))])?;
+    let cluster =
+        Cluster::up(&[Path::new(env!("CARGO_BIN_EXE_rxl")), Path::new(env!("CARGO_BIN_EXE_rxl-save-helper"))])?;
     let ready = begun.elapsed();
     let result = scenario(&cluster);
     println!("  [{name}] lab ready in {:.1} s, done in {:.1} s", ready.as_secs_f64(), begun.elapsed().as_secs_f64());

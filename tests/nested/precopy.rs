@@ -13,7 +13,8 @@ use crate::survival::check_memory;
 pub fn rounds_are_what_was_sent(cluster: &Cluster) -> Result<()> {
     let mut probe = cluster.lab.watch_memcheck(Node::B, guest("small")?.ip)?;
     for (walker, from) in [("libxc", Node::A), ("rxl", Node::B)] {
-        let command = format!("RXL_LOG=rxl=debug rxl migrate --json --progress none --walker {walker} small {}", from.other());
+        let command =
+            format!("RXL_LOG=rxl=debug rxl migrate --json --progress none --walker {walker} small {}", from.other());
         let output = cluster.lab.node(from).check(&command, MIGRATION)?;
         let report: Value = serde_json::from_str(&output.stdout)?;
         ensure!(report["precopy"]["walker"] == walker, "{report}");

@@ -12,6 +12,7 @@ use rxl::host::memory::{Guest, MemoryHost};
 use rxl::host::{GuestType, SaveFlags, Walker};
 use rxl::policy::{Limits, Otherwise};
 use rxl::progress::Silent;
+use rxl::quiesce::coordinator::Level;
 use rxl::remote::Route;
 use rxl::report::Report;
 use rxl::session::{Events, source};
@@ -57,6 +58,7 @@ impl Pair {
             packing: Packing { compress: true, level: 1, threads: 2 },
             patience: Duration::from_secs(5),
             walker: Walker::Libxc,
+            quiesce: Level::Off,
             // The guest's own passes decide, unless a test says otherwise.
             limits: Limits {
                 downtime: Duration::ZERO,

@@ -64,7 +64,8 @@ impl Sender {
             packing,
             meter: meter.clone(),
         };
-        let thread = std::thread::Builder::new().name("send".into()).spawn(move || run.run(stream, fed.parts, connections))?;
+        let thread =
+            std::thread::Builder::new().name("send".into()).spawn(move || run.run(stream, fed.parts, connections))?;
         Ok(Self { cancel, meter, thread: Some(thread) })
     }
 }
@@ -139,7 +140,12 @@ impl Run {
         }
     }
 
-    fn split(&self, stream: Guarded, fed: Receiver<Part>, jobs: &crossbeam_channel::Sender<Job>) -> Result<Ends, Broken> {
+    fn split(
+        &self,
+        stream: Guarded,
+        fed: Receiver<Part>,
+        jobs: &crossbeam_channel::Sender<Job>,
+    ) -> Result<Ends, Broken> {
         let mut splitter = Splitter::new(stream, &self.buffers);
         let mut queue = Queue { run: self, jobs, sequence: 0, last_page: None };
         let result = queue.all(&mut splitter, &fed);
@@ -166,7 +172,11 @@ impl Run {
             rounds.batch(batch.first_pfn, batch.last_pfn, batch.pfns.into(), part.read_at)
         };
         match part.pass {
-            Some(pass) => part.batches.iter().map(|counted| rounds.batch_of(pass, counted.batch.pfns.into(), part.read_at)).collect(),
+            Some(pass) => part
+                .batches
+                .iter()
+                .map(|counted| rounds.batch_of(pass, counted.batch.pfns.into(), part.read_at))
+                .collect(),
             None => part.batches.iter().map(of).collect(),
         }
     }
@@ -246,9 +256,7 @@ impl Queue<'_> {
             splitter.fed(&part.raw).map_err(|e| Broken::here(format!("rxl's own stream: {e}")))?;
             self.put(part)?;
         }
-        while let Some(part) =
-            splitter.next(|pfns| self.run.hold(self.sequence, pfns)).map_err(Broken::libxl)?
-        {
+        while let Some(part) = splitter.next(|pfns| self.run.hold(self.sequence, pfns)).map_err(Broken::libxl)? {
             self.put(part)?;
         }
         self.run.window.finish(self.sequence);

@@ -7,11 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{
-    Abort, DomId, Domain, GuestType, Host, HostError, HostFacts, Notes, Operation, RestoreAs, Save, Walker,
-};
+use super::{Abort, DomId, Domain, GuestType, Host, HostError, HostFacts, Notes, Operation, RestoreAs, Save, Walker};
 use crate::plugin::session::{Plugin, Saving};
-use crate::xen::{Canceller, Context, Failure, GuestMemory, Library, PhysInfo};
+use crate::xen::{Canceller, Context, Failure, GuestMemory, Library, PhysInfo, XenStore};
 
 /// KiB of a page as Xen counts them.
 const PAGE_KIB: u64 = 4;
@@ -116,7 +114,8 @@ impl Host for LibxlHost {
             ended.store(true, Ordering::SeqCst);
             // At once: whoever reads the other end waits for this.
             drop(stream);
-            let served = served.map_or(Ok(()), |thread| thread.join().unwrap_or_else(|_| Err("its thread panicked".into())));
+            let served =
+                served.map_or(Ok(()), |thread| thread.join().unwrap_or_else(|_| Err("its thread panicked".into())));
             match (result, served) {
                 (Ok(()), _) => Ok(()),
                 // What stopped the walk tells more than what libxl makes of it.
@@ -164,6 +163,11 @@ impl Host for LibxlHost {
 
     fn destroy(&self, domid: DomId) -> Result<(), HostError> {
         self.on(domid, "libxl_domain_destroy", Context::destroy)
+    }
+
+    fn tell_agent(&self, domid: DomId, command: &str) -> Result<(), HostError> {
+        let path = format!("/local/domain/{domid}/{}", rxl_agent_protocol::path::COMMAND);
+        self.on(domid, "xs_write", |context, _| XenStore::open(context)?.write(&path, command))
     }
 
     fn logdirty_off(&self, domid: DomId) -> Result<(), HostError> {

@@ -64,6 +64,8 @@ pub struct Kept {
     pub log_dirty: bool,
     /// Length and CRC-32 of the last stream that was saved from it or restored into it.
     pub stream: Option<(u64, u32)>,
+    /// What its agent was told.
+    pub agent_command: Option<String>,
     guest: Option<Guest>,
 }
 
@@ -138,7 +140,7 @@ impl State {
         self.next += 1;
         self.facts.free_memory_kib = self.facts.free_memory_kib.saturating_sub(kib);
         let domain = Domain { domid, name: name.into(), guest_type, state, max_memory_kib: kib, vcpus: 1 };
-        self.domains.insert(domid, Kept { domain, log_dirty: false, stream: None, guest });
+        self.domains.insert(domid, Kept { domain, log_dirty: false, stream: None, agent_command: None, guest });
         domid
     }
 
@@ -251,6 +253,10 @@ impl Host for MemoryHost {
         }
         let removed = self.lock().remove(domid);
         removed.map(|_| ()).ok_or_else(|| HostError::NoSuchDomain(domid.to_string()))
+    }
+
+    fn tell_agent(&self, domid: DomId, command: &str) -> Result<(), HostError> {
+        self.change(domid, |kept| kept.agent_command = Some(command.into()))
     }
 
     fn logdirty_off(&self, domid: DomId) -> Result<(), HostError> {

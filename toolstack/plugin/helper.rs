@@ -33,7 +33,12 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Where Xen's own helper may be, for this release of Xen.
 fn stock_places() -> [PathBuf; 4] {
-    let prefixes = [&format!("/usr/lib/xen-{}", libxl_sys::XEN_VERSION), "/usr/libexec/xen", "/usr/lib/xen", "/usr/local/libexec/xen"];
+    let prefixes = [
+        &format!("/usr/lib/xen-{}", libxl_sys::XEN_VERSION),
+        "/usr/libexec/xen",
+        "/usr/lib/xen",
+        "/usr/local/libexec/xen",
+    ];
     prefixes.map(|prefix| Path::new(prefix).join("bin/libxl-save-helper"))
 }
 

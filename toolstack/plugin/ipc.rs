@@ -66,9 +66,7 @@ impl Message<'_> {
             }
             Self::Suspend => body.number(3),
             Self::SwitchQemuLogdirty { domid, enable } => body.number(7).u32(domid).u32(enable.into()),
-            Self::Complete { retval, errno } => {
-                body.number(10).u32(retval.cast_unsigned()).u32(errno.cast_unsigned())
-            }
+            Self::Complete { retval, errno } => body.number(10).u32(retval.cast_unsigned()).u32(errno.cast_unsigned()),
         };
         body.0
     }

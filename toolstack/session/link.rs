@@ -9,7 +9,7 @@ use migrate_stream::frame::Purpose;
 use crate::control::{Accept, Control, Hello, Incoming, Message, Offer};
 use crate::data::send::Sent;
 use crate::error::{Exit, Failure, one_line};
-use crate::remote::{Remote, Route};
+use crate::remote::{RECEIVER, Remote, Route};
 use crate::session::{Event, Events, control_channel, unexpected};
 use crate::transport::{CONNECT_PATIENCE, Ticket};
 
@@ -28,7 +28,7 @@ pub struct Link {
 impl Link {
     /// Starts `rxl receive` there and says which migration this is.
     pub fn open(route: &Route, ticket: &Ticket, patience: Duration, events: &Events<Sent>) -> Result<Self, Failure> {
-        let (mut remote, pipes) = Remote::start(route)?;
+        let (mut remote, pipes) = Remote::start(route, RECEIVER)?;
         // So little goes into a new pipe at once.
         let mut to = File::from(pipes.to);
         if to.write_all(&ticket.preamble(Purpose::Control, 0)).is_err() {

@@ -78,7 +78,11 @@ impl MigrationStatus {
         if let Some(eta) = self.eta {
             line += &format!(", {} to go in it", crate::report::seconds(eta));
         }
-        line + &format!(", {} sent in {}", crate::report::bytes(self.transferred), crate::report::seconds(self.total_time))
+        line + &format!(
+            ", {} sent in {}",
+            crate::report::bytes(self.transferred),
+            crate::report::seconds(self.total_time)
+        )
     }
 }
 
@@ -187,7 +191,11 @@ pub fn cancel(state: &StateDir, domain: &str) -> Result<(), Failure> {
     let status = find(state, domain)?;
     let path = state.path()?.join(socket_name(status.domid));
     let told = ask(&path, "cancel").map_err(|e| Failure::internal(path.display(), &e))?;
-    if told == "ok" { Ok(()) } else { Err(Failure::new(Exit::Internal, format!("{}: {}", path.display(), one_line(&told)))) }
+    if told == "ok" {
+        Ok(())
+    } else {
+        Err(Failure::new(Exit::Internal, format!("{}: {}", path.display(), one_line(&told))))
+    }
 }
 
 fn ask(path: &Path, word: &str) -> std::io::Result<String> {

@@ -7,11 +7,11 @@ use crate::data::send::Sent;
 use crate::data::{Meter, Packing};
 use crate::error::{Exit, Failure};
 use crate::host::{Domain, Note, NoteKind};
-use crate::policy::{Measured, Verdict, expected_downtime};
+use crate::policy::{Measured, Verdict, Why, expected_downtime};
 use crate::progress::{Phase, Snapshot};
 use crate::report::{
-    ChecksumPart, CompressionPart, DomainPart, PrecopyPart, RamPart, Report, RoundPart, SCHEMA, Status, TargetSpans,
-    Timeline, TransportPart, ms,
+    ChecksumPart, CompressionPart, DomainPart, MpiPart, PrecopyPart, RamPart, Report, RoundPart, SCHEMA, Status,
+    TargetSpans, Timeline, TransportPart, ms,
 };
 use crate::session::check::type_name;
 use crate::session::monitor::{MigrationStatus, Monitor};
@@ -31,6 +31,8 @@ pub struct Record {
     transport: TransportPart,
     precopy: PrecopyPart,
     monitor: Monitor,
+    /// What became of the MPI job.
+    pub mpi: Option<MpiPart>,
     /// What was sent, once all of it is.
     pub sent: Option<Sent>,
     /// What the target measured, once it has said so.
@@ -51,13 +53,7 @@ impl Record {
     }
 
     /// Of a migration that is about to begin.
-    pub fn new(
-        migration_id: String,
-        domain: &Domain,
-        timeline: Timeline,
-        request: &Request,
-        monitor: Monitor,
-    ) -> Self {
+    pub fn new(migration_id: String, domain: &Domain, timeline: Timeline, request: &Request, monitor: Monitor) -> Self {
         let kind = match request.transport {
             Transport::Ssh => "ssh",
             Transport::Tcp => "tcp",
@@ -72,6 +68,7 @@ impl Record {
             transport: TransportPart { kind: kind.into(), connections: request.connections },
             precopy: PrecopyPart::new(request.limits.downtime),
             monitor,
+            mpi: None,
             sent: None,
             target: None,
         }
@@ -84,6 +81,11 @@ impl Record {
             Verdict::Stop(why) | Verdict::Cancel(why) => self.precopy.stopped = Some(why),
             Verdict::Continue => {}
         }
+    }
+
+    /// Why pre-copy ended, once it has.
+    pub fn stopped(&self) -> Option<Why> {
+        self.precopy.stopped
     }
 
     /// Takes what libxl tells into account.
@@ -166,6 +168,7 @@ impl Record {
             target: self.target,
             ram: RamPart::new(&rounds, total, wire, raw),
             precopy: self.precopy,
+            mpi: self.mpi,
             rounds: rounds.iter().map(RoundPart::new).collect(),
             compression: CompressionPart {
                 codec: self.packing.codec_name().into(),

@@ -12,11 +12,13 @@ use crate::host::{
     Decision, DomId, Domain, Host, HostError, NoteKind, Operation, PrecopyStats, RunState, Save, SaveFlags, Walker,
 };
 use crate::io::{Cancel, Guarded, pipe};
-use crate::policy::{Limits, Measured, Otherwise, Policy, Verdict};
+use crate::policy::{Limits, Measured, Otherwise, Policy, Verdict, Why};
 use crate::progress::{Phase, Progress};
+use crate::quiesce::coordinator::Level;
 use crate::remote::Route;
 use crate::report::{Report, TargetSpans, Timeline};
 use crate::session::check::{at_source, type_name};
+use crate::session::job::{Job, reach_agents};
 use crate::session::link::{Link, negotiate};
 use crate::session::monitor::Monitor;
 use crate::session::record::Record;
@@ -66,6 +68,8 @@ pub struct Request {
     pub patience: Duration,
     /// Who walks over the memory.
     pub walker: Walker,
+    /// Who of the domain's MPI job is held still meanwhile.
+    pub quiesce: Level,
     /// When pre-copy ends. With [`Otherwise::Cancel`] its timeout holds until Commit.
     pub limits: Limits,
 }
@@ -114,6 +118,7 @@ struct Prepared<'a> {
     events: &'a Events<Sent>,
     link: Link,
     accept: Accept,
+    job: Job,
     _lock: DomainLock,
 }
 
@@ -133,11 +138,20 @@ impl<'a> Prepared<'a> {
             Some(config) => config.clone(),
             None => host.config_json(domain.domid).map_err(|e| Failure::from(e).with_exit(Exit::Internal))?,
         };
+        let agents = reach_agents(request.quiesce, &request.route)?;
         let ticket = Ticket::random().map_err(|e| Failure::internal("random numbers", &e))?;
         let mut link = Link::open(&request.route, &ticket, request.patience, events)?;
         let offer = offer(request, &domain, config_json, facts.xen_version);
         let accept = negotiate(&mut link, offer, events)?;
-        Ok(Self { host, request, domain, ticket, timeline, events, link, accept, _lock: lock })
+        let job = Job::find(request.quiesce, agents, domain.domid.0, state);
+        let job = match job {
+            Ok(job) => job,
+            Err(failure) => {
+                link.give_up(&failure.to_string(), events);
+                return Err(failure);
+            }
+        };
+        Ok(Self { host, request, domain, ticket, timeline, events, link, accept, job, _lock: lock })
     }
 
     fn run(self, record: &mut Record, progress: &mut dyn Progress) -> Result<(), Failure> {
@@ -156,7 +170,7 @@ impl<'a> Prepared<'a> {
         let ready = uncommitted.transfer(record, progress);
         let committed = match ready {
             Ok(()) => uncommitted.commit(record)?,
-            Err(failure) => return Err(uncommitted.give_up(failure)),
+            Err(failure) => return Err(uncommitted.give_up(failure, record)),
         };
         progress.show(&record.snapshot(Phase::Resume));
         committed.settle(record)
@@ -165,7 +179,7 @@ impl<'a> Prepared<'a> {
     /// Opens the data connections and asks libxl to save. ssh is started before libxl: libxl forks, and a descriptor that a
     /// child inherits would never see its end.
     fn begin(self, record: &mut Record) -> Result<Uncommitted<'a>, Failure> {
-        let Self { host, request, domain, ticket, events, link, accept, _lock, .. } = self;
+        let Self { host, request, domain, ticket, events, link, accept, job, _lock, .. } = self;
         let begun = start_data(&*host, request, &domain, &ticket, &accept, events, record);
         match begun {
             Ok((connections, sender, save, signals)) => Ok(Uncommitted {
@@ -178,6 +192,7 @@ impl<'a> Prepared<'a> {
                 save: Some(save),
                 signals,
                 policy: Policy::new(request.limits),
+                job,
                 connections,
                 _lock,
             }),
@@ -253,6 +268,7 @@ pub struct Uncommitted<'a> {
     save: Option<Operation<()>>,
     signals: Signals,
     policy: Policy,
+    job: Job,
     connections: Connections,
     _lock: DomainLock,
 }
@@ -287,10 +303,11 @@ impl<'a> Uncommitted<'a> {
             progress.show(&record.snapshot(phase));
             match self.events.next(Instant::now() + TICK) {
                 Some(Event::Note(note)) => {
+                    record.note(&note);
                     if note.what == NoteKind::Suspended {
                         phase = Phase::LastPages;
+                        self.job.suspended()?;
                     }
-                    record.note(&note);
                 }
                 Some(Event::Data(Ok(sent))) => record.sent(sent),
                 Some(Event::Data(Err(broken))) => return Err(self.data_failure(&broken)),
@@ -317,9 +334,20 @@ impl<'a> Uncommitted<'a> {
                 result
             }
             Question::Suspend(reply) => {
-                let _ = reply.send(Ok(()));
-                Ok(())
+                let ready = self.job.freeze().and_then(|_| self.job.flush());
+                record.mpi = self.job.figures();
+                let _ = reply.send(ready.as_ref().map(drop).map_err(ToString::to_string));
+                ready
             }
+        }
+    }
+
+    /// With the job frozen, one more live pass fetches what it has dirtied until now; what is left then is small.
+    fn stop(&mut self) -> (Decision, Result<(), Failure>) {
+        match self.job.freeze() {
+            Ok(true) => (Decision::Continue, Ok(())),
+            Ok(false) => (Decision::StopAndCopy, Ok(())),
+            Err(failure) => (Decision::Abort, Err(failure)),
         }
     }
 
@@ -330,12 +358,17 @@ impl<'a> Uncommitted<'a> {
             pages_per_second: pages_per_second(&record.meter.rounds().list()),
             elapsed: record.timeline.began.elapsed(),
         };
-        let verdict = self.policy.decide(&measured);
+        // A job that stands still is not kept waiting for anything better.
+        let verdict = if self.job.is_frozen() {
+            Verdict::Stop(record.stopped().unwrap_or(Why::BelowLimit))
+        } else {
+            self.policy.decide(&measured)
+        };
         tracing::debug!(?measured, ?verdict, "pre-copy");
         record.judged(&measured, verdict);
         match verdict {
             Verdict::Continue => (Decision::Continue, Ok(())),
-            Verdict::Stop(_) => (Decision::StopAndCopy, Ok(())),
+            Verdict::Stop(_) => self.stop(),
             Verdict::Cancel(why) => {
                 let what = format!("cancelled: {}", why.describe());
                 let failure = Failure::new(Exit::Cancelled, what)
@@ -408,7 +441,7 @@ impl<'a> Uncommitted<'a> {
     }
 
     /// Back to where it was: the guest runs here, log-dirty is off, nothing is left at the target.
-    fn give_up(mut self, failure: Failure) -> Failure {
+    fn give_up(mut self, failure: Failure, record: &mut Record) -> Failure {
         tracing::info!("giving up: {failure}");
         self.link.control.send(Message::Abort { reason: failure.to_string() });
         self.signals.give_up();
@@ -424,6 +457,8 @@ impl<'a> Uncommitted<'a> {
             tracing::warn!("{}: log-dirty mode: {error}", self.domain.name);
         }
         let resumed = run_on(&*self.host, self.domain.domid);
+        self.job.abort();
+        record.mpi = self.job.figures();
         self.link.give_up(&failure.to_string(), self.events);
         drop(self.connections);
         match resumed {
@@ -437,15 +472,18 @@ impl<'a> Uncommitted<'a> {
     }
 
     /// Crosses the line: the name goes, then the word.
-    fn commit(self, record: &mut Record) -> Result<Committed<'a>, Failure> {
+    fn commit(mut self, record: &mut Record) -> Result<Committed<'a>, Failure> {
         let away = format!("{}{MIGRATED_AWAY}", self.domain.name);
         if let Err(error) = self.host.rename(self.domain.domid, &self.domain.name, &away) {
-            return Err(self.give_up(Failure::from(error).with_exit(Exit::FailedSourceRuns)));
+            return Err(self.give_up(Failure::from(error).with_exit(Exit::FailedSourceRuns), record));
         }
-        let Self { host, domain, events, link, sender, connections, _lock, .. } = self;
-        link.control.send(Message::Go);
+        // A domain that stays paused cannot be waited for.
+        let agent_command = if self.request.leave_paused { None } else { self.job.hold() };
+        let Self { host, request, domain, events, link, sender, job, connections, _lock, .. } = self;
+        link.control.send(Message::Go { agent_command });
         record.timeline.go = Some(Instant::now());
-        Ok(Committed { host, domain, away, events, link, sender, _connections: connections, _lock })
+        let leave_paused = request.leave_paused;
+        Ok(Committed { host, domain, away, leave_paused, events, link, sender, job, _connections: connections, _lock })
     }
 }
 
@@ -462,25 +500,40 @@ pub struct Committed<'a> {
     host: Arc<dyn Host>,
     domain: Domain,
     away: String,
+    leave_paused: bool,
     events: &'a Events<Sent>,
     link: Link,
     sender: Sender,
+    job: Job,
     _connections: Connections,
     _lock: DomainLock,
 }
 
 impl Committed<'_> {
-    fn settle(self, record: &mut Record) -> Result<(), Failure> {
+    fn settle(mut self, record: &mut Record) -> Result<(), Failure> {
         match self.await_answer() {
             Ok(Message::Done(spans)) => {
                 record.timeline.done = Some(Instant::now());
                 record.target = Some(spans);
+                if self.leave_paused {
+                    self.job.abort();
+                } else {
+                    self.job.arrived(spans.domid);
+                }
+                record.mpi = self.job.figures();
                 self.release()
             }
-            Ok(Message::GivenBack { reason }) => Err(self.take_back(&reason)),
-            Ok(other) => Err(self.undecided(&unexpected(&other))),
-            Err(reason) => Err(self.undecided(&reason)),
+            Ok(Message::GivenBack { reason }) => Err(self.take_back(&reason, record)),
+            Ok(other) => Err(self.lost(&unexpected(&other), record)),
+            Err(reason) => Err(self.lost(&reason, record)),
         }
+    }
+
+    /// Wherever the domain is, the rest of its job is not kept waiting for it.
+    fn lost(&mut self, reason: &str, record: &mut Record) -> Failure {
+        self.job.abort();
+        record.mpi = self.job.figures();
+        self.undecided(reason)
     }
 
     /// A Ctrl-C is too late here: the answer is waited for.
@@ -509,14 +562,16 @@ impl Committed<'_> {
     }
 
     /// The target said that it could not run the domain and has destroyed its copy: the only one is ours.
-    fn take_back(self, reason: &str) -> Failure {
+    fn take_back(mut self, reason: &str, record: &mut Record) -> Failure {
         let failure = Failure::new(Exit::FailedSourceRuns, format!("{}: {}", self.link.host, one_line(reason)));
         let name = &self.domain.name;
         let back = self
             .host
             .rename(self.domain.domid, &self.away, name)
-            .and_then(|()| self.host.resume(self.domain.domid))
-            .and_then(|()| self.host.logdirty_off(self.domain.domid));
+            .and_then(|()| self.host.logdirty_off(self.domain.domid))
+            .and_then(|()| self.host.resume(self.domain.domid));
+        self.job.abort();
+        record.mpi = self.job.figures();
         match back {
             Ok(()) => Failure { what: format!("{}; {name} runs on here", failure.what), ..failure },
             Err(error) => {

@@ -386,11 +386,16 @@ pub struct Holding {
     _lock: DomainLock,
 }
 
+/// The source's word.
+struct Go {
+    agent_command: Option<String>,
+}
+
 impl Holding {
     fn run(mut self) -> Result<(), Failure> {
         match self.await_go() {
-            Ok(true) => self.take_over(),
-            Ok(false) => {
+            Ok(Some(go)) => self.take_over(&go),
+            Ok(None) => {
                 destroy(&*self.host, self.domid);
                 self.session.control.send(Message::Failed { reason: "destroyed, as the source gave up".into() });
                 Err(Failure::new(Exit::Cancelled, "the source gave up"))
@@ -399,13 +404,15 @@ impl Holding {
         }
     }
 
-    /// True for Go, false for Abort. An interrupt is too late here: the answer is the source's.
-    fn await_go(&self) -> Result<bool, String> {
+    /// None for Abort. An interrupt is too late here: the answer is the source's.
+    fn await_go(&self) -> Result<Option<Go>, String> {
         let deadline = Instant::now() + GO_PATIENCE;
         loop {
             match self.session.events.next(deadline) {
-                Some(Event::Control(Incoming::Message(Message::Go))) => return Ok(true),
-                Some(Event::Control(Incoming::Message(Message::Abort { .. }))) => return Ok(false),
+                Some(Event::Control(Incoming::Message(Message::Go { agent_command }))) => {
+                    return Ok(Some(Go { agent_command }));
+                }
+                Some(Event::Control(Incoming::Message(Message::Abort { .. }))) => return Ok(None),
                 Some(Event::Control(Incoming::Message(other))) => return Err(unexpected(&other)),
                 Some(Event::Control(Incoming::Lost(reason))) => return Err(reason),
                 Some(_) => {}
@@ -414,11 +421,11 @@ impl Holding {
         }
     }
 
-    fn take_over(&mut self) -> Result<(), Failure> {
-        let go = Instant::now();
-        match self.start_domain() {
+    fn take_over(&mut self, go: &Go) -> Result<(), Failure> {
+        let begun = Instant::now();
+        match self.start_domain(go) {
             Ok(()) => {
-                self.spans.resume = ms(go.elapsed());
+                self.spans.resume = ms(begun.elapsed());
                 self.session.control.send(Message::Done(self.spans));
                 self.session.await_end();
                 Ok(())
@@ -427,8 +434,14 @@ impl Holding {
         }
     }
 
-    fn start_domain(&self) -> Result<(), HostError> {
+    fn start_domain(&self, go: &Go) -> Result<(), HostError> {
         self.host.rename(self.domid, &self.incoming, &self.offer.name)?;
+        if let Some(command) = &go.agent_command
+            && let Err(error) = self.host.tell_agent(self.domid, command)
+        {
+            // The agent thaws by itself when it hears nothing.
+            tracing::warn!("{}: its agent: {error}", self.offer.name);
+        }
         if self.offer.leave_paused { Ok(()) } else { self.host.unpause(self.domid) }
     }
 

@@ -79,9 +79,8 @@ impl GuestMemory {
         let number = u32::try_from(pfns.len()).map_err(|_| Failure::of("too many pages in a batch"))?;
         let types = self.types.as_mut_ptr();
         // SAFETY: `number` elements are there, to be read as page numbers and overwritten with types.
-        let rc = unsafe {
-            self.xen.functions().xc_get_pfn_type_batch(self.xen.as_ptr(), self.xen.domid(), number, types)
-        };
+        let rc =
+            unsafe { self.xen.functions().xc_get_pfn_type_batch(self.xen.as_ptr(), self.xen.domid(), number, types) };
         self.xen.check("XEN_DOMCTL_getpageframeinfo3", rc).map(drop)
     }
 
@@ -114,9 +113,10 @@ impl Memory for GuestMemory {
     fn start_log_dirty(&mut self) -> Result<(), String> {
         let enable = libxl_sys::XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY;
         // On already, for a display or left by someone who died: only a fresh start has an empty bitmap.
-        let on = self.xen.shadow(enable).or_else(|_| {
-            self.xen.shadow(libxl_sys::XEN_DOMCTL_SHADOW_OP_OFF).and_then(|()| self.xen.shadow(enable))
-        });
+        let on = self
+            .xen
+            .shadow(enable)
+            .or_else(|_| self.xen.shadow(libxl_sys::XEN_DOMCTL_SHADOW_OP_OFF).and_then(|()| self.xen.shadow(enable)));
         on.map_err(|errno| format!("log-dirty mode cannot be switched on: {}", errno.desc()))
     }
 
@@ -142,11 +142,7 @@ impl Memory for GuestMemory {
         let (at, domid, pfns) = (xen.as_ptr(), xen.domid(), self.pfns);
         // SAFETY: the buffer was allocated for as many bits as there are pfns; Xen writes no more than that.
         let got = unsafe { xen.functions().xc_logdirty_control(at, domid, clean, buffer, pfns, mode, &raw mut stats) };
-        if u64::try_from(got) == Ok(pfns) {
-            Ok(())
-        } else {
-            Err(xen.failure("XEN_DOMCTL_SHADOW_OP_CLEAN").to_string())
-        }
+        if u64::try_from(got) == Ok(pfns) { Ok(()) } else { Err(xen.failure("XEN_DOMCTL_SHADOW_OP_CLEAN").to_string()) }
     }
 
     fn dirty(&self) -> &[u64] {
@@ -157,7 +153,9 @@ impl Memory for GuestMemory {
         self.ask_types(pfns).map_err(|failure| failure.to_string())?;
         kinds.clear();
         for (pfn, value) in pfns.iter().zip(&self.types) {
-            kinds.push(kind(*value).ok_or_else(|| format!("page {pfn:#x} has type {value:#x}, which no such guest has"))?);
+            kinds.push(
+                kind(*value).ok_or_else(|| format!("page {pfn:#x} has type {value:#x}, which no such guest has"))?,
+            );
         }
         Ok(())
     }
@@ -193,9 +191,8 @@ impl Memory for GuestMemory {
         let (mode, nsec) = (&raw mut tsc.mode, &raw mut tsc.nsec);
         let (khz, incarnation) = (&raw mut tsc.khz, &raw mut tsc.incarnation);
         // SAFETY: the handle is open and the places for the results valid.
-        let rc = unsafe {
-            xen.functions().xc_domain_get_tsc_info(xen.as_ptr(), xen.domid(), mode, nsec, khz, incarnation)
-        };
+        let rc =
+            unsafe { xen.functions().xc_domain_get_tsc_info(xen.as_ptr(), xen.domid(), mode, nsec, khz, incarnation) };
         xen.check("XEN_DOMCTL_gettscinfo", rc).map(|_| tsc).map_err(|failure| failure.to_string())
     }
 

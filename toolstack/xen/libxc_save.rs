@@ -54,7 +54,8 @@ pub fn save_with_libxc(
             let mut table = table(user);
             let plain = libxl_sys::XC_STREAM_PLAIN;
             // SAFETY: the interface is open; table and what it points at live until the call returns.
-            let rc = unsafe { library.0.xc_domain_save(xc.as_ptr(), stream, domid, flags, &raw mut table, plain, receive) };
+            let rc =
+                unsafe { library.0.xc_domain_save(xc.as_ptr(), stream, domid, flags, &raw mut table, plain, receive) };
             let result = if rc == 0 { Ok(()) } else { Err(Errno::last_raw()) };
             // SAFETY: it is open and not used afterwards.
             unsafe { library.0.xc_interface_close(xc.as_ptr()) };

@@ -63,6 +63,7 @@ pub use failure::Failure;
 pub use guest_memory::GuestMemory;
 pub use library::Library;
 pub use libxc_save::{LibxcCallbacks, save_with_libxc};
+pub use xenstore::XenStore;
 
 use interface::Interface;
 

@@ -1,18 +1,23 @@
-//! The few looks into xenstore for which libxl has no call.
+//! xenstore, for what libxl has no call for.
 
-use std::ffi::{CString, c_uint};
+use std::ffi::{CStr, CString, c_char, c_uint};
 use std::ptr::NonNull;
 
 use nix::errno::Errno;
+use nix::libc;
 
 use super::context::{Context, take_string};
 use super::failure::Failure;
+use super::library::Library;
 
 /// A connection.
-pub(super) struct XenStore {
+pub struct XenStore {
     raw: NonNull<libxl_sys::xs_handle>,
     library: &'static libxl_sys::Libxl,
 }
+
+// SAFETY: libxenstore's handle may be used from any thread, by one at a time (xenstore.h), which the lack of Sync sees to.
+unsafe impl Send for XenStore {}
 
 /// xenstore.h: `XBT_NULL`.
 const NO_TRANSACTION: libxl_sys::xs_transaction_t = 0;
@@ -21,15 +26,43 @@ const NO_TRANSACTION: libxl_sys::xs_transaction_t = 0;
 const ATTEMPTS: u32 = 100;
 
 impl XenStore {
-    pub(super) fn open(context: &Context) -> Result<Self, Failure> {
-        let library = context.functions();
+    /// Connects beside a context.
+    pub fn open(context: &Context) -> Result<Self, Failure> {
+        Self::connect(context.library())
+    }
+
+    /// Connects as dom0: all nodes of all domains can be read and written.
+    pub fn connect(library: Library) -> Result<Self, Failure> {
+        let library = library.0;
         // SAFETY: no preconditions.
         let raw = unsafe { library.xs_open(0) };
         NonNull::new(raw).map(|raw| Self { raw, library }).ok_or_else(|| failed("connect", ""))
     }
 
+    /// The names of a node's children; none where there is no such node.
+    pub fn list(&self, path: &str) -> Result<Vec<String>, Failure> {
+        let (path, mut count) = (c_path(path)?, 0);
+        // SAFETY: the connection is live and the path terminated.
+        let raw =
+            unsafe { self.library.xs_directory(self.raw.as_ptr(), NO_TRANSACTION, path.as_ptr(), &raw mut count) };
+        let Some(raw) = NonNull::new(raw) else { return Ok(Vec::new()) };
+        // SAFETY: libxenstore made an array of `count` pointers.
+        let names = unsafe { std::slice::from_raw_parts(raw.as_ptr(), count as usize) };
+        // SAFETY: each points at a terminated string in the array's own block of memory.
+        let name = |name: &*mut c_char| unsafe { CStr::from_ptr(*name) }.to_string_lossy().into_owned();
+        let names = names.iter().map(name).collect();
+        // SAFETY: one block from malloc, the caller's, not used afterwards.
+        unsafe { libc::free(raw.as_ptr().cast()) };
+        Ok(names)
+    }
+
+    /// Writes a node. One that is new inherits its parent's permissions.
+    pub fn write(&self, path: &str, value: &str) -> Result<(), Failure> {
+        if self.write_in(NO_TRANSACTION, &c_path(path)?, value) { Ok(()) } else { Err(failed("write", path)) }
+    }
+
     /// The node's value, if there is one that can be read.
-    pub(super) fn read(&self, path: &str) -> Result<Option<String>, Failure> {
+    pub fn read(&self, path: &str) -> Result<Option<String>, Failure> {
         Ok(self.read_in(NO_TRANSACTION, &c_path(path)?))
     }
 

@@ -1,0 +1,136 @@
+//! The agents' nodes in one host's xenstore.
+
+use std::time::{Duration, Instant};
+
+use rxl_agent_protocol::{AgentInfo, Command, Connection, JobRow, Lease, MAX_CUT_CHUNKS, MAX_JOB_ROWS, Stamp, State};
+use rxl_agent_protocol::{path, unpack};
+use serde::{Deserialize, Serialize};
+
+use crate::error::one_line;
+use crate::xen::{Library, XenStore};
+
+/// Pause between two looks at a state: what a look costs is small beside a freeze.
+const GLANCE: Duration = Duration::from_millis(5);
+
+/// A domain of a host, as far as its agent goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guest {
+    /// Its number.
+    pub domid: u32,
+    /// Its name.
+    pub name: String,
+    /// What its agent says of itself, if there is one: an [`AgentInfo`].
+    pub agent: Option<String>,
+}
+
+/// One host's nodes. Errors are one line. All that comes from below `data/` is a guest's own word.
+pub trait Nodes: Send {
+    /// Its domains but dom0.
+    fn guests(&mut self) -> Result<Vec<Guest>, String>;
+
+    /// A node below a domain's directory.
+    fn read(&mut self, domid: u32, node: &str) -> Result<Option<String>, String>;
+
+    /// Writes one.
+    fn write(&mut self, domid: u32, node: &str, value: &str) -> Result<(), String>;
+
+    /// The agent's state, as soon as it answers a command of this stamp. None when it has not by then.
+    fn wait(&mut self, domid: u32, stamp: Stamp, patience: Duration) -> Result<Option<State>, String> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let state = self.state(domid)?.filter(|state| state.stamp == stamp);
+            if state.is_some() || Instant::now() >= deadline {
+                return Ok(state);
+            }
+            std::thread::sleep(GLANCE);
+        }
+    }
+
+    /// The agent's state, if it has one that can be understood.
+    fn state(&mut self, domid: u32) -> Result<Option<State>, String> {
+        Ok(self.read(domid, path::STATE)?.and_then(|value| value.parse().ok()))
+    }
+
+    /// Tells the agent something.
+    fn command(&mut self, domid: u32, command: &Command) -> Result<(), String> {
+        self.write(domid, path::COMMAND, &command.to_string())
+    }
+
+    /// Renews the agent's lease.
+    fn renew(&mut self, domid: u32, lease: &Lease) -> Result<(), String> {
+        self.write(domid, path::LEASE, &lease.to_string())
+    }
+
+    /// The ranks that the agent has found.
+    fn jobs(&mut self, domid: u32) -> Result<Vec<JobRow>, String> {
+        let count = self.read(domid, path::JOBS)?.and_then(|count| count.parse().ok()).unwrap_or(0);
+        let mut rows = Vec::new();
+        for n in 0..count.min(MAX_JOB_ROWS) {
+            let row = self.read(domid, &path::job(n))?.unwrap_or_default();
+            let parsed = row.parse().map_err(|error| format!("domain {domid}: {}: {error}", path::job(n)));
+            rows.push(parsed.map_err(|line| one_line(&line))?);
+        }
+        Ok(rows)
+    }
+
+    /// The connections at the cut.
+    fn cut(&mut self, domid: u32, chunks: u32) -> Result<Vec<Connection>, String> {
+        let mut connections = Vec::new();
+        for n in 0..(chunks as usize).min(MAX_CUT_CHUNKS) {
+            let chunk = self.read(domid, &path::cut(n))?.unwrap_or_default();
+            let parsed =
+                unpack(&chunk).map_err(|error| one_line(&format!("domain {domid}: {}: {error}", path::cut(n))));
+            connections.extend(parsed?);
+        }
+        Ok(connections)
+    }
+}
+
+impl Guest {
+    /// What its agent says of itself; none where there is none, or none that can be understood.
+    pub fn agent_info(&self) -> Option<AgentInfo> {
+        self.agent.as_deref()?.parse().ok()
+    }
+}
+
+/// This host's.
+pub struct LocalNodes {
+    store: XenStore,
+}
+
+impl LocalNodes {
+    /// Connects to xenstore.
+    pub fn connect() -> Result<Self, String> {
+        let library = Library::open()?;
+        XenStore::connect(library).map(|store| Self { store }).map_err(|failure| failure.to_string())
+    }
+
+    fn get(&self, path: &str) -> Result<Option<String>, String> {
+        self.store.read(path).map_err(|failure| failure.to_string())
+    }
+}
+
+impl Nodes for LocalNodes {
+    fn guests(&mut self) -> Result<Vec<Guest>, String> {
+        let names = self.store.list("/local/domain").map_err(|failure| failure.to_string())?;
+        let domids = names.iter().filter_map(|name| name.parse().ok()).filter(|domid: &u32| *domid != 0);
+        let guest = |domid| {
+            let name = self.get(&format!("/local/domain/{domid}/name"))?.unwrap_or_default();
+            let agent = self.get(&below(domid, path::AGENT))?;
+            Ok(Guest { domid, name, agent })
+        };
+        domids.map(guest).collect()
+    }
+
+    fn read(&mut self, domid: u32, node: &str) -> Result<Option<String>, String> {
+        self.get(&below(domid, node))
+    }
+
+    fn write(&mut self, domid: u32, node: &str, value: &str) -> Result<(), String> {
+        self.store.write(&below(domid, node), value).map_err(|failure| failure.to_string())
+    }
+}
+
+fn below(domid: u32, node: &str) -> String {
+    format!("/local/domain/{domid}/{node}")
+}

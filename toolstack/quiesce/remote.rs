@@ -1,0 +1,200 @@
+//! Another host's nodes: `rxl agent serve` there, asked over ssh.
+//!
+//! One JSON value a line each way; every request has one answer. The server does what root could do there anyway, and no
+//! more: it touches nodes under `control/rxl` and `data/rxl` alone.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::time::Duration;
+
+use rxl_agent_protocol::{Stamp, State, path};
+use serde::{Deserialize, Serialize};
+
+use super::nodes::{Guest, Nodes};
+use crate::error::Failure;
+use crate::io::{Cancel, Guarded};
+use crate::remote::{AGENT_SERVER, Remote, Route};
+
+/// Longest line in bytes: a thousand domains.
+const MAX_LINE: u64 = 1 << 20;
+
+/// How long an answer may take, beside what it was asked to wait for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Request {
+    Guests,
+    Read { domid: u32, node: String },
+    Write { domid: u32, node: String, value: String },
+    Wait { domid: u32, epoch: u64, sequence: u32, millis: u64 },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Answer {
+    Guests(Vec<Guest>),
+    Value(Option<String>),
+    Done,
+    Error(String),
+}
+
+/// The client's end. Dropping it ends the server.
+pub struct RemoteNodes {
+    host: String,
+    to: Guarded,
+    from: BufReader<Guarded>,
+    remote: Remote,
+}
+
+impl RemoteNodes {
+    /// Starts the server on a host. Whether it got through shows with the first answer.
+    pub fn start(route: &Route) -> Result<Self, Failure> {
+        let (remote, pipes) = Remote::start(route, AGENT_SERVER)?;
+        let broken = |e| Failure::internal("agent channel", &e);
+        let cancel = Cancel::new().map_err(broken)?;
+        let to = Guarded::new(pipes.to, cancel.clone(), Some(PATIENCE)).map_err(broken)?;
+        let from = Guarded::new(pipes.from, cancel, Some(PATIENCE)).map_err(broken)?;
+        Ok(Self { host: route.host().into(), to, from: BufReader::new(from), remote })
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<Answer, String> {
+        let answered = write_line(&mut self.to, request).and_then(|()| read_line(&mut self.from));
+        match answered {
+            Ok(Some(Answer::Error(line))) => Err(format!("{}: {line}", self.host)),
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => Err(self.remote.post_mortem().what),
+            Err(error) => Err(format!("agents on {}: {error}", self.host)),
+        }
+    }
+
+    fn odd(&self, answer: &Answer) -> String {
+        format!("agents on {}: an answer to another question ({answer:?})", self.host)
+    }
+}
+
+impl Nodes for RemoteNodes {
+    fn guests(&mut self) -> Result<Vec<Guest>, String> {
+        match self.ask(&Request::Guests)? {
+            Answer::Guests(guests) => Ok(guests),
+            other => Err(self.odd(&other)),
+        }
+    }
+
+    fn read(&mut self, domid: u32, node: &str) -> Result<Option<String>, String> {
+        match self.ask(&Request::Read { domid, node: node.into() })? {
+            Answer::Value(value) => Ok(value),
+            other => Err(self.odd(&other)),
+        }
+    }
+
+    fn write(&mut self, domid: u32, node: &str, value: &str) -> Result<(), String> {
+        match self.ask(&Request::Write { domid, node: node.into(), value: value.into() })? {
+            Answer::Done => Ok(()),
+            other => Err(self.odd(&other)),
+        }
+    }
+
+    /// Waited for there: a round trip of ssh is longer than a freeze.
+    fn wait(&mut self, domid: u32, stamp: Stamp, patience: Duration) -> Result<Option<State>, String> {
+        let millis = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        match self.ask(&Request::Wait { domid, epoch: stamp.epoch, sequence: stamp.sequence, millis })? {
+            Answer::Value(value) => Ok(value.and_then(|value| value.parse().ok())),
+            other => Err(self.odd(&other)),
+        }
+    }
+}
+
+/// The server: answers until its input ends.
+pub fn serve(nodes: &mut dyn Nodes, input: impl Read, mut output: impl Write) -> std::io::Result<()> {
+    let mut input = BufReader::new(input);
+    while let Some(request) = read_line(&mut input)? {
+        write_line(&mut output, &answer(nodes, request).unwrap_or_else(Answer::Error))?;
+    }
+    Ok(())
+}
+
+fn answer(nodes: &mut dyn Nodes, request: Request) -> Result<Answer, String> {
+    Ok(match request {
+        Request::Guests => Answer::Guests(nodes.guests()?),
+        Request::Read { domid, node } => Answer::Value(nodes.read(domid, ours(&node)?)?),
+        Request::Write { domid, node, value } => {
+            nodes.write(domid, ours(&node)?, &value)?;
+            Answer::Done
+        }
+        Request::Wait { domid, epoch, sequence, millis } => {
+            let patience = Duration::from_millis(millis).min(PATIENCE);
+            let state = nodes.wait(domid, Stamp { epoch, sequence }, patience)?;
+            Answer::Value(state.map(|state| state.to_string()))
+        }
+    })
+}
+
+fn ours(node: &str) -> Result<&str, String> {
+    let is_below = |top| node.strip_prefix(top).is_some_and(|rest| rest.starts_with('/'));
+    let ours = (is_below(path::CONTROL) || is_below(path::DATA)) && !node.split('/').any(|part| part == "..");
+    if ours { Ok(node) } else { Err("not a node of an agent's".into()) }
+}
+
+fn write_line(output: &mut impl Write, value: &impl Serialize) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    output.write_all(&line)?;
+    output.flush()
+}
+
+fn read_line<T: for<'a> Deserialize<'a>>(input: &mut impl BufRead) -> std::io::Result<Option<T>> {
+    let mut line = Vec::new();
+    input.take(MAX_LINE).read_until(b'\n', &mut line)?;
+    if line.is_empty() { Ok(None) } else { Ok(Some(serde_json::from_slice(&line)?)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct One(Vec<(u32, String, String)>);
+
+    impl Nodes for One {
+        fn guests(&mut self) -> Result<Vec<Guest>, String> {
+            Ok(vec![Guest { domid: 7, name: "dom3".into(), agent: None }])
+        }
+
+        fn read(&mut self, domid: u32, node: &str) -> Result<Option<String>, String> {
+            Ok(self.0.iter().find(|(d, n, _)| *d == domid && n == node).map(|(_, _, value)| value.clone()))
+        }
+
+        fn write(&mut self, domid: u32, node: &str, value: &str) -> Result<(), String> {
+            self.0.push((domid, node.into(), value.into()));
+            Ok(())
+        }
+    }
+
+    fn served(requests: &str) -> String {
+        let mut output = Vec::new();
+        serve(&mut One(Vec::new()), requests.as_bytes(), &mut output).unwrap();
+        String::from_utf8(output).unwrap()
+    }
+
+    #[test]
+    fn each_request_has_its_answer() {
+        let requests = r#""guests"
+{"write":{"domid":7,"node":"control/rxl/command","value":"1 1 survey"}}
+{"read":{"domid":7,"node":"control/rxl/command"}}
+{"wait":{"domid":7,"epoch":1,"sequence":1,"millis":1}}
+"#;
+        let answers = r#"{"guests":[{"domid":7,"name":"dom3","agent":null}]}
+"done"
+{"value":"1 1 survey"}
+{"value":null}
+"#;
+        assert_eq!(served(requests), answers);
+    }
+
+    #[test]
+    fn other_nodes_are_refused() {
+        for node in ["control/shutdown", "control/rxl", "data/rxl/../../control/shutdown", "data/rxlx/a", "name"] {
+            let request = format!("{{\"write\":{{\"domid\":7,\"node\":\"{node}\",\"value\":\"x\"}}}}\n");
+            assert_eq!(served(&request), "{\"error\":\"not a node of an agent's\"}\n", "{node}");
+        }
+    }
+}
