@@ -28,6 +28,46 @@ pub enum Command {
     /// Receive a domain; started on the target by `rxl migrate`
     #[command(after_help = exit_codes())]
     Receive(Receive),
+    /// Look at a saved domain or a migration stream; needs no Xen
+    #[command(subcommand, after_help = exit_codes())]
+    Stream(StreamCommand),
+}
+
+/// `rxl stream`.
+#[derive(Debug, Subcommand)]
+pub enum StreamCommand {
+    /// Show what is in a stream: headers, records, pages, passes over memory
+    #[command(after_help = exit_codes())]
+    Inspect(StreamInspect),
+    /// Judge a stream by every rule of its formats, and tell where it breaks one
+    #[command(after_help = exit_codes())]
+    Verify(StreamVerify),
+}
+
+/// `rxl stream inspect`.
+#[derive(Debug, Args)]
+pub struct StreamInspect {
+    /// What `xl save` wrote, or a bare libxl or libxc stream; - is standard input
+    pub file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Add a picture of guest memory
+    #[arg(long)]
+    pub map: bool,
+    /// Write that picture to this file, as an image (PPM)
+    #[arg(long, value_name = "IMAGE")]
+    pub map_image: Option<PathBuf>,
+}
+
+/// `rxl stream verify`.
+#[derive(Debug, Args)]
+pub struct StreamVerify {
+    /// What `xl save` wrote, or a bare libxl or libxc stream; - is standard input
+    pub file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// When to show progress.

@@ -38,6 +38,8 @@ pub enum Exit {
     Undecided = 13,
     /// The domain moved and runs at the target, but something after it failed (a report that could not be written).
     MovedWithWarnings = 14,
+    /// A stream or a saved domain that was to be looked at breaks a rule of its format, or ends early.
+    BadStream = 15,
 }
 
 impl Exit {
@@ -58,6 +60,7 @@ impl Exit {
         (Exit::Cancelled, "cancelled; the domain runs on at the source"),
         (Exit::Undecided, "the connection was lost while it was being decided; both copies are kept, paused"),
         (Exit::MovedWithWarnings, "the domain runs at the target, but something after that failed"),
+        (Exit::BadStream, "the stream or saved domain is damaged"),
     ];
 
     /// The process's exit status.
@@ -147,7 +150,7 @@ mod tests {
     #[test]
     fn codes_are_distinct_and_all_in_the_table() {
         let codes: Vec<u8> = Exit::TABLE.iter().map(|(exit, _)| exit.code()).collect();
-        assert_eq!(codes, (0..=14).collect::<Vec<u8>>());
+        assert_eq!(codes, (0..=15).collect::<Vec<u8>>());
     }
 
     #[test]

@@ -17,5 +17,6 @@ pub mod report;
 pub mod rounds;
 pub mod session;
 pub mod state_dir;
+pub mod stream;
 pub mod transport;
 pub mod xen;

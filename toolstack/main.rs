@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Migrate(options) => migrate(options),
         Command::Receive(options) => receive(options),
+        Command::Stream(command) => rxl::stream::run(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
