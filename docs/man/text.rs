@@ -26,6 +26,9 @@ pub fn sections(page: &str) -> &'static [Section] {
         "rxl" => RXL,
         "rxl-migrate" => MIGRATE,
         "rxl-receive" => RECEIVE,
+        "rxl-stream" => STREAM,
+        "rxl-stream-inspect" => STREAM_INSPECT,
+        "rxl-stream-verify" => STREAM_VERIFY,
         other => panic!("no text for {other}: add it here"),
     }
 }
@@ -65,7 +68,10 @@ const RXL: &[Section] = &[
         title: "EXAMPLES",
         blocks: &[Example("Move the domain dom3 to the host nodeB:", "rxl migrate dom3 nodeB")],
     },
-    Section { title: "SEE ALSO", blocks: &[Text("rxl-migrate(1), rxl-receive(1), xl(1), xl.cfg(5), ssh(1)")] },
+    Section {
+        title: "SEE ALSO",
+        blocks: &[Text("rxl-migrate(1), rxl-receive(1), rxl-stream(1), xl(1), xl.cfg(5), ssh(1)")],
+    },
 ];
 
 const MIGRATE: &[Section] = &[
@@ -187,4 +193,73 @@ const RECEIVE: &[Section] = &[
         blocks: &[Example("See what the source would find on nodeB:", "ssh nodeB rxl --version")],
     },
     Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-migrate(1), xl(1), ssh(1)")] },
+];
+
+const STREAM: &[Section] = &[
+    Section {
+        title: "DESCRIPTION",
+        blocks: &[Text(
+            "Looks at saved domains and migration streams: what xl save(1) writes, or a bare libxl or libxc stream. It needs \
+             neither Xen nor root, reads its input once, from a file or a pipe, and takes little memory however long that is.",
+        )],
+    },
+    Section {
+        title: "EXAMPLES",
+        blocks: &[
+            Example("What is in a saved domain:", "rxl stream inspect dom3.save"),
+            Example("Whether a copy of it is sound:", "zcat dom3.save.gz | rxl stream verify -"),
+        ],
+    },
+    Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-stream-inspect(1), rxl-stream-verify(1), xl(1)")] },
+];
+
+const STREAM_INSPECT: &[Section] = &[
+    Section {
+        title: "DESCRIPTION",
+        blocks: &[
+            Text(
+                "Shows the headers of a stream, the domain that was saved, records with their offsets and sizes, pages by type, \
+                 pages of zeroes and pages that are like an earlier one, the passes over memory, and what compression would \
+                 make of it. Records of one type that follow each other are shown as one line.",
+            ),
+            Text(
+                "Pages that are like an earlier one are counted while there are fewer than 1,048,576 different ones, and \
+                 estimated from a sample beyond that. What compression would make is always estimated from a part of the pages.",
+            ),
+            Text("A stream that is damaged or cut off is shown as far as it can be read, and the exit status is 15."),
+        ],
+    },
+    Section {
+        title: "EXAMPLES",
+        blocks: &[
+            Example("With a picture of the guest's memory:", "rxl stream inspect --map dom3.save"),
+            Example("The passes of a save, for a program:", "rxl stream inspect --json dom3.save | jq .passes"),
+        ],
+    },
+    Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-stream(1), rxl-stream-verify(1), xl(1)")] },
+];
+
+const STREAM_VERIFY: &[Section] = &[
+    Section {
+        title: "DESCRIPTION",
+        blocks: &[
+            Text(
+                "Judges a stream by every rule of its formats: those of Xen's specifications of the libxl and libxc streams and \
+                 those of xl's save header. It goes on after what it finds, as far as records can be told apart, and tells each \
+                 breach with the record and its offset.",
+            ),
+            Text(
+                "The exit status is 0 when no rule is broken, whatever there is to warn of, and 15 when one is. Pages have no \
+                 checksums in these formats: a sound stream may still hold damaged contents.",
+            ),
+        ],
+    },
+    Section {
+        title: "EXAMPLES",
+        blocks: &[
+            Example("Before a restore:", "rxl stream verify dom3.save && xl restore dom3.save"),
+            Example("All findings, for a program:", "rxl stream verify --json dom3.save | jq .findings"),
+        ],
+    },
+    Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-stream(1), rxl-stream-inspect(1), xl(1)")] },
 ];

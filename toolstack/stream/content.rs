@@ -54,7 +54,7 @@ impl Seen {
     }
 
     fn weight(&self) -> f64 {
-        2_f64.powi(self.bits.cast_signed())
+        f64::from(self.bits).exp2()
     }
 
     /// Pages whose contents had come before.

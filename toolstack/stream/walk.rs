@@ -7,7 +7,7 @@
 //! ```
 //! [`migrate_stream::reader::StreamReader`] stops at the first thing that a restorer would refuse. This walk has to say
 //! everything that is wrong, so it goes on wherever a record's length still tells where the next one begins. The rules are
-//! those of the same parsers ([`migrate_stream::libxc::Body`], [`migrate_stream::order`]) and of [`super::layout`]. It ends
+//! those of the same parsers ([`migrate_stream::libxc::Body`], [`migrate_stream::order`]) and of `layout`. It ends
 //! early only where the input ends, where the version or byte order is unknown, or where no record can be told.
 //!
 //! Memory does not depend on the input: a body other than pages is kept up to [`MOST_BODY`], pages go by one at a time.

@@ -89,10 +89,25 @@ impl<R: Read, S: Sink> Walker<'_, R, S> {
         let body = std::mem::take(&mut self.body);
         match Body::parse(record_type, &body) {
             Ok(parsed) => layout.body(&parsed).into_iter().for_each(|problem| self.find(at, problem)),
-            Err(error) => self.find(at, error),
+            Err(error) => {
+                self.find(at, error);
+                self.vcpu_reserved(at, record_type, &body, error);
+            }
         }
         self.body = body;
         Ok(())
+    }
+
+    /// The parser tells the first fault only, which for a vCPU's state is its length.
+    fn vcpu_reserved(&mut self, at: At, record_type: RecordType, body: &[u8], first: BodyError) {
+        use RecordType as T;
+        let vcpu =
+            matches!(record_type, T::X86PvVcpuBasic | T::X86PvVcpuExtended | T::X86PvVcpuXsave | T::X86PvVcpuMsrs);
+        let reserved =
+            body.get(4..8).map_or(0, |word| word.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)));
+        if vcpu && reserved != 0 && !matches!(first, BodyError::Reserved { .. }) {
+            self.find(at, BodyError::Reserved { field: "the vCPU header", value: reserved });
+        }
     }
 
     /// A body that is not kept: its length is judged, and whether anything inside was to be.
