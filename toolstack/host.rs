@@ -293,6 +293,9 @@ pub trait Host: Send + Sync + 'static {
     /// Renames a domain, if it still has the old name.
     fn rename(&self, domid: DomId, from: &str, to: &str) -> Result<(), HostError>;
 
+    /// Keeps a domain from running until it is unpaused, also one that is suspended and will be resumed.
+    fn pause(&self, domid: DomId) -> Result<(), HostError>;
+
     /// Lets a paused domain run.
     fn unpause(&self, domid: DomId) -> Result<(), HostError>;
 

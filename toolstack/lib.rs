@@ -15,6 +15,7 @@ pub mod progress;
 pub mod remote;
 pub mod report;
 pub mod rounds;
+pub mod savefile;
 pub mod session;
 pub mod state_dir;
 pub mod stream;

@@ -4,7 +4,7 @@
 //! ([`walk`]). docs/stream.md tells what they print.
 
 mod command;
-mod config;
+pub(crate) mod config;
 mod content;
 pub mod finding;
 pub mod inspect;

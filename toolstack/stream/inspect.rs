@@ -28,6 +28,8 @@ const MOST_LISTED: usize = 1000;
 pub struct Summary {
     /// [`SCHEMA`].
     pub schema: &'static str,
+    /// What the input was taken out of: `rxl save file`, or null. All that follows is of what was in there.
+    pub container: Option<&'static str>,
     /// What the input begins with; null: with nothing known.
     pub format: Option<&'static str>,
     /// Length of the input, as far as it was read.
@@ -174,6 +176,8 @@ pub struct Pass {
 pub struct Options {
     /// Put the picture into the summary.
     pub map: bool,
+    /// What the input was taken out of, for the summary.
+    pub container: Option<&'static str>,
 }
 
 /// What was found.
@@ -196,6 +200,7 @@ pub fn inspect(input: impl Read, options: Options) -> Inspected {
     pages.types = types.into_iter().filter(|&(_, count)| count > 0).collect();
     let summary = Summary {
         schema: SCHEMA,
+        container: options.container,
         format: walked.format.map(super::walk::Format::name),
         bytes: walked.bytes,
         xl: listed.xl,

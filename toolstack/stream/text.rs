@@ -17,7 +17,11 @@ const MOST_PASSES: usize = 40;
 impl Summary {
     /// The form for people. `name` is the input's.
     pub fn to_text(&self, name: &str) -> String {
-        let mut text = format!("{name}: {}, {}\n", self.format.unwrap_or("of no known format"), bytes(self.bytes));
+        let format = self.format.unwrap_or("of no known format");
+        let mut text = match self.container {
+            None => format!("{name}: {format}, {}\n", bytes(self.bytes)),
+            Some(container) => format!("{name}: {container}, {} when unpacked to an {format}\n", bytes(self.bytes)),
+        };
         self.write_headers(&mut text);
         if !self.runs.is_empty() {
             let _ = writeln!(text, "\n{}", run_table(&self.runs));

@@ -13,6 +13,8 @@ pub const SCHEMA: &str = "rxl-stream-verify/1";
 /// The verdict on a stream.
 #[derive(Debug)]
 pub struct Verified {
+    /// What the input was taken out of: `rxl save file`, or nothing.
+    pub container: Option<&'static str>,
     /// What the input begins with; none: with nothing known.
     pub format: Option<&'static str>,
     /// Bytes that were read.
@@ -27,6 +29,7 @@ pub struct Verified {
 struct Json<'a> {
     schema: &'static str,
     verdict: &'static str,
+    container: Option<&'static str>,
     format: Option<&'static str>,
     bytes: u64,
     errors: u64,
@@ -43,7 +46,12 @@ impl Sink for Rules {}
 /// Judges an input, read to its end.
 pub fn verify(input: impl Read) -> Verified {
     let walked = walk(input, &mut Rules);
-    Verified { format: walked.format.map(super::walk::Format::name), bytes: walked.bytes, findings: walked.findings }
+    Verified {
+        container: None,
+        format: walked.format.map(super::walk::Format::name),
+        bytes: walked.bytes,
+        findings: walked.findings,
+    }
 }
 
 impl Verified {
@@ -57,6 +65,7 @@ impl Verified {
         let json = Json {
             schema: SCHEMA,
             verdict: if self.accepted() { "accepted" } else { "refused" },
+            container: self.container,
             format: self.format,
             bytes: self.bytes,
             errors: self.findings.errors,
@@ -76,7 +85,7 @@ impl Verified {
         }
         let verdict =
             if self.accepted() { "keeps the rules of its formats" } else { "breaks the rules of its formats" };
-        let format = self.format.unwrap_or("no known format");
+        let format = self.container.or(self.format).unwrap_or("no known format");
         text + &format!("{name}: {verdict} ({format}, {} bytes, {} warnings)\n", self.bytes, self.findings.warnings)
     }
 }
