@@ -8,6 +8,7 @@ mod damage;
 mod failures;
 mod mpi;
 mod refusals;
+mod savefile;
 mod survival;
 
 use std::path::Path;
@@ -31,6 +32,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("failures::a_link_cut_in_precopy", failures::a_link_cut_in_precopy),
     ("failures::ctrl_c_in_precopy", failures::ctrl_c_in_precopy),
     ("refusals::each_in_one_line_with_its_own_code", refusals::each_in_one_line_with_its_own_code),
+    ("savefile::rxl_and_xl_take_each_others_files", savefile::rxl_and_xl_take_each_others_files),
+    ("savefile::what_goes_wrong_leaves_the_domain_as_it_was", savefile::what_goes_wrong_leaves_the_domain_as_it_was),
     ("compare::idle_guest_with_stock_xl", compare::idle_guest_with_stock_xl),
 ];
 

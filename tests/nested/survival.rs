@@ -10,7 +10,7 @@ use crate::cluster::{COMMAND, Cluster, MIGRATION, number};
 const VERIFY: Duration = Duration::from_secs(180);
 
 /// A migrated guest is content: every page compared once more, on a connection that was open all the time.
-fn check_memory(probe: &mut MemcheckProbe, when: &str) -> Result<()> {
+pub fn check_memory(probe: &mut MemcheckProbe, when: &str) -> Result<()> {
     let status = probe.verify_all(VERIFY).with_context(|| format!("memory {when}"))?;
     println!(
         "  {when}: {} pages compared {} times, {} dirtied, {} errors, own clock stood still for {} ms at most",

@@ -98,7 +98,7 @@ fn a_flipped_bit_is_told_wherever_it_is() {
     sound.judged(&sound.bytes).unwrap();
     // All of the headers, and some of what is between them.
     let headers = sound.frames.iter().flat_map(|&frame| frame..(frame + 44).min(sound.bytes.len()));
-    let mut harmless = 0;
+    let (mut harmless, whole) = (0, sound.rebuilt(&sound.bytes).unwrap());
     let bytes: Vec<usize> =
         (0..sound.frames[0] + 40).chain(headers).chain((0..sound.bytes.len()).step_by(9973)).collect();
     for &byte in &bytes {
@@ -107,7 +107,7 @@ fn a_flipped_bit_is_told_wherever_it_is() {
         if byte < 8 {
             // Then it is not known for what it is.
             assert_eq!(sound.judged(&damaged).unwrap_err().exit, Exit::BadStream);
-        } else if sound.rebuilt(&damaged) == Some(sound.rebuilt(&sound.bytes).unwrap()) {
+        } else if sound.rebuilt(&damaged).as_ref() == Some(&whole) {
             // zstd has bits that mean nothing.
             harmless += 1;
         } else {
