@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::saved::Saved;
@@ -83,8 +84,24 @@ fn name_of(saved: &Saved, request: &Request) -> Result<String, Failure> {
 struct Restoring<'a> {
     host: &'a dyn Host,
     name: &'a str,
-    cancel: Cancel,
     operation: Option<Operation<DomId>>,
+    giver: Giver,
+}
+
+/// The thread that gives libxl its stream. Dropped, it stops, and libxl's restore fails if it has not ended.
+struct Giver {
+    cancel: Cancel,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Giver {
+    fn drop(&mut self) {
+        self.cancel.pull();
+        if let Some(thread) = self.thread.take() {
+            // A panic in it has been printed.
+            let _ = thread.join();
+        }
+    }
 }
 
 impl<'a> Restoring<'a> {
@@ -99,11 +116,12 @@ impl<'a> Restoring<'a> {
             let given = give(stream, to_libxl);
             let _ = queue.send(Event::Data(given));
         };
-        std::thread::Builder::new().name("give".into()).spawn(give).map_err(broken)?;
+        let thread = std::thread::Builder::new().name("give".into()).spawn(give).map_err(broken)?;
+        let giver = Giver { cancel, thread: Some(thread) };
         let notes = events.notes().map_err(broken)?;
         let restore_as = RestoreAs { name: name.into(), domid: None };
-        let operation = host.restore(saved.config_json(), &restore_as, reading, notes).inspect_err(|_| cancel.pull());
-        Ok(Self { host, name, cancel, operation: Some(operation.map_err(Failure::from)?) })
+        let operation = host.restore(saved.config_json(), &restore_as, reading, notes).map_err(Failure::from)?;
+        Ok(Self { host, name, operation: Some(operation), giver })
     }
 
     /// Until libxl has restored, and every byte that it was given has been found right.
@@ -159,7 +177,7 @@ impl<'a> Restoring<'a> {
     }
 
     fn give_up(mut self, domid: Option<DomId>, failure: Failure) -> Failure {
-        self.cancel.pull();
+        self.giver.cancel.pull();
         let late = self.operation.take().and_then(|operation| operation.abort_and_wait().ok());
         // The lock is held and the name was free before: a domain of that name is this restore's.
         let left = self.host.find(self.name).ok().map(|domain| domain.domid);
