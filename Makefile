@@ -3,6 +3,7 @@
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CARGO := cargo
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rxl-tools
+OUT := $(or $(CARGO_TARGET_DIR),target)
 DENY_VERSION := 0.20.2
 
 .PHONY: help deps build test test-quick demo lint bench man lab-up lab-down clean
@@ -14,7 +15,7 @@ help:
 	@echo 'make test-quick  everything but nested Xen'
 	@echo 'make demo        two nested Xen hosts, an MPI job, a migration'
 	@echo 'make lint        rustfmt, clippy, cargo-deny'
-	@echo 'make bench       rxl beside stock xl, and the data path alone'
+	@echo 'make bench       rxl beside stock xl, the data path alone, rxl stream beside Xen'\''s checker'
 	@echo 'make man         man pages and shell completions, in target/man'
 	@echo 'make lab-up      two nested Xen hosts to work with; make lab-down ends them'
 
@@ -46,6 +47,8 @@ $(TOOLS)/bin/cargo-deny:
 
 bench: build
 	$(CARGO) bench --package migrate-stream
+	$(CARGO) build --release --example make-stream
+	tests/stream_bench.sh $(OUT)/release/rxl $(OUT)/release/examples/make-stream
 	RXL_COMPARE_RUNS=5 $(CARGO) test --release --test nested -- compare
 
 man:

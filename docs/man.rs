@@ -41,13 +41,17 @@ fn write_completions(directory: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The pages by name: `rxl`, and one for each subcommand.
+/// The pages by name: `rxl`, and one for each subcommand and their subcommands.
 fn pages() -> Vec<(String, String)> {
     let mut rxl = Cli::command().disable_help_subcommand(true);
     rxl.build();
-    let commands = std::iter::once(&rxl).chain(rxl.get_subcommands());
     let version = rxl.get_version().unwrap_or_default();
-    commands.map(|command| (page_name(command), page(command, version))).collect()
+    commands(&rxl).into_iter().map(|command| (page_name(command), page(command, version))).collect()
+}
+
+/// A command and all below it.
+fn commands(command: &Command) -> Vec<&Command> {
+    std::iter::once(command).chain(command.get_subcommands().flat_map(commands)).collect()
 }
 
 /// `rxl-migrate` of `rxl migrate`.
@@ -129,7 +133,8 @@ mod tests {
     fn subcommands() -> Vec<String> {
         let mut command = Cli::command();
         command.build();
-        command.get_subcommands().filter(|sub| sub.get_name() != "help").map(page_name).collect()
+        let all = commands(&command).into_iter().skip(1).map(page_name);
+        all.filter(|name| !name.split('-').any(|word| word == "help")).collect()
     }
 
     #[test]

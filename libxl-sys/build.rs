@@ -27,6 +27,7 @@ const FUNCTIONS: &[&str] = &[
     "libxl_dominfo_init",
     "libxl_dominfo_dispose",
     "libxl_domain_rename",
+    "libxl_domain_pause",
     "libxl_domain_unpause",
     "libxl_domain_destroy",
     // Migration.

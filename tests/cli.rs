@@ -34,7 +34,15 @@ fn usage_error(arguments: &[&str]) -> String {
 
 #[test]
 fn every_help_has_every_exit_code() {
-    for arguments in [&["--help"][..], &["-h"], &["migrate", "--help"], &["migrate", "-h"], &["receive", "--help"]] {
+    for arguments in [
+        &["--help"][..],
+        &["-h"],
+        &["migrate", "--help"],
+        &["migrate", "-h"],
+        &["receive", "--help"],
+        &["save", "--help"],
+        &["restore", "--help"],
+    ] {
         let output = rxl(arguments);
         assert!(output.status.success(), "{arguments:?}");
         let help = stdout(&output);
@@ -77,6 +85,11 @@ fn a_wrong_command_line_is_told_apart_from_a_failure() {
         &["migrate", "--peer-timeout", "1", "dom3", "nodeB"],
         &["migrate", "--live", "--non-live", "dom3", "nodeB"],
         &["receive", "dom3"],
+        &["save", "dom3"],
+        &["save", "-c", "-p", "dom3", "dom3.save"],
+        &["save", "--plain", "--zstd-level", "3", "dom3", "dom3.save"],
+        &["restore"],
+        &["restore", "dom3.cfg", "dom3.save"],
     ] {
         let said = usage_error(arguments);
         assert!(said.contains("--help"), "{arguments:?}: {said}");
@@ -97,8 +110,10 @@ fn where_there_is_no_xen_one_line_says_so() {
     if ["/proc/xen/capabilities", "/dev/xen/privcmd"].iter().any(|path| Path::new(path).exists()) {
         return;
     }
-    let said = failure(&["migrate", "nosuch", "nodeB"], Exit::NoXen);
-    assert!(said.contains("not a Xen dom0"), "{said}");
+    for arguments in [&["migrate", "nosuch", "nodeB"][..], &["save", "nosuch", "x"], &["restore", "x"]] {
+        let said = failure(arguments, Exit::NoXen);
+        assert!(said.contains("not a Xen dom0"), "{said}");
+    }
 }
 
 #[test]

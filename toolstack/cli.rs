@@ -43,6 +43,86 @@ pub enum Command {
     /// Receive a domain; started on the target by `rxl migrate`
     #[command(after_help = exit_codes())]
     Receive(Receive),
+    /// Save a domain to a file
+    #[command(after_help = exit_codes())]
+    Save(Save),
+    /// Restore a domain from a file
+    #[command(after_help = exit_codes())]
+    Restore(Restore),
+    /// Look at a saved domain or a migration stream; needs no Xen
+    #[command(subcommand, after_help = exit_codes())]
+    Stream(StreamCommand),
+}
+
+/// `rxl save`.
+#[derive(Debug, Args)]
+pub struct Save {
+    /// The domain, by name or number (digits alone are a number, as for xl)
+    pub domain: String,
+    /// The file to write; one that is there is replaced when the domain has been saved
+    pub file: PathBuf,
+    /// Leave the domain running after it has been saved
+    #[arg(short = 'c', conflicts_with = "paused")]
+    pub checkpoint: bool,
+    /// Leave the domain paused after it has been saved
+    #[arg(short = 'p', long)]
+    pub paused: bool,
+    /// Write xl's own format, which `xl restore` takes: not compressed, without checksums
+    #[arg(long)]
+    pub plain: bool,
+    /// zstd's level
+    #[arg(long, value_name = "LEVEL", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-7..=19), conflicts_with = "plain")]
+    pub zstd_level: i32,
+}
+
+/// `rxl restore`.
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// What `rxl save` or `xl save` wrote
+    pub file: PathBuf,
+    /// Leave the domain paused
+    #[arg(short = 'p', long)]
+    pub paused: bool,
+    /// Leave no process that waits for the domain's end. Accepted for xl's sake: rxl never leaves one
+    #[arg(short = 'e')]
+    pub no_monitor: bool,
+}
+
+/// `rxl stream`.
+#[derive(Debug, Subcommand)]
+pub enum StreamCommand {
+    /// Show what is in a stream: headers, records, pages, passes over memory
+    #[command(after_help = exit_codes())]
+    Inspect(StreamInspect),
+    /// Judge a stream by every rule of its formats, and tell where it breaks one
+    #[command(after_help = exit_codes())]
+    Verify(StreamVerify),
+}
+
+/// `rxl stream inspect`.
+#[derive(Debug, Args)]
+pub struct StreamInspect {
+    /// What `rxl save` or `xl save` wrote, or a bare libxl or libxc stream; - is standard input
+    pub file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Add a picture of guest memory
+    #[arg(long)]
+    pub map: bool,
+    /// Write that picture to this file, as an image (PPM)
+    #[arg(long, value_name = "IMAGE")]
+    pub map_image: Option<PathBuf>,
+}
+
+/// `rxl stream verify`.
+#[derive(Debug, Args)]
+pub struct StreamVerify {
+    /// What `rxl save` or `xl save` wrote, or a bare libxl or libxc stream; - is standard input
+    pub file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// When to show progress.

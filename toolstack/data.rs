@@ -22,7 +22,7 @@ use crate::host::NoteKind;
 use crate::rounds::Rounds;
 
 pub mod backlog;
-mod codec;
+pub(crate) mod codec;
 pub mod feed;
 pub mod receive;
 pub mod send;

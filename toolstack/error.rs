@@ -36,8 +36,10 @@ pub enum Exit {
     Cancelled = 12,
     /// The connection was lost while it was being decided. Both copies stand still; neither was destroyed.
     Undecided = 13,
-    /// The domain moved and runs at the target, but something after it failed (a report that could not be written).
+    /// The domain moved and runs at the target, or is saved, but something after it failed (a report that could not be written).
     MovedWithWarnings = 14,
+    /// A stream or a saved domain that was to be looked at breaks a rule of its format, or ends early.
+    BadStream = 15,
 }
 
 impl Exit {
@@ -57,7 +59,8 @@ impl Exit {
         (Exit::FailedSourceRuns, "failed before it was committed; the domain runs on at the source"),
         (Exit::Cancelled, "cancelled; the domain runs on at the source"),
         (Exit::Undecided, "the connection was lost while it was being decided; both copies are kept, paused"),
-        (Exit::MovedWithWarnings, "the domain runs at the target, but something after that failed"),
+        (Exit::MovedWithWarnings, "the domain runs at the target or is saved, but something after that failed"),
+        (Exit::BadStream, "the stream or saved domain is damaged"),
     ];
 
     /// The process's exit status.
@@ -147,7 +150,7 @@ mod tests {
     #[test]
     fn codes_are_distinct_and_all_in_the_table() {
         let codes: Vec<u8> = Exit::TABLE.iter().map(|(exit, _)| exit.code()).collect();
-        assert_eq!(codes, (0..=14).collect::<Vec<u8>>());
+        assert_eq!(codes, (0..=15).collect::<Vec<u8>>());
     }
 
     #[test]

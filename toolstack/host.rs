@@ -168,6 +168,23 @@ pub trait Steering: Send {
     fn suspend(&mut self) -> Result<(), String>;
 }
 
+/// Where nobody steers: all is as libxl would have it.
+pub struct Unsteered;
+
+impl Steering for Unsteered {
+    fn precopy(&mut self, _stats: &PrecopyStats) -> Decision {
+        Decision::Continue
+    }
+
+    fn is_due(&self) -> bool {
+        false
+    }
+
+    fn suspend(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
 /// Who walks over the guest's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -361,6 +378,9 @@ pub trait Host: Send + Sync + 'static {
 
     /// Renames a domain, if it still has the old name.
     fn rename(&self, domid: DomId, from: &str, to: &str) -> Result<(), HostError>;
+
+    /// Keeps a domain from running until it is unpaused, also one that is suspended and will be resumed.
+    fn pause(&self, domid: DomId) -> Result<(), HostError>;
 
     /// Lets a paused domain run.
     fn unpause(&self, domid: DomId) -> Result<(), HostError>;

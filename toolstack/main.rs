@@ -13,7 +13,7 @@ use std::sync::mpsc::Sender;
 use clap::Parser;
 use migrate_stream::frame::Purpose;
 use nix::sys::signal::{SigSet, Signal};
-use rxl::cli::{AgentCommand, Cli, Command, Compress, Jobs, Migrate, Receive, Status};
+use rxl::cli::{AgentCommand, Cli, Command, Compress, Jobs, Migrate, Receive, Restore, Save, Status};
 use rxl::config;
 use rxl::data::Packing;
 use rxl::error::{Exit, Failure};
@@ -26,7 +26,9 @@ use rxl::quiesce;
 use rxl::quiesce::cluster::{CLUSTER_FILE, agent_hosts};
 use rxl::quiesce::nodes::LocalNodes;
 use rxl::remote::Route;
-use rxl::report::Report;
+use rxl::report::{Report, bytes};
+use rxl::savefile::save::After;
+use rxl::savefile::{self, Format};
 use rxl::session::{Event, Events, monitor, source, target};
 use rxl::state_dir::StateDir;
 use rxl::transport::{Ticket, hand_over, read_preamble};
@@ -46,6 +48,9 @@ fn main() -> ExitCode {
             AgentCommand::Serve => serve_agents(),
         },
         Command::Receive(options) => receive(options),
+        Command::Save(options) => save(options),
+        Command::Restore(options) => restore(options),
+        Command::Stream(command) => rxl::stream::run(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -217,6 +222,46 @@ fn status(options: &Status) -> Result<(), Failure> {
     };
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
+}
+
+fn save(options: &Save) -> Result<(), Failure> {
+    let events = Events::default();
+    watch_signals(events.sender())?;
+    let host = LibxlHost::new().map_err(Failure::from)?;
+    let after = match (options.checkpoint, options.paused) {
+        (true, _) => After::Run,
+        (_, true) => After::Pause,
+        _ => After::Destroy,
+    };
+    let request = savefile::save::Request {
+        domain: options.domain.clone(),
+        path: options.file.clone(),
+        format: if options.plain { Format::Plain } else { Format::Rxl },
+        after,
+        packing: Packing { compress: true, level: options.zstd_level, threads: Packing::default_threads() },
+    };
+    let (domain, written) = savefile::save::save(&host, &StateDir::system(), &request, &events)?;
+    let (name, file) = (&domain.name, options.file.display());
+    let digest = written.digest.map_or_else(String::new, |digest| format!(", digest {digest}"));
+    say(&format!("{name} saved in {file}: {} of {}{digest}", bytes(written.file_bytes), bytes(written.stream_bytes)));
+    Ok(())
+}
+
+fn restore(options: &Restore) -> Result<(), Failure> {
+    let events = Events::default();
+    watch_signals(events.sender())?;
+    let host = LibxlHost::new().map_err(Failure::from)?;
+    let request = savefile::restore::Request { path: options.file.clone(), leave_paused: options.paused };
+    let restored = savefile::restore::restore(&host, &StateDir::system(), &request, &events)?;
+    let (name, size) = (&restored.name, bytes(restored.stream_bytes));
+    let paused = if options.paused { ", paused" } else { "" };
+    say(&format!("{name} restored from {} as domain {}{paused}: {size}", options.file.display(), restored.domid));
+    Ok(())
+}
+
+/// A line on standard output. Nobody may be left to read it.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// The control connection's process runs the session; a data connection's hands its standard input to that one.

@@ -1,9 +1,9 @@
 //! `/run/rxl`: what running sessions share on one host. Gone after a reboot, as the domains are.
 
+use std::collections::HashSet;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -36,17 +36,21 @@ impl StateDir {
         Ok(&self.0)
     }
 
-    /// Removes the sockets that killed processes have left: nobody listens on them any more.
+    /// Removes the sockets that killed processes have left: nobody listens on them any more. No socket is connected to, as
+    /// that would be taken for a helper's or a data connection's coming.
     pub fn sweep(&self) -> Result<(), Failure> {
         let dir = self.path()?;
-        let entries = std::fs::read_dir(dir).map_err(|e| Failure::internal(dir.display(), &e))?;
-        let sockets =
-            entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "sock"));
-        for path in sockets {
-            if UnixStream::connect(&path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-                tracing::debug!("{}: left by a process that is gone", path.display());
-                let _ = std::fs::remove_file(&path);
-            }
+        let broken = |e| Failure::internal(dir.display(), &e);
+        // Names first: a socket that is bound in between is not among them.
+        let entries: Vec<_> = std::fs::read_dir(dir).map_err(broken)?.flatten().map(|entry| entry.path()).collect();
+        let bound = std::fs::read_to_string("/proc/net/unix").map_err(broken)?;
+        let bound: HashSet<&str> = bound.lines().filter_map(|line| line.split_whitespace().nth(7)).collect();
+        let is_dead = |path: &&PathBuf| {
+            path.extension().is_some_and(|e| e == "sock") && path.to_str().is_some_and(|path| !bound.contains(path))
+        };
+        for path in entries.iter().filter(is_dead) {
+            tracing::debug!("{}: left by a process that is gone", path.display());
+            let _ = std::fs::remove_file(path);
         }
         Ok(())
     }

@@ -26,6 +26,11 @@ pub fn sections(page: &str) -> &'static [Section] {
         "rxl" => RXL,
         "rxl-migrate" => MIGRATE,
         "rxl-receive" => RECEIVE,
+        "rxl-save" => SAVE,
+        "rxl-restore" => RESTORE,
+        "rxl-stream" => STREAM,
+        "rxl-stream-inspect" => STREAM_INSPECT,
+        "rxl-stream-verify" => STREAM_VERIFY,
         other => panic!("no text for {other}: add it here"),
     }
 }
@@ -47,8 +52,9 @@ const RXL: &[Section] = &[
         title: "DESCRIPTION",
         blocks: &[
             Text(
-                "rxl moves a running Xen domain from one host to another. It takes the place of xl migrate(1) and leaves \
-                 everything else to xl: domains are made, listed and destroyed as before.",
+                "rxl moves a running Xen domain from one host to another, or into a file and back. It takes the place of \
+                 xl migrate, save and restore and leaves everything else to xl(1): domains are made, listed and destroyed \
+                 as before.",
             ),
             Text(
                 "Pages are compressed on several threads, pages of zeroes are left out, every page is checked against a \
@@ -65,7 +71,12 @@ const RXL: &[Section] = &[
         title: "EXAMPLES",
         blocks: &[Example("Move the domain dom3 to the host nodeB:", "rxl migrate dom3 nodeB")],
     },
-    Section { title: "SEE ALSO", blocks: &[Text("rxl-migrate(1), rxl-receive(1), xl(1), xl.cfg(5), ssh(1)")] },
+    Section {
+        title: "SEE ALSO",
+        blocks: &[Text(
+            "rxl-migrate(1), rxl-receive(1), rxl-save(1), rxl-restore(1), rxl-stream(1), xl(1), xl.cfg(5), ssh(1)",
+        )],
+    },
 ];
 
 const MIGRATE: &[Section] = &[
@@ -187,4 +198,141 @@ const RECEIVE: &[Section] = &[
         blocks: &[Example("See what the source would find on nodeB:", "ssh nodeB rxl --version")],
     },
     Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-migrate(1), xl(1), ssh(1)")] },
+];
+
+const STREAM: &[Section] = &[
+    Section {
+        title: "DESCRIPTION",
+        blocks: &[Text(
+            "Looks at saved domains and migration streams: what rxl save or xl save(1) writes, or a bare libxl or libxc stream. It needs \
+             neither Xen nor root, reads its input once, from a file or a pipe, and takes little memory however long that is.",
+        )],
+    },
+    Section {
+        title: "EXAMPLES",
+        blocks: &[
+            Example("What is in a saved domain:", "rxl stream inspect dom3.save"),
+            Example("Whether a copy of it is sound:", "zcat dom3.save.gz | rxl stream verify -"),
+        ],
+    },
+    Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-stream-inspect(1), rxl-stream-verify(1), xl(1)")] },
+];
+
+const STREAM_INSPECT: &[Section] = &[
+    Section {
+        title: "DESCRIPTION",
+        blocks: &[
+            Text(
+                "Shows the headers of a stream, the domain that was saved, records with their offsets and sizes, pages by type, \
+                 pages of zeroes and pages that are like an earlier one, the passes over memory, and what compression would \
+                 make of it. Records of one type that follow each other are shown as one line.",
+            ),
+            Text(
+                "Pages that are like an earlier one are counted while there are fewer than 1,048,576 different ones, and \
+                 estimated from a sample beyond that. What compression would make is always estimated from a part of the pages.",
+            ),
+            Text("A stream that is damaged or cut off is shown as far as it can be read, and the exit status is 15."),
+        ],
+    },
+    Section {
+        title: "EXAMPLES",
+        blocks: &[
+            Example("With a picture of the guest's memory:", "rxl stream inspect --map dom3.save"),
+            Example("The passes of a save, for a program:", "rxl stream inspect --json dom3.save | jq .passes"),
+        ],
+    },
+    Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-stream(1), rxl-stream-verify(1), xl(1)")] },
+];
+
+const STREAM_VERIFY: &[Section] = &[
+    Section {
+        title: "DESCRIPTION",
+        blocks: &[
+            Text(
+                "Judges a stream by every rule of its formats: those of Xen's specifications of the libxl and libxc streams and \
+                 those of xl's save header. It goes on after what it finds, as far as records can be told apart, and tells each \
+                 breach with the record and its offset.",
+            ),
+            Text(
+                "The exit status is 0 when no rule is broken, whatever there is to warn of, and 15 when one is. Pages have no \
+                 checksums in these formats: a sound stream may still hold damaged contents.",
+            ),
+        ],
+    },
+    Section {
+        title: "EXAMPLES",
+        blocks: &[
+            Example("Before a restore:", "rxl stream verify dom3.save && xl restore dom3.save"),
+            Example("All findings, for a program:", "rxl stream verify --json dom3.save | jq .findings"),
+        ],
+    },
+    Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-stream(1), rxl-stream-inspect(1), xl(1)")] },
+];
+
+const SAVE: &[Section] = &[
+    Section {
+        title: "DESCRIPTION",
+        blocks: &[
+            Text(
+                "Suspends the domain and writes its memory, its vCPUs' state and its configuration to a file. Then the domain is \
+                 destroyed, unless -c or -p is given. Its disks are not saved: they must not be changed before it is restored.",
+            ),
+            Text(
+                "The file is rxl's own format, compressed and with checksums over all of it, or with --plain that of xl save, \
+                 which xl restore takes. It is readable by its owner alone, as it holds the domain's memory.",
+            ),
+            Text(
+                "The file appears under its name when all of it is on the disk; until then a file of that name stays as it is. \
+                 Whatever fails before, a full disk too, leaves the domain running and no part of a file, and so do Ctrl-C, \
+                 SIGTERM and SIGHUP. If rxl itself is killed, the unfinished file .FILE*.part stays, and the domain may be \
+                 suspended: xl resume runs it on.",
+            ),
+        ],
+    },
+    Section { title: "ENVIRONMENT", blocks: &[LOGGING] },
+    Section { title: "FILES", blocks: &[STATE] },
+    Section {
+        title: "EXAMPLES",
+        blocks: &[
+            Example("Put dom3 away:", "rxl save dom3 /var/lib/xen/save/dom3"),
+            Example("Keep a copy, and let it run on:", "rxl save -c dom3 dom3.save"),
+            Example("For a host without rxl:", "rxl save --plain dom3 dom3.save"),
+        ],
+    },
+    Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-restore(1), rxl-stream(1), xl(1)")] },
+];
+
+const RESTORE: &[Section] = &[
+    Section {
+        title: "DESCRIPTION",
+        blocks: &[
+            Text(
+                "Builds a domain from what rxl save or xl save wrote, under the name that it had, and lets it run. The file is \
+                 recognised by its first bytes, and stays.",
+            ),
+            Text(
+                "The whole file is read and checked first: checksums and digest in rxl's format, and in either the rules of the \
+                 stream. A damaged file is refused with exit status 15 and the offset of the damage before anything is \
+                 done. Then it is read again into libxl, and checked again on the way. Whatever fails, or is cancelled, \
+                 leaves no part of the domain, and the file as it was.",
+            ),
+        ],
+    },
+    Section { title: "ENVIRONMENT", blocks: &[LOGGING] },
+    Section { title: "FILES", blocks: &[STATE] },
+    Section {
+        title: "NOTES",
+        blocks: &[Text(
+            "A domain must not run twice from one state: its disks would be damaged. Restore a file only once, unless the disks \
+             have been put back as well. No process stays behind that waits for the domain's end, see rxl-migrate(1).",
+        )],
+    },
+    Section {
+        title: "EXAMPLES",
+        blocks: &[
+            Example("Bring dom3 back:", "rxl restore /var/lib/xen/save/dom3"),
+            Example("And look at it before it runs:", "rxl restore -p dom3.save"),
+        ],
+    },
+    Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-save(1), rxl-stream(1), xl(1)")] },
 ];

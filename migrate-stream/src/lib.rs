@@ -7,7 +7,8 @@
 //! - [`order`]: which records may come when;
 //! - [`rounds`]: the passes over memory, as seen in the stream;
 //! - [`writer`]: composes streams;
-//! - [`frame`]: rxl's own data frames, in which the stream travels between two rxl.
+//! - [`frame`]: rxl's own data frames, in which the stream travels between two rxl;
+//! - [`savefile`]: rxl's own file of a saved domain, which holds such frames.
 //!
 //! What is parsed and written again gives the same bytes. Everything read is taken for hostile: lengths are compared with
 //! bounds before anything is allocated by them, and no input makes a function here panic.
@@ -20,5 +21,6 @@ pub mod libxl;
 pub mod order;
 pub mod reader;
 pub mod rounds;
+pub mod savefile;
 pub mod writer;
 pub mod xl;

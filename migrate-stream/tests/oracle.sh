@@ -1,5 +1,6 @@
 #!/bin/sh
 # Runs Xen's own checker, verify-stream-v2, on a stream: oracle.sh libxl|libxc|xl FILE
+# or on many that come on standard input: oracle.sh batch (see oracle_batch.py)
 # Exit status: the checker's (0 accepted, 1 refused, 2 its own fault), 69 when it cannot be had.
 #
 # The checker is taken from Debian's package, which is unpacked, not installed, into a cache outside the checkout.
@@ -25,4 +26,7 @@ if [ ! -d "$cache" ]; then
 fi
 tools=$cache/usr/lib/xen-4.17
 export PYTHONPATH="$tools/lib/python" PYTHONDONTWRITEBYTECODE=1
+if [ "$1" = batch ]; then
+    exec python3 "$(dirname "$0")/oracle_batch.py" "$tools/bin/verify-stream-v2"
+fi
 exec python3 "$tools/bin/verify-stream-v2" --format "$1" --in "$2"

@@ -9,6 +9,7 @@ mod failures;
 mod mpi;
 mod precopy;
 mod refusals;
+mod savefile;
 mod survival;
 
 use std::path::Path;
@@ -39,6 +40,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("precopy::sigterm_is_a_cancel", precopy::sigterm_is_a_cancel),
     ("precopy::to_and_fro_without_a_leak", precopy::to_and_fro_without_a_leak),
     ("refusals::each_in_one_line_with_its_own_code", refusals::each_in_one_line_with_its_own_code),
+    ("savefile::rxl_and_xl_take_each_others_files", savefile::rxl_and_xl_take_each_others_files),
+    ("savefile::what_goes_wrong_leaves_the_domain_as_it_was", savefile::what_goes_wrong_leaves_the_domain_as_it_was),
     ("compare::idle_guest_with_stock_xl", compare::idle_guest_with_stock_xl),
 ];
 

@@ -157,6 +157,10 @@ impl Host for LibxlHost {
         self.on(domid, "libxl_domain_rename", |context, domid| context.rename(domid, from, to))
     }
 
+    fn pause(&self, domid: DomId) -> Result<(), HostError> {
+        self.on(domid, "libxl_domain_pause", Context::pause)
+    }
+
     fn unpause(&self, domid: DomId) -> Result<(), HostError> {
         self.on(domid, "libxl_domain_unpause", Context::unpause)
     }

@@ -66,6 +66,8 @@ pub struct Kept {
     pub stream: Option<(u64, u32)>,
     /// What its agent was told.
     pub agent_command: Option<String>,
+    /// Not to run before it is unpaused.
+    paused: bool,
     guest: Option<Guest>,
 }
 
@@ -140,7 +142,8 @@ impl State {
         self.next += 1;
         self.facts.free_memory_kib = self.facts.free_memory_kib.saturating_sub(kib);
         let domain = Domain { domid, name: name.into(), guest_type, state, max_memory_kib: kib, vcpus: 1 };
-        self.domains.insert(domid, Kept { domain, log_dirty: false, stream: None, agent_command: None, guest });
+        let kept = Kept { domain, log_dirty: false, stream: None, agent_command: None, paused: false, guest };
+        self.domains.insert(domid, kept);
         domid
     }
 
@@ -172,7 +175,8 @@ impl Host for MemoryHost {
 
     fn config_json(&self, domid: DomId) -> Result<String, HostError> {
         let domain = self.domain(domid)?;
-        Ok(format!("{{\"b_info\":{{\"max_memkb\":{}}}}}", domain.max_memory_kib))
+        let (name, kib) = (&domain.name, domain.max_memory_kib);
+        Ok(serde_json::json!({"c_info": {"name": name, "domid": domid.0}, "b_info": {"max_memkb": kib}}).to_string())
     }
 
     fn save(&self, domid: DomId, save: Save) -> Result<Operation<()>, HostError> {
@@ -220,7 +224,8 @@ impl Host for MemoryHost {
     }
 
     fn resume(&self, domid: DomId) -> Result<(), HostError> {
-        self.change(domid, |kept| kept.domain.state = RunState::Running)
+        let resumed = |kept: &mut Kept| if kept.paused { RunState::Paused } else { RunState::Running };
+        self.change(domid, |kept| kept.domain.state = resumed(kept))
     }
 
     fn rename(&self, domid: DomId, from: &str, to: &str) -> Result<(), HostError> {
@@ -240,11 +245,23 @@ impl Host for MemoryHost {
         if same { Ok(()) } else { Err(failed("rename", format!("it is not named {from}"))) }
     }
 
+    fn pause(&self, domid: DomId) -> Result<(), HostError> {
+        self.change(domid, |kept| {
+            kept.paused = true;
+            if kept.domain.state == RunState::Running {
+                kept.domain.state = RunState::Paused;
+            }
+        })
+    }
+
     fn unpause(&self, domid: DomId) -> Result<(), HostError> {
         if self.faults().unpause {
             return Err(failed("unpause", "as asked"));
         }
-        self.change(domid, |kept| kept.domain.state = RunState::Running)
+        self.change(domid, |kept| {
+            kept.paused = false;
+            kept.domain.state = RunState::Running;
+        })
     }
 
     fn destroy(&self, domid: DomId) -> Result<(), HostError> {

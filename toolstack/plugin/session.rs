@@ -114,9 +114,8 @@ pub struct Saving {
 impl Saving {
     /// Serves the helper until it is gone. `open` opens the guest's memory. The error is one line.
     pub fn serve<M: Memory>(self, plugin: &Plugin, open: impl FnOnce(u32) -> Result<M, String>) -> Result<(), String> {
-        let Some(stream) = plugin.accept(&*self.ended)? else { return Ok(()) };
-        let mut helper = Line::new(stream, ANSWER_PATIENCE).map_err(|e| e.to_string())?;
-        self.greet(&mut helper)?;
+        let Some(mut helper) = self.greeted(plugin)? else { return Ok(()) };
+        say(&mut helper, &ToHelper::Walk(self.walker))?;
         let _ = self.notes.send(Note { at: Instant::now(), what: NoteKind::Walker(self.walker) });
         match self.walker {
             Walker::Rxl => self.walk(helper, open),
@@ -125,12 +124,16 @@ impl Saving {
         }
     }
 
-    fn greet(&self, helper: &mut Line<UnixStream>) -> Result<(), String> {
-        match hear(helper)? {
-            Some(FromHelper::Hello { version: VERSION, domid }) if domid == self.domid => {}
-            other => return Err(format!("{HELPER} said {other:?} at first: is it of the same version as rxl?")),
+    /// The helper of this save. Whoever else connects is shown out.
+    fn greeted(&self, plugin: &Plugin) -> Result<Option<Line<UnixStream>>, String> {
+        while let Some(stream) = plugin.accept(&*self.ended)? {
+            let mut helper = Line::new(stream, ANSWER_PATIENCE).map_err(|e| e.to_string())?;
+            match hear(&mut helper) {
+                Ok(Some(FromHelper::Hello { version: VERSION, domid })) if domid == self.domid => return Ok(Some(helper)),
+                other => tracing::warn!("{other:?} from somebody who is not this save's {HELPER}"),
+            }
         }
-        say(helper, &ToHelper::Walk(self.walker))
+        Ok(None)
     }
 
     fn walk<M: Memory>(

@@ -177,7 +177,7 @@ impl Session {
 const MAX_LOCK_KEY: usize = 120;
 
 /// A domain's name as part of a file's name: it was not checked yet.
-fn lock_key(name: &str) -> String {
+pub(crate) fn lock_key(name: &str) -> String {
     name.bytes().take(MAX_LOCK_KEY).map(|byte| format!("{byte:02x}")).collect()
 }
 

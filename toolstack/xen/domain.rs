@@ -110,6 +110,14 @@ impl Context {
         self.check(rc)
     }
 
+    /// Keeps it from running until it is unpaused.
+    pub fn pause(&self, domid: u32) -> Result<(), Failure> {
+        let domid = guest(domid)?;
+        // SAFETY: the context is live; without a `how` the call returns when it is done.
+        let rc = unsafe { self.functions().libxl_domain_pause(self.as_ptr(), domid, null()) };
+        self.check(rc)
+    }
+
     /// Lets it run.
     pub fn unpause(&self, domid: u32) -> Result<(), Failure> {
         let domid = guest(domid)?;

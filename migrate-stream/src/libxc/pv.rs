@@ -183,6 +183,15 @@ impl<'a> Vcpu<'a> {
         Ok(Self { state, vcpu_id: le32(header, 0), context })
     }
 
+    /// Whether the context can be of a guest of this word size: the length of a `vcpu_guest_context` depends on it.
+    pub fn fits(&self, width: GuestWidth) -> bool {
+        match (self.state, width) {
+            (VcpuState::Basic, GuestWidth::Bits32) => matches!(self.context.len(), 0 | 2800),
+            (VcpuState::Basic, GuestWidth::Bits64) => matches!(self.context.len(), 0 | 5168),
+            _ => true,
+        }
+    }
+
     /// Appends the body's bytes.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.vcpu_id.to_le_bytes());
