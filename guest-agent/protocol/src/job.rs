@@ -1,0 +1,111 @@
+//! Which ranks are in a domain.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::Token;
+use crate::fields::{Fields, Malformed, Number};
+
+/// Most ranks in one row, so that it stays below [`crate::MAX_VALUE`]. A job with more has several rows with the same id.
+pub const MAX_ROW_RANKS: usize = 32;
+
+/// Most rows in a domain.
+pub const MAX_JOB_ROWS: usize = 256;
+
+/// `id=ID launcher=L size=N ranks=R:PID,R:PID...`: some of a job's ranks in this domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobRow {
+    /// The same in all domains that the job has ranks in.
+    pub id: Token,
+    /// What started it, as far as its environment tells.
+    pub launcher: Launcher,
+    /// The number of ranks in the whole job; 0 when it is not known.
+    pub size: u32,
+    /// 1 to [`MAX_ROW_RANKS`] of them.
+    pub ranks: Vec<Rank>,
+}
+
+/// One rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    /// Its number in the job.
+    pub number: u32,
+    /// Its process id in the guest.
+    pub pid: u32,
+}
+
+/// What started a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Launcher {
+    /// Open MPI's mpirun.
+    OpenMpi,
+    /// Something else with PMIx.
+    Pmix,
+    /// MPICH's or another mpiexec, Hydra.
+    Hydra,
+    /// Slurm's srun.
+    Slurm,
+}
+
+impl FromStr for JobRow {
+    type Err = Malformed;
+
+    fn from_str(value: &str) -> Result<Self, Malformed> {
+        let mut fields = Fields::of(value)?;
+        let row = Self {
+            id: fields.parsed("id")?,
+            launcher: fields.parsed("launcher")?,
+            size: fields.number_field("size")?,
+            ranks: parse_ranks(fields.field("ranks")?)?,
+        };
+        fields.end()?;
+        Ok(row)
+    }
+}
+
+fn parse_ranks(list: &str) -> Result<Vec<Rank>, Malformed> {
+    let ranks: Vec<_> = list.split(',').take(MAX_ROW_RANKS + 1).map(parse_rank).collect::<Option<_>>().ok_or(BAD)?;
+    if ranks.len() > MAX_ROW_RANKS { Err(BAD) } else { Ok(ranks) }
+}
+
+const BAD: Malformed = Malformed::Bad("ranks");
+
+fn parse_rank(word: &str) -> Option<Rank> {
+    let (number, pid) = word.split_once(':')?;
+    Some(Rank { number: u32::parse(number)?, pid: u32::parse(pid)? })
+}
+
+impl fmt::Display for JobRow {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "id={} launcher={} size={} ranks=", self.id, self.launcher, self.size)?;
+        for (n, rank) in self.ranks.iter().enumerate() {
+            write!(f, "{}{}:{}", if n > 0 { "," } else { "" }, rank.number, rank.pid)?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Launcher {
+    type Err = Malformed;
+
+    fn from_str(word: &str) -> Result<Self, Malformed> {
+        match word {
+            "openmpi" => Ok(Self::OpenMpi),
+            "pmix" => Ok(Self::Pmix),
+            "hydra" => Ok(Self::Hydra),
+            "slurm" => Ok(Self::Slurm),
+            _ => Err(Malformed::Bad("launcher")),
+        }
+    }
+}
+
+impl fmt::Display for Launcher {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::OpenMpi => "openmpi",
+            Self::Pmix => "pmix",
+            Self::Hydra => "hydra",
+            Self::Slurm => "slurm",
+        })
+    }
+}

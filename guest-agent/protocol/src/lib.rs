@@ -1,0 +1,112 @@
+//! What rxl in dom0 (the coordinator) and `rxl-guest-agent` in a domU say to each other through xenstore, to hold an MPI job's
+//! ranks still around a migration. Formats only: no I/O.
+//!
+//! # Nodes
+//!
+//! Paths are relative to the domain's own directory (`/local/domain/DOMID` seen from dom0). Each value is printable ASCII of at
+//! most [`MAX_VALUE`] bytes.
+//!
+//! | node | written by | what |
+//! | --- | --- | --- |
+//! | `control/rxl/command` | dom0 | one [`Command`], replaced by the next |
+//! | `control/rxl/lease` | dom0 | a [`Lease`]; each change renews it |
+//! | `data/rxl/agent` | agent | an [`AgentInfo`], while the agent runs |
+//! | `data/rxl/state` | agent | a [`State`]: the answer to the last command, or what happened since |
+//! | `data/rxl/jobs` | agent | how many nodes `data/rxl/job/N` there are: a number |
+//! | `data/rxl/job/N` | agent | a [`JobRow`]: ranks in this domain. A job with many takes several rows with the same id |
+//! | `data/rxl/cut/N` | agent | lines, each a [`Connection`]; `Flushed::chunks` says how many nodes |
+//!
+//! The guest can read what lies under `control` and cannot write there, so it cannot forge a command. All that lies under
+//! `data` is the guest's own word: a coordinator parses it as something hostile. The agent writes rows first and the state
+//! last, so who has read the state finds the rows that belong to it.
+//!
+//! # Stamps
+//!
+//! A command carries an epoch (one attempt to migrate) and a sequence number in it. The agent obeys a command only when its
+//! [`Stamp`] is greater than that of the last one it obeyed, and its answer carries the same stamp. So a command that is read
+//! twice is obeyed once, and one that comes too late is ignored. A coordinator picks an epoch greater than any it finds in the
+//! states of the domains it is about to talk to; the time in milliseconds does well.
+//!
+//! # The agent's states
+//!
+//! ```text
+//!             survey                    prepare                   freeze                     flush, hold
+//!            .------.        .---------------------------.   .---------------.               .------.
+//!            |      v        |                           v   |               v               |      v
+//!            '---- IDLE -----'                         PREPARED            FROZEN -----------'
+//!                   ^  ^ ^                               | |                 |  |
+//!                   |  | |  finish, abort, lease ended   | |                 |  | thaw
+//!                   |  | '-------------------------------' |                 |  v
+//!                   |  '-----------------------------------|---------------- THAWED
+//!                   |         finish, abort, lease ended   |                 |
+//!                   |                                      |                 |
+//!                   '--------------------------------------'-----------------'
+//!                     failed (thaws first); abort and the end of the lease thaw first too
+//! ```
+//! PREPARED: ranks are known and stand in a cgroup of their own; they run. FROZEN: they do not. THAWED: they run; figures are
+//! still being kept for `finish`. A `prepare` that is refused (`nack`) leads back to IDLE. A newer epoch's command ends an older
+//! epoch first, as if by `abort`. A command that does not fit the state is answered by `failed`, which thaws: the agent never
+//! stays frozen in doubt.
+//!
+//! **The lease.** Every command but `finish` and `abort` brings one; it runs on the guest's CLOCK_MONOTONIC, which stands still
+//! while the domain is suspended. Each command, and each change of `control/rxl/lease`, starts it anew. When it ends, the agent
+//! thaws what it has frozen, forgets the epoch and says `expired`. A coordinator that dies therefore cannot leave ranks frozen.
+//!
+//! # A migration
+//!
+//! ```text
+//!  dom0, source           domU: agent                       dom0, target
+//!    | 7 1 survey ----------> | finds ranks, writes job rows
+//!    | <--- 7 1 surveyed      |
+//!    | 7 2 prepare ---------> | ranks into a cgroup; vetoes     (pre-copy goes on, the job runs)
+//!    | <--- 7 2 ready | nack  |
+//!    | 7 3 freeze ----------> | cgroup.freeze = 1               (last live passes)
+//!    | <--- 7 3 frozen        |
+//!    |  -- all domains of the job are frozen --
+//!    | 7 4 flush -----------> | until nothing is unacknowledged
+//!    | <--- 7 4 flushed       | cut rows written
+//!    |  -- all domains of the job are flushed --
+//!    | control/shutdown = suspend                                  | (new tree, new domid)
+//!    |                        x                                    | 7 5 hold, written before the domain runs
+//!    |  last pages, READY, GO                                      |
+//!    |                        x resumes: watches fire <----------- | unpause
+//!    |                        | agent, job rows, cut rows again
+//!    |                        | 7 5 resumed ---------------------> |
+//!    |  -- all suspended domains of the job are resumed --
+//!    |                        | <------------------------ 7 6 thaw |
+//!    |                        | 7 6 thawed ----------------------> |
+//!    |                        | <---------------------- 7 7 finish | (after a moment: what was retransmitted?)
+//!    |                        | ranks back to their own cgroup
+//!    |                        | 7 7 finished --------------------> |
+//! ```
+//! Nothing of the guest's tree goes along: the target's is new, and empty but for `hold`. The agent notices by the watch that
+//! the kernel registers again on resume, or because its own nodes are gone, and writes them anew. A suspend that was cancelled
+//! fires no watch; there the source writes `hold` (or `thaw` at once), which the agent also finds by looking every now and
+//! then. A domain that does not move gets the same commands but `hold`.
+//!
+//! In the other direction the coordinator may at any time send `abort`: thaw and finish in one.
+
+mod agent;
+mod command;
+mod cut;
+mod fields;
+mod job;
+pub mod path;
+mod stamp;
+mod state;
+mod token;
+
+pub use agent::{AgentInfo, Freezer};
+pub use command::{Command, Lease, Prepare, Verb};
+pub use cut::{Audit, Connection, MAX_CUT_CHUNKS, audit, pack, unpack};
+pub use fields::Malformed;
+pub use job::{JobRow, Launcher, MAX_JOB_ROWS, MAX_ROW_RANKS, Rank};
+pub use stamp::Stamp;
+pub use state::{Finished, Flushed, Frozen, MAX_DETAIL, Ready, Reason, State, Status, Thawed};
+pub use token::{MAX_TOKEN, Token};
+
+/// Version of this protocol. Either side refuses another.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Longest value of a node, in bytes. xenstored takes less than 2048 for a node with its permissions and names.
+pub const MAX_VALUE: usize = 1000;

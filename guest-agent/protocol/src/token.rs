@@ -1,0 +1,48 @@
+//! Names that come from elsewhere, made safe to print and to put into a value.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::fields::Malformed;
+
+/// Longest [`Token`], in bytes.
+pub const MAX_TOKEN: usize = 128;
+
+/// A job's identity, a version, a boot id: 1 to [`MAX_TOKEN`] bytes of `A-Za-z0-9` and `.:@/+_-`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(String);
+
+impl Token {
+    /// The nearest token to any text: other characters become `_`, and what is too long loses its front, since such names
+    /// differ at their ends. `-` for an empty text.
+    pub fn from_text(text: &str) -> Self {
+        let mut kept: Vec<char> =
+            text.chars().rev().take(MAX_TOKEN).map(|c| if allowed(c) { c } else { '_' }).collect();
+        kept.reverse();
+        if kept.is_empty() { Self("-".into()) } else { Self(kept.into_iter().collect()) }
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Token {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let good = (1..=MAX_TOKEN).contains(&text.len()) && text.chars().all(allowed);
+        if good { Ok(Self(text.into())) } else { Err(Malformed::Bad("name")) }
+    }
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn allowed(c: char) -> bool {
+    c.is_ascii_alphanumeric() || ".:@/+_-".contains(c)
+}
