@@ -14,7 +14,7 @@ use rxl_agent_protocol::{
 };
 use tracing::{info, warn};
 
-use crate::guest::{Guest, Refusal};
+use crate::guest::{Guest, Refusal, Since};
 use crate::store::Store;
 
 mod advertise;
@@ -246,10 +246,10 @@ impl<S: Store, G: Guest> Engine<S, G> {
 
     fn thaw(&mut self) -> Result<Thawed, Refusal> {
         let start = self.guest.now();
-        let lost = self.guest.thaw()?;
+        let Since { lost, retransmits, .. } = self.guest.thaw()?;
         let now = self.guest.now();
         self.record.phase = Phase::Thawed;
-        Ok(Thawed { took: now - start, paused: now.saturating_sub(self.record.since), lost })
+        Ok(Thawed { took: now - start, paused: now.saturating_sub(self.record.since), lost, retransmits })
     }
 
     fn finish(&mut self) -> Status {
@@ -260,10 +260,10 @@ impl<S: Store, G: Guest> Engine<S, G> {
     fn release(&mut self) -> Option<Finished> {
         let released = self.guest.thaw().and_then(|_| self.guest.finish());
         match released {
-            Ok(finished) => {
+            Ok(Since { retransmits, connections, .. }) => {
                 self.record.phase = Phase::Idle;
                 self.record.held = self.guest.held();
-                Some(finished)
+                Some(Finished { retransmits, connections })
             }
             Err(refusal) => {
                 warn!("{refusal}; tries again");

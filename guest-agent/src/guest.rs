@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rxl_agent_protocol::{Connection, Finished, Freezer, JobRow, Prepare, Reason};
+use rxl_agent_protocol::{Connection, Freezer, JobRow, Prepare, Reason};
 use serde::{Deserialize, Serialize};
 
 /// Why something was not done; told to dom0 as it is.
@@ -59,6 +59,17 @@ pub struct Cut {
     pub connections: Vec<Connection>,
 }
 
+/// What has happened to the connections since the cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Since {
+    /// Connections that are gone.
+    pub lost: u32,
+    /// Segments retransmitted.
+    pub retransmits: u64,
+    /// Connections that had any.
+    pub connections: u32,
+}
+
 /// What has to be put back, in a form that outlives the agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
@@ -89,11 +100,11 @@ pub trait Guest {
     /// Waits, no longer than the deadline, until nothing is in flight.
     fn flush(&mut self, deadline: Duration) -> Result<Cut, Refusal>;
 
-    /// Lets them run; returns how many connections have gone since the freeze. Harmless when they run already.
-    fn thaw(&mut self) -> Result<u32, Refusal>;
+    /// Lets them run. Harmless when they run already.
+    fn thaw(&mut self) -> Result<Since, Refusal>;
 
     /// Puts back what `prepare` has moved. Harmless when nothing was.
-    fn finish(&mut self) -> Result<Finished, Refusal>;
+    fn finish(&mut self) -> Result<Since, Refusal>;
 
     /// What `finish` would have to put back.
     fn held(&self) -> Held;

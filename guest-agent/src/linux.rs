@@ -6,13 +6,13 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
-use rxl_agent_protocol::{Connection, Finished, Freezer, JobRow, Prepare, Reason};
+use rxl_agent_protocol::{Connection, Freezer, JobRow, Prepare, Reason};
 
-use crate::guest::{Cut, Guest, Held, Prepared, Refusal, Stopped};
+use crate::guest::{Cut, Guest, Held, Prepared, Refusal, Since, Stopped};
 
 mod cgroup;
+mod descriptor;
 mod environment;
-mod patience;
 pub mod ranks;
 mod sigstop;
 mod sockets;
@@ -27,9 +27,12 @@ pub struct Linux {
     own_namespace_only: bool,
     /// The ranks' sockets, as found when they were frozen.
     holders: Holders,
-    /// Retransmissions of each connection at the freeze.
-    before: HashMap<(SocketAddr, SocketAddr), u32>,
+    /// Retransmissions of each connection at the freeze, or at the last cut.
+    before: Ends,
 }
+
+/// Retransmissions by local and remote address.
+type Ends = HashMap<(SocketAddr, SocketAddr), u32>;
 
 /// Pause between two looks at something that settles by itself.
 const PACE: Duration = Duration::from_millis(1);
@@ -37,16 +40,14 @@ const PACE: Duration = Duration::from_millis(1);
 /// So many looks in a row must find nothing in flight: data may be on its way to this end, of which only the other knows.
 const CALM_LOOKS: u32 = 2;
 
+/// Looks between two requests for acknowledgements. The first finds what is on its way anyway.
+const ASK_EVERY: u32 = 8;
+
 impl Linux {
     /// With `own_namespace_only`, ranks in other network namespaces are none of this agent's business; else they are a veto.
     pub fn new(own_namespace_only: bool) -> Result<Self, Refusal> {
         let name = format!("rxl.ranks.{}", ranks::own_namespace()?);
-        Ok(Self {
-            stopper: stopper::choose(&name),
-            own_namespace_only,
-            holders: Holders::new(),
-            before: HashMap::new(),
-        })
+        Ok(Self { stopper: stopper::choose(&name), own_namespace_only, holders: Holders::new(), before: Ends::new() })
     }
 
     /// Finds the ranks to be frozen and waits until none of them is in a state in which they cannot be.
@@ -107,9 +108,9 @@ impl Linux {
 
     /// The shortest patience, and a veto if it is not longer than the pause.
     fn check_patience(&self, sockets: &[Socket], pause: Duration) -> Result<Option<Duration>, Refusal> {
-        let mut least = if sockets.is_empty() { None } else { patience::of_system() };
-        for (socket, handle) in self.handles(sockets) {
-            let Some(span) = patience::of_socket(&handle) else { continue };
+        let mut least = if sockets.is_empty() { None } else { descriptor::of_system() };
+        for (socket, handle) in self.handles(sockets.iter()) {
+            let Some(span) = descriptor::of_socket(&handle) else { continue };
             if span <= pause {
                 return Err(impatient(&socket.connection, span));
             }
@@ -121,17 +122,28 @@ impl Linux {
         }
     }
 
-    fn handles<'a>(&self, sockets: &'a [Socket]) -> impl Iterator<Item = (&'a Socket, OwnedFd)> {
-        sockets.iter().filter_map(|socket| {
+    /// Duplicates of the ranks' descriptors.
+    fn handles<'a>(&self, sockets: impl Iterator<Item = &'a Socket>) -> impl Iterator<Item = (&'a Socket, OwnedFd)> {
+        sockets.filter_map(|socket| {
             let &(pid, fd) = self.holders.get(&socket.inode)?;
-            Some((socket, patience::duplicate(pid, fd)?))
+            Some((socket, descriptor::duplicate(pid, fd)?))
         })
     }
 
-    /// How many of the connections at the freeze are no longer there.
-    fn count_lost(&self) -> Result<u32, Refusal> {
-        let now: HashMap<_, _> = by_ends(&self.look()?);
-        Ok(self.before.keys().filter(|ends| !now.contains_key(*ends)).count() as u32)
+    /// Asks the peers of connections with unacknowledged data for an acknowledgement.
+    fn ask_for_acknowledgements(&self, sockets: &[Socket]) {
+        let waiting = |socket: &&Socket| socket.connection.unacked > 0;
+        self.handles(sockets.iter().filter(waiting))
+            .for_each(|(_, handle)| descriptor::ask_for_acknowledgement(&handle));
+    }
+
+    /// What has become of the connections of the last cut.
+    fn since_cut(&self) -> Result<Since, Refusal> {
+        let now = by_ends(&self.look()?);
+        let grown = self.before.iter().filter_map(|(ends, before)| now.get(ends)?.checked_sub(*before));
+        let grown: Vec<_> = grown.filter(|count| *count > 0).map(u64::from).collect();
+        let lost = self.before.keys().filter(|ends| !now.contains_key(*ends)).count() as u32;
+        Ok(Since { lost, retransmits: grown.iter().sum(), connections: grown.len() as u32 })
     }
 }
 
@@ -140,7 +152,7 @@ fn impatient(connection: &Connection, span: Duration) -> Refusal {
     Refusal::new(Reason::ImpatientConnection, detail)
 }
 
-fn by_ends(sockets: &[Socket]) -> HashMap<(SocketAddr, SocketAddr), u32> {
+fn by_ends(sockets: &[Socket]) -> Ends {
     let ends = |connection: &Connection| ((connection.local, connection.remote), connection.retransmits);
     sockets.iter().map(|socket| ends(&socket.connection)).collect()
 }
@@ -175,44 +187,44 @@ impl Guest for Linux {
         let took = start.elapsed();
         let members = self.stopper.members().map_err(Refusal::system("list the frozen processes"))?;
         self.holders = sockets::held_by(&members);
-        self.before = by_ends(&self.look()?);
+        let sockets = self.look()?;
+        self.before = by_ends(&sockets);
         Ok(Stopped { processes: members.len() as u32, took })
     }
 
     fn flush(&mut self, deadline: Duration) -> Result<Cut, Refusal> {
         let until = Instant::now() + deadline;
-        let mut sockets = self.look()?;
-        let handles: Vec<_> = self.handles(&sockets).map(|(_, handle)| handle).collect();
-        let mut calm = 0;
+        let (mut calm, mut look) = (0, 0);
         loop {
-            handles.iter().for_each(patience::acknowledge_now);
+            let sockets = self.look()?;
+            if look % ASK_EVERY == 1 {
+                self.ask_for_acknowledgements(&sockets);
+            }
             calm = if sockets.iter().all(Socket::settled) { calm + 1 } else { 0 };
             let clean = calm >= CALM_LOOKS;
             if clean || Instant::now() >= until {
+                self.before = by_ends(&sockets);
                 let connections = sockets.into_iter().map(|socket| socket.connection).collect();
                 return Ok(Cut { clean, connections });
             }
+            look += 1;
             std::thread::sleep(PACE);
-            sockets = self.look()?;
         }
     }
 
-    fn thaw(&mut self) -> Result<u32, Refusal> {
+    fn thaw(&mut self) -> Result<Since, Refusal> {
         // What cannot be counted must not keep the ranks from running.
-        let lost = self.count_lost().unwrap_or_default();
+        let since = self.since_cut().unwrap_or_default();
         self.stopper.go().map_err(Refusal::system("thaw the ranks"))?;
-        Ok(lost)
+        Ok(since)
     }
 
-    fn finish(&mut self) -> Result<Finished, Refusal> {
-        let now = self.look().unwrap_or_default();
-        let now = by_ends(&now);
-        let since = |(ends, before): (&(SocketAddr, SocketAddr), &u32)| now.get(ends)?.checked_sub(*before);
-        let grown: Vec<u64> = self.before.iter().filter_map(since).filter(|n| *n > 0).map(u64::from).collect();
+    fn finish(&mut self) -> Result<Since, Refusal> {
+        let since = self.since_cut().unwrap_or_default();
         self.stopper.scatter().map_err(Refusal::system("put the ranks back"))?;
         self.before.clear();
         self.holders.clear();
-        Ok(Finished { retransmits: grown.iter().sum(), connections: grown.len() as u32 })
+        Ok(since)
     }
 
     fn held(&self) -> Held {

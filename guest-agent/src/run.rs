@@ -1,5 +1,6 @@
 //! The daemon's loop: waits for the store, for a signal, or for the time, and lets the engine take a step.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::store::Store;
 const BREATH: Duration = Duration::from_micros(200);
 
 /// Runs until SIGTERM or SIGINT, then puts everything back.
-pub fn run<S: Store, G: Guest>(mut engine: Engine<S, G>) -> std::io::Result<()> {
+pub fn run<S: Store, G: Guest>(mut engine: Engine<S, G>) -> io::Result<()> {
     let signals = termination()?;
     notify(&[NotifyState::Ready]);
     loop {
@@ -41,21 +42,25 @@ fn termination() -> nix::Result<SignalFd> {
     SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
-/// Waits; tells whether it is time to stop.
-fn wait(store: &mut impl Store, signals: &SignalFd, pace: Duration) -> std::io::Result<bool> {
+/// Waits until the store has changed or the time is over; tells whether it is time to stop.
+fn wait(store: &mut impl Store, signals: &SignalFd, pace: Duration) -> io::Result<bool> {
     match store.changed() {
-        Ok(true) => {
-            std::thread::sleep(BREATH);
-            return Ok(signals.read_signal()?.is_some());
+        Ok(true) => std::thread::sleep(BREATH),
+        Ok(false) => sleep_until_notice(store, signals, pace)?,
+        Err(error) => {
+            warn!("xenstore: {error}");
+            sleep_until_notice(store, signals, pace)?;
         }
-        Ok(false) => {}
-        Err(error) => warn!("xenstore: {error}"),
     }
+    Ok(signals.read_signal()?.is_some())
+}
+
+fn sleep_until_notice(store: &impl Store, signals: &SignalFd, pace: Duration) -> io::Result<()> {
     let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
     fds.extend(store.notices().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-    let timeout = PollTimeout::try_from(pace.as_millis()).unwrap_or(PollTimeout::MAX);
-    match poll(&mut fds, timeout) {
-        Ok(_) | Err(Errno::EINTR) => Ok(signals.read_signal()?.is_some()),
+    // Rounded up: a wait of zero would be no wait.
+    match poll(&mut fds, PollTimeout::try_from(pace.as_millis() + 1).unwrap_or(PollTimeout::MAX)) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }

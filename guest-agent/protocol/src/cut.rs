@@ -128,6 +128,9 @@ pub struct Audit {
 }
 
 /// Pairs the ends of all connections in the cuts of all domains of a job.
+///
+/// A domain that had sent all it could writes its rows while another may still be sending to it. Ends that disagree therefore
+/// prove nothing until all domains have been flushed once more after all were flushed: then nothing moves.
 pub fn audit<'a>(cuts: impl IntoIterator<Item = &'a Connection>) -> Audit {
     let mut result = Audit::default();
     let mut waiting: HashMap<(SocketAddr, SocketAddr), &Connection> = HashMap::new();

@@ -65,7 +65,7 @@
 //!    |  -- all domains of the job are frozen --
 //!    | 7 4 flush -----------> | until nothing is unacknowledged
 //!    | <--- 7 4 flushed       | cut rows written
-//!    |  -- all domains of the job are flushed --
+//!    |  -- all domains of the job are flushed; if the audit of their cuts finds ends that disagree: flush once more --
 //!    | control/shutdown = suspend                                  | (new tree, new domid)
 //!    |                        x                                    | 7 5 hold, written before the domain runs
 //!    |  last pages, READY, GO                                      |

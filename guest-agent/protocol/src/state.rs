@@ -123,12 +123,15 @@ pub struct Thawed {
     pub paused: Duration,
     /// Connections of the freeze that were gone before the thaw.
     pub lost: u32,
+    /// Segments retransmitted from the cut (the end of the flush; the freeze, if there was none) to the thaw.
+    pub retransmits: u64,
 }
 
-/// Answer to `finish` and `abort`: what the connections of the freeze did since.
+/// Answer to `finish` and `abort`: what the connections of the freeze have done since the cut. A job that runs loses a segment
+/// now and then without any migration; those of `thawed` alone are due to the pause.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Finished {
-    /// Segments retransmitted.
+    /// Segments retransmitted, those of `thawed` included.
     pub retransmits: u64,
     /// Connections that had any.
     pub connections: u32,
@@ -278,7 +281,12 @@ impl Flushed {
 
 impl Thawed {
     fn take(fields: &mut Fields) -> Result<Self, Malformed> {
-        Ok(Self { lost: fields.number_field("lost")?, paused: fields.micros("paused")?, took: fields.micros("us")? })
+        Ok(Self {
+            lost: fields.number_field("lost")?,
+            retransmits: fields.number_field("retransmits")?,
+            paused: fields.micros("paused")?,
+            took: fields.micros("us")?,
+        })
     }
 }
 
@@ -340,7 +348,8 @@ impl fmt::Display for Flushed {
 
 impl fmt::Display for Thawed {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "thawed lost={} paused={} us={}", self.lost, micros(self.paused), micros(self.took))
+        let Self { took, paused, lost, retransmits } = self;
+        write!(f, "thawed lost={lost} retransmits={retransmits} paused={} us={}", micros(*paused), micros(*took))
     }
 }
 

@@ -100,7 +100,12 @@ fn status() -> impl Strategy<Value = Status> {
         (how(), any::<u32>(), us()).prop_map(|(how, processes, took)| Status::Frozen(Frozen { how, processes, took })),
         flushed().prop_map(Status::Flushed),
         any::<bool>().prop_map(|frozen| Status::Resumed { frozen }),
-        (us(), us(), any::<u32>()).prop_map(|(took, paused, lost)| Status::Thawed(Thawed { took, paused, lost })),
+        (us(), us(), any::<(u32, u64)>()).prop_map(|(took, paused, (lost, retransmits))| Status::Thawed(Thawed {
+            took,
+            paused,
+            lost,
+            retransmits
+        })),
         us().prop_map(|paused| Status::Expired { paused }),
         any::<(u64, u32)>()
             .prop_map(|(retransmits, connections)| Status::Finished(Finished { retransmits, connections })),

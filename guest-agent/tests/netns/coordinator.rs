@@ -24,6 +24,7 @@ pub struct Coordinator {
 /// What a domain answered in one migration.
 #[derive(Debug)]
 pub struct Frost {
+    pub ready: Ready,
     pub frozen: Frozen,
     pub flushed: Flushed,
 }
@@ -160,8 +161,16 @@ impl Coordinator {
     }
 }
 
-/// FLUSH in both domains at once, as the barrier before it wants; then the audit of both cuts.
+/// FLUSH in both domains at once, as the barrier before it wants; then the audit of both cuts. Again, if one had nothing more
+/// to send while the other still had something for it.
 pub fn flush_both(coordinators: &mut [Coordinator; 2]) -> Result<([Flushed; 2], Audit)> {
+    match flush_once(coordinators)? {
+        (flushed, audit) if audit.disagreed.is_empty() => Ok((flushed, audit)),
+        _ => flush_once(coordinators),
+    }
+}
+
+fn flush_once(coordinators: &mut [Coordinator; 2]) -> Result<([Flushed; 2], Audit)> {
     for coordinator in &mut *coordinators {
         coordinator.begin_flush()?;
     }
@@ -173,14 +182,14 @@ pub fn flush_both(coordinators: &mut [Coordinator; 2]) -> Result<([Flushed; 2], 
 
 /// Both domains frozen and flushed, and the cut as it should be.
 pub fn freeze_both(coordinators: &mut [Coordinator; 2]) -> Result<[Frost; 2]> {
-    for coordinator in &mut *coordinators {
-        coordinator.ready()?;
-    }
     let [one, two] = &mut *coordinators;
-    let [first, second] = [one.freeze()?, two.freeze()?];
-    let ([one, two], audit) = flush_both(coordinators)?;
-    check_cut(&[&one, &two], &audit)?;
-    Ok([Frost { frozen: first, flushed: one }, Frost { frozen: second, flushed: two }])
+    let ready = [one.ready()?, two.ready()?];
+    let frozen = [one.freeze()?, two.freeze()?];
+    let (flushed, audit) = flush_both(coordinators)?;
+    check_cut(&flushed.each_ref(), &audit)?;
+    let parts = ready.into_iter().zip(frozen).zip(flushed);
+    let frost: Vec<_> = parts.map(|((ready, frozen), flushed)| Frost { ready, frozen, flushed }).collect();
+    frost.try_into().map_err(|_| anyhow::anyhow!("two domains"))
 }
 
 pub fn check_cut(flushed: &[&Flushed], audit: &Audit) -> Result<()> {

@@ -26,7 +26,6 @@ pub struct Verdict {
     pub reordered: u64,
     pub corrupt: u64,
     pub longest_stall_ms: f64,
-    pub median_ms: f64,
 }
 
 #[derive(Deserialize)]

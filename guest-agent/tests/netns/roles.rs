@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,16 +11,26 @@ use anyhow::{Context, Result, ensure};
 use crate::world::{ADDRESSES, Domain};
 
 const ROLE: &str = "RXL_NETNS_ROLE";
+const PROGRESS: &str = "RXL_NETNS_PROGRESS";
 const PORT: u16 = 7777;
 
 /// A process that looks like a rank. It is killed in the end.
-pub struct Role(Child);
+pub struct Role {
+    child: Child,
+    progress: PathBuf,
+}
 
 impl Role {
     pub fn start(domain: &Domain, role: &str, rank: u32) -> Result<Self> {
         let mut command = domain.command(std::env::current_exe()?);
-        command.env(ROLE, role).env("PMIX_NAMESPACE", "roles").env("PMIX_RANK", rank.to_string());
-        Ok(Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?))
+        let progress = domain.tree.join(role);
+        command
+            .env(ROLE, role)
+            .env(PROGRESS, &progress)
+            .env("PMIX_NAMESPACE", "roles")
+            .env("PMIX_RANK", rank.to_string());
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        Ok(Self { child, progress })
     }
 
     /// A reader in one domain and a sender in the other, connected.
@@ -33,17 +44,20 @@ impl Role {
 
     /// A role says one byte when it is where its case wants it.
     pub fn wait_until_ready(&mut self) -> Result<()> {
-        let stdout = self.0.stdout.as_mut().context("no pipe")?;
+        let stdout = self.child.stdout.as_mut().context("no pipe")?;
         stdout.read_exact(&mut [0]).context("a role ended early")
     }
 
     pub fn pid(&self) -> i32 {
-        self.0.id() as i32
+        self.child.id() as i32
     }
 
     /// A role that finds something wrong ends.
     pub fn check(&mut self) -> Result<()> {
-        ensure!(self.0.try_wait()?.is_none(), "a role has ended: it found its data damaged or its connection closed");
+        ensure!(
+            self.child.try_wait()?.is_none(),
+            "a role has ended: it found its data damaged or its connection closed"
+        );
         Ok(())
     }
 
@@ -52,16 +66,15 @@ impl Role {
         stat.rsplit(") ").next()?.chars().next()
     }
 
-    /// Bytes that it has read so far, as the kernel counts them.
-    pub fn bytes_read(&self) -> Result<u64> {
-        let io = std::fs::read_to_string(format!("/proc/{}/io", self.pid()))?;
-        Ok(io.lines().find_map(|line| line.strip_prefix("rchar: ")).context("no rchar")?.parse()?)
+    /// Blocks that a reader has read so far.
+    pub fn blocks(&self) -> Result<u64> {
+        Ok(std::fs::read_to_string(&self.progress)?.parse()?)
     }
 
-    /// Waits until it reads on.
-    pub fn check_reads_on(&self) -> Result<()> {
-        let (before, until) = (self.bytes_read()?, Instant::now() + Duration::from_secs(5));
-        while self.bytes_read()? == before {
+    /// Waits until it has read more than that.
+    pub fn check_reads_on(&self, blocks: u64) -> Result<()> {
+        let until = Instant::now() + Duration::from_secs(5);
+        while self.blocks()? <= blocks {
             ensure!(Instant::now() < until, "nothing is read any more");
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -71,8 +84,8 @@ impl Role {
 
 impl Drop for Role {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -104,13 +117,18 @@ fn read() -> std::io::Result<()> {
     let (mut stream, _) = listener.accept()?;
     let mut expected = 0u64;
     let mut block = vec![0; 64 << 10];
-    loop {
+    let progress = std::env::var_os(PROGRESS).map(PathBuf::from).unwrap_or_default();
+    for blocks in 0u64.. {
+        let unfinished = progress.with_extension("unfinished");
+        std::fs::write(&unfinished, blocks.to_string())?;
+        std::fs::rename(&unfinished, &progress)?;
         stream.read_exact(&mut block)?;
         for number in block.chunks_exact(8) {
             assert_eq!(number, expected.to_le_bytes(), "the sequence is broken");
             expected += 1;
         }
     }
+    Ok(())
 }
 
 fn send(user_timeout_ms: Option<u32>) -> std::io::Result<()> {

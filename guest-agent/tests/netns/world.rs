@@ -53,6 +53,8 @@ impl World {
             ip(&["-n", namespace, "link", "set", "lo", "up"])?;
             ip(&["-n", namespace, "link", "set", "eth0", "up"])?;
             ip(&["-n", wire, "link", "set", &port, "master", "bridge", "up"])?;
+            one_processor(namespace, "eth0")?;
+            one_processor(wire, &port)?;
         }
         Ok(())
     }
@@ -67,10 +69,23 @@ impl World {
         ip(&["-n", &self.wire, "link", "set", &port(domain), "master", "bridge"])
     }
 
-    /// Segments that both kernels have retransmitted so far, whosever they are.
-    pub fn retransmissions(&self) -> Result<u64> {
-        self.domains.iter().map(Domain::retransmissions).sum()
+    /// What both kernels have counted so far, whosever connections it was.
+    pub fn counts(&self) -> Result<Counts> {
+        let mut sum = Counts::default();
+        for domain in &self.domains {
+            sum.retransmissions += domain.count("snmp", "Tcp:", "RetransSegs")?;
+            sum.timeouts += domain.count("netstat", "TcpExt:", "TCPTimeouts")?;
+        }
+        Ok(sum)
     }
+}
+
+/// Of TCP. Retransmissions without a timeout also happen to a job that nobody disturbs; a timeout, 200 ms and more, is what an
+/// absence leaves behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub retransmissions: u64,
+    pub timeouts: u64,
 }
 
 impl Domain {
@@ -91,6 +106,7 @@ impl Domain {
         command.args(["run", "--own-namespace-only", "--store"]).arg(&self.tree);
         command.arg("--runtime-directory").arg(&self.runtime);
         fs::create_dir_all(&self.runtime)?;
+        fs::create_dir_all(&self.tree)?;
         let log = fs::OpenOptions::new().create(true).append(true).open(self.runtime.join("log"))?;
         self.agent = Some(command.stdin(Stdio::null()).stderr(log).spawn().context("nsenter (util-linux)")?);
         Ok(())
@@ -105,13 +121,13 @@ impl Domain {
         Ok(())
     }
 
-    fn retransmissions(&self) -> Result<u64> {
-        let output = self.command("cat").arg("/proc/net/snmp").output()?;
+    fn count(&self, file: &str, group: &str, name: &str) -> Result<u64> {
+        let output = self.command("cat").arg(format!("/proc/net/{file}")).output()?;
         let text = String::from_utf8(output.stdout)?;
-        let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
+        let mut lines = text.lines().filter(|line| line.split(' ').next() == Some(group));
         let (names, values) = (lines.next().context("no names")?, lines.next().context("no values")?);
-        let column = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "RetransSegs");
-        Ok(column.context("no RetransSegs")?.1.parse()?)
+        let column = names.split(' ').zip(values.split(' ')).find(|(known, _)| *known == name);
+        Ok(column.context("no such counter")?.1.parse()?)
     }
 }
 
@@ -126,6 +142,12 @@ impl Drop for World {
         }
         let _ = ip(&["netns", "delete", &self.wire]);
     }
+}
+
+/// Has all packets that a link brings handled by one processor: two would put them out of order, and TCP would send them again.
+fn one_processor(namespace: &str, link: &str) -> Result<()> {
+    let script = format!("echo 1 >/sys/class/net/{link}/queues/rx-0/rps_cpus");
+    ip(&["netns", "exec", namespace, "sh", "-c", &script])
 }
 
 fn port(domain: usize) -> String {

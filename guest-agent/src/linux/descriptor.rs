@@ -1,12 +1,11 @@
-//! How long a rank's connections bear a peer that does not answer, and a nudge for their acknowledgements.
-//!
-//! sock_diag does not tell a socket's timeouts, so a duplicate of the rank's descriptor is asked for them (pidfd_getfd(2), Linux
-//! 5.6). It is closed again at once: as long as it is open, the connection outlives its rank.
+//! What can be learned of a rank's socket, and done to it, only with a descriptor: a duplicate of the rank's (pidfd_getfd(2),
+//! Linux 5.6). It is closed again at once: as long as it is open, the connection outlives its rank.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::net::sockopt;
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use rustix::net::sockopt as options;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 /// A duplicate of another process's descriptor; none where the kernel will not give it.
@@ -15,24 +14,31 @@ pub fn duplicate(pid: i32, fd: i32) -> Option<OwnedFd> {
     pidfd_getfd(process, fd, PidfdGetfdFlags::empty()).ok()
 }
 
-/// Makes the kernel send an acknowledgement that it holds back in the hope of data to go along, which a frozen rank will not
-/// write. Without it a flush would wait for the peer's delayed-ACK timer, 40 ms and more.
-pub fn acknowledge_now(socket: &OwnedFd) {
-    // A socket that is closed by now has nothing to acknowledge.
-    let _ = sockopt::set_tcp_quickack(socket, true);
+/// Makes the peer's kernel acknowledge at once what it has received.
+///
+/// A kernel holds an acknowledgement back for 40 ms in the hope of data to go along, or of a reader; a frozen rank brings neither.
+/// A segment from before the window makes it answer at once (RFC 9293, 3.10.7.4; Linux does so twice a second at most), and
+/// Linux sends such a one, a window probe, when it is told to leave TCP's repair mode, whether the socket was in it or not.
+/// Leaving it also takes SO_REUSEADDR away, which is put back.
+pub fn ask_for_acknowledgement(socket: &OwnedFd) {
+    let reuse = getsockopt(socket, sockopt::ReuseAddr);
+    // It may be closed by now, or the agent may lack CAP_NET_ADMIN: then the flush takes as long as the peer does.
+    if setsockopt(socket, sockopt::TcpRepair, &0).is_ok() && reuse == Ok(true) {
+        let _ = setsockopt(socket, sockopt::ReuseAddr, &true);
+    }
 }
 
 /// The time after which this socket gives up by its own options: TCP_USER_TIMEOUT, else keepalive.
 pub fn of_socket(socket: &OwnedFd) -> Option<Duration> {
-    match sockopt::tcp_user_timeout(socket) {
+    match options::tcp_user_timeout(socket) {
         Ok(ms) if ms > 0 => return Some(Duration::from_millis(ms.into())),
         _ => {}
     }
-    if !sockopt::socket_keepalive(socket).unwrap_or(false) {
+    if !options::socket_keepalive(socket).unwrap_or(false) {
         return None;
     }
-    let (idle, interval) = (sockopt::tcp_keepidle(socket).ok()?, sockopt::tcp_keepintvl(socket).ok()?);
-    Some(idle + interval * sockopt::tcp_keepcnt(socket).ok()?)
+    let (idle, interval) = (options::tcp_keepidle(socket).ok()?, options::tcp_keepintvl(socket).ok()?);
+    Some(idle + interval * options::tcp_keepcnt(socket).ok()?)
 }
 
 /// The time after which any connection gives up data that is not acknowledged, by net.ipv4.tcp_retries2.
@@ -71,12 +77,12 @@ mod tests {
         let stream = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
         let twin = duplicate(std::process::id() as i32, stream.as_raw_fd()).expect("Linux 5.6");
         assert_eq!(of_socket(&twin), None);
-        sockopt::set_socket_keepalive(&stream, true).expect("option");
-        sockopt::set_tcp_keepidle(&stream, Duration::from_secs(5)).expect("option");
-        sockopt::set_tcp_keepintvl(&stream, Duration::from_secs(2)).expect("option");
-        sockopt::set_tcp_keepcnt(&stream, 3).expect("option");
+        options::set_socket_keepalive(&stream, true).expect("option");
+        options::set_tcp_keepidle(&stream, Duration::from_secs(5)).expect("option");
+        options::set_tcp_keepintvl(&stream, Duration::from_secs(2)).expect("option");
+        options::set_tcp_keepcnt(&stream, 3).expect("option");
         assert_eq!(of_socket(&twin), Some(Duration::from_secs(11)));
-        sockopt::set_tcp_user_timeout(&stream, 1500).expect("option");
+        options::set_tcp_user_timeout(&stream, 1500).expect("option");
         assert_eq!(of_socket(&twin), Some(Duration::from_millis(1500)));
     }
 }
