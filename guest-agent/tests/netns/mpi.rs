@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -51,7 +52,7 @@ impl Job {
         ] {
             command.args(["--mca", name, value]);
         }
-        command.args(["--host", &hosts, "-n", "4"]).arg(build(world.scratch.path())?);
+        command.args(["--host", &hosts, "-n", "4"]).arg(build()?);
         command.arg(seconds.to_string()).arg("7").args(more);
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let job = Self { mpirun: command.spawn().context("mpirun (openmpi-bin)")?, output };
@@ -134,12 +135,17 @@ fn rsh(world: &World) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn build(directory: &Path) -> Result<PathBuf> {
-    let program = directory.join("mpi-audit");
+/// mpi-audit, compiled once.
+fn build() -> Result<&'static Path> {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(program) = PROGRAM.get() {
+        return Ok(program);
+    }
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mpi-audit");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/guest/mpi-audit.c");
     let mut mpicc = Command::new("mpicc");
     mpicc.args(["-O2", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&program).arg(source);
     let status = mpicc.status().context("mpicc (libopenmpi-dev)")?;
     ensure!(status.success(), "mpicc failed");
-    Ok(program)
+    Ok(PROGRAM.get_or_init(|| program))
 }
