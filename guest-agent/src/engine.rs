@@ -35,6 +35,7 @@ pub struct Engine<S, G> {
     /// The last command's text, and the last lease's, as found.
     heard: Option<String>,
     renewed: Option<String>,
+    complaint: String,
 }
 
 /// Longest time without a look at the store while an epoch is under way: a cancelled suspend fires no watch.
@@ -54,7 +55,8 @@ impl<S: Store, G: Guest> Engine<S, G> {
         let record = Record::load(&file, info.boot.as_str());
         let command = store.read(rxl_agent_protocol::path::COMMAND)?;
         let notices = Notices::new(info);
-        let mut engine = Self { store, guest, record, file, notices, heard: None, renewed: None };
+        let mut engine =
+            Self { store, guest, record, file, notices, heard: None, renewed: None, complaint: String::new() };
         engine.take_over(command.as_deref())?;
         engine.notices.start(&mut engine.store)?;
         engine.notices.publish(&mut engine.store, &engine.record)?;
@@ -85,7 +87,9 @@ impl<S: Store, G: Guest> Engine<S, G> {
     /// Reads what dom0 says, obeys it, and keeps the lease. Returns the time until it wants to be called again at the latest.
     pub fn step(&mut self) -> Duration {
         if let Err(error) = self.listen() {
-            warn!("xenstore: {error}");
+            self.complain(&error);
+        } else {
+            self.complaint.clear();
         }
         if self.record.phase != Phase::Idle && self.guest.now() >= self.record.until {
             warn!("dom0 was not heard in time: lets the ranks run");
@@ -303,7 +307,16 @@ impl<S: Store, G: Guest> Engine<S, G> {
             warn!("cannot write {}: {error}", self.file.display());
         }
         if let Err(error) = self.notices.publish(&mut self.store, &self.record) {
-            warn!("xenstore: {error}");
+            self.complain(&error);
+        }
+    }
+
+    /// Once for each trouble, however many steps it lasts.
+    fn complain(&mut self, error: &io::Error) {
+        let complaint = format!("xenstore: {error}");
+        if self.complaint != complaint {
+            warn!("{complaint}");
+            self.complaint = complaint;
         }
     }
 }

@@ -362,7 +362,8 @@ static void flood(uint64_t iteration)
     MPI_Isend(&total, sizeof(total), MPI_BYTE, right, FLOODED, MPI_COMM_WORLD, &requests[count]);
     MPI_Barrier(MPI_COMM_WORLD);
     receive_flood(left, size);
-    MPI_Waitall(count + 1, requests, MPI_STATUSES_IGNORE);
+    for (int n = 0; n <= count; n++)
+        MPI_Wait(&requests[n], MPI_STATUS_IGNORE);
 }
 
 static void add_sample(struct samples *samples, double ms)
