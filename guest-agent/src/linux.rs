@@ -35,13 +35,13 @@ pub struct Linux {
 type Ends = HashMap<(SocketAddr, SocketAddr), u32>;
 
 /// Pause between two looks at something that settles by itself.
-const PACE: Duration = Duration::from_millis(1);
+const PACE: Duration = Duration::from_micros(500);
 
 /// So many looks in a row must find nothing in flight: data may be on its way to this end, of which only the other knows.
 const CALM_LOOKS: u32 = 2;
 
 /// Looks between two requests for acknowledgements. The first finds what is on its way anyway.
-const ASK_EVERY: u32 = 8;
+const ASK_EVERY: u32 = 16;
 
 impl Linux {
     /// With `own_namespace_only`, ranks in other network namespaces are none of this agent's business; else they are a veto.

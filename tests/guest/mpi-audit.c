@@ -9,8 +9,8 @@
  *
  * Every message carries its source, its destination, its number in the stream between the two, its length, and the CRC-32 of
  * all of it. The receiver counts what is corrupt, what comes twice, what comes too late and what never comes; a flood ends
- * with a message that says how many were sent. --inject makes rank 0 do one of these things once: a run that does not
- * notice it is worth nothing.
+ * with a message that says how many were sent. --inject makes rank 0 do one of these things, in its first flood: a run that
+ * does not notice it is worth nothing.
  *
  * Rank 0 prints a line of JSON a second, and one at the end: sums over all ranks, then each rank's own figures. A stall is the
  * time of an iteration less the median. The exit status is 1 if anything was lost, duplicated, reordered or corrupt.
@@ -21,7 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_RANKS = 64, MAX_MESSAGE = 1 << 20, FLOOD = 24, MAX_MISSING = 1024, INJECT_AT = 3 };
+enum { MAX_RANKS = 64, MAX_MESSAGE = 1 << 20, FLOOD = 24, MAX_MISSING = 1024 };
 
 /* Tags, one for each stream between two ranks. */
 enum stream { RING, PAIR, ALL_TO_ALL, FLOODED, STREAMS };
@@ -344,7 +344,7 @@ static void receive_flood(int left, uint32_t size)
 }
 
 /* All send before anyone receives: the messages wait in the unexpected queue, in sockets, or at the sender. */
-static void flood(uint64_t iteration)
+static void flood(void)
 {
     int right = (self.rank + 1) % self.ranks, left = (self.rank + self.ranks - 1) % self.ranks, count = FLOOD;
     static const uint32_t flood_sizes[] = { 32, 56, 64 };
@@ -355,7 +355,7 @@ static void flood(uint64_t iteration)
     for (int n = 0; n < FLOOD; n++)
         compose(self.out + (size_t)n * size, FLOODED, right, size);
     total = self.next[FLOODED][right];
-    if (self.rank == 0 && iteration == INJECT_AT)
+    if (self.rank == 0)
         count = spoil(self.out, size, FLOOD);
     for (int n = 0; n < count; n++)
         MPI_Isend(self.out + (size_t)n * size, (int)size, MPI_BYTE, right, FLOODED, MPI_COMM_WORLD, &requests[n]);
@@ -436,7 +436,7 @@ static void iterate(double seconds)
         pairs();
         all_to_all();
         allreduce();
-        flood(self.counts.iterations);
+        flood();
         now = MPI_Wtime();
         /* The first iteration opens the connections. */
         if (self.counts.iterations++ > 0)

@@ -27,7 +27,9 @@ pub fn staggered() -> Result<()> {
         let (first, last) = if epoch % 2 == 0 { (0, 1) } else { (1, 0) };
         both[first].freeze()?;
         std::thread::sleep(AHEAD);
-        // Whoever waited for the running ranks to leave MPI would wait for ever.
+        if epoch == 1 {
+            check_hangs(&job)?;
+        }
         both[last].freeze()?;
         let (flushed, audit) = flush_both(&mut both)?;
         check_cut(&flushed.each_ref(), &audit)?;
@@ -40,6 +42,14 @@ pub fn staggered() -> Result<()> {
         both.iter_mut().try_for_each(|coordinator| coordinator.finish().map(drop))?;
     }
     job.end_well()?;
+    Ok(())
+}
+
+/// Whoever waited for the running ranks to leave MPI before freezing them would wait for ever: not one iteration ends.
+fn check_hangs(job: &Job) -> Result<()> {
+    let before = job.progress()?;
+    std::thread::sleep(Duration::from_millis(1200));
+    ensure!(job.progress()? == before, "the ranks do not wait for those that are frozen");
     Ok(())
 }
 
