@@ -1,0 +1,114 @@
+//! What the engine needs of the system it runs on.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rxl_agent_protocol::{Connection, Freezer, JobRow, Prepare, Reason};
+use serde::{Deserialize, Serialize};
+
+/// Why something was not done; told to dom0 as it is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {detail}")]
+pub struct Refusal {
+    /// For programs.
+    pub reason: Reason,
+    /// For people, one line.
+    pub detail: String,
+}
+
+impl Refusal {
+    /// A refusal with its explanation.
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+
+    /// For `map_err`: the system refused `what`.
+    pub fn system<E: std::fmt::Display>(what: impl std::fmt::Display) -> impl FnOnce(E) -> Self {
+        move |error| Self::new(Reason::System, format!("cannot {what}: {error}"))
+    }
+}
+
+/// What was found and done by preparing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prepared {
+    /// The ranks, by job.
+    pub rows: Vec<JobRow>,
+    /// Processes that a freeze will stop.
+    pub processes: u32,
+    /// Connections of these processes.
+    pub connections: u32,
+    /// The shortest time after which one of them gives up a silent peer.
+    pub patience: Option<Duration>,
+}
+
+/// What a freeze has stopped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stopped {
+    /// How many processes.
+    pub processes: u32,
+    /// Time until the last of them stood still.
+    pub took: Duration,
+}
+
+/// The ranks' connections after a flush.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// Whether nothing is in flight.
+    pub clean: bool,
+    /// All of them.
+    pub connections: Vec<Connection>,
+}
+
+/// What has happened to the connections since the cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Since {
+    /// Connections that are gone.
+    pub lost: u32,
+    /// Segments retransmitted.
+    pub retransmits: u64,
+    /// Connections that had any.
+    pub connections: u32,
+}
+
+/// What has to be put back, in a form that outlives the agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Cgroups made for ranks, each below the cgroup that its processes came from.
+    pub groups: Vec<PathBuf>,
+    /// Processes to be stopped by signal: pid, and start time in clock ticks since boot, which together name a process.
+    pub processes: Vec<(i32, u64)>,
+}
+
+/// The ranks of one domain. Only `prepare` and `freeze` may refuse for reasons that lie in the ranks; after any refusal the
+/// engine calls `thaw` and `finish`.
+pub trait Guest {
+    /// CLOCK_MONOTONIC.
+    fn now(&self) -> Duration;
+
+    /// How ranks would be stopped here.
+    fn freezer(&self) -> Freezer;
+
+    /// The ranks, by job; changes nothing.
+    fn survey(&mut self) -> Result<Vec<JobRow>, Refusal>;
+
+    /// Gathers the ranks so that a freeze takes little time. They run on.
+    fn prepare(&mut self, how: &Prepare) -> Result<Prepared, Refusal>;
+
+    /// Stops what was gathered within the deadline.
+    fn freeze(&mut self, deadline: Duration) -> Result<Stopped, Refusal>;
+
+    /// Waits, no longer than the deadline, until nothing is in flight.
+    fn flush(&mut self, deadline: Duration) -> Result<Cut, Refusal>;
+
+    /// Lets them run. Harmless when they run already.
+    fn thaw(&mut self) -> Result<Since, Refusal>;
+
+    /// Puts back what `prepare` has moved. Harmless when nothing was.
+    fn finish(&mut self) -> Result<Since, Refusal>;
+
+    /// What `finish` would have to put back.
+    fn held(&self) -> Held;
+
+    /// Takes over what an earlier agent has left; tells whether it is frozen.
+    fn take_over(&mut self, held: Held) -> Result<bool, Refusal>;
+}

@@ -1,0 +1,240 @@
+//! The ranks of this Linux, stopped by its freezer and seen through /proc and sock_diag.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
+use rxl_agent_protocol::{Connection, Freezer, JobRow, Prepare, Reason};
+
+use crate::guest::{Cut, Guest, Held, Prepared, Refusal, Since, Stopped};
+
+mod cgroup;
+mod descriptor;
+mod environment;
+pub mod ranks;
+mod sigstop;
+mod sockets;
+mod stopper;
+
+use sockets::{Holders, Socket};
+use stopper::Stopper;
+
+/// See the module.
+pub struct Linux {
+    stopper: Box<dyn Stopper>,
+    own_namespace_only: bool,
+    /// The ranks' sockets, as found when they were frozen.
+    holders: Holders,
+    /// Retransmissions of each connection at the freeze, or at the last cut.
+    before: Ends,
+}
+
+/// Retransmissions by local and remote address.
+type Ends = HashMap<(SocketAddr, SocketAddr), u32>;
+
+/// Pause between two looks at something that settles by itself.
+const PACE: Duration = Duration::from_micros(500);
+
+/// So many looks in a row must find nothing in flight: data may be on its way to this end, of which only the other knows.
+const CALM_LOOKS: u32 = 2;
+
+/// Looks between two requests for acknowledgements. The first finds what is on its way anyway.
+const ASK_EVERY: u32 = 16;
+
+impl Linux {
+    /// With `own_namespace_only`, ranks in other network namespaces are none of this agent's business; else they are a veto.
+    pub fn new(own_namespace_only: bool) -> Result<Self, Refusal> {
+        let name = format!("rxl.ranks.{}", ranks::own_namespace()?);
+        Ok(Self { stopper: stopper::choose(&name), own_namespace_only, holders: Holders::new(), before: Ends::new() })
+    }
+
+    /// Finds the ranks to be frozen and waits until none of them is in a state in which they cannot be.
+    fn find(&self, how: &Prepare, until: Instant) -> Result<ranks::Found, Refusal> {
+        loop {
+            let found = ranks::find(how.job.as_ref())?;
+            if !self.own_namespace_only
+                && let Some(pid) = found.foreign.first()
+            {
+                let detail = format!("rank with pid {pid} is in another network namespace");
+                return Err(Refusal::new(Reason::ForeignNamespace, detail));
+            }
+            let Some(pid) = ranks::uninterruptible(found.processes.keys().copied()) else { return Ok(found) };
+            if Instant::now() >= until {
+                let detail = format!("process {pid} is in uninterruptible sleep");
+                return Err(Refusal::new(Reason::Uninterruptible, detail));
+            }
+            std::thread::sleep(PACE);
+        }
+    }
+
+    /// The set, again and again until no rank was started while the others were moved.
+    fn gather(&mut self, how: &Prepare, until: Instant) -> Result<ranks::Found, Refusal> {
+        loop {
+            let found = self.find(how, until)?;
+            self.stopper.gather(&found.processes).map_err(Refusal::system("gather the ranks"))?;
+            let again = ranks::find(how.job.as_ref())?;
+            if again.processes.keys().all(|pid| found.processes.contains_key(pid)) {
+                return Ok(found);
+            }
+            if Instant::now() >= until {
+                return Err(Refusal::new(Reason::TooMany, "ranks are being started faster than they are gathered"));
+            }
+        }
+    }
+
+    fn look(&self) -> Result<Vec<Socket>, Refusal> {
+        sockets::connections(&self.holders).map_err(Refusal::system("ask sock_diag"))
+    }
+
+    fn find_sockets(&mut self) -> Result<(), Refusal> {
+        let members = self.stopper.members().map_err(Refusal::system("list the gathered processes"))?;
+        self.holders = sockets::held_by(&members);
+        Ok(())
+    }
+
+    fn wait_for_connects(&self, until: Instant) -> Result<Vec<Socket>, Refusal> {
+        loop {
+            let sockets = self.look()?;
+            let Some(opening) = sockets.iter().find(|socket| socket.connecting) else { return Ok(sockets) };
+            if Instant::now() >= until {
+                let detail = format!("a connection to {} is still being opened", opening.connection.remote);
+                return Err(Refusal::new(Reason::Connecting, detail));
+            }
+            std::thread::sleep(PACE);
+        }
+    }
+
+    /// The shortest patience, and a veto if it is not longer than the pause.
+    fn check_patience(&self, sockets: &[Socket], pause: Duration) -> Result<Option<Duration>, Refusal> {
+        let mut least = if sockets.is_empty() { None } else { descriptor::of_system() };
+        for (socket, handle) in self.handles(sockets.iter()) {
+            let Some(span) = descriptor::of_socket(&handle) else { continue };
+            if span <= pause {
+                return Err(impatient(&socket.connection, span));
+            }
+            least = Some(least.map_or(span, |least| least.min(span)));
+        }
+        match least {
+            Some(span) if span <= pause => Err(impatient(&sockets[0].connection, span)),
+            least => Ok(least),
+        }
+    }
+
+    /// Duplicates of the ranks' descriptors.
+    fn handles<'a>(&self, sockets: impl Iterator<Item = &'a Socket>) -> impl Iterator<Item = (&'a Socket, OwnedFd)> {
+        sockets.filter_map(|socket| {
+            let &(pid, fd) = self.holders.get(&socket.inode)?;
+            Some((socket, descriptor::duplicate(pid, fd)?))
+        })
+    }
+
+    /// Asks the peers of connections with unacknowledged data for an acknowledgement.
+    fn ask_for_acknowledgements(&self, sockets: &[Socket]) {
+        let waiting = |socket: &&Socket| socket.connection.unacked > 0;
+        self.handles(sockets.iter().filter(waiting))
+            .for_each(|(_, handle)| descriptor::ask_for_acknowledgement(&handle));
+    }
+
+    /// What has become of the connections of the last cut.
+    fn since_cut(&self) -> Result<Since, Refusal> {
+        let now = by_ends(&self.look()?);
+        let grown = self.before.iter().filter_map(|(ends, before)| now.get(ends)?.checked_sub(*before));
+        let grown: Vec<_> = grown.filter(|count| *count > 0).map(u64::from).collect();
+        let lost = self.before.keys().filter(|ends| !now.contains_key(*ends)).count() as u32;
+        Ok(Since { lost, retransmits: grown.iter().sum(), connections: grown.len() as u32 })
+    }
+}
+
+fn impatient(connection: &Connection, span: Duration) -> Refusal {
+    let detail = format!("the connection to {} gives up after {} ms", connection.remote, span.as_millis());
+    Refusal::new(Reason::ImpatientConnection, detail)
+}
+
+fn by_ends(sockets: &[Socket]) -> Ends {
+    let ends = |connection: &Connection| ((connection.local, connection.remote), connection.retransmits);
+    sockets.iter().map(|socket| ends(&socket.connection)).collect()
+}
+
+impl Guest for Linux {
+    fn now(&self) -> Duration {
+        // A valid clock with a valid place for the answer: it cannot fail.
+        clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()
+    }
+
+    fn freezer(&self) -> Freezer {
+        self.stopper.kind()
+    }
+
+    fn survey(&mut self) -> Result<Vec<JobRow>, Refusal> {
+        ranks::find(None).map(|found| found.rows)
+    }
+
+    fn prepare(&mut self, how: &Prepare) -> Result<Prepared, Refusal> {
+        let until = Instant::now() + how.deadline;
+        let found = self.gather(how, until)?;
+        self.find_sockets()?;
+        let sockets = self.wait_for_connects(until)?;
+        let patience = self.check_patience(&sockets, how.pause)?;
+        let processes = found.processes.len() as u32;
+        Ok(Prepared { rows: found.rows, processes, connections: sockets.len() as u32, patience })
+    }
+
+    fn freeze(&mut self, deadline: Duration) -> Result<Stopped, Refusal> {
+        let start = Instant::now();
+        stopper::freeze(&mut *self.stopper, start + deadline)?;
+        let took = start.elapsed();
+        let members = self.stopper.members().map_err(Refusal::system("list the frozen processes"))?;
+        self.holders = sockets::held_by(&members);
+        let sockets = self.look()?;
+        self.before = by_ends(&sockets);
+        Ok(Stopped { processes: members.len() as u32, took })
+    }
+
+    fn flush(&mut self, deadline: Duration) -> Result<Cut, Refusal> {
+        let until = Instant::now() + deadline;
+        let (mut calm, mut look) = (0, 0);
+        loop {
+            let sockets = self.look()?;
+            if look % ASK_EVERY == 1 {
+                self.ask_for_acknowledgements(&sockets);
+            }
+            calm = if sockets.iter().all(Socket::settled) { calm + 1 } else { 0 };
+            let clean = calm >= CALM_LOOKS;
+            if clean || Instant::now() >= until {
+                self.before = by_ends(&sockets);
+                let connections = sockets.into_iter().map(|socket| socket.connection).collect();
+                return Ok(Cut { clean, connections });
+            }
+            look += 1;
+            std::thread::sleep(PACE);
+        }
+    }
+
+    fn thaw(&mut self) -> Result<Since, Refusal> {
+        // What cannot be counted must not keep the ranks from running.
+        let since = self.since_cut().unwrap_or_default();
+        self.stopper.go().map_err(Refusal::system("thaw the ranks"))?;
+        Ok(since)
+    }
+
+    fn finish(&mut self) -> Result<Since, Refusal> {
+        let since = self.since_cut().unwrap_or_default();
+        self.stopper.scatter().map_err(Refusal::system("put the ranks back"))?;
+        self.before.clear();
+        self.holders.clear();
+        Ok(since)
+    }
+
+    fn held(&self) -> Held {
+        self.stopper.held()
+    }
+
+    fn take_over(&mut self, held: Held) -> Result<bool, Refusal> {
+        let frozen = self.stopper.take_over(held).map_err(Refusal::system("take over what was frozen"))?;
+        self.find_sockets()?;
+        self.before = by_ends(&self.look()?);
+        Ok(frozen)
+    }
+}

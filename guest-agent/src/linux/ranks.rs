@@ -1,0 +1,188 @@
+//! Finds the ranks in /proc, and what they have started.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt;
+
+use procfs::process::{self, Process, Stat};
+use rxl_agent_protocol::{JobRow, Launcher, MAX_JOB_ROWS, MAX_ROW_RANKS, Rank, Reason, Token};
+
+use super::environment::{Identity, hydra_job, identify, is_launcher};
+use crate::guest::Refusal;
+
+/// Most processes that are frozen together.
+const MAX_PROCESSES: usize = 16_384;
+
+/// What a look at /proc has found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The ranks, by job.
+    pub rows: Vec<JobRow>,
+    /// The ranks' processes and their descendants: pid, and start time in clock ticks since boot.
+    pub processes: BTreeMap<i32, u64>,
+    /// Ranks in other network namespaces than the agent's.
+    pub foreign: Vec<i32>,
+}
+
+impl Found {
+    /// The number of ranks.
+    pub fn ranks(&self) -> u32 {
+        self.rows.iter().map(|row| row.ranks.len() as u32).sum()
+    }
+}
+
+/// Looks for the ranks of one job, or of all.
+pub fn find(job: Option<&Token>) -> Result<Found, Refusal> {
+    let stats = all_stats()?;
+    let mut found = Found::default();
+    let mut ranks: BTreeMap<(Token, Launcher), (u32, BTreeMap<u32, u32>)> = BTreeMap::new();
+    let mut leaders = BTreeSet::new();
+    let ours = own_namespace()?;
+    for (&pid, stat) in &stats {
+        let Some((id, identity)) = rank_of(pid, stat, &stats) else { continue };
+        if job.is_some_and(|job| *job != id) {
+            continue;
+        }
+        if namespace(pid) != Some(ours) {
+            found.foreign.push(pid);
+            continue;
+        }
+        leaders.insert(pid);
+        let (size, pids) = ranks.entry((id, identity.launcher)).or_default();
+        *size = identity.size;
+        // A rank's children have its variables too. The lowest pid stands for it.
+        pids.entry(identity.rank).or_insert(pid as u32);
+    }
+    found.rows = rows(ranks)?;
+    found.processes = with_descendants(leaders, &stats)?;
+    Ok(found)
+}
+
+fn all_stats() -> Result<BTreeMap<i32, Stat>, Refusal> {
+    let all = process::all_processes().map_err(Refusal::system("list processes"))?;
+    // Those that end meanwhile are left out.
+    Ok(all.flatten().filter_map(|process| process.stat().ok()).map(|stat| (stat.pid, stat)).collect())
+}
+
+/// The job and identity of a process that is a rank.
+fn rank_of(pid: i32, stat: &Stat, stats: &BTreeMap<i32, Stat>) -> Option<(Token, Identity)> {
+    if is_launcher(&stat.comm) || stat.vsize == 0 {
+        return None;
+    }
+    let environment = Process::new(pid).ok()?.environ().ok()?;
+    let identity =
+        identify(|name| std::str::from_utf8(environment.get(name.as_ref() as &std::ffi::OsStr)?.as_bytes()).ok())?;
+    let id = identity.job.clone().or_else(|| proxy_job(stat, stats))?;
+    Some((id, identity))
+}
+
+/// The job by the command line of the nearest ancestor that is Hydra's proxy.
+fn proxy_job(stat: &Stat, stats: &BTreeMap<i32, Stat>) -> Option<Token> {
+    const MAX_DEPTH: usize = 64;
+    let ancestors = std::iter::successors(Some(stat), |stat| stats.get(&stat.ppid)).skip(1).take(MAX_DEPTH);
+    let proxy = ancestors.into_iter().find(|stat| stat.comm == "hydra_pmi_proxy")?;
+    hydra_job(&Process::new(proxy.pid).ok()?.cmdline().ok()?)
+}
+
+/// The network namespace that the agent lives in, by inode.
+pub fn own_namespace() -> Result<u64, Refusal> {
+    let ours = namespace(std::process::id() as i32);
+    ours.ok_or_else(|| Refusal::new(Reason::System, "cannot tell the agent's network namespace"))
+}
+
+fn namespace(pid: i32) -> Option<u64> {
+    std::fs::metadata(format!("/proc/{pid}/ns/net")).ok().map(|meta| std::os::unix::fs::MetadataExt::ino(&meta))
+}
+
+type Ranks = BTreeMap<(Token, Launcher), (u32, BTreeMap<u32, u32>)>;
+
+fn rows(ranks: Ranks) -> Result<Vec<JobRow>, Refusal> {
+    let mut rows = Vec::new();
+    for ((id, launcher), (size, pids)) in ranks {
+        let ranks: Vec<_> = pids.into_iter().map(|(number, pid)| Rank { number, pid }).collect();
+        rows.extend(ranks.chunks(MAX_ROW_RANKS).map(|part| JobRow {
+            id: id.clone(),
+            launcher,
+            size,
+            ranks: part.into(),
+        }));
+    }
+    if rows.len() > MAX_JOB_ROWS {
+        return Err(Refusal::new(Reason::TooMany, format!("{} rows of ranks, at most {MAX_JOB_ROWS}", rows.len())));
+    }
+    Ok(rows)
+}
+
+/// Children are frozen with their parents: a rank may wait for them, or share memory with them.
+fn with_descendants(leaders: BTreeSet<i32>, stats: &BTreeMap<i32, Stat>) -> Result<BTreeMap<i32, u64>, Refusal> {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for stat in stats.values() {
+        children.entry(stat.ppid).or_default().push(stat.pid);
+    }
+    let mut found = BTreeMap::new();
+    let mut next: Vec<i32> = leaders.into_iter().collect();
+    while let Some(pid) = next.pop() {
+        let Some(stat) = stats.get(&pid).filter(|stat| !is_launcher(&stat.comm)) else { continue };
+        if found.insert(pid, stat.starttime).is_none() {
+            next.extend(children.get(&pid).into_iter().flatten());
+        }
+    }
+    if found.len() > MAX_PROCESSES {
+        return Err(Refusal::new(Reason::TooMany, format!("{} processes, at most {MAX_PROCESSES}", found.len())));
+    }
+    Ok(found)
+}
+
+/// The first of these processes with a thread in uninterruptible sleep.
+pub fn uninterruptible(processes: impl IntoIterator<Item = i32>) -> Option<i32> {
+    processes.into_iter().find(|&pid| thread_states(pid).contains(&'D'))
+}
+
+/// The states of a process's threads, as in /proc/PID/stat; none if it is gone.
+pub fn thread_states(pid: i32) -> Vec<char> {
+    let tasks = Process::new(pid).and_then(|process| process.tasks());
+    tasks.into_iter().flatten().flatten().filter_map(|task| task.stat().ok()).map(|stat| stat.state).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    struct Reaped(Child);
+
+    impl Drop for Reaped {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn rank(job: &str, number: &str, script: &str) -> Reaped {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).env("PMIX_NAMESPACE", job).env("PMIX_RANK", number);
+        Reaped(command.spawn().expect("sh"))
+    }
+
+    #[test]
+    fn ranks_are_found_with_what_they_have_started() {
+        let job = format!("test.{}", std::process::id());
+        let ranks = [rank(&job, "0", "sleep 60"), rank(&job, "1", "env -i /bin/sleep 60 & exec sleep 60")];
+        let token = Token::from_text(&job);
+        let mut found = Found::default();
+        for _ in 0..200 {
+            found = find(Some(&token)).expect("proc");
+            if found.ranks() == 2 && found.processes.len() > 2 {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let pids: Vec<_> = found.rows[0].ranks.iter().map(|rank| rank.pid).collect();
+        assert_eq!(pids, ranks.each_ref().map(|rank| rank.0.id()));
+        assert!(found.processes.len() > 2, "the child without variables is missing: {:?}", found.processes);
+        assert!(found.foreign.is_empty());
+        for pid in found.processes.keys().filter(|pid| !pids.contains(&(**pid as u32))) {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+}

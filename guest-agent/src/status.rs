@@ -1,0 +1,38 @@
+//! `rxl-guest-agent status`: how things stand, for a person.
+
+use std::io;
+
+use rxl_agent_protocol::{JobRow, State, path};
+
+use crate::linux::ranks;
+use crate::store::Store;
+
+/// Lines that tell of the agent, of what dom0 last asked, and of the ranks that are found now.
+pub fn describe(store: &mut impl Store) -> io::Result<Vec<String>> {
+    let agent = store.read(path::AGENT)?;
+    let state = store.read(path::STATE)?.map(|text| describe_state(&text));
+    let command = store.read(path::COMMAND)?;
+    let mut lines = vec![
+        format!("agent: {}", agent.as_deref().unwrap_or("not running")),
+        format!("state: {}", state.as_deref().unwrap_or("none")),
+        format!("last command: {}", command.as_deref().unwrap_or("none")),
+    ];
+    match ranks::find(None) {
+        Ok(found) if found.rows.is_empty() => lines.push("ranks: none found".into()),
+        Ok(found) => lines.extend(found.rows.iter().map(describe_row)),
+        Err(refusal) => lines.push(format!("ranks: {refusal}")),
+    }
+    Ok(lines)
+}
+
+fn describe_state(text: &str) -> String {
+    match text.parse::<State>() {
+        Ok(State { stamp, status }) => format!("{status} (epoch {}, command {})", stamp.epoch, stamp.sequence),
+        Err(error) => format!("cannot be read: {error}"),
+    }
+}
+
+fn describe_row(row: &JobRow) -> String {
+    let ranks: Vec<_> = row.ranks.iter().map(|rank| format!("{} (pid {})", rank.number, rank.pid)).collect();
+    format!("job {} ({}, {} ranks in all): rank {}", row.id, row.launcher, row.size, ranks.join(", "))
+}

@@ -1,0 +1,104 @@
+//! A whole quiesce, as it should go, and what happens without it.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use rxl_agent_protocol::Thawed;
+
+use crate::coordinator::{Coordinator, freeze_both};
+use crate::mpi::Job;
+use crate::world::World;
+
+/// How long a domain is away.
+const AWAY: Duration = Duration::from_millis(500);
+
+pub fn moved() -> Result<()> {
+    let world = World::new()?;
+    let job = Job::start(&world, 4, &[])?;
+    let before = world.counts()?;
+    for epoch in 1..=3 {
+        let mut both = Coordinator::of_both(&world, epoch)?;
+        freeze_both(&mut both)?;
+        let cut = world.counts()?;
+        world.unplug(0)?;
+        std::thread::sleep(AWAY);
+        world.plug_in(0)?;
+        both[0].move_to_fresh_tree()?;
+        let pause = world.counts()?;
+        ensure!(pause == cut, "something was sent again while all stood still: {cut:?} {pause:?}");
+        let [one, two] = &mut both;
+        let thawed = [one.thaw()?, two.thaw()?];
+        let good = |thawed: &Thawed| thawed.lost == 0 && thawed.retransmits == 0 && thawed.paused >= AWAY;
+        ensure!(thawed.iter().all(good), "{thawed:?}");
+        std::thread::sleep(Duration::from_millis(250));
+        one.finish()?;
+        two.finish()?;
+    }
+    let timeouts = world.counts()?.timeouts - before.timeouts;
+    ensure!(timeouts == 0, "{timeouts} timeouts");
+    let verdict = job.end_well()?;
+    println!("  {} messages, longest stall {:.0} ms with {AWAY:?} away", verdict.sent, verdict.longest_stall_ms);
+    Ok(())
+}
+
+/// Freezing and flushing again and again under full load. The bound is generous, for machines that are busy with other things;
+/// the medians are printed. The pause between cycles is what a kernel wants between two answers to window probes.
+pub fn quick() -> Result<()> {
+    const CYCLES: u64 = 9;
+    const PAUSE: Duration = Duration::from_millis(510);
+    const BOUND: Duration = Duration::from_millis(50);
+    let world = World::new()?;
+    let job = Job::start(&world, 8, &[])?;
+    let (mut freezes, mut flushes, mut prepares) = (Vec::new(), Vec::new(), Vec::new());
+    for epoch in 1..=CYCLES {
+        let mut both = Coordinator::of_both(&world, epoch)?;
+        let frost = freeze_both(&mut both)?;
+        prepares.extend(frost.iter().map(|frost| frost.ready.took));
+        freezes.extend(frost.iter().map(|frost| frost.frozen.took));
+        flushes.extend(frost.iter().map(|frost| frost.flushed.took));
+        for coordinator in &mut both {
+            coordinator.thaw()?;
+            coordinator.finish()?;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    job.end_well()?;
+    let [prepare, freeze, flush] = [prepares, freezes, flushes].map(|mut spans| {
+        spans.sort_unstable();
+        (spans[spans.len() / 2], spans[spans.len() - 1])
+    });
+    println!("  median and longest of {CYCLES} cycles: prepare {prepare:?}, freeze {freeze:?}, flush {flush:?}");
+    ensure!(freeze.0 < BOUND && flush.0 < BOUND, "slower than {BOUND:?}");
+    Ok(())
+}
+
+/// The same absence with nothing frozen: no message is lost, TCP sees to that, but the job waits longer than the absence, and
+/// segments are sent again. If this did not happen, `moved` would show nothing.
+pub fn unprotected() -> Result<()> {
+    let world = World::new()?;
+    let job = Job::start(&world, 3, &[])?;
+    let before = world.counts()?;
+    world.unplug(0)?;
+    std::thread::sleep(AWAY);
+    world.plug_in(0)?;
+    let verdict = job.end_well()?;
+    let timeouts = world.counts()?.timeouts - before.timeouts;
+    println!("  {timeouts} timeouts, longest stall {:.0} ms with {AWAY:?} away", verdict.longest_stall_ms);
+    ensure!(timeouts > 0 && verdict.longest_stall_ms > AWAY.as_millis() as f64);
+    Ok(())
+}
+
+pub fn injected() -> Result<()> {
+    let world = World::new()?;
+    for fault in ["corrupt", "drop", "duplicate", "reorder"] {
+        let (verdict, good) = Job::start(&world, 1, &["--inject", fault])?.end(Duration::from_secs(20))?;
+        let seen = match fault {
+            "corrupt" => verdict.corrupt,
+            "drop" => verdict.lost,
+            "duplicate" => verdict.duplicated,
+            _ => verdict.reordered,
+        };
+        ensure!(seen == 1 && !good, "{fault}: {verdict:?}");
+    }
+    Ok(())
+}

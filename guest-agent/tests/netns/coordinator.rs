@@ -1,0 +1,199 @@
+//! The dom0 side, as far as these tests need it.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rxl_agent_protocol::{
+    Audit, Command, Connection, Finished, Flushed, Frozen, Lease, Prepare, Ready, Stamp, State, Status, Thawed, Verb,
+    audit, path, unpack,
+};
+use rxl_guest_agent::store::{Directory, Store};
+
+use crate::world::{Domain, World};
+
+pub const LEASE: Duration = Duration::from_secs(20);
+
+/// One agent's commands.
+pub struct Coordinator {
+    store: Directory,
+    tree: std::path::PathBuf,
+    last: Stamp,
+}
+
+/// What a domain answered in one migration.
+#[derive(Debug)]
+pub struct Frost {
+    pub ready: Ready,
+    pub frozen: Frozen,
+    pub flushed: Flushed,
+}
+
+impl Coordinator {
+    pub fn of(domain: &Domain, epoch: u64) -> Result<Self> {
+        let store = Directory::open(&domain.tree)?;
+        let mut coordinator = Self { store, tree: domain.tree.clone(), last: Stamp { epoch, sequence: 0 } };
+        coordinator.wait("an agent", |store| Ok(store.read(path::AGENT)?))?;
+        Ok(coordinator)
+    }
+
+    pub fn of_both(world: &World, epoch: u64) -> Result<[Self; 2]> {
+        let [one, two] = &world.domains;
+        Ok([Self::of(one, epoch)?, Self::of(two, epoch)?])
+    }
+
+    fn wait<T>(&mut self, what: &str, mut look: impl FnMut(&mut Directory) -> Result<Option<T>>) -> Result<T> {
+        let until = Instant::now() + Duration::from_secs(15);
+        while Instant::now() < until {
+            if let Some(found) = look(&mut self.store)? {
+                return Ok(found);
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        let state = self.store.read(path::STATE)?;
+        bail!("{} has seen no {what}; its state is {state:?}", self.tree.display())
+    }
+
+    /// Writes a command without waiting for anything.
+    pub fn write(&mut self, verb: Verb) -> Result<Stamp> {
+        self.last = self.last.next();
+        let command = Command { stamp: self.last, verb }.to_string();
+        self.store.write(path::COMMAND, &command)?;
+        Ok(self.last)
+    }
+
+    /// The answer to the last command.
+    pub fn answer(&mut self) -> Result<Status> {
+        let stamp = self.last;
+        self.wait("answer", |store| {
+            let Some(text) = store.read(path::STATE)? else { return Ok(None) };
+            let state: State = text.parse().with_context(|| text.clone())?;
+            Ok((state.stamp == stamp).then_some(state.status))
+        })
+    }
+
+    pub fn ask(&mut self, verb: Verb) -> Result<Status> {
+        self.write(verb)?;
+        self.answer()
+    }
+
+    /// Waits until the agent says this without having been asked.
+    pub fn wait_for(&mut self, wanted: impl Fn(&Status) -> bool) -> Result<Status> {
+        self.wait("such state", |store| {
+            let state = store.read(path::STATE)?.and_then(|text| text.parse::<State>().ok());
+            Ok(state.map(|state| state.status).filter(&wanted))
+        })
+    }
+
+    pub fn ready(&mut self) -> Result<Ready> {
+        match self.prepare(Duration::from_secs(2))? {
+            Status::Ready(ready) => Ok(ready),
+            other => bail!("not ready: {other}"),
+        }
+    }
+
+    pub fn prepare(&mut self, pause: Duration) -> Result<Status> {
+        let deadline = Duration::from_secs(2);
+        self.ask(Verb::Prepare(Prepare { lease: LEASE, deadline, pause, job: None }))
+    }
+
+    pub fn freeze(&mut self) -> Result<Frozen> {
+        self.freeze_for(LEASE)
+    }
+
+    pub fn freeze_for(&mut self, lease: Duration) -> Result<Frozen> {
+        match self.ask(Verb::Freeze { lease, deadline: Duration::from_secs(1) })? {
+            Status::Frozen(frozen) => Ok(frozen),
+            other => bail!("not frozen: {other}"),
+        }
+    }
+
+    pub fn flushed(&mut self) -> Result<Flushed> {
+        match self.answer()? {
+            Status::Flushed(flushed) => Ok(flushed),
+            other => bail!("not flushed: {other}"),
+        }
+    }
+
+    pub fn begin_flush(&mut self) -> Result<Stamp> {
+        self.write(Verb::Flush { lease: LEASE, deadline: Duration::from_millis(200) })
+    }
+
+    /// The cut as the agent has written it.
+    pub fn cut(&mut self, flushed: &Flushed) -> Result<Vec<Connection>> {
+        let mut cut = Vec::new();
+        for n in 0..flushed.chunks as usize {
+            cut.extend(unpack(&self.store.read(&path::cut(n))?.context("a chunk is missing")?)?);
+        }
+        Ok(cut)
+    }
+
+    pub fn thaw(&mut self) -> Result<Thawed> {
+        match self.ask(Verb::Thaw { lease: LEASE })? {
+            Status::Thawed(thawed) => Ok(thawed),
+            other => bail!("not thawed: {other}"),
+        }
+    }
+
+    pub fn finish(&mut self) -> Result<Finished> {
+        match self.ask(Verb::Finish)? {
+            Status::Finished(finished) => Ok(finished),
+            other => bail!("not finished: {other}"),
+        }
+    }
+
+    pub fn renew(&mut self, count: u64) -> Result<()> {
+        Ok(self.store.write(path::LEASE, &Lease { epoch: self.last.epoch, count }.to_string())?)
+    }
+
+    /// As after a move: a tree with nothing in it but `hold`. The agent must fill it and say that it is still frozen.
+    pub fn move_to_fresh_tree(&mut self) -> Result<()> {
+        let before = self.store.read(path::JOBS)?;
+        fs::remove_dir_all(self.tree.join(path::DATA))?;
+        self.store.remove(path::LEASE)?;
+        let resumed = self.ask(Verb::Hold { lease: LEASE })?;
+        ensure!(resumed == Status::Resumed { frozen: true }, "{resumed}");
+        ensure!(
+            self.store.read(path::AGENT)?.is_some() && self.store.read(path::JOBS)? == before,
+            "not advertised anew"
+        );
+        Ok(())
+    }
+}
+
+/// FLUSH in both domains at once, as the barrier before it wants; then the audit of both cuts. Again, if one had nothing more
+/// to send while the other still had something for it.
+pub fn flush_both(coordinators: &mut [Coordinator; 2]) -> Result<([Flushed; 2], Audit)> {
+    match flush_once(coordinators)? {
+        (flushed, audit) if audit.disagreed.is_empty() => Ok((flushed, audit)),
+        _ => flush_once(coordinators),
+    }
+}
+
+fn flush_once(coordinators: &mut [Coordinator; 2]) -> Result<([Flushed; 2], Audit)> {
+    for coordinator in &mut *coordinators {
+        coordinator.begin_flush()?;
+    }
+    let [one, two] = coordinators;
+    let flushed = [one.flushed()?, two.flushed()?];
+    let cuts = [one.cut(&flushed[0])?, two.cut(&flushed[1])?].concat();
+    Ok((flushed, audit(&cuts)))
+}
+
+/// Both domains frozen and flushed, and the cut as it should be.
+pub fn freeze_both(coordinators: &mut [Coordinator; 2]) -> Result<[Frost; 2]> {
+    let [one, two] = &mut *coordinators;
+    let ready = [one.ready()?, two.ready()?];
+    let frozen = [one.freeze()?, two.freeze()?];
+    let (flushed, audit) = flush_both(coordinators)?;
+    check_cut(&flushed.each_ref(), &audit)?;
+    let parts = ready.into_iter().zip(frozen).zip(flushed);
+    let frost: Vec<_> = parts.map(|((ready, frozen), flushed)| Frost { ready, frozen, flushed }).collect();
+    frost.try_into().map_err(|_| anyhow::anyhow!("two domains"))
+}
+
+pub fn check_cut(flushed: &[&Flushed], audit: &Audit) -> Result<()> {
+    ensure!(flushed.iter().all(|flushed| flushed.clean && flushed.unacked == 0), "unclean: {flushed:?}");
+    ensure!(audit.agreed > 0 && audit.disagreed.is_empty() && audit.one_ended.is_empty(), "{audit:?}");
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! MPI jobs quiesced on plain Linux: network namespaces stand for domUs, a directory in each for xenstore, a link that goes down
+//! for a migration, and a few lines of coordinator for rxl. No Xen, so nothing here says anything about a domain's suspend;
+//! all that happens before and after it is real.
+//!
+//! Needs root, iproute2, util-linux and Open MPI (`make deps`).
+
+mod cases;
+mod coordinator;
+mod deadlocks;
+mod mpi;
+mod roles;
+mod world;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+fn main() {
+    if roles::play() {
+        return;
+    }
+    let mut arguments = Arguments::from_args();
+    // They measure times, and freeze what they find.
+    arguments.test_threads = Some(1);
+    let possible = nix::unistd::geteuid().is_root();
+    if !possible {
+        eprintln!("netns: SKIPPED: making network namespaces needs root; run this test as root");
+    }
+    let trial = |name: &str, run: fn() -> anyhow::Result<()>| {
+        Trial::test(name, move || run().map_err(|error| Failed::from(format!("{error:?}"))))
+            .with_ignored_flag(!possible)
+    };
+    let trials = vec![
+        trial("a_job_is_moved_without_a_retransmission", cases::moved),
+        trial("freezing_and_flushing_are_quick", cases::quick),
+        trial("without_protection_the_job_stalls_and_retransmits", cases::unprotected),
+        trial("the_audit_notices_each_kind_of_damage", cases::injected),
+        trial("domains_are_frozen_and_thawed_at_different_times", deadlocks::staggered),
+        trial("a_closed_window_does_not_hold_up_the_flush", deadlocks::zero_window),
+        trial("a_dead_coordinator_leaves_nothing_frozen", deadlocks::coordinator_dies),
+        trial("an_agent_killed_while_frozen_is_taken_over", deadlocks::agent_dies),
+        trial("an_agent_killed_for_too_long_thaws_at_its_start", deadlocks::agent_dies_for_long),
+        trial("a_terminated_agent_thaws", deadlocks::agent_terminated),
+        trial("a_task_in_uninterruptible_sleep_is_a_veto", deadlocks::uninterruptible),
+        trial("an_impatient_connection_is_a_veto", deadlocks::impatient),
+    ];
+    libtest_mimic::run(&arguments, trials).exit();
+}

@@ -1,0 +1,146 @@
+//! Programs that this test plays itself, in place of ranks, where a case needs a traffic that no MPI makes on command.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::world::{ADDRESSES, Domain};
+
+const ROLE: &str = "RXL_NETNS_ROLE";
+const PROGRESS: &str = "RXL_NETNS_PROGRESS";
+const PORT: u16 = 7777;
+
+/// A process that looks like a rank. It is killed in the end.
+pub struct Role {
+    child: Child,
+    progress: PathBuf,
+}
+
+impl Role {
+    pub fn start(domain: &Domain, role: &str, rank: u32) -> Result<Self> {
+        let mut command = domain.command(std::env::current_exe()?);
+        let progress = domain.tree.join(role);
+        command
+            .env(ROLE, role)
+            .env(PROGRESS, &progress)
+            .env("PMIX_NAMESPACE", "roles")
+            .env("PMIX_RANK", rank.to_string());
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        Ok(Self { child, progress })
+    }
+
+    /// A reader in one domain and a sender in the other, connected.
+    pub fn pair(reader: &Domain, sender: &Domain, sender_role: &str) -> Result<[Self; 2]> {
+        let mut reader = Self::start(reader, "reader", 0)?;
+        reader.wait_until_ready()?;
+        let mut sender = Self::start(sender, sender_role, 1)?;
+        sender.wait_until_ready()?;
+        Ok([reader, sender])
+    }
+
+    /// A role says one byte when it is where its case wants it.
+    pub fn wait_until_ready(&mut self) -> Result<()> {
+        let stdout = self.child.stdout.as_mut().context("no pipe")?;
+        stdout.read_exact(&mut [0]).context("a role ended early")
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// A role that finds something wrong ends.
+    pub fn check(&mut self) -> Result<()> {
+        ensure!(
+            self.child.try_wait()?.is_none(),
+            "a role has ended: it found its data damaged or its connection closed"
+        );
+        Ok(())
+    }
+
+    pub fn state(&self) -> Option<char> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).ok()?;
+        stat.rsplit(") ").next()?.chars().next()
+    }
+
+    /// Blocks that a reader has read so far.
+    pub fn blocks(&self) -> Result<u64> {
+        Ok(std::fs::read_to_string(&self.progress)?.parse()?)
+    }
+
+    /// Waits until it has read more than that.
+    pub fn check_reads_on(&self, blocks: u64) -> Result<()> {
+        let until = Instant::now() + Duration::from_secs(5);
+        while self.blocks()? <= blocks {
+            ensure!(Instant::now() < until, "nothing is read any more");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Plays the role that this process was started for; false if it was started for none.
+pub fn play() -> bool {
+    let Some(role) = std::env::var_os(ROLE) else { return false };
+    let played = match role.to_str() {
+        Some("reader") => read(),
+        Some("sender") => send(None),
+        Some("impatient") => send(Some(1000)),
+        _ => panic!("no such role"),
+    };
+    // Reset and refused connections are the case's to judge, by the role's end.
+    if let Err(error) = played {
+        eprintln!("{role:?}: {error}");
+    }
+    true
+}
+
+fn ready() {
+    print!(".");
+    let _ = std::io::stdout().flush();
+}
+
+/// Numbers in order: whatever is lost, doubled or damaged breaks the sequence.
+fn read() -> std::io::Result<()> {
+    let listener = TcpListener::bind((ADDRESSES[0], PORT))?;
+    ready();
+    let (mut stream, _) = listener.accept()?;
+    let mut expected = 0u64;
+    let mut block = vec![0; 64 << 10];
+    let progress = std::env::var_os(PROGRESS).map(PathBuf::from).unwrap_or_default();
+    for blocks in 0u64.. {
+        let unfinished = progress.with_extension("unfinished");
+        std::fs::write(&unfinished, blocks.to_string())?;
+        std::fs::rename(&unfinished, &progress)?;
+        stream.read_exact(&mut block)?;
+        for number in block.chunks_exact(8) {
+            assert_eq!(number, expected.to_le_bytes(), "the sequence is broken");
+            expected += 1;
+        }
+    }
+    Ok(())
+}
+
+fn send(user_timeout_ms: Option<u32>) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect((ADDRESSES[0], PORT))?;
+    if let Some(ms) = user_timeout_ms {
+        rustix::net::sockopt::set_tcp_user_timeout(&stream, ms)?;
+    }
+    ready();
+    let mut next = 0u64;
+    loop {
+        let block: Vec<u8> = (next..next + 8192).flat_map(u64::to_le_bytes).collect();
+        next += 8192;
+        stream.write_all(&block)?;
+    }
+}
