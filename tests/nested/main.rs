@@ -8,6 +8,7 @@ mod damage;
 mod failures;
 mod mpi;
 mod precopy;
+mod quiesce;
 mod refusals;
 mod savefile;
 mod survival;
@@ -39,6 +40,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("precopy::status_and_cancel", precopy::status_and_cancel),
     ("precopy::sigterm_is_a_cancel", precopy::sigterm_is_a_cancel),
     ("precopy::to_and_fro_without_a_leak", precopy::to_and_fro_without_a_leak),
+    ("quiesce::an_audited_job_by_level", quiesce::an_audited_job_by_level),
+    ("quiesce::a_coordinator_killed_while_frozen", quiesce::a_coordinator_killed_while_frozen),
     ("refusals::each_in_one_line_with_its_own_code", refusals::each_in_one_line_with_its_own_code),
     ("savefile::rxl_and_xl_take_each_others_files", savefile::rxl_and_xl_take_each_others_files),
     ("savefile::what_goes_wrong_leaves_the_domain_as_it_was", savefile::what_goes_wrong_leaves_the_domain_as_it_was),

@@ -153,8 +153,10 @@ impl Coordinator {
         self.figures.prepare = Some(ms(begun.elapsed()));
         let begun = Instant::now();
         self.frozen_at = Some(begun);
-        for (index, state) in
-            self.all(&Verb::Freeze { lease: LEASE, deadline: FREEZE_DEADLINE }, FREEZE_DEADLINE)?.into_iter().enumerate()
+        for (index, state) in self
+            .all(&Verb::Freeze { lease: LEASE, deadline: FREEZE_DEADLINE }, FREEZE_DEADLINE)?
+            .into_iter()
+            .enumerate()
         {
             let Status::Frozen(frozen) = state.status else { return Err(self.refused(index, &state)) };
             let took = ms(frozen.took);
