@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use rxl::control::Transport;
 use rxl::error::Exit;
-use rxl::host::RunState;
 use rxl::host::memory::{Faults, Guest};
+use rxl::host::{RunState, Walker};
+use rxl::policy::{Otherwise, Why};
 use support::{Pair, small_guest};
 
 /// What must hold after every migration that did not happen.
@@ -46,6 +47,59 @@ fn a_migration_moves_every_byte_and_counts_them() {
     assert!(report.downtime.unwrap() > 0.0);
     assert_eq!(report.checksum.digest.as_ref().map(String::len), Some(64));
     println!("{}", report.to_table());
+}
+
+/// With rxl's own walk: what it decides on goes with the last pass, holes stay at home, and log-dirty mode ends with the copy.
+#[test]
+fn a_walk_of_our_own_moves_the_same() {
+    let mut pair = Pair::new(small_guest());
+    pair.request.walker = Walker::Rxl;
+    pair.request.limits.max_rounds = 3;
+    let (result, report) = pair.migrate();
+    result.unwrap();
+    let outcome = pair.outcome();
+    assert_eq!(outcome["domains"][0]["stream"][0].as_u64(), Some(report.ram.stream_bytes));
+    assert_eq!(report.precopy.walker, Walker::Rxl);
+    let rounds: Vec<_> = report.rounds.iter().map(|round| (round.pfns, round.suspended)).collect();
+    assert_eq!(rounds, [(20_000, false), (2_000, false), (100, false), (100, true)]);
+    assert!(report.rounds.iter().all(|round| round.dirty_pages == Some(round.pfns)), "{:?}", report.rounds);
+    assert!(pair.host.domains().is_empty());
+}
+
+#[test]
+fn the_policy_ends_precopy() {
+    for walker in [Walker::Rxl, Walker::Libxc] {
+        let mut pair = Pair::new(Guest { dirty: vec![5_000], endless: true, ..small_guest() });
+        pair.request.walker = walker;
+        pair.request.limits.downtime = Duration::from_nanos(1);
+        let (result, report) = pair.migrate();
+        result.unwrap();
+        assert_eq!(report.precopy.stopped, Some(Why::DirtyRate), "{walker:?}");
+
+        let mut pair = Pair::new(Guest { dirty: vec![5_000], endless: true, ..small_guest() });
+        pair.request.walker = walker;
+        pair.request.limits.when_busy = Otherwise::Cancel;
+        let (result, report) = pair.migrate();
+        let failure = result.unwrap_err();
+        assert_eq!((failure.exit, failure.what.contains("dirties its memory")), (Exit::Cancelled, true), "{failure}");
+        assert_eq!(report.precopy.stopped, Some(Why::DirtyRate));
+        assert_source_untouched(&pair);
+    }
+}
+
+/// In the middle of a pass, where rxl walks.
+#[test]
+fn a_timeout_can_force_the_suspend() {
+    let mut pair = Pair::new(Guest { pages: 400_000, dirty: vec![300_000], endless: true, ..small_guest() });
+    pair.request.walker = Walker::Rxl;
+    pair.request.limits.timeout = Some(Duration::from_millis(300));
+    pair.request.limits.on_timeout = Otherwise::Force;
+    let (result, report) = pair.migrate();
+    result.unwrap();
+    let last = report.rounds.last().unwrap();
+    assert!(last.suspended && report.rounds.len() >= 2, "{:?}", report.rounds);
+    let live: u64 = report.rounds.iter().filter(|round| !round.suspended).map(|round| round.pages).sum();
+    assert!(live + last.pages >= 400_000, "every page has been sent: {:?}", report.rounds);
 }
 
 #[test]

@@ -46,12 +46,6 @@ pub fn a_receiver_killed_in_precopy(cluster: &Cluster) -> Result<()> {
     recovered(cluster)
 }
 
-pub fn ssh_cut_in_precopy(cluster: &Cluster) -> Result<()> {
-    let source = cluster.lab.node(Node::A);
-    broken(cluster, "", 11, || source.check("pkill -KILL -f '^ssh .*rxl receive'", Duration::from_secs(30)).map(drop))?;
-    recovered(cluster)
-}
-
 pub fn a_link_cut_in_precopy(cluster: &Cluster) -> Result<()> {
     broken(cluster, "--peer-timeout 10", 11, || cluster.lab.set_link(Node::B, false))?;
     // The target gives the source up by itself, without a network.
@@ -60,8 +54,13 @@ pub fn a_link_cut_in_precopy(cluster: &Cluster) -> Result<()> {
     recovered(cluster)
 }
 
-pub fn ctrl_c_in_precopy(cluster: &Cluster) -> Result<()> {
+/// One after the other: what the first leaves would be found by the second.
+pub fn ssh_cut_and_then_ctrl_c_in_precopy(cluster: &Cluster) -> Result<()> {
     let source = cluster.lab.node(Node::A);
+    broken(cluster, "", 11, || source.check("pkill -KILL -f '^ssh .*rxl receive'", Duration::from_secs(30)).map(drop))?;
+    cluster.wait_until(Node::B, "! pgrep -x rxl >/dev/null")?;
+    cluster.check_clean("dom3", Node::A)?;
+
     let mut migration = source.spawn("rxl migrate --progress none dom3 nodeB")?;
     wait_for_precopy(cluster)?;
     migration.signal(Signal::SIGINT)?;

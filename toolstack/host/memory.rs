@@ -17,8 +17,14 @@ use migrate_stream::writer;
 
 use super::{
     Abort, Decision, DomId, Domain, GuestType, Host, HostError, HostFacts, Note, NoteKind, Notes, Operation,
-    PrecopyStats, RestoreAs, RunState, Save, SaveFlags, Steering,
+    PrecopyStats, RestoreAs, RunState, Save, SaveFlags, Steering, Unsteered, Walker,
 };
+use crate::data::feed::Feed;
+use crate::walker::Walk;
+
+mod walked;
+
+use walked::Walked;
 
 /// Pages in a PAGE_DATA record, as libxc writes them.
 const BATCH: u64 = 1024;
@@ -180,7 +186,7 @@ impl Host for MemoryHost {
     }
 
     fn save(&self, domid: DomId, save: Save) -> Result<Operation<()>, HostError> {
-        let Save { stream, flags, notes, steering, .. } = save;
+        let Save { stream, flags, walker, notes, steering, feed } = save;
         let guest = self.lock().domains.get(&domid).and_then(|kept| kept.guest.clone());
         let guest = guest.ok_or_else(|| HostError::NoSuchDomain(domid.to_string()))?;
         let (aborted, abort) = abort();
@@ -194,7 +200,10 @@ impl Host for MemoryHost {
             aborted,
             generation: 0,
         };
-        Operation::spawn("save", abort, move || saving.run(flags))
+        match walker {
+            Walker::Rxl => Operation::spawn("save", abort, move || saving.walk(flags, feed)),
+            Walker::Libxc | Walker::Stock => Operation::spawn("save", abort, move || saving.run(flags)),
+        }
     }
 
     fn restore(
@@ -337,6 +346,28 @@ impl Saving {
         host.change(domid, |kept| kept.stream = Some(sum))
     }
 
+    /// As libxl does when the session walks: its own header and its own end, and what is between comes through the feed.
+    fn walk(mut self, flags: SaveFlags, feed: Feed) -> Result<(), HostError> {
+        let (mut head, mut end) = (Vec::new(), Vec::new());
+        writer::libxl_header(&mut head);
+        writer::libxc_context(&mut head);
+        self.write(&head)?;
+        self.note(NoteKind::Walker(Walker::Rxl));
+        let memory = Walked::new(self.host.clone(), self.domid, self.guest.clone());
+        let mut steering = std::mem::replace(&mut self.steering, Box::new(Unsteered));
+        let aborted = self.aborted.clone();
+        let walk = Walk {
+            memory,
+            feed,
+            steering: &mut *steering,
+            suspend: &mut || self.suspend().map_err(|e| e.to_string()),
+            given_up: &|| aborted.load(Ordering::SeqCst),
+        };
+        walk.run(flags.live).map_err(|reason| failed("save", reason))?;
+        writer::libxl_end(&mut end);
+        self.write(&end)
+    }
+
     fn stream(&mut self, flags: SaveFlags) -> Result<(), HostError> {
         let mut head = Vec::new();
         writer::libxl_header(&mut head);
@@ -411,7 +442,7 @@ impl Saving {
     }
 
     fn batch(&mut self, pfns: impl Iterator<Item = u64>, record: &mut Vec<u8>) -> Result<(), HostError> {
-        let contents: Vec<_> = pfns.map(|pfn| (pfn, self.page(pfn))).collect();
+        let contents: Vec<_> = pfns.map(|pfn| (pfn, page(&self.guest, pfn, self.generation))).collect();
         let pages: Vec<_> = contents
             .iter()
             .map(|(pfn, contents)| Page {
@@ -422,24 +453,6 @@ impl Saving {
         record.clear();
         writer::page_data(record, &pages).map_err(|e| failed("save", e))?;
         self.write(record)
-    }
-
-    /// Zero, text-like or random, depending on the page's number and how often it was written.
-    fn page(&self, pfn: u64) -> Box<[u8; PAGE_SIZE]> {
-        let mut page = Box::new([0; PAGE_SIZE]);
-        let mut random = (self.guest.seed ^ pfn.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(self.generation) | 1;
-        let kind = (random.wrapping_mul(0xd6e8_feb8_6659_fd93) >> 56) as u8;
-        if kind < self.guest.zero_per_256 {
-            return page;
-        }
-        let mask = if kind % 2 == 0 { u64::MAX } else { 0x0f0f };
-        for word in page.chunks_exact_mut(8) {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            word.copy_from_slice(&(random & mask).to_le_bytes());
-        }
-        page
     }
 
     fn tail(&mut self) -> Result<(), HostError> {
@@ -462,6 +475,24 @@ impl Saving {
         // A session that has stopped listening is about to abort.
         let _ = self.notes.send(Note { at: Instant::now(), what });
     }
+}
+
+/// Zero, text-like or random, depending on the page's number and how often it was written.
+fn page(guest: &Guest, pfn: u64, generation: u64) -> Box<[u8; PAGE_SIZE]> {
+    let mut page = Box::new([0; PAGE_SIZE]);
+    let mut random = (guest.seed ^ pfn.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(generation) | 1;
+    let kind = (random.wrapping_mul(0xd6e8_feb8_6659_fd93) >> 56) as u8;
+    if kind < guest.zero_per_256 {
+        return page;
+    }
+    let mask = if kind % 2 == 0 { u64::MAX } else { 0x0f0f };
+    for word in page.chunks_exact_mut(8) {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        word.copy_from_slice(&(random & mask).to_le_bytes());
+    }
+    page
 }
 
 /// Takes a stream as libxl does: it must be whole and well-formed.

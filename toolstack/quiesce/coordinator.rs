@@ -420,3 +420,6 @@ fn check_complete(figures: &MpiPart, members: &[Member], level: Level, jobs: usi
         found.len()
     )))
 }
+
+#[cfg(test)]
+mod tests;

@@ -72,9 +72,9 @@ pub fn log_dirty_off(library: Library, domid: u32) -> Result<(), Failure> {
     Context::open(library)?.log_dirty_off(domid)
 }
 
-/// Runs a suspended domain on: see [`Context::resume`].
-pub fn resume(library: Library, domid: u32) -> Result<(), Failure> {
-    Context::open(library)?.resume(domid)
+/// Runs a domain on that a process which is gone has asked to suspend, whether it has done so by now or will.
+pub fn abandon_suspend(library: Library, domid: u32) -> Result<(), Failure> {
+    Context::open(library)?.abandon_suspend(domid)
 }
 
 /// Pages that a domain has.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::context::Context;
 use super::failure::Failure;
 use super::xenstore::XenStore;
+use crate::host::RunState;
 
 /// Linux gives a suspend up after 20 s if it cannot freeze its processes (kernel/power/process.c), and runs on.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -28,6 +29,19 @@ impl Context {
             Ok(false) if self.asked_to_suspend() => self.await_shutdown(domid),
             Ok(false) => {}
             Err(failure) => tracing::warn!("domain {domid} may still suspend: {failure}"),
+        }
+    }
+
+    /// Runs a guest on that was asked to suspend by somebody who is gone: it has not seen the request, is about to suspend, or
+    /// has done so.
+    pub(super) fn abandon_suspend(&self, domid: u32) -> Result<(), Failure> {
+        if self.withdraw_suspend(domid)? {
+            return Ok(());
+        }
+        self.await_shutdown(domid);
+        match self.domain(domid)?.state {
+            RunState::Suspended => self.resume(domid),
+            _ => Ok(()),
         }
     }
 

@@ -52,14 +52,19 @@ pub(super) fn run(library: Library, save: SaveArguments, decider: &mut dyn Decid
     let (stream, receive) = (save.stream, save.receive);
     let done = xen::save_with_libxc(library, stream, receive, save.domid, save.flags, &mut callbacks);
     let (retval, errno) = done.map_or_else(|errno| (-1, errno), |()| (0, 0));
-    callbacks.ask(&Message::Complete { retval, errno }).map_err(|e| format!("libxl: {e}"))?;
-    Ok(())
+    let Err(gone) = callbacks.ask(&Message::Complete { retval, errno }) else { return Ok(()) };
+    if callbacks.suspend_asked {
+        xen::abandon_suspend(library, save.domid).map_err(|failure| failure.to_string())?;
+    }
+    Err(format!("libxl is gone ({gone})"))
 }
 
 struct Callbacks<'a> {
     from_libxl: File,
     to_libxl: File,
     decider: &'a mut dyn Decider,
+    /// The guest is suspended, or may be at any moment.
+    suspend_asked: bool,
 }
 
 impl Callbacks<'_> {
@@ -92,7 +97,14 @@ impl LibxcCallbacks for Callbacks<'_> {
     }
 
     fn suspend(&mut self) -> bool {
-        let suspended = self.decider.may_suspend() && self.ask(&Message::Suspend).is_ok_and(|answer| answer != 0);
+        if !self.decider.may_suspend() {
+            return false;
+        }
+        self.suspend_asked = true;
+        let answer = self.ask(&Message::Suspend);
+        // libxl has withdrawn its request when it says no; when it is gone, nobody has.
+        self.suspend_asked = !matches!(answer, Ok(0));
+        let suspended = answer.is_ok_and(|answer| answer != 0);
         self.decider.suspended(suspended);
         suspended
     }

@@ -31,26 +31,25 @@ pub(super) fn run(library: Library, save: SaveArguments, session: Line<UnixStrea
         terminated: terminated.as_fd(),
         is_terminated: false,
         unanswered: false,
-        suspended: false,
+        suspend_asked: false,
     };
     match relay.serve() {
         Ok(End::Completed) => Ok(()),
         Ok(End::Unanswered) => Err("ended by libxl while the guest was being suspended".into()),
         Err(error) => {
-            let suspended = relay.suspended;
-            clean_up(library, save, suspended)?;
+            clean_up(library, save, relay.suspend_asked)?;
             Err(format!("the session is gone ({error})"))
         }
     }
 }
 
 /// libxl went with the session. What it would have done is done here.
-fn clean_up(library: Library, save: SaveArguments, suspended: bool) -> Result<(), String> {
+fn clean_up(library: Library, save: SaveArguments, suspend_asked: bool) -> Result<(), String> {
     if save.live() {
         xen::log_dirty_off(library, save.domid).map_err(|failure| failure.to_string())?;
     }
-    if suspended {
-        xen::resume(library, save.domid).map_err(|failure| failure.to_string())?;
+    if suspend_asked {
+        xen::abandon_suspend(library, save.domid).map_err(|failure| failure.to_string())?;
     }
     Ok(())
 }
@@ -70,7 +69,8 @@ struct Relay<'a> {
     /// The session knows: a suspend ordered from now on gets no answer.
     is_terminated: bool,
     unanswered: bool,
-    suspended: bool,
+    /// The guest is suspended, or may be at any moment.
+    suspend_asked: bool,
 }
 
 impl Relay<'_> {
@@ -107,14 +107,15 @@ impl Relay<'_> {
     }
 
     fn suspend(&mut self) -> io::Result<()> {
+        self.suspend_asked = true;
         Message::Suspend.send(&mut self.to_libxl)?;
         let ready = first_ready([self.from_libxl.as_fd(), self.terminated])?;
         if ready == 1 {
             self.unanswered = true;
             return self.tell_terminated();
         }
-        self.suspended = answer(&mut self.from_libxl)? != 0;
-        self.done(self.suspended)
+        self.suspend_asked = answer(&mut self.from_libxl)? != 0;
+        self.done(self.suspend_asked)
     }
 
     fn complete(&mut self, ok: bool) -> io::Result<End> {
@@ -180,10 +181,10 @@ mod tests {
                 terminated: terminated.as_fd(),
                 is_terminated: false,
                 unanswered: false,
-                suspended: false,
+                suspend_asked: false,
             };
             let end = relay.serve();
-            (end, relay.suspended)
+            (end, relay.suspend_asked)
         });
         libxl.set_read_timeout(Some(patience)).unwrap();
         Scene { session: Line::new(session, patience).unwrap(), libxl, terminate, thread }
@@ -280,10 +281,21 @@ mod tests {
         scene.session_hears(FromHelper::Done { ok: true });
         scene.say(ToHelper::Complete { ok: false });
         scene.session_hears(FromHelper::Done { ok: true });
-        assert!(matches!(scene.thread.join().unwrap(), (Ok(End::Unanswered), false)));
+        assert!(matches!(scene.thread.join().unwrap(), (Ok(End::Unanswered), true)));
         let mut rest = Vec::new();
         scene.libxl.read_to_end(&mut rest).unwrap();
         assert!(rest.is_empty(), "{rest:?}");
+    }
+
+    /// libxl lives in the session's process.
+    #[test]
+    fn a_session_that_dies_while_the_guest_suspends_leaves_a_guest_to_be_run_on() {
+        let mut scene = scene();
+        scene.say(ToHelper::Suspend);
+        scene.libxl_hears(Message::Suspend);
+        drop(scene.libxl);
+        drop(scene.session);
+        assert!(matches!(scene.thread.join().unwrap(), (Err(_), true)));
     }
 
     #[test]

@@ -1,0 +1,271 @@
+//! The coordinator over scripted agents.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use rxl_agent_protocol::{Connection, Finished, Flushed, Freezer, Frozen, JobRow, Ready, Reason, Thawed, pack, path};
+
+use super::*;
+use crate::quiesce::nodes::{Guest, Nodes};
+
+/// A domain with an agent that does what it is told, but for its quirk.
+#[derive(Clone, Debug)]
+struct Agent {
+    name: &'static str,
+    ranks: Vec<u32>,
+    quirk: Quirk,
+    nodes: BTreeMap<String, String>,
+    heard: Vec<String>,
+    frozen: bool,
+    flushes: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Quirk {
+    None,
+    Nack,
+    DeafToFreeze,
+    /// The peer is still sending to it when it is flushed for the first time.
+    LateBytes,
+    ThawedEarly,
+    OldProtocol,
+}
+
+fn agent(name: &'static str, ranks: &[u32], quirk: Quirk) -> Agent {
+    let protocol = if quirk == Quirk::OldProtocol { 7 } else { PROTOCOL_VERSION };
+    let info = format!("version=1 protocol={protocol} pid=1 boot=b freezer=cgroup");
+    let nodes = BTreeMap::from([(path::AGENT.to_owned(), info)]);
+    Agent { name, ranks: ranks.to_vec(), quirk, nodes, heard: Vec::new(), frozen: false, flushes: 0 }
+}
+
+impl Agent {
+    fn obey(&mut self, text: &str) {
+        let command: Command = text.parse().unwrap();
+        self.heard.push(text.split(' ').nth(2).unwrap().to_owned());
+        let ready = Ready {
+            ranks: self.ranks.len() as u32,
+            processes: 1,
+            connections: 1,
+            how: Freezer::Cgroup,
+            patience: None,
+            took: Duration::ZERO,
+        };
+        let frozen = Frozen { how: Freezer::Cgroup, processes: 1, took: Duration::from_millis(2) };
+        let status = match command.verb {
+            Verb::Survey => {
+                self.advertise();
+                Status::Surveyed { ranks: self.ranks.len() as u32 }
+            }
+            Verb::Prepare(_) if self.quirk == Quirk::Nack => {
+                Status::Nack { reason: Reason::Uninterruptible, detail: "pid 7".into() }
+            }
+            Verb::Prepare(_) => Status::Ready(ready),
+            Verb::Freeze { .. } if self.quirk == Quirk::DeafToFreeze => {
+                Status::Failed { reason: Reason::FreezeDeadline, detail: String::new() }
+            }
+            Verb::Freeze { .. } => {
+                self.frozen = true;
+                Status::Frozen(frozen)
+            }
+            Verb::Flush { .. } => self.flush(),
+            Verb::Hold { .. } => Status::Resumed { frozen: self.frozen && self.quirk != Quirk::ThawedEarly },
+            Verb::Thaw { .. } => {
+                self.frozen = false;
+                Status::Thawed(Thawed::default())
+            }
+            Verb::Finish => Status::Finished(Finished { retransmits: 3, connections: 1 }),
+            Verb::Abort => {
+                self.frozen = false;
+                Status::Finished(Finished::default())
+            }
+        };
+        self.nodes.insert(path::STATE.into(), State { stamp: command.stamp, status }.to_string());
+    }
+
+    fn advertise(&mut self) {
+        if self.ranks.is_empty() {
+            return;
+        }
+        let ranks = self.ranks.iter().map(|n| format!("{n}:{}", 100 + n)).collect::<Vec<_>>().join(",");
+        let row: JobRow = format!("id=77 launcher=openmpi size=2 ranks={ranks}").parse().unwrap();
+        self.nodes.insert(path::JOBS.into(), "1".into());
+        self.nodes.insert(path::job(0), row.to_string());
+    }
+
+    /// One connection between the two domains, 1000 bytes each way.
+    fn flush(&mut self) -> Status {
+        self.flushes += 1;
+        let (local, remote) =
+            if self.name == "dom3" { ("10.0.0.3:1", "10.0.0.4:2") } else { ("10.0.0.4:2", "10.0.0.3:1") };
+        let late = self.quirk == Quirk::LateBytes && self.flushes == 1;
+        let received = if late { 500 } else { 1000 };
+        let end: Connection = format!("{local} {remote} 1000 {received} 0 0 0 0 -").parse().unwrap();
+        let (chunks, _) = pack(&[end]);
+        self.nodes.insert(path::cut(0), chunks[0].clone());
+        Status::Flushed(Flushed { clean: true, connections: 1, chunks: 1, ..Flushed::default() })
+    }
+}
+
+/// A host's agents, by domid; shared with the test.
+#[derive(Clone, Default)]
+struct Fake(Arc<Mutex<BTreeMap<u32, Agent>>>);
+
+impl Nodes for Fake {
+    fn guests(&mut self) -> Result<Vec<Guest>, String> {
+        let agents = self.0.lock().unwrap();
+        let guest = |(domid, agent): (&u32, &Agent)| Guest {
+            domid: *domid,
+            name: agent.name.into(),
+            agent: agent.nodes.get(path::AGENT).cloned(),
+        };
+        Ok(agents.iter().map(guest).collect())
+    }
+
+    fn read(&mut self, domid: u32, node: &str) -> Result<Option<String>, String> {
+        Ok(self.0.lock().unwrap().get(&domid).and_then(|agent| agent.nodes.get(node).cloned()))
+    }
+
+    fn write(&mut self, domid: u32, node: &str, value: &str) -> Result<(), String> {
+        if node == path::COMMAND {
+            self.0.lock().unwrap().get_mut(&domid).ok_or("no such domain")?.obey(value);
+        }
+        Ok(())
+    }
+}
+
+/// dom3 (rank 0) on the first host, dom4 (rank 1) on the second.
+struct Scene {
+    here: Fake,
+    there: Fake,
+}
+
+impl Scene {
+    fn new(dom3: Quirk, dom4: Option<Quirk>) -> Self {
+        let scene = Self { here: Fake::default(), there: Fake::default() };
+        scene.here.0.lock().unwrap().insert(3, agent("dom3", &[0], dom3));
+        scene.here.0.lock().unwrap().insert(9, agent("bystander", &[], Quirk::None));
+        if let Some(quirk) = dom4 {
+            scene.there.0.lock().unwrap().insert(4, agent("dom4", &[1], quirk));
+        }
+        scene
+    }
+
+    fn survey(&self, level: Level) -> Outcome<Option<Coordinator>> {
+        let host = |name: &str, nodes: &Fake| AgentHost { name: name.into(), nodes: Box::new(nodes.clone()) };
+        Coordinator::survey(vec![host("nodeA", &self.here), host("nodeB", &self.there)], 3, level)
+    }
+
+    fn heard(&self, nodes: &Fake, domid: u32) -> String {
+        nodes.0.lock().unwrap().get(&domid).map_or_else(String::new, |agent| agent.heard.join(" "))
+    }
+
+    fn frozen(&self) -> bool {
+        [&self.here, &self.there].iter().any(|nodes| nodes.0.lock().unwrap().values().any(|agent| agent.frozen))
+    }
+
+    /// The domain and its agent's memory are on the other host, in a tree of its own.
+    fn move_dom3(&self, hold: &str) {
+        let mut dom3 = self.here.0.lock().unwrap().remove(&3).unwrap();
+        dom3.nodes.remove(path::STATE);
+        dom3.obey(hold);
+        self.there.0.lock().unwrap().insert(12, dom3);
+    }
+}
+
+#[test]
+fn a_job_on_two_hosts_is_held_still_and_let_go() {
+    let scene = Scene::new(Quirk::None, Some(Quirk::None));
+    let mut coordinator = scene.survey(Level::Job).unwrap().unwrap();
+    coordinator.freeze().unwrap();
+    assert!(scene.frozen() && coordinator.is_frozen());
+    coordinator.flush().unwrap();
+    coordinator.suspended();
+    let hold = coordinator.hold();
+    scene.move_dom3(&hold);
+    coordinator.arrived(12).unwrap();
+    assert!(!scene.frozen());
+    let figures = coordinator.figures();
+    assert!(figures.is_cut_clean());
+    assert_eq!((figures.connections_agreed, figures.connections_one_ended), (Some(1), Some(0)));
+    assert_eq!((figures.retransmits, figures.retransmits_later), (Some(0), Some(6)));
+    assert_eq!(figures.domains.iter().map(|domain| domain.name.as_str()).collect::<Vec<_>>(), ["dom3", "dom4"]);
+    drop(coordinator);
+    assert_eq!(scene.heard(&scene.there, 12), "survey prepare freeze flush hold thaw finish");
+    assert_eq!(scene.heard(&scene.there, 4), "survey prepare freeze flush thaw finish");
+    assert_eq!(scene.heard(&scene.here, 9), "survey", "a domain without ranks is left alone");
+}
+
+#[test]
+fn at_level_domain_the_others_run_on() {
+    let scene = Scene::new(Quirk::None, Some(Quirk::None));
+    let mut coordinator = scene.survey(Level::Domain).unwrap().unwrap();
+    coordinator.freeze().unwrap();
+    coordinator.flush().unwrap();
+    coordinator.abort();
+    assert_eq!(scene.heard(&scene.there, 4), "survey");
+    assert_eq!(coordinator.figures().connections_one_ended, Some(1));
+}
+
+#[test]
+fn ends_that_disagree_are_looked_at_once_more() {
+    let scene = Scene::new(Quirk::LateBytes, Some(Quirk::None));
+    let mut coordinator = scene.survey(Level::Job).unwrap().unwrap();
+    coordinator.freeze().unwrap();
+    coordinator.flush().unwrap();
+    assert!(coordinator.figures().is_cut_clean());
+    assert_eq!(scene.heard(&scene.there, 4), "survey prepare freeze flush flush");
+}
+
+#[test]
+fn a_veto_or_a_missed_deadline_lets_all_run() {
+    for (quirk, said) in
+        [(Quirk::Nack, "refused: uninterruptible (pid 7)"), (Quirk::DeafToFreeze, "failed: freeze-deadline")]
+    {
+        let scene = Scene::new(Quirk::None, Some(quirk));
+        let mut coordinator = scene.survey(Level::Job).unwrap().unwrap();
+        let problem = coordinator.freeze().unwrap_err();
+        assert!(problem.0.contains("dom4") && problem.0.contains(said), "{problem}");
+        assert!(!scene.frozen() && !coordinator.is_frozen());
+        assert!(scene.heard(&scene.here, 3).ends_with("abort"), "{}", scene.heard(&scene.here, 3));
+    }
+}
+
+#[test]
+fn ranks_that_ran_too_early_are_told_and_the_job_runs() {
+    let scene = Scene::new(Quirk::ThawedEarly, Some(Quirk::None));
+    let mut coordinator = scene.survey(Level::Job).unwrap().unwrap();
+    coordinator.freeze().unwrap();
+    coordinator.flush().unwrap();
+    coordinator.suspended();
+    let hold = coordinator.hold();
+    scene.move_dom3(&hold);
+    assert!(coordinator.arrived(12).unwrap_err().0.contains("ran before the thaw"));
+    assert!(!scene.frozen());
+}
+
+#[test]
+fn what_stands_in_the_way_is_said_before_anything_is_frozen() {
+    let problem = |scene: &Scene| scene.survey(Level::Job).err().unwrap().0;
+    assert!(problem(&Scene::new(Quirk::None, None)).contains("2 ranks, and 1 of them were found"));
+    assert!(problem(&Scene::new(Quirk::OldProtocol, None)).contains("speaks protocol 7"));
+    let scene = Scene::new(Quirk::None, Some(Quirk::None));
+    scene.here.0.lock().unwrap().remove(&3);
+    assert!(problem(&scene).contains("no agent"));
+    let scene = Scene::new(Quirk::None, Some(Quirk::None));
+    let first = scene.survey(Level::Job).unwrap().unwrap();
+    let mut first = first;
+    first.freeze().unwrap();
+    assert!(problem(&scene).contains("by another migration"));
+    let idle = Scene::new(Quirk::None, Some(Quirk::None));
+    idle.here.0.lock().unwrap().get_mut(&3).unwrap().ranks.clear();
+    assert!(idle.survey(Level::Job).unwrap().is_none(), "no rank runs in it");
+}
+
+#[test]
+fn a_coordinator_that_is_dropped_leaves_nobody_frozen() {
+    let scene = Scene::new(Quirk::None, Some(Quirk::None));
+    let mut coordinator = scene.survey(Level::Job).unwrap().unwrap();
+    coordinator.freeze().unwrap();
+    drop(coordinator);
+    assert!(!scene.frozen());
+}
