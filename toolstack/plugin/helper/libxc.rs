@@ -47,8 +47,12 @@ pub(super) fn steered(library: Library, save: SaveArguments, session: Line<UnixS
 pub(super) fn run(library: Library, save: SaveArguments, decider: &mut dyn Decider) -> Result<(), String> {
     let duplicate =
         |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from).map_err(|e| e.to_string());
-    let mut callbacks =
-        Callbacks { from_libxl: duplicate(io::stdin().as_fd())?, to_libxl: duplicate(io::stdout().as_fd())?, decider };
+    let mut callbacks = Callbacks {
+        from_libxl: duplicate(io::stdin().as_fd())?,
+        to_libxl: duplicate(io::stdout().as_fd())?,
+        decider,
+        suspend_asked: false,
+    };
     let (stream, receive) = (save.stream, save.receive);
     let done = xen::save_with_libxc(library, stream, receive, save.domid, save.flags, &mut callbacks);
     let (retval, errno) = done.map_or_else(|errno| (-1, errno), |()| (0, 0));
