@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::announce::Vif;
 use crate::data::feed::Feed;
 
 pub mod libxl;
@@ -387,6 +388,9 @@ pub trait Host: Send + Sync + 'static {
 
     /// Ends a domain and gives its resources back.
     fn destroy(&self, domid: DomId) -> Result<(), HostError>;
+
+    /// The domain's network interfaces on this host.
+    fn vifs(&self, domid: DomId) -> Result<Vec<Vif>, HostError>;
 
     /// Writes a command for the agent of a domain that does not run yet (rxl-agent-protocol: `control/rxl/command`).
     fn tell_agent(&self, domid: DomId, command: &str) -> Result<(), HostError>;

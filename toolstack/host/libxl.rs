@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Abort, DomId, Domain, GuestType, Host, HostError, HostFacts, Notes, Operation, RestoreAs, Save, Walker};
+use crate::announce::{Vif, parse_mac};
 use crate::plugin::session::{Plugin, Saving};
 use crate::xen::{Canceller, Context, Failure, GuestMemory, Library, PhysInfo, XenStore};
 
@@ -167,6 +168,19 @@ impl Host for LibxlHost {
 
     fn destroy(&self, domid: DomId) -> Result<(), HostError> {
         self.on(domid, "libxl_domain_destroy", Context::destroy)
+    }
+
+    fn vifs(&self, domid: DomId) -> Result<Vec<Vif>, HostError> {
+        self.on(domid, "xs_directory", |context, _| {
+            let store = XenStore::open(context)?;
+            let top = format!("/local/domain/{domid}/device/vif");
+            let mut vifs = Vec::new();
+            for number in store.list(&top)? {
+                let mac = store.read(&format!("{top}/{number}/mac"))?.and_then(|mac| parse_mac(&mac));
+                vifs.extend(mac.map(|mac| Vif { device: format!("vif{domid}.{number}"), mac }));
+            }
+            Ok(vifs)
+        })
     }
 
     fn tell_agent(&self, domid: DomId, command: &str) -> Result<(), HostError> {

@@ -19,6 +19,7 @@ use super::{
     Abort, Decision, DomId, Domain, GuestType, Host, HostError, HostFacts, Note, NoteKind, Notes, Operation,
     PrecopyStats, RestoreAs, RunState, Save, SaveFlags, Steering, Unsteered, Walker,
 };
+use crate::announce::Vif;
 use crate::data::feed::Feed;
 use crate::walker::Walk;
 
@@ -279,6 +280,10 @@ impl Host for MemoryHost {
         }
         let removed = self.lock().remove(domid);
         removed.map(|_| ()).ok_or_else(|| HostError::NoSuchDomain(domid.to_string()))
+    }
+
+    fn vifs(&self, _domid: DomId) -> Result<Vec<Vif>, HostError> {
+        Ok(Vec::new())
     }
 
     fn tell_agent(&self, domid: DomId, command: &str) -> Result<(), HostError> {

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::announce::announce;
 use crate::control::{Accept, Control, Hello, Incoming, Message, Offer, Refusal, StreamEnd, Transport};
 use crate::data::receive::{Received, Receiver};
 use crate::data::{At, Broken};
@@ -427,11 +428,24 @@ impl Holding {
             Ok(()) => {
                 self.spans.resume = ms(begun.elapsed());
                 self.session.control.send(Message::Done(self.spans));
+                let announcing = (!self.offer.leave_paused).then(|| self.announce());
                 self.session.await_end();
+                if let Some(announcing) = announcing {
+                    let _ = announcing.join();
+                }
                 Ok(())
             }
             Err(error) => Err(self.give_back(&error)),
         }
+    }
+
+    /// On a thread: it ends within seconds, and nobody waits for it but this program's end.
+    fn announce(&self) -> std::thread::JoinHandle<()> {
+        let (host, domid, name) = (self.host.clone(), self.domid, self.offer.name.clone());
+        std::thread::spawn(move || match host.vifs(domid) {
+            Ok(vifs) => announce(&vifs),
+            Err(error) => tracing::warn!("{name}: its interfaces: {error}"),
+        })
     }
 
     fn start_domain(&self, go: &Go) -> Result<(), HostError> {
