@@ -17,6 +17,12 @@ pub struct Cli {
     /// Say more: -v what rxl does, -vv libxl's messages, -vvv everything. RXL_LOG takes tracing's filters
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
+    /// Accepted for xl's sake, which asks its receiver so to redraw its progress
+    #[arg(short = 't', global = true, hide = true)]
+    pub carriage_return: bool,
+    /// Accepted for xl's sake, which asks its receiver so for times in its messages
+    #[arg(short = 'T', global = true, hide = true)]
+    pub timestamps: bool,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -43,6 +49,9 @@ pub enum Command {
     /// Receive a domain; started on the target by `rxl migrate`
     #[command(after_help = exit_codes())]
     Receive(Receive),
+    /// Receive a domain from stock xl: `xl migrate -s '' DOMAIN 'ssh HOST rxl migrate-receive'`
+    #[command(after_help = exit_codes())]
+    MigrateReceive(MigrateReceive),
     /// Save a domain to a file
     #[command(after_help = exit_codes())]
     Save(Save),
@@ -285,6 +294,29 @@ pub struct Receive {
     pub peer_timeout: u64,
 }
 
+/// `rxl migrate-receive`: xl's own options.
+#[derive(Debug, Args)]
+pub struct MigrateReceive {
+    /// Leave the domain paused
+    #[arg(short = 'p')]
+    pub paused: bool,
+    /// Show the domain's configuration on standard error
+    #[arg(short = 'd')]
+    pub debug: bool,
+    /// Leave no process that waits for the domain's end. Accepted for xl's sake: rxl never leaves one
+    #[arg(short = 'e')]
+    pub no_monitor: bool,
+    /// Let that process stay in the foreground. Accepted for xl's sake
+    #[arg(short = 'F', hide = true)]
+    pub foreground: bool,
+    /// Remus: refused
+    #[arg(short = 'r', hide = true)]
+    pub remus: bool,
+    /// COLO: refused
+    #[arg(long, hide = true)]
+    pub colo: bool,
+}
+
 impl Migrate {
     /// When pre-copy ends.
     pub fn limits(&self) -> Limits {
@@ -328,5 +360,15 @@ mod tests {
         let Command::Migrate(migrate) = Cli::try_parse_from(line).unwrap().command else { panic!() };
         assert_eq!(migrate.ssh_command.as_deref(), Some(""));
         assert!(migrate.no_monitor && migrate.paused && migrate.preserve_domid && migrate.debug);
+    }
+
+    /// What xl 4.17's `migrate` can ask of a receiver, in its order.
+    #[test]
+    fn a_receiver_takes_what_xl_asks_of_it() {
+        let line = ["rxl", "-t", "-T", "-vvv", "migrate-receive", "-e", "-d", "-p"];
+        let cli = Cli::try_parse_from(line).unwrap();
+        let Command::MigrateReceive(receive) = cli.command else { panic!() };
+        assert!(cli.carriage_return && cli.timestamps && cli.verbose == 3);
+        assert!(receive.no_monitor && receive.debug && receive.paused && !receive.remus);
     }
 }

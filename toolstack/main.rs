@@ -13,7 +13,7 @@ use std::sync::mpsc::Sender;
 use clap::Parser;
 use migrate_stream::frame::Purpose;
 use nix::sys::signal::{SigSet, Signal};
-use rxl::cli::{AgentCommand, Cli, Command, Compress, Jobs, Migrate, Receive, Restore, Save, Status};
+use rxl::cli::{AgentCommand, Cli, Command, Compress, Jobs, Migrate, MigrateReceive, Receive, Restore, Save, Status};
 use rxl::config;
 use rxl::data::Packing;
 use rxl::error::{Exit, Failure};
@@ -29,6 +29,7 @@ use rxl::remote::Route;
 use rxl::report::{Report, bytes};
 use rxl::savefile::save::After;
 use rxl::savefile::{self, Format};
+use rxl::session::xl;
 use rxl::session::{Event, Events, monitor, source, target};
 use rxl::state_dir::StateDir;
 use rxl::transport::{Ticket, hand_over, read_preamble};
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
             AgentCommand::Serve => serve_agents(),
         },
         Command::Receive(options) => receive(options),
+        Command::MigrateReceive(options) => migrate_receive(options),
         Command::Save(options) => save(options),
         Command::Restore(options) => restore(options),
         Command::Stream(command) => rxl::stream::run(command),
@@ -262,6 +264,28 @@ fn restore(options: &Restore) -> Result<(), Failure> {
 /// A line on standard output. Nobody may be left to read it.
 fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Standard output belongs to the protocol.
+fn migrate_receive(options: &MigrateReceive) -> Result<(), Failure> {
+    let usage = |what: &str, next: &str| Err(Failure::new(Exit::Usage, what).next(next));
+    if options.remus || options.colo {
+        return usage("Remus and COLO are not supported", "xl's own receiver has them");
+    }
+    if std::io::stdin().is_terminal() {
+        let next = "`rxl migrate-receive` is started by `xl migrate` on the source";
+        return usage("standard input is a terminal: no migration comes in there", next);
+    }
+    let broken = |e| Failure::internal("standard input and output", &e);
+    let wire = (
+        std::io::stdin().as_fd().try_clone_to_owned().map_err(broken)?,
+        std::io::stdout().as_fd().try_clone_to_owned().map_err(broken)?,
+    );
+    let events = Events::default();
+    watch_signals(events.sender())?;
+    let host: Arc<dyn Host> = Arc::new(LibxlHost::new().map_err(Failure::from)?);
+    let asked = xl::receive::Options { leave_paused: options.paused, show_config: options.debug };
+    xl::receive::receive(&host, &StateDir::system(), wire, asked, &events)
 }
 
 /// The control connection's process runs the session; a data connection's hands its standard input to that one.

@@ -129,7 +129,9 @@ impl Saving {
         while let Some(stream) = plugin.accept(&*self.ended)? {
             let mut helper = Line::new(stream, ANSWER_PATIENCE).map_err(|e| e.to_string())?;
             match hear(&mut helper) {
-                Ok(Some(FromHelper::Hello { version: VERSION, domid })) if domid == self.domid => return Ok(Some(helper)),
+                Ok(Some(FromHelper::Hello { version: VERSION, domid })) if domid == self.domid => {
+                    return Ok(Some(helper));
+                }
                 other => tracing::warn!("{other:?} from somebody who is not this save's {HELPER}"),
             }
         }
