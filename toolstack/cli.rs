@@ -9,6 +9,7 @@ use crate::control::Transport;
 use crate::host::Walker;
 use crate::policy::{DEFAULT_DOWNTIME, DEFAULT_MAX_ROUNDS, Limits, Otherwise};
 use crate::quiesce::coordinator::Level;
+use crate::session::source::Peer;
 
 /// Live migration of Xen domains, compressed, checksummed and measured.
 #[derive(Debug, Parser)]
@@ -165,7 +166,7 @@ pub struct Migrate {
     /// Use this command instead of ssh; it gets HOST and `rxl receive` as arguments. If empty, HOST itself is the command
     #[arg(short = 's', value_name = "SSHCOMMAND")]
     pub ssh_command: Option<String>,
-    /// Leave no process on the target that waits for the domain's end. Accepted for xl's sake: rxl never leaves one
+    /// Leave no process on the target that waits for the domain's end: for --peer xl, as rxl never leaves one
     #[arg(short = 'e')]
     pub no_monitor: bool,
     /// Leave the domain paused after it has moved
@@ -187,6 +188,10 @@ pub struct Migrate {
     #[arg(long, conflicts_with = "live")]
     pub non_live: bool,
 
+    /// What receives the domain: rxl; or stock xl, over xl's own protocol, uncompressed and without checksums. auto takes rxl,
+    /// and tells where there is none
+    #[arg(long, value_enum, default_value = "auto")]
+    pub peer: Peer,
     /// Make every check on both sides, say whether the domain would be migrated, and change nothing
     #[arg(long)]
     pub dry_run: bool,

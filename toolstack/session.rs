@@ -33,6 +33,7 @@ pub use crate::session::steering::Question;
 
 pub mod check;
 mod job;
+mod leaving;
 mod link;
 pub mod monitor;
 mod record;

@@ -35,5 +35,7 @@
 //!
 //! In code: only [`wire::Go`] starts a domain at the receiver, and only reading all of GO makes one.
 
+pub mod line;
 pub mod receive;
+pub mod source;
 mod wire;

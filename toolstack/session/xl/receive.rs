@@ -61,6 +61,7 @@ pub fn receive(
     }
     let lock = state.lock(&format!("incoming-{}", lock_key(&announced.name)), &announced.name)?;
     check(&**host, &announced)?;
+    tracing::info!("receiving {} over xl's protocol", announced.name);
     let domid = restore(&**host, &wire, &announced, events)?;
     let incoming = incoming_name(&announced.name);
     Held { host: host.clone(), wire, name: announced.name, incoming, domid, options, _lock: lock }.run()
