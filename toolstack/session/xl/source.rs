@@ -266,6 +266,14 @@ impl<'a> Uncommitted<'a> {
             }
         }
         record.timeline.ready = Some(Instant::now());
+        self.look_once_more(record)
+    }
+
+    /// A receiver that has ended since, or a cancel: this is the last moment to give up.
+    fn look_once_more(&mut self, record: &mut Record) -> Result<(), Failure> {
+        while let Some(event) = self.events.next(Instant::now()) {
+            self.take(event, record)?;
+        }
         Ok(())
     }
 
