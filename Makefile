@@ -5,17 +5,20 @@ CARGO := cargo
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rxl-tools
 OUT := $(or $(CARGO_TARGET_DIR),target)
 DENY_VERSION := 0.20.2
+DEB_VERSION := 3.8.0
 
-.PHONY: help deps build test test-quick demo lint bench man lab-up lab-down clean
+.PHONY: help deps build deb test test-quick demo lint bench bench-quiesce man lab-up lab-down clean
 
 help:
 	@echo 'make deps        install what is needed from Debian'
 	@echo 'make build       build rxl (target/release/rxl)'
+	@echo 'make deb         build the guest agent and its package (target/debian)'
 	@echo 'make test        everything: unit tests, sessions in memory, nested Xen'
 	@echo 'make test-quick  everything but nested Xen'
 	@echo 'make demo        two nested Xen hosts, an MPI job, a migration'
 	@echo 'make lint        rustfmt, clippy, cargo-deny'
 	@echo 'make bench       rxl beside stock xl, the data path alone, rxl stream beside Xen'\''s checker'
+	@echo 'make bench-quiesce  an MPI job moved by xl and at each level of --mpi-quiesce'
 	@echo 'make man         man pages and shell completions, in target/man'
 	@echo 'make lab-up      two nested Xen hosts to work with; make lab-down ends them'
 
@@ -25,15 +28,21 @@ deps:
 build: deps
 	$(CARGO) build --release --bins
 
+deb: deps $(TOOLS)/bin/cargo-deb
+	$(TOOLS)/bin/cargo-deb --package rxl-guest-agent --locked
+
+$(TOOLS)/bin/cargo-deb:
+	$(CARGO) install cargo-deb --locked --version $(DEB_VERSION) --root $(TOOLS)
+
 test-quick: deps
 	$(CARGO) test --release --workspace
 
 # The images may need root for debootstrap; the cache is the invoking user's.
-test: test-quick
+test: test-quick deb
 	$(CARGO) test --release --test memory_bound -- --nocapture
 	$(CARGO) test --release --test nested
 
-demo: build
+demo: build deb
 	$(CARGO) run --release --example demo
 
 lint: deps $(TOOLS)/bin/cargo-deny
@@ -45,11 +54,15 @@ lint: deps $(TOOLS)/bin/cargo-deny
 $(TOOLS)/bin/cargo-deny:
 	$(CARGO) install cargo-deny --locked --version $(DENY_VERSION) --root $(TOOLS)
 
-bench: build
+bench: build deb
 	$(CARGO) bench --package migrate-stream
 	$(CARGO) build --release --example make-stream
 	tests/stream_bench.sh $(OUT)/release/rxl $(OUT)/release/examples/make-stream
 	RXL_COMPARE_RUNS=5 $(CARGO) test --release --test nested -- compare
+
+# Five migrations each way, under one job each: about half an hour.
+bench-quiesce: build deb
+	RXL_QUIESCE_WAYS='xl off domain job' RXL_QUIESCE_RUNS=5 $(CARGO) test --release --test nested -- --nocapture an_audited_job_by_level
 
 man:
 	$(CARGO) run --example man -- target/man

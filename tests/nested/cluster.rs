@@ -1,6 +1,6 @@
 //! The lab's two hosts with this build of rxl on them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -28,6 +28,19 @@ impl Cluster {
             lab.install(&[(program, &format!("/usr/bin/{name}"))])?;
         }
         Ok(Self { lab })
+    }
+
+    /// Installs the agent's package in a guest. `make deb` builds it beside the other programs.
+    pub fn install_agent(&self, guest: &str) -> Result<()> {
+        let here = std::env::current_exe()?;
+        let debian = here.ancestors().find(|dir| dir.ends_with("release")).and_then(Path::parent).context("target")?;
+        let package = newest_package(&debian.join("debian"))?;
+        let guest = self.lab.guest(guest)?;
+        guest.put(&package, "/root/agent.deb", COMMAND * 2)?;
+        let installed = guest.check("dpkg --install --force-depends /root/agent.deb", COMMAND * 3)?;
+        ensure!(installed.stdout.contains("rxl-guest-agent"), "{}", installed.stdout);
+        guest.check("systemctl is-active rxl-guest-agent", COMMAND)?;
+        Ok(())
     }
 
     /// Runs `rxl migrate` with these arguments on a host; it must succeed. Returns its report.
@@ -86,6 +99,16 @@ impl Cluster {
         let poll = format!("for i in $(seq 600); do {command} && exit 0; sleep 0.1; done; exit 1");
         self.lab.node(node).check(&poll, Duration::from_secs(90)).map(drop)
     }
+}
+
+fn newest_package(dir: &Path) -> Result<PathBuf> {
+    let packages = std::fs::read_dir(dir).with_context(|| format!("{}: `make deb` builds it", dir.display()))?;
+    let ours = |path: &PathBuf| {
+        path.to_string_lossy().contains("rxl-guest-agent") && path.extension().is_some_and(|e| e == "deb")
+    };
+    let time = |path: &PathBuf| path.metadata().and_then(|metadata| metadata.modified()).ok();
+    let newest = packages.flatten().map(|entry| entry.path()).filter(ours).max_by_key(time);
+    newest.with_context(|| format!("no package in {}: `make deb` builds it", dir.display()))
 }
 
 /// Exit code and message of a command that must have failed.

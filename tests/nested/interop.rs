@@ -1,14 +1,19 @@
 //! rxl on one host, and nothing but stock xl on the other.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rxl_lab::{Node, guest};
+use serde_json::Value;
 
 use crate::cluster::{COMMAND, Cluster, MIGRATION, failed, number};
 use crate::failures::wait_for_precopy;
+use crate::mpi::RING;
 use crate::survival::check_memory;
+
+/// Longer than a migration of all of dom3's memory, zeroes and all, under emulation.
+const RING_SECONDS: u32 = 240;
 
 /// Stock `xl migrate` of `small`, which must succeed. Returns what it said.
 fn xl_migrate(cluster: &Cluster, from: Node, arguments: &str) -> Result<String> {
@@ -88,4 +93,20 @@ pub fn a_stock_receiver_killed_and_a_cancel(cluster: &Cluster) -> Result<()> {
     cluster.wait_until(Node::B, "! xl list dom3--incoming >/dev/null 2>&1")?;
     cluster.check_clean("dom3", Node::A)?;
     cluster.lab.guest("dom3")?.check("uptime", COMMAND).map(drop)
+}
+
+/// Over TCP a job survives that way, too.
+pub fn a_ring_survives_the_way_over_xls_protocol(cluster: &Cluster) -> Result<()> {
+    let launcher = cluster.lab.guest_via("dom4", Node::B)?;
+    let mut ring = launcher.spawn(&format!("{RING} {RING_SECONDS} 65536"))?;
+    ring.wait_for_stdout("progress", Duration::from_secs(120)).context("the ring does not start")?;
+    let report = cluster.migrate(Node::A, "--peer xl dom3 nodeB")?;
+    ensure!(ring.is_running()?, "the ring ended before the migration did: {}", ring.stdout());
+    let output = ring.wait(MIGRATION)?;
+    ensure!(output.success(), "the job failed: {} {}", output.stdout, output.stderr);
+    let saw: Value = serde_json::from_str(output.stdout.lines().last().context("the ring said nothing")?)?;
+    let (total, downtime) = (number(&report, "/total-time")? / 1e3, number(&report, "/downtime")?);
+    println!("  {saw}; rxl to xl: total {total:.1} s, downtime {downtime:.0} ms");
+    ensure!(saw["bad"] == 0 && saw["rounds"].as_u64() > Some(0), "{saw}");
+    cluster.check_clean("dom3", Node::B)
 }

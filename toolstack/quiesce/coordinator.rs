@@ -22,8 +22,10 @@ const HOLD_LEASE: Duration = Duration::from_secs(60);
 /// The longest pause that agents are told of: a connection that gives up sooner is a reason not to freeze.
 const ANNOUNCED_PAUSE: Duration = Duration::from_secs(60);
 
-const SURVEY_PATIENCE: Duration = Duration::from_secs(5);
-const PREPARE_DEADLINE: Duration = Duration::from_secs(5);
+const SURVEY_PATIENCE: Duration = Duration::from_secs(30);
+/// Nothing is frozen yet, so there is time: finding the ranks means reading all of a guest's /proc.
+const PREPARE_DEADLINE: Duration = Duration::from_secs(10);
+const PREPARE_PATIENCE: Duration = Duration::from_secs(30);
 const FREEZE_DEADLINE: Duration = Duration::from_secs(1);
 const FLUSH_DEADLINE: Duration = Duration::from_millis(200);
 /// From unpause to the agent's word: its guest thaws its own tasks first.
@@ -141,9 +143,9 @@ impl Coordinator {
 
     fn prepare_and_freeze(&mut self) -> Outcome<()> {
         let begun = Instant::now();
-        let (lease, pause, job) = (LEASE, ANNOUNCED_PAUSE, self.job.clone());
+        let (lease, pause, job) = (PREPARE_PATIENCE + LEASE, ANNOUNCED_PAUSE, self.job.clone());
         let prepare = Verb::Prepare(Prepare { lease, deadline: PREPARE_DEADLINE, pause, job });
-        for (index, state) in self.all(&prepare, PREPARE_DEADLINE)?.into_iter().enumerate() {
+        for (index, state) in self.all(&prepare, PREPARE_PATIENCE)?.into_iter().enumerate() {
             let Status::Ready(ready) = state.status else { return Err(self.refused(index, &state)) };
             self.figures.processes += ready.processes;
             self.figures.connections += ready.connections;
@@ -151,8 +153,10 @@ impl Coordinator {
         self.figures.prepare = Some(ms(begun.elapsed()));
         let begun = Instant::now();
         self.frozen_at = Some(begun);
-        for (index, state) in
-            self.all(&Verb::Freeze { lease, deadline: FREEZE_DEADLINE }, FREEZE_DEADLINE)?.into_iter().enumerate()
+        for (index, state) in self
+            .all(&Verb::Freeze { lease: LEASE, deadline: FREEZE_DEADLINE }, FREEZE_DEADLINE)?
+            .into_iter()
+            .enumerate()
         {
             let Status::Frozen(frozen) = state.status else { return Err(self.refused(index, &state)) };
             let took = ms(frozen.took);

@@ -38,10 +38,14 @@ impl Notices {
 
     /// Writes all anew where it is not as it was written: in the fresh tree of another host, or after a failure.
     pub fn renew(&mut self, store: &mut impl Store, record: &Record) -> io::Result<()> {
+        // An answer that was being written while the guest was suspended stands in the fresh tree alone.
+        if store.read(path::AGENT)?.is_none() {
+            store.write(path::AGENT, &self.info.to_string())?;
+            return self.publish(store, record);
+        }
         if store.read(path::STATE)?.as_deref() == Some(&self.state) {
             return Ok(());
         }
-        store.write(path::AGENT, &self.info.to_string())?;
         self.publish(store, record)
     }
 

@@ -23,6 +23,6 @@ initramfs() {
 mkdir "$out/disk"
 cp "$RXL_LAB_DOM0/vmlinuz" "$out/disk/vmlinuz"
 initramfs small "$RXL_LAB_PROGRAMS/memcheck"
-initramfs big "$RXL_LAB_PROGRAMS/memcheck" "$RXL_LAB_PROGRAMS/mpi-ring"
+initramfs big "$RXL_LAB_PROGRAMS/memcheck" "$RXL_LAB_PROGRAMS"/mpi-*
 make_ext4 "$out/disk" "$out/boot.ext4" 64M
 rm -rf "$out/disk"

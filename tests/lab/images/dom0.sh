@@ -31,7 +31,7 @@ gunzip -c "$root"/boot/xen-4.17-amd64.gz >"$out/xen"
 cp "$root/boot/vmlinuz-$version" "$out/vmlinuz"
 cp "$root/boot/initrd.img-$version" "$out/initrd.img"
 mkdir "$out/modules"
-for module in crc32c_generic jbd2 mbcache crc16 ext4 overlay xen-blkfront xen-netfront; do
+for module in crc32c_generic jbd2 mbcache crc16 ext4 overlay xen-blkfront xen-netfront inet_diag tcp_diag; do
     find "$root/lib/modules/$version" -name "$module.ko" -exec cp {} "$out/modules/" \;
 done
 rm -rf "$root/boot" "$root/usr/lib/debug"

@@ -27,7 +27,11 @@ struct Recipe {
 const RECIPES: [Recipe; 6] = [
     Recipe { name: "key", after: &[], inputs: &[] },
     Recipe { name: "base", after: &[], inputs: &[] },
-    Recipe { name: "programs", after: &[], inputs: &["../guest/memcheck/src", "../guest/mpi-ring.c"] },
+    Recipe {
+        name: "programs",
+        after: &[],
+        inputs: &["../guest/memcheck/src", "../guest/mpi-ring.c", "../guest/mpi-audit.c"],
+    },
     Recipe {
         name: "dom0",
         after: &["key", "base"],
