@@ -88,6 +88,23 @@ fn xens_own_checker_accepts_what_a_receiver_gets() {
     assert!(judged.status.success(), "{}", String::from_utf8_lossy(&judged.stderr));
 }
 
+/// The number is sent when it is to be kept, as xl does; libxl's own configuration has it in any case.
+#[test]
+fn the_number_is_sent_when_it_is_to_be_kept() {
+    for preserve in [false, true] {
+        let mut pair = pair(small_guest(), "banner stream ready go report=0");
+        pair.request.preserve_domid = preserve;
+        let domid = pair.host.domains()[0].domain.domid;
+        migrate(&pair).0.unwrap();
+        let captured = std::fs::read(pair.dir.path().join("captured")).unwrap();
+        let length = u32::from_le_bytes(*captured[48..].first_chunk().unwrap()) as usize;
+        let (nul, json) = captured[52..52 + length].split_last().unwrap();
+        let config: serde_json::Value = serde_json::from_slice(json).unwrap();
+        assert_eq!((*nul, &config["c_info"]["name"]), (0, &"dom3".into()));
+        assert_eq!(config["c_info"].get("domid").and_then(|id| id.as_u64()), preserve.then_some(domid.0.into()));
+    }
+}
+
 #[test]
 fn a_dry_run_changes_nothing() {
     let mut pair = pair(small_guest(), "rxl");

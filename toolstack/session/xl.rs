@@ -33,7 +33,7 @@
 //! - **GO was not written, not even a byte of it**: it has not been said, and the sender runs its copy on.
 //! - **It was written, and no REPORT came**: nobody knows. The sender keeps its copy and says how to decide.
 //!
-//! In code: only [`wire::Go`] starts a domain at the receiver, and only reading all of GO makes one.
+//! In code: only a `wire::Go` starts a domain at the receiver, and only reading all of GO makes one.
 
 pub mod line;
 pub mod receive;
