@@ -40,6 +40,7 @@ fn every_help_has_every_exit_code() {
         &["migrate", "--help"],
         &["migrate", "-h"],
         &["receive", "--help"],
+        &["migrate-receive", "--help"],
         &["save", "--help"],
         &["restore", "--help"],
     ] {
@@ -85,6 +86,8 @@ fn a_wrong_command_line_is_told_apart_from_a_failure() {
         &["migrate", "--peer-timeout", "1", "dom3", "nodeB"],
         &["migrate", "--live", "--non-live", "dom3", "nodeB"],
         &["receive", "dom3"],
+        &["migrate-receive", "dom3"],
+        &["migrate", "--peer", "xen", "dom3", "nodeB"],
         &["save", "dom3"],
         &["save", "-c", "-p", "dom3", "dom3.save"],
         &["save", "--plain", "--zstd-level", "3", "dom3", "dom3.save"],
@@ -110,7 +113,12 @@ fn where_there_is_no_xen_one_line_says_so() {
     if ["/proc/xen/capabilities", "/dev/xen/privcmd"].iter().any(|path| Path::new(path).exists()) {
         return;
     }
-    for arguments in [&["migrate", "nosuch", "nodeB"][..], &["save", "nosuch", "x"], &["restore", "x"]] {
+    for arguments in [
+        &["migrate", "nosuch", "nodeB"][..],
+        &["save", "nosuch", "x"],
+        &["restore", "x"],
+        &["-t", "-T", "migrate-receive", "-e", "-d", "-p"],
+    ] {
         let said = failure(arguments, Exit::NoXen);
         assert!(said.contains("not a Xen dom0"), "{said}");
     }
@@ -158,4 +166,12 @@ fn receive_refuses_what_is_not_a_migration() {
     assert_eq!(output.status.code(), Some(Exit::Usage.code().into()), "{said}");
     assert_eq!((output.stdout.len(), said.lines().count()), (0, 1), "{said}");
     assert!(said.contains("not an rxl data connection"), "{said}");
+}
+
+#[test]
+fn remus_and_colo_are_refused() {
+    for option in ["-r", "--colo"] {
+        let said = failure(&["migrate-receive", option], Exit::Usage);
+        assert!(said.contains("Remus and COLO are not supported"), "{said}");
+    }
 }

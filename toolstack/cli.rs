@@ -9,6 +9,7 @@ use crate::control::Transport;
 use crate::host::Walker;
 use crate::policy::{DEFAULT_DOWNTIME, DEFAULT_MAX_ROUNDS, Limits, Otherwise};
 use crate::quiesce::coordinator::Level;
+use crate::session::source::Peer;
 
 /// Live migration of Xen domains, compressed, checksummed and measured.
 #[derive(Debug, Parser)]
@@ -17,6 +18,12 @@ pub struct Cli {
     /// Say more: -v what rxl does, -vv libxl's messages, -vvv everything. RXL_LOG takes tracing's filters
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
+    /// Accepted for xl's sake, which asks its receiver so to redraw its progress
+    #[arg(short = 't', global = true, hide = true)]
+    pub carriage_return: bool,
+    /// Accepted for xl's sake, which asks its receiver so for times in its messages
+    #[arg(short = 'T', global = true, hide = true)]
+    pub timestamps: bool,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -43,6 +50,9 @@ pub enum Command {
     /// Receive a domain; started on the target by `rxl migrate`
     #[command(after_help = exit_codes())]
     Receive(Receive),
+    /// Receive a domain from stock xl: `xl migrate -s '' DOMAIN 'ssh HOST rxl migrate-receive'`
+    #[command(after_help = exit_codes())]
+    MigrateReceive(MigrateReceive),
     /// Save a domain to a file
     #[command(after_help = exit_codes())]
     Save(Save),
@@ -156,7 +166,7 @@ pub struct Migrate {
     /// Use this command instead of ssh; it gets HOST and `rxl receive` as arguments. If empty, HOST itself is the command
     #[arg(short = 's', value_name = "SSHCOMMAND")]
     pub ssh_command: Option<String>,
-    /// Leave no process on the target that waits for the domain's end. Accepted for xl's sake: rxl never leaves one
+    /// Leave no process on the target that waits for the domain's end: for --peer xl, as rxl never leaves one
     #[arg(short = 'e')]
     pub no_monitor: bool,
     /// Leave the domain paused after it has moved
@@ -178,6 +188,10 @@ pub struct Migrate {
     #[arg(long, conflicts_with = "live")]
     pub non_live: bool,
 
+    /// What receives the domain: rxl; or stock xl, over xl's own protocol, uncompressed and without checksums. auto takes rxl,
+    /// and tells where there is none
+    #[arg(long, value_enum, default_value = "auto")]
+    pub peer: Peer,
     /// Make every check on both sides, say whether the domain would be migrated, and change nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -285,6 +299,29 @@ pub struct Receive {
     pub peer_timeout: u64,
 }
 
+/// `rxl migrate-receive`: xl's own options.
+#[derive(Debug, Args)]
+pub struct MigrateReceive {
+    /// Leave the domain paused
+    #[arg(short = 'p')]
+    pub paused: bool,
+    /// Show the domain's configuration on standard error
+    #[arg(short = 'd')]
+    pub debug: bool,
+    /// Leave no process that waits for the domain's end. Accepted for xl's sake: rxl never leaves one
+    #[arg(short = 'e')]
+    pub no_monitor: bool,
+    /// Let that process stay in the foreground. Accepted for xl's sake
+    #[arg(short = 'F', hide = true)]
+    pub foreground: bool,
+    /// Remus: refused
+    #[arg(short = 'r', hide = true)]
+    pub remus: bool,
+    /// COLO: refused
+    #[arg(long, hide = true)]
+    pub colo: bool,
+}
+
 impl Migrate {
     /// When pre-copy ends.
     pub fn limits(&self) -> Limits {
@@ -328,5 +365,15 @@ mod tests {
         let Command::Migrate(migrate) = Cli::try_parse_from(line).unwrap().command else { panic!() };
         assert_eq!(migrate.ssh_command.as_deref(), Some(""));
         assert!(migrate.no_monitor && migrate.paused && migrate.preserve_domid && migrate.debug);
+    }
+
+    /// What xl 4.17's `migrate` can ask of a receiver, in its order.
+    #[test]
+    fn a_receiver_takes_what_xl_asks_of_it() {
+        let line = ["rxl", "-t", "-T", "-vvv", "migrate-receive", "-e", "-d", "-p"];
+        let cli = Cli::try_parse_from(line).unwrap();
+        let Command::MigrateReceive(receive) = cli.command else { panic!() };
+        assert!(cli.carriage_return && cli.timestamps && cli.verbose == 3);
+        assert!(receive.no_monitor && receive.debug && receive.paused && !receive.remus);
     }
 }

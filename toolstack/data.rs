@@ -14,16 +14,20 @@
 //! What the target's libxl reads is what the source's wrote, byte for byte. Each frame's CRC-32 is of the decoded bytes and is
 //! compared with the bytes that were rebuilt; the digest over all frames tells that none is missing or out of place.
 
+use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::data::backlog::Backlog;
+use crate::data::split::{Counted, Part};
 use crate::host::NoteKind;
+use crate::io::Guarded;
 use crate::rounds::Rounds;
 
 pub mod backlog;
 pub(crate) mod codec;
 pub mod feed;
+pub mod plain;
 pub mod receive;
 pub mod send;
 mod split;
@@ -89,6 +93,30 @@ impl Meter {
     /// Takes what libxl tells into account.
     pub fn note(&self, note: &NoteKind) {
         self.rounds().note(note);
+    }
+
+    /// Finds the pass of each record in a part.
+    fn passes_of(&self, part: &Part) -> Vec<usize> {
+        let mut rounds = self.rounds();
+        let mut of = |counted: &Counted| {
+            let (batch, pfns) = (counted.batch, counted.batch.pfns.into());
+            match part.pass {
+                Some(pass) => rounds.batch_of(pass, pfns, part.read_at),
+                None => rounds.batch(batch.first_pfn, batch.last_pfn, pfns, part.read_at),
+            }
+        };
+        part.batches.iter().map(&mut of).collect()
+    }
+
+    /// Adds a part, sent as so many bytes, to its passes: records that share it share its bytes by their length. `zero_pages`
+    /// are those that were not counted when it was read.
+    fn packed(&self, part: &Part, passes: &[usize], zero_pages: u64, wire_bytes: u64) {
+        let mut rounds = self.rounds();
+        for (counted, round) in part.batches.iter().zip(passes) {
+            let share = wire_bytes * counted.raw_len / (part.raw.len() as u64).max(1);
+            let zero = counted.zero_pages + zero_pages;
+            rounds.packed(*round, counted.batch.data_pages.into(), zero, counted.raw_len, share);
+        }
     }
 
     fn read(&self, bytes: u64) {
@@ -169,4 +197,10 @@ impl Buffers {
     fn give(&self, buffer: Vec<u8>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
     }
+}
+
+/// Reads a stream to its end and forgets it.
+fn drain(mut stream: Guarded) {
+    let mut scrap = vec![0; 64 << 10];
+    while matches!(stream.read(&mut scrap), Ok(n) if n > 0) {}
 }

@@ -60,6 +60,11 @@ impl Guarded {
         Ok(Self { fd: self.fd.try_clone()?, cancel: self.cancel.clone(), patience: self.patience })
     }
 
+    /// A second handle with a cancel and a patience of its own.
+    pub fn with(&self, cancel: Cancel, patience: Duration) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()?, cancel, patience: Some(patience) })
+    }
+
     fn retry(&self, wanted: PollFlags, mut call: impl FnMut(&OwnedFd) -> nix::Result<usize>) -> io::Result<usize> {
         loop {
             // Trying first saves a system call whenever something is there; who is cancelled soon finds nothing there.

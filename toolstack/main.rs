@@ -13,15 +13,16 @@ use std::sync::mpsc::Sender;
 use clap::Parser;
 use migrate_stream::frame::Purpose;
 use nix::sys::signal::{SigSet, Signal};
-use rxl::cli::{AgentCommand, Cli, Command, Compress, Jobs, Migrate, Receive, Restore, Save, Status};
+use rxl::cli::{AgentCommand, Cli, Command, Compress, Jobs, Migrate, MigrateReceive, Receive, Restore, Save, Status};
 use rxl::config;
 use rxl::data::Packing;
+use rxl::data::send::Sent;
 use rxl::error::{Exit, Failure};
 use rxl::host::libxl::LibxlHost;
 use rxl::host::{Host, SaveFlags};
 use rxl::io::{Cancel, Guarded};
 use rxl::plugin::session::Plugin;
-use rxl::progress;
+use rxl::progress::{self, Progress};
 use rxl::quiesce;
 use rxl::quiesce::cluster::{CLUSTER_FILE, agent_hosts};
 use rxl::quiesce::nodes::LocalNodes;
@@ -29,6 +30,9 @@ use rxl::remote::Route;
 use rxl::report::{Report, bytes};
 use rxl::savefile::save::After;
 use rxl::savefile::{self, Format};
+use rxl::session::source::Peer;
+use rxl::session::xl;
+use rxl::session::xl::line::Said;
 use rxl::session::{Event, Events, monitor, source, target};
 use rxl::state_dir::StateDir;
 use rxl::transport::{Ticket, hand_over, read_preamble};
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
             AgentCommand::Serve => serve_agents(),
         },
         Command::Receive(options) => receive(options),
+        Command::MigrateReceive(options) => migrate_receive(options),
         Command::Save(options) => save(options),
         Command::Restore(options) => restore(options),
         Command::Stream(command) => rxl::stream::run(command),
@@ -102,11 +107,14 @@ fn migrate(options: &Migrate) -> Result<(), Failure> {
     let route = Route::new(options.ssh_command.as_deref(), &options.host)?;
     let report_file = options.report.as_deref().map(ReportFile::create).transpose()?;
     let host = Arc::new(steered_host()?);
-    let events = Events::default();
-    watch_signals(events.sender())?;
-    let request = request(options, route)?;
-    let mut progress = progress::new(options.progress);
-    let (result, report) = source::migrate(host, &StateDir::system(), &request, &events, progress.as_mut());
+    let (result, report) = match options.peer {
+        Peer::Auto | Peer::Rxl => run(options, route, |request, events: &Events<Sent>, progress| {
+            source::migrate(host, &StateDir::system(), request, events, progress)
+        }),
+        Peer::Xl => run(options, route, |request, events: &Events<Said>, progress| {
+            xl::source::migrate(host, &StateDir::system(), request, events, progress)
+        }),
+    }?;
     let Some(report) = report.filter(|_| !options.dry_run) else { return result };
     let text = match (options.json, &result) {
         (true, _) => report.to_json(),
@@ -117,6 +125,22 @@ fn migrate(options: &Migrate) -> Result<(), Failure> {
     let _ = std::io::stdout().write_all(text.as_bytes());
     let written = report_file.map_or(Ok(()), |file| file.write(&report));
     result.and(written)
+}
+
+/// How a migration ended, and its report where it began.
+type Outcome = (Result<(), Failure>, Option<Report>);
+
+/// Runs a session whose events are told `D`.
+fn run<D: Send + 'static>(
+    options: &Migrate,
+    route: Route,
+    session: impl FnOnce(&source::Request, &Events<D>, &mut dyn Progress) -> Outcome,
+) -> Result<Outcome, Failure> {
+    let events = Events::default();
+    watch_signals(events.sender())?;
+    let request = request(options, route)?;
+    let mut progress = progress::new(options.progress);
+    Ok(session(&request, &events, progress.as_mut()))
 }
 
 /// This host, whose saves go through our own helper. The helper is announced to libxl before there is a second thread.
@@ -142,6 +166,8 @@ fn request(options: &Migrate, route: Route) -> Result<source::Request, Failure> 
         flags: SaveFlags { live: !options.non_live, debug: options.debug },
         leave_paused: options.paused,
         preserve_domid: options.preserve_domid,
+        peer: options.peer,
+        no_monitor: options.no_monitor,
         dry_run: options.dry_run,
         transport: options.transport,
         connections: options.parallel_connections,
@@ -262,6 +288,28 @@ fn restore(options: &Restore) -> Result<(), Failure> {
 /// A line on standard output. Nobody may be left to read it.
 fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Standard output belongs to the protocol.
+fn migrate_receive(options: &MigrateReceive) -> Result<(), Failure> {
+    let usage = |what: &str, next: &str| Err(Failure::new(Exit::Usage, what).next(next));
+    if options.remus || options.colo {
+        return usage("Remus and COLO are not supported", "xl's own receiver has them");
+    }
+    if std::io::stdin().is_terminal() {
+        let next = "`rxl migrate-receive` is started by `xl migrate` on the source";
+        return usage("standard input is a terminal: no migration comes in there", next);
+    }
+    let broken = |e| Failure::internal("standard input and output", &e);
+    let wire = (
+        std::io::stdin().as_fd().try_clone_to_owned().map_err(broken)?,
+        std::io::stdout().as_fd().try_clone_to_owned().map_err(broken)?,
+    );
+    let events = Events::default();
+    watch_signals(events.sender())?;
+    let host: Arc<dyn Host> = Arc::new(LibxlHost::new().map_err(Failure::from)?);
+    let asked = xl::receive::Options { leave_paused: options.paused, show_config: options.debug };
+    xl::receive::receive(&host, &StateDir::system(), wire, asked, &events)
 }
 
 /// The control connection's process runs the session; a data connection's hands its standard input to that one.

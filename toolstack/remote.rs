@@ -13,6 +13,9 @@ use crate::error::{Exit, Failure, one_line};
 /// What is run on the target to receive a domain.
 pub const RECEIVER: &str = "rxl receive";
 
+/// What is run on the target to receive a domain where there is no rxl.
+pub const XL_RECEIVER: &str = "xl migrate-receive";
+
 /// What is run on a host to talk to the agents of its domains.
 pub const AGENT_SERVER: &str = "rxl agent serve";
 
@@ -40,7 +43,7 @@ pub enum Route {
         /// Its first argument.
         host: String,
     },
-    /// `-s ''`: the host argument is the whole command, for sh. It must end up in `rxl receive`.
+    /// `-s ''`: the host argument is the whole command, for sh. It must end up in the receiver.
     Verbatim(String),
 }
 
@@ -84,7 +87,7 @@ impl Route {
                 ssh
             }
             Self::Command { command, host } => shell(&format!("exec {command} {host} {program}")),
-            Self::Verbatim(command) if program == RECEIVER => shell(&format!("exec {command}")),
+            Self::Verbatim(command) if [RECEIVER, XL_RECEIVER].contains(&program) => shell(&format!("exec {command}")),
             Self::Verbatim(_) => return None,
         })
     }
@@ -101,6 +104,7 @@ fn shell(script: &str) -> Command {
 pub struct Remote {
     child: Child,
     host: String,
+    program: String,
     last_words: Arc<Mutex<VecDeque<String>>>,
     listener: Option<JoinHandle<()>>,
 }
@@ -114,7 +118,7 @@ pub struct Pipes {
 }
 
 impl Remote {
-    /// Starts a program of rxl's there. Whether it got through shows when it answers.
+    /// Starts a program there, with its arguments. Whether it got through shows when it answers.
     pub fn start(route: &Route, program: &str) -> Result<(Self, Pipes), Failure> {
         let host = route.host().to_owned();
         let no_room = || Failure::new(Exit::Usage, format!("-s '' leaves no way to run `{program}` on the target"));
@@ -129,7 +133,7 @@ impl Remote {
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let last_words = Arc::new(Mutex::new(VecDeque::new()));
         let listener = stderr.map(|stderr| listen(stderr, host.clone(), last_words.clone()));
-        let remote = Self { child, host, last_words, listener };
+        let remote = Self { child, host, program: program.into(), last_words, listener };
         match (stdin, stdout) {
             (Some(to), Some(from)) => Ok((remote, Pipes { to: to.into(), from: from.into() })),
             _ => Err(Failure::new(Exit::Internal, "a child without its pipes")),
@@ -145,9 +149,14 @@ impl Remote {
                 let _ = listener.join();
             }
         }
-        let heard = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
-        let words = heard.iter().map(String::as_str).collect::<Vec<_>>().join(" / ");
-        explain(&self.host, status.and_then(|status| status.code()), &words)
+        explain(&self.host, &self.program, status.and_then(|status| status.code()), &self.heard())
+    }
+
+    /// The last lines of its standard error, in brackets after a space; nothing where it was silent.
+    pub fn heard(&self) -> String {
+        let lines = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        let words = lines.iter().map(String::as_str).collect::<Vec<_>>().join(" / ");
+        if words.is_empty() { words } else { format!(" ({words})") }
     }
 
     /// Waits for its end until the deadline, then kills it. Its status, when it ended by itself.
@@ -195,17 +204,20 @@ fn listen(stderr: ChildStderr, host: String, kept: Arc<Mutex<VecDeque<String>>>)
 }
 
 /// What an exit status of ssh's, or of the shell's, means.
-fn explain(host: &str, code: Option<i32>, words: &str) -> Failure {
-    let said = if words.is_empty() { String::new() } else { format!(" ({words})") };
+fn explain(host: &str, program: &str, code: Option<i32>, said: &str) -> Failure {
+    let tool = program.split(' ').next().unwrap_or(program);
+    let install = match tool {
+        "rxl" => "install the rxl package there, or put the rxl binary into its PATH as /usr/bin/rxl",
+        _ => "install Xen's tools there, or name what takes ssh's place with -s",
+    };
     match code {
-        Some(127) => Failure::new(Exit::NoPeer, format!("no rxl on {host}{said}"))
-            .next("install the rxl package there, or put the rxl binary into its PATH as /usr/bin/rxl"),
+        Some(127) => Failure::new(Exit::NoPeer, format!("no {tool} on {host}{said}")).next(install),
         Some(255) => Failure::new(Exit::Unreachable, format!("cannot reach {host}{said}"))
             .next(format!("check that `ssh {host} true` works as this user")),
-        Some(code) => Failure::new(Exit::Unreachable, format!("rxl receive on {host} ended with status {code}{said}"))
-            .next(format!("run `ssh {host} rxl --version` to see what is there")),
+        Some(code) => Failure::new(Exit::Unreachable, format!("{program} on {host} ended with status {code}{said}"))
+            .next(format!("run `ssh {host} {tool} --help` to see what is there")),
         None => Failure::new(Exit::Unreachable, format!("{host} did not answer{said}"))
-            .next(format!("check that `ssh {host} rxl --version` works as this user")),
+            .next(format!("check that `ssh {host} {tool} --help` works as this user")),
     }
 }
 

@@ -137,7 +137,7 @@ pub struct RamPart {
     pub stream_bytes: u64,
     /// The guest's memory.
     pub total: u64,
-    /// Pages of zeroes sent (as one bit each).
+    /// Pages of zeroes sent (as one bit each; whole to stock xl).
     pub duplicate: u64,
     /// Pages sent with contents.
     pub normal: u64,
@@ -395,7 +395,7 @@ pub struct ChecksumPart {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct TransportPart {
-    /// `ssh` or `tcp`.
+    /// `ssh`, `tcp`, or `xl`: stock xl's own protocol, over one ssh connection.
     pub kind: String,
     /// Connections.
     pub connections: u16,

@@ -33,12 +33,15 @@ pub use crate::session::steering::Question;
 
 pub mod check;
 mod job;
+mod leaving;
 mod link;
 pub mod monitor;
 mod record;
+pub mod restoring;
 pub mod source;
 mod steering;
 pub mod target;
+pub mod xl;
 
 /// Suffix of a domain that is being received, as xl's.
 pub const INCOMING: &str = "--incoming";

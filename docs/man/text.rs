@@ -26,6 +26,7 @@ pub fn sections(page: &str) -> &'static [Section] {
         "rxl" => RXL,
         "rxl-migrate" => MIGRATE,
         "rxl-receive" => RECEIVE,
+        "rxl-migrate-receive" => MIGRATE_RECEIVE,
         "rxl-save" => SAVE,
         "rxl-restore" => RESTORE,
         "rxl-stream" => STREAM,
@@ -61,7 +62,8 @@ const RXL: &[Section] = &[
                  checksum before the domain may run at the target, and each migration ends with a report of what it cost.",
             ),
             Text(
-                "rxl must be installed on both hosts and be run as root in dom0. Both ends must speak the same protocol.",
+                "rxl is run as root in dom0. It must be installed on both hosts, and both ends must speak the same protocol, but for \
+                 migrations to and from hosts that have only xl: see --peer in rxl-migrate(1), and rxl-migrate-receive(1).",
             ),
         ],
     },
@@ -104,6 +106,11 @@ const MIGRATE: &[Section] = &[
                 "ssh is started once for control and once for each data connection, and should log in without asking for anything: \
                  with a key or an agent. sshd drops connections at random when more than MaxStartups of them (10 by default) have \
                  not logged in yet, which --parallel-connections may reach.",
+            ),
+            Text(
+                "With --peer xl the target needs only xl: the domain goes over xl's own protocol, as xl migrate would send it, with \
+                 rxl's passes, limits, cancelling and report. Nothing is compressed, nothing is checked on its way, pages of \
+                 zeroes are sent whole, and there is one connection. What holds of failures holds there, too.",
             ),
             Text(
                 "At the end a report is printed on standard output: each pass, bytes before and after compression, the downtime \
@@ -198,6 +205,38 @@ const RECEIVE: &[Section] = &[
         blocks: &[Example("See what the source would find on nodeB:", "ssh nodeB rxl --version")],
     },
     Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-migrate(1), xl(1), ssh(1)")] },
+];
+
+const MIGRATE_RECEIVE: &[Section] = &[
+    Section {
+        title: "DESCRIPTION",
+        blocks: &[
+            Text(
+                "Receives a domain that stock xl migrate sends, in place of xl migrate-receive: on the wire it is the same to the \
+                 byte. There is no reason to start it by hand.",
+            ),
+            Text(
+                "The domain is made as NAME--incoming, paused, while its data comes, and gets its own name and runs when the \
+                 sender has said so. When the sender is lost before that, or says anything else, the copy is destroyed: the \
+                 sender still has its own. Xen's formats have no checksums, so damage to pages on the way is not noticed.",
+            ),
+        ],
+    },
+    Section { title: "ENVIRONMENT", blocks: &[LOGGING] },
+    Section { title: "FILES", blocks: &[STATE] },
+    Section {
+        title: "EXAMPLES",
+        blocks: &[Example("From a host that has only xl:", "xl migrate -s '' dom3 'ssh nodeB rxl migrate-receive'")],
+    },
+    Section {
+        title: "NOTES",
+        blocks: &[Text(
+            "No process stays behind that waits for the domain's end, see rxl-migrate(1). Remus and COLO are refused. With a \
+             script named xl before xl itself in root's PATH, which hands migrate-receive to rxl and all else to xl, plain \
+             xl migrate DOMAIN HOST is received by rxl.",
+        )],
+    },
+    Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-migrate(1), rxl-receive(1), xl(1)")] },
 ];
 
 const STREAM: &[Section] = &[

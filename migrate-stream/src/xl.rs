@@ -11,6 +11,10 @@
 //!
 //! Integers are in the saver's byte order; only little-endian savers are read. The optional data, when its length is not 0,
 //! is a u32 configuration length, that many bytes of configuration (JSON with its closing NUL), and a tail that readers skip.
+//!
+//! Around it, on a migration's wire, the two sides say fixed words, each once (xl.h: `migrate_receiver_banner` and its like):
+//! [`BANNER`], then the header, the optional data and the libxl stream, then [`READY`], [`GO`], [`REPORT`] with a status byte,
+//! and after a status that is not 0, when the receiver has destroyed its copy, [`GO`] the other way.
 
 use crate::bytes::{array, le32};
 
@@ -19,6 +23,18 @@ pub const MAGIC: [u8; 32] = *b"Xen saved domain, xl format\n \0 \r";
 
 /// Length of a header in bytes.
 pub const HEADER_LEN: usize = 48;
+
+/// The receiver's first word: it waits for a header. Without a NUL, as it can be read by people.
+pub const BANNER: &[u8; 54] = b"xl migration receiver ready, send binary domain data.\n";
+
+/// The receiver's word that a paused copy of the domain stands at its end.
+pub const READY: &[u8; 34] = b"domain received, ready to unpause\0";
+
+/// The sender's word that the receiver's copy is the domain from now on; from the receiver: that it is the sender's again.
+pub const GO: &[u8; 44] = b"domain is yours, you are cleared to unpause\0";
+
+/// The receiver's word before its status byte: 0 when the domain runs, or stands paused as asked.
+pub const REPORT: &[u8; 39] = b"my copy unpause results are as follows\0";
 
 /// The longest optional data accepted, in bytes. xl has no bound; a domain's JSON is a few KiB.
 pub const MAX_OPTIONAL_DATA: u32 = 16 << 20;

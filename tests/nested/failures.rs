@@ -8,7 +8,7 @@ use rxl_lab::{Node, Signal};
 use crate::cluster::{Cluster, MIGRATION, failed};
 
 /// The moment at which dom3's pages flow: libxl restores it on nodeB.
-fn wait_for_precopy(cluster: &Cluster) -> Result<()> {
+pub fn wait_for_precopy(cluster: &Cluster) -> Result<()> {
     cluster.wait_until(Node::B, "xl list dom3--incoming >/dev/null 2>&1")?;
     cluster.wait_until(Node::B, "pgrep libxl-save-help >/dev/null")
 }

@@ -6,6 +6,7 @@ mod cluster;
 mod compare;
 mod damage;
 mod failures;
+mod interop;
 mod mpi;
 mod precopy;
 mod quiesce;
@@ -40,6 +41,10 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("precopy::to_and_fro_without_a_leak", precopy::to_and_fro_without_a_leak),
     ("quiesce::an_audited_job_by_level", quiesce::an_audited_job_by_level),
     ("quiesce::a_coordinator_killed_while_frozen", quiesce::a_coordinator_killed_while_frozen),
+    ("interop::stock_xl_sends_to_rxl", interop::stock_xl_sends_to_rxl),
+    ("interop::to_a_host_with_xl_alone_and_back", interop::to_a_host_with_xl_alone_and_back),
+    ("interop::a_ring_survives_the_way_over_xls_protocol", interop::a_ring_survives_the_way_over_xls_protocol),
+    ("interop::a_stock_receiver_killed_and_a_cancel", interop::a_stock_receiver_killed_and_a_cancel),
     ("refusals::each_in_one_line_with_its_own_code", refusals::each_in_one_line_with_its_own_code),
     ("savefile::rxl_and_xl_take_each_others_files", savefile::rxl_and_xl_take_each_others_files),
     ("savefile::what_goes_wrong_leaves_the_domain_as_it_was", savefile::what_goes_wrong_leaves_the_domain_as_it_was),

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,11 @@ use rxl::io::{Cancel, Guarded};
 use rxl::session::{Events, target};
 use rxl::state_dir::StateDir;
 use rxl::transport::{Ticket, hand_over, read_preamble};
+
+#[path = "outcome.rs"]
+mod outcome;
+
+use outcome::leave_outcome;
 
 struct Options {
     dir: PathBuf,
@@ -79,22 +84,6 @@ fn session(options: &Options, state: &StateDir, input: OwnedFd, ticket: Ticket) 
     let endpoint = target::Endpoint { input, output, ticket, patience: Duration::from_secs(5) };
     let result = target::receive(Ok(Arc::new(host.clone())), state, endpoint, Events::default());
     leave_outcome(&options.dir, &host, result.err().map(|failure| failure.to_string()));
-}
-
-fn leave_outcome(dir: &Path, host: &MemoryHost, failure: Option<String>) {
-    let domains: Vec<_> = host
-        .domains()
-        .into_iter()
-        .map(|kept| {
-            let stream = kept.stream.unwrap_or_default();
-            serde_json::json!({"name": kept.domain.name, "state": format!("{:?}", kept.domain.state), "stream": stream})
-        })
-        .collect();
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim().to_owned();
-    let outcome = serde_json::json!({"domains": domains, "failure": failure, "peak": peak});
-    std::fs::write(dir.join("outcome.part"), outcome.to_string()).unwrap();
-    std::fs::rename(dir.join("outcome.part"), dir.join("outcome.json")).unwrap();
 }
 
 /// Puts a relay before the session that flips the lowest bit of one byte, or stops relaying.

@@ -1,5 +1,7 @@
 //! Two in-memory hosts: one in this process, one behind `memory-receiver`.
 
+#![allow(dead_code, reason = "each test program needs a part of it")]
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +17,8 @@ use rxl::progress::Silent;
 use rxl::quiesce::coordinator::Level;
 use rxl::remote::Route;
 use rxl::report::Report;
-use rxl::session::{Events, source};
+use rxl::session::Events;
+use rxl::session::source::{self, Peer};
 use rxl::state_dir::StateDir;
 use tempfile::TempDir;
 
@@ -43,7 +46,7 @@ impl Pair {
         let dir = tempfile::tempdir().unwrap();
         let host = MemoryHost::new(64 << 20);
         host.start("dom3", GuestType::Pvh, guest);
-        let command = format!("{} {} {at_target}", receiver().display(), dir.path().display());
+        let command = format!("{} {} {at_target}", example("memory-receiver").display(), dir.path().display());
         let request = source::Request {
             domain: "dom3".into(),
             route: Route::Verbatim(command),
@@ -51,6 +54,8 @@ impl Pair {
             flags: SaveFlags { live: true, debug: false },
             leave_paused: false,
             preserve_domid: false,
+            peer: Peer::Auto,
+            no_monitor: false,
             dry_run: false,
             transport: Transport::Ssh,
             connections: 1,
@@ -108,10 +113,10 @@ impl Pair {
     }
 }
 
-/// Built by cargo beside the tests.
-fn receiver() -> PathBuf {
+/// An example, built by cargo beside the tests.
+pub fn example(name: &str) -> PathBuf {
     let exe = std::env::current_exe().unwrap();
-    let path = exe.ancestors().nth(2).unwrap().join("examples/memory-receiver");
+    let path = exe.ancestors().nth(2).unwrap().join("examples").join(name);
     assert!(path.exists(), "{} is not built: run `cargo build --examples`", path.display());
     path
 }

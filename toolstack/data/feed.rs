@@ -4,6 +4,7 @@
 //! header and LIBXC_CONTEXT, and what comes after it; the feed goes in between. What is sent is read by the same parser as
 //! libxl's own stream on its way, so that nothing malformed leaves.
 
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,8 +13,8 @@ use migrate_stream::frame::FrameKind;
 use migrate_stream::libxc::{PageData, RECORD_HEADER_LEN};
 use migrate_stream::rounds::Batch;
 
-use crate::data::split::{Counted, Part};
-use crate::data::{Buffers, Meter};
+use crate::data::split::{Counted, Part, Splitter};
+use crate::data::{Broken, Buffers, Meter};
 
 /// Parts on their way to the data path: one while the walker makes the next.
 const UNDER_WAY: usize = 1;
@@ -42,6 +43,31 @@ pub fn feed(meter: Arc<Meter>) -> (Feed, Fed) {
     let (sender, parts) = bounded(UNDER_WAY);
     let buffers = Arc::new(Buffers::default());
     (Feed { parts: sender, buffers: buffers.clone(), meter, frames: 0, pages: 0, pass: None }, Fed { parts, buffers })
+}
+
+/// Takes a stream part by part, in order.
+pub(super) trait Taker {
+    /// A PAGE_DATA record of so many pfns is about to be read from libxl's pipe; that may be held up.
+    fn hold(&self, pfns: u64) -> Result<(), String>;
+    /// The next part.
+    fn put(&mut self, part: Part) -> Result<(), Broken>;
+}
+
+/// Gives all of a stream: what libxl wrote, with what was fed in its place.
+pub(super) fn take_all<R: Read>(
+    splitter: &mut Splitter<'_, R>,
+    fed: &Receiver<Part>,
+    taker: &mut impl Taker,
+) -> Result<(), Broken> {
+    taker.put(splitter.before_libxc().map_err(Broken::libxl)?)?;
+    for part in fed {
+        splitter.fed(&part.raw).map_err(|e| Broken::here(format!("rxl's own stream: {e}")))?;
+        taker.put(part)?;
+    }
+    while let Some(part) = splitter.next(|pfns| taker.hold(pfns)).map_err(Broken::libxl)? {
+        taker.put(part)?;
+    }
+    Ok(())
 }
 
 impl Feed {

@@ -1,6 +1,6 @@
 //! The source's half of the data path.
 
-use std::io::{IoSlice, Read, Write};
+use std::io::{IoSlice, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -10,10 +10,10 @@ use migrate_stream::frame::Digest;
 
 use crate::data::backlog::ends_live_pass;
 use crate::data::codec::{Encoded, Encoder, end_frame};
-use crate::data::feed::Fed;
-use crate::data::split::{Counted, Part, Splitter};
+use crate::data::feed::{Fed, Taker, take_all};
+use crate::data::split::{Part, Splitter};
 use crate::data::window::Window;
-use crate::data::{Broken, Buffers, Meter, Packing, Verdict};
+use crate::data::{Broken, Buffers, Meter, Packing, Verdict, drain};
 use crate::io::{Cancel, Guarded};
 
 /// What was sent in all.
@@ -148,7 +148,10 @@ impl Run {
     ) -> Result<Ends, Broken> {
         let mut splitter = Splitter::new(stream, &self.buffers);
         let mut queue = Queue { run: self, jobs, sequence: 0, last_page: None };
-        let result = queue.all(&mut splitter, &fed);
+        let result = take_all(&mut splitter, &fed, &mut queue).map(|()| {
+            self.window.finish(queue.sequence);
+            Ends { last_page: queue.last_page, end: Instant::now() }
+        });
         if let Err(broken) = &result {
             self.guard(Err(broken.clone()));
             // Whoever feeds finds that nobody takes it.
@@ -164,39 +167,11 @@ impl Run {
         if held { self.meter.backlog.wait(frames) } else { Ok(()) }
     }
 
-    /// Finds the pass of each record in a part.
-    fn count(&self, part: &Part) -> Vec<usize> {
-        let mut rounds = self.meter.rounds();
-        let of = |counted: &Counted| {
-            let batch = counted.batch;
-            rounds.batch(batch.first_pfn, batch.last_pfn, batch.pfns.into(), part.read_at)
-        };
-        match part.pass {
-            Some(pass) => part
-                .batches
-                .iter()
-                .map(|counted| rounds.batch_of(pass, counted.batch.pfns.into(), part.read_at))
-                .collect(),
-            None => part.batches.iter().map(of).collect(),
-        }
-    }
-
-    /// Adds a part to its passes: records that share a frame share its bytes by their length.
-    fn count_packed(&self, part: &Part, rounds: &[usize], encoded: &Encoded) {
-        let mut meter = self.meter.rounds();
-        let wire = encoded.payload.len() as u64;
-        for (counted, round) in part.batches.iter().zip(rounds) {
-            let share = wire * counted.raw_len / (part.raw.len() as u64).max(1);
-            let zero = counted.zero_pages + encoded.zero_pages;
-            meter.packed(*round, counted.batch.data_pages.into(), zero, counted.raw_len, share);
-        }
-    }
-
     fn work(&self, queue: &Receiver<Job>) -> Result<(), Broken> {
         let mut encoder = Encoder::new(self.packing).map_err(Broken::here)?;
         for Job { sequence, part, rounds } in queue {
             let encoded = encoder.encode(part.kind, sequence, &part.raw, self.buffers.take()).map_err(Broken::here)?;
-            self.count_packed(&part, &rounds, &encoded);
+            self.meter.packed(&part, &rounds, encoded.zero_pages, encoded.payload.len() as u64);
             self.buffers.give(part.raw);
             if self.window.put(sequence, encoded).is_err() {
                 return Ok(());
@@ -249,18 +224,9 @@ struct Queue<'a> {
     last_page: Option<Instant>,
 }
 
-impl Queue<'_> {
-    fn all(&mut self, splitter: &mut Splitter<'_, Guarded>, fed: &Receiver<Part>) -> Result<Ends, Broken> {
-        self.put(splitter.before_libxc().map_err(Broken::libxl)?)?;
-        for part in fed {
-            splitter.fed(&part.raw).map_err(|e| Broken::here(format!("rxl's own stream: {e}")))?;
-            self.put(part)?;
-        }
-        while let Some(part) = splitter.next(|pfns| self.run.hold(self.sequence, pfns)).map_err(Broken::libxl)? {
-            self.put(part)?;
-        }
-        self.run.window.finish(self.sequence);
-        Ok(Ends { last_page: self.last_page, end: Instant::now() })
+impl Taker for Queue<'_> {
+    fn hold(&self, pfns: u64) -> Result<(), String> {
+        self.run.hold(self.sequence, pfns)
     }
 
     fn put(&mut self, part: Part) -> Result<(), Broken> {
@@ -269,7 +235,7 @@ impl Queue<'_> {
         if !part.batches.is_empty() {
             self.last_page = Some(part.read_at);
         }
-        let (rounds, sequence) = (self.run.count(&part), self.sequence);
+        let (rounds, sequence) = (self.run.meter.passes_of(&part), self.sequence);
         self.run.window.admit(sequence).map_err(|_| given_up())?;
         self.jobs.send(Job { sequence, part, rounds }).map_err(|_| given_up())?;
         self.sequence += 1;
@@ -285,10 +251,4 @@ fn write_frame(connection: &mut Guarded, header: &[u8], payload: &[u8]) -> Resul
         connection.write_all(&payload[written.saturating_sub(header.len())..])
     };
     write().map_err(|e: std::io::Error| Broken::peer(format!("data connection: {e}")))
-}
-
-/// Reads a stream to its end and forgets it.
-fn drain(mut stream: Guarded) {
-    let mut scrap = vec![0; 64 << 10];
-    while matches!(stream.read(&mut scrap), Ok(n) if n > 0) {}
 }

@@ -201,6 +201,12 @@ impl<'a, R: Read> Splitter<'a, R> {
     }
 }
 
+/// Pages of zeroes in a part of kind pages.
+pub fn count_zero_pages_of(part: &Part) -> u64 {
+    let body = part.raw.get(libxc::RECORD_HEADER_LEN..).and_then(|body| PageData::parse(body).ok());
+    body.map_or(0, |record| count_zero_pages(&record))
+}
+
 fn count_zero_pages(record: &PageData<'_>) -> u64 {
     record.contents().chunks_exact(libxc::PAGE_SIZE).filter(|page| is_zero(page)).count() as u64
 }

@@ -46,15 +46,31 @@ fn check_log_dirty(domain: &Domain, facts: &HostFacts) -> Result<(), Failure> {
     Err(Failure::new(Exit::GuestUnsupported, what).next("--non-live suspends it first and then moves it"))
 }
 
+/// A domain that wants to come, as far as the checks need to know it.
+pub struct Arrival<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Memory it may have, in KiB.
+    pub max_memory_kib: u64,
+    /// The Xen it comes from, `MAJOR.MINOR`, where that is told.
+    pub xen_version: Option<&'a str>,
+}
+
+impl<'a> From<&'a Offer> for Arrival<'a> {
+    fn from(offer: &'a Offer) -> Self {
+        Self { name: &offer.name, max_memory_kib: offer.max_memory_kib, xen_version: Some(&offer.xen_version) }
+    }
+}
+
 /// Will this host take that domain? Nothing is begun here.
-pub fn at_target(host: &dyn Host, offer: &Offer) -> Result<Accept, Refusal> {
-    check_name(&offer.name)?;
-    for name in [offer.name.clone(), format!("{}{INCOMING}", offer.name)] {
+pub fn at_target(host: &dyn Host, arrival: &Arrival<'_>) -> Result<Accept, Refusal> {
+    check_name(arrival.name)?;
+    for name in [arrival.name.to_owned(), format!("{}{INCOMING}", arrival.name)] {
         check_free(host, &name)?;
     }
     let facts = host.facts().map_err(|error| refusal(error.to_string(), None))?;
-    check_version(offer, &facts)?;
-    check_memory(offer, &facts)?;
+    check_version(arrival, &facts)?;
+    check_memory(arrival, &facts)?;
     Ok(Accept { port: None, address: None, free_memory_kib: facts.free_memory_kib })
 }
 
@@ -83,14 +99,15 @@ fn check_free(host: &dyn Host, name: &str) -> Result<(), Refusal> {
 }
 
 /// Xen takes streams of its own and of earlier versions.
-fn check_version(offer: &Offer, facts: &HostFacts) -> Result<(), Refusal> {
+fn check_version(arrival: &Arrival<'_>, facts: &HostFacts) -> Result<(), Refusal> {
     let parse = |version: &str| -> Option<(u32, u32)> {
         let (major, minor) = version.split_once('.')?;
         Some((major.parse().ok()?, minor.parse().ok()?))
     };
-    match (parse(&offer.xen_version), parse(&facts.xen_version)) {
+    let Some(theirs) = arrival.xen_version else { return Ok(()) };
+    match (parse(theirs), parse(&facts.xen_version)) {
         (Some(source), Some(target)) if source > target => {
-            let what = format!("Xen {} there is older than Xen {} here", facts.xen_version, offer.xen_version);
+            let what = format!("Xen {} there is older than Xen {} here", facts.xen_version, one_line(theirs));
             Err(refusal(what, Some("Xen restores domains of its own and of earlier versions only".into())))
         }
         _ => Ok(()),
@@ -99,14 +116,14 @@ fn check_version(offer: &Offer, facts: &HostFacts) -> Result<(), Refusal> {
 
 /// libxl_get_required_shadow_memory gives the paging pool 1 MiB for each vCPU and 8 KiB for each MiB; the vCPUs are in the
 /// configuration, so a little more than that rate is asked for in their place.
-fn check_memory(offer: &Offer, facts: &HostFacts) -> Result<(), Refusal> {
-    let needed = offer.max_memory_kib.saturating_add(offer.max_memory_kib / 100).saturating_add(4096);
+fn check_memory(arrival: &Arrival<'_>, facts: &HostFacts) -> Result<(), Refusal> {
+    let needed = arrival.max_memory_kib.saturating_add(arrival.max_memory_kib / 100).saturating_add(4096);
     if needed <= facts.free_memory_kib || facts.autoballoon {
         return Ok(());
     }
     let what = format!(
         "{} needs {} MiB there, and {} MiB are free",
-        one_line(&offer.name),
+        one_line(arrival.name),
         needed.div_ceil(1024),
         facts.free_memory_kib / 1024
     );
@@ -153,23 +170,11 @@ mod tests {
 
     #[test]
     fn memory_must_be_free_unless_dom0_gives_it() {
-        let offer = Offer {
-            name: "dom3".into(),
-            config_json: String::new(),
-            guest_type: "pvh".into(),
-            max_memory_kib: 1 << 20,
-            xen_version: "4.17".into(),
-            transport: crate::control::Transport::Ssh,
-            connections: 1,
-            data_address: None,
-            leave_paused: false,
-            domid: None,
-            dry_run: false,
-        };
-        let refusal = check_memory(&offer, &facts()).unwrap_err();
+        let arrival = Arrival { name: "dom3", max_memory_kib: 1 << 20, xen_version: Some("4.17") };
+        let refusal = check_memory(&arrival, &facts()).unwrap_err();
         assert!(refusal.what.contains("1039 MiB there, and 1024 MiB are free"), "{}", refusal.what);
-        check_memory(&offer, &HostFacts { autoballoon: true, ..facts() }).unwrap();
-        check_memory(&offer, &HostFacts { free_memory_kib: 2 << 20, ..facts() }).unwrap();
+        check_memory(&arrival, &HostFacts { autoballoon: true, ..facts() }).unwrap();
+        check_memory(&arrival, &HostFacts { free_memory_kib: 2 << 20, ..facts() }).unwrap();
     }
 
     #[test]

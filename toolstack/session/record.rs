@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::control::Transport;
+use crate::data::plain::Copied;
 use crate::data::send::Sent;
 use crate::data::{Meter, Packing};
 use crate::error::{Exit, Failure};
@@ -15,7 +16,7 @@ use crate::report::{
 };
 use crate::session::check::type_name;
 use crate::session::monitor::{MigrationStatus, Monitor};
-use crate::session::source::Request;
+use crate::session::source::{Peer, Request};
 use crate::session::steering::pages_per_second;
 
 /// What is gathered for the report on the way.
@@ -54,9 +55,10 @@ impl Record {
 
     /// Of a migration that is about to begin.
     pub fn new(migration_id: String, domain: &Domain, timeline: Timeline, request: &Request, monitor: Monitor) -> Self {
-        let kind = match request.transport {
-            Transport::Ssh => "ssh",
-            Transport::Tcp => "tcp",
+        let kind = match (request.peer, request.transport) {
+            (Peer::Xl, _) => "xl",
+            (_, Transport::Ssh) => "ssh",
+            (_, Transport::Tcp) => "tcp",
         };
         Self {
             migration_id,
@@ -64,7 +66,10 @@ impl Record {
             target_host: request.route.host().into(),
             timeline,
             meter: Arc::new(Meter::default()),
-            packing: request.packing,
+            packing: match request.peer {
+                Peer::Xl => Packing { compress: false, level: 0, threads: 1 },
+                _ => request.packing,
+            },
             transport: TransportPart { kind: kind.into(), connections: request.connections },
             precopy: PrecopyPart::new(request.limits.downtime),
             monitor,
@@ -105,6 +110,12 @@ impl Record {
         self.timeline.last_page = sent.last_page;
         self.timeline.stream_end = Some(sent.stream_end);
         self.sent = Some(sent);
+    }
+
+    /// The stream is complete, as it was.
+    pub fn copied(&mut self, copied: Copied) {
+        self.timeline.last_page = copied.last_page;
+        self.timeline.stream_end = Some(copied.stream_end);
     }
 
     /// This moment, for the progress and for `rxl status`.

@@ -8,36 +8,59 @@ use crate::data::feed::feed;
 use crate::data::send::{Sender, Sent};
 use crate::data::{At, Broken, Packing};
 use crate::error::{Exit, Failure, one_line};
-use crate::host::{
-    Decision, DomId, Domain, Host, HostError, NoteKind, Operation, PrecopyStats, RunState, Save, SaveFlags, Walker,
-};
+use crate::host::{Host, NoteKind, SaveFlags, Walker};
 use crate::io::{Cancel, Guarded, pipe};
-use crate::policy::{Limits, Measured, Otherwise, Policy, Verdict, Why};
+use crate::policy::Limits;
 use crate::progress::{Phase, Progress};
 use crate::quiesce::coordinator::Level;
 use crate::remote::Route;
 use crate::report::{Report, TargetSpans, Timeline};
-use crate::session::check::{at_source, type_name};
+use crate::session::check::type_name;
 use crate::session::job::{Job, reach_agents};
+use crate::session::leaving::{Away, Leaving, Saving, Timeout};
 use crate::session::link::{Link, negotiate};
 use crate::session::monitor::Monitor;
 use crate::session::record::Record;
-use crate::session::steering::{Desk, Question, Signals, pages_per_second};
-use crate::session::{Event, Events, MIGRATED_AWAY, STALL_PATIENCE, unexpected};
-use crate::state_dir::{DomainLock, StateDir};
+use crate::session::{Event, Events, STALL_PATIENCE, unexpected};
+use crate::state_dir::StateDir;
 use crate::transport::{Connections, Destination, Ticket};
 
 /// How often progress is shown.
-const TICK: Duration = Duration::from_millis(250);
+pub(super) const TICK: Duration = Duration::from_millis(250);
 
 /// From the end of the stream to READY: libxl's restore ends, devices are attached.
-const READY_PATIENCE: Duration = Duration::from_secs(300);
+pub(super) const READY_PATIENCE: Duration = Duration::from_secs(300);
 
 /// From GO to the target's word that the domain runs.
-const DONE_PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const DONE_PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long the reason behind a broken data path may take to come.
-const REASON_PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const REASON_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What receives the domain at the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Peer {
+    /// rxl; where there is none, the user is told of the other way.
+    Auto,
+    /// rxl.
+    Rxl,
+    /// Stock xl, over its own protocol.
+    Xl,
+}
+
+impl Peer {
+    /// What to do about a target without rxl is the user's to say: over xl's protocol nothing is checked.
+    fn advise(self, failure: Failure) -> Failure {
+        match (self, failure.exit, &failure.next) {
+            (Self::Auto, Exit::NoPeer, Some(next)) => {
+                let next =
+                    format!("{next}; or let --peer xl move it to stock xl there, uncompressed and without checksums");
+                failure.next(next)
+            }
+            _ => failure,
+        }
+    }
+}
 
 /// What the user asked for.
 #[derive(Clone, Debug)]
@@ -54,6 +77,10 @@ pub struct Request {
     pub leave_paused: bool,
     /// Keep the number.
     pub preserve_domid: bool,
+    /// What the target runs.
+    pub peer: Peer,
+    /// Stock xl there is to leave no process that waits for the domain's end.
+    pub no_monitor: bool,
     /// Only check.
     pub dry_run: bool,
     /// How data travels.
@@ -70,22 +97,8 @@ pub struct Request {
     pub walker: Walker,
     /// Who of the domain's MPI job is held still meanwhile.
     pub quiesce: Level,
-    /// When pre-copy ends. With [`Otherwise::Cancel`] its timeout holds until Commit.
+    /// When pre-copy ends. With [`crate::policy::Otherwise::Cancel`] its timeout holds until Commit.
     pub limits: Limits,
-}
-
-impl Request {
-    /// When everything is cancelled.
-    fn cancelled_at(&self, began: Instant) -> Option<Instant> {
-        let timeout = self.limits.timeout.filter(|_| self.limits.on_timeout == Otherwise::Cancel);
-        timeout.map(|timeout| began + timeout)
-    }
-
-    /// When pre-copy is cut short.
-    fn forced_at(&self, began: Instant) -> Option<Instant> {
-        let timeout = self.limits.timeout.filter(|_| self.limits.on_timeout == Otherwise::Force);
-        timeout.map(|timeout| began + timeout)
-    }
 }
 
 /// Runs a whole migration. The report tells how far it came, whatever the end.
@@ -99,10 +112,11 @@ pub fn migrate(
     let mut record = None;
     let result = Prepared::new(host, state, request, events).and_then(|prepared| {
         let id = prepared.ticket.id.to_string();
-        let monitor = Monitor::start(state, Record::status(&prepared.domain, request), events.sender())?;
-        let record = record.insert(Record::new(id, &prepared.domain, prepared.timeline, request, monitor));
+        let monitor = Monitor::start(state, Record::status(&prepared.leaving.domain, request), events.sender())?;
+        let record = record.insert(Record::new(id, &prepared.leaving.domain, prepared.timeline, request, monitor));
         prepared.run(record, progress)
     });
+    let result = result.map_err(|failure| request.peer.advise(failure));
     let report = record.map(|record| record.report(&result));
     progress.end();
     (result, report)
@@ -110,16 +124,14 @@ pub fn migrate(
 
 /// Connected and checked; nothing begun on either side.
 struct Prepared<'a> {
-    host: Arc<dyn Host>,
+    leaving: Leaving,
     request: &'a Request,
-    domain: Domain,
     ticket: Ticket,
     timeline: Timeline,
     events: &'a Events<Sent>,
     link: Link,
     accept: Accept,
     job: Job,
-    _lock: DomainLock,
 }
 
 impl<'a> Prepared<'a> {
@@ -130,20 +142,13 @@ impl<'a> Prepared<'a> {
         events: &'a Events<Sent>,
     ) -> Result<Self, Failure> {
         let timeline = Timeline::start();
-        let domain = host.find(&request.domain).map_err(Failure::from)?;
-        let facts = host.facts().map_err(Failure::from)?;
-        at_source(&domain, &facts, request.flags.live)?;
-        let lock = state.lock(&format!("domain-{}", domain.domid), &domain.name)?;
-        let config_json = match &request.config_json {
-            Some(config) => config.clone(),
-            None => host.config_json(domain.domid).map_err(|e| Failure::from(e).with_exit(Exit::Internal))?,
-        };
+        let leaving = Leaving::check(host, state, request)?;
         let agents = reach_agents(request.quiesce, &request.route)?;
         let ticket = Ticket::random().map_err(|e| Failure::internal("random numbers", &e))?;
         let mut link = Link::open(&request.route, &ticket, request.patience, events)?;
-        let offer = offer(request, &domain, config_json, facts.xen_version);
+        let offer = offer(request, &leaving);
         let accept = negotiate(&mut link, offer, events)?;
-        let job = Job::find(request.quiesce, agents, domain.domid.0, state);
+        let job = Job::find(request.quiesce, agents, leaving.domain.domid.0, state);
         let job = match job {
             Ok(job) => job,
             Err(failure) => {
@@ -151,7 +156,7 @@ impl<'a> Prepared<'a> {
                 return Err(failure);
             }
         };
-        Ok(Self { host, request, domain, ticket, timeline, events, link, accept, job, _lock: lock })
+        Ok(Self { leaving, request, ticket, timeline, events, link, accept, job })
     }
 
     fn run(self, record: &mut Record, progress: &mut dyn Progress) -> Result<(), Failure> {
@@ -159,7 +164,7 @@ impl<'a> Prepared<'a> {
         if self.request.dry_run {
             progress.say(&format!(
                 "{} would be migrated to {}: every check passed ({} MiB free there)",
-                self.domain.name,
+                self.leaving.domain.name,
                 self.link.host,
                 self.accept.free_memory_kib / 1024
             ));
@@ -179,23 +184,10 @@ impl<'a> Prepared<'a> {
     /// Opens the data connections and asks libxl to save. ssh is started before libxl: libxl forks, and a descriptor that a
     /// child inherits would never see its end.
     fn begin(self, record: &mut Record) -> Result<Uncommitted<'a>, Failure> {
-        let Self { host, request, domain, ticket, events, link, accept, job, _lock, .. } = self;
-        let begun = start_data(&*host, request, &domain, &ticket, &accept, events, record);
+        let Self { leaving, request, ticket, events, link, accept, job, .. } = self;
+        let begun = start_data(leaving, job, request, &ticket, &accept, events, record);
         match begun {
-            Ok((connections, sender, save, signals)) => Ok(Uncommitted {
-                host,
-                request,
-                domain,
-                events,
-                link,
-                sender,
-                save: Some(save),
-                signals,
-                policy: Policy::new(request.limits),
-                job,
-                connections,
-                _lock,
-            }),
+            Ok((connections, sender, saving)) => Ok(Uncommitted { saving, request, events, link, sender, connections }),
             Err(failure) => {
                 link.give_up(&failure.to_string(), events);
                 Err(failure)
@@ -204,13 +196,14 @@ impl<'a> Prepared<'a> {
     }
 }
 
-fn offer(request: &Request, domain: &Domain, config_json: String, xen_version: String) -> Offer {
+fn offer(request: &Request, leaving: &Leaving) -> Offer {
+    let Leaving { domain, config_json, xen_version, .. } = leaving;
     Offer {
         name: domain.name.clone(),
-        config_json,
+        config_json: config_json.clone(),
         guest_type: type_name(domain.guest_type).into(),
         max_memory_kib: domain.max_memory_kib,
-        xen_version,
+        xen_version: xen_version.clone(),
         transport: request.transport,
         connections: request.connections,
         data_address: request.data_address.clone(),
@@ -221,14 +214,14 @@ fn offer(request: &Request, domain: &Domain, config_json: String, xen_version: S
 }
 
 fn start_data(
-    host: &dyn Host,
+    leaving: Leaving,
+    job: Job,
     request: &Request,
-    domain: &Domain,
     ticket: &Ticket,
     accept: &Accept,
     events: &Events<Sent>,
     record: &mut Record,
-) -> Result<(Connections, Sender, Operation<()>, Signals), Failure> {
+) -> Result<(Connections, Sender, Saving), Failure> {
     let broken = |e| Failure::internal("data path", &e);
     let cancel = Cancel::new().map_err(broken)?;
     let to = Destination {
@@ -248,29 +241,18 @@ fn start_data(
     let (feed, fed) = feed(record.meter.clone());
     let sender = Sender::start(from_libxl, fed, streams, cancel, request.packing, record.meter.clone(), on_end);
     let sender = sender.map_err(broken)?;
-    record.timeline.saving = Some(Instant::now());
-    let notes = events.notes().map_err(broken)?;
-    let signals = Signals::default();
-    let steering = Box::new(Desk::new(events.sender(), signals.clone()));
-    let save = Save { stream: writing, flags: request.flags, walker: request.walker, notes, steering, feed };
-    let save = host.save(domain.domid, save).map_err(|e| Failure::from(e).with_exit(Exit::Internal))?;
-    Ok((connections, sender, save, signals))
+    let saving = Saving::start(leaving, job, request, (writing, feed), events, record)?;
+    Ok((connections, sender, saving))
 }
 
 /// Above the line: libxl is saving or has saved; whatever fails, the domain runs on here.
 pub struct Uncommitted<'a> {
-    host: Arc<dyn Host>,
+    saving: Saving,
     request: &'a Request,
-    domain: Domain,
     events: &'a Events<Sent>,
     link: Link,
     sender: Sender,
-    save: Option<Operation<()>>,
-    signals: Signals,
-    policy: Policy,
-    job: Job,
     connections: Connections,
-    _lock: DomainLock,
 }
 
 impl<'a> Uncommitted<'a> {
@@ -290,29 +272,23 @@ impl<'a> Uncommitted<'a> {
 
     /// Until libxl has saved and the last byte is on its way.
     fn send_stream(&mut self, record: &mut Record, progress: &mut dyn Progress) -> Result<(), Failure> {
-        let limit = self.request.cancelled_at(record.timeline.began);
-        let mut forced = self.request.forced_at(record.timeline.began);
+        let mut timeout = Timeout::new(&self.request.limits, record.timeline.began);
         let mut phase = Phase::Precopy;
-        while self.save.is_some() || record.sent.is_none() {
-            if limit.is_some_and(|limit| Instant::now() >= limit) {
-                return Err(Failure::new(Exit::Cancelled, "cancelled, as --timeout has passed"));
-            }
-            if forced.take_if(|at| Instant::now() >= *at).is_some() {
-                self.signals.hurry();
-            }
+        while !self.saving.is_over() || record.sent.is_none() {
+            timeout.look(&self.saving)?;
             progress.show(&record.snapshot(phase));
             match self.events.next(Instant::now() + TICK) {
                 Some(Event::Note(note)) => {
                     record.note(&note);
                     if note.what == NoteKind::Suspended {
                         phase = Phase::LastPages;
-                        self.job.suspended()?;
+                        self.saving.job.suspended()?;
                     }
                 }
                 Some(Event::Data(Ok(sent))) => record.sent(sent),
                 Some(Event::Data(Err(broken))) => return Err(self.data_failure(&broken)),
-                Some(Event::Asked(question)) => self.answer(question, record)?,
-                Some(Event::OperationEnded) => self.saved()?,
+                Some(Event::Asked(question)) => self.saving.answer(question, record)?,
+                Some(Event::OperationEnded) => self.saving.ended()?,
                 Some(Event::Control(Incoming::Message(Message::Restored { frames }))) => {
                     record.meter.backlog.restored(frames);
                 }
@@ -324,79 +300,12 @@ impl<'a> Uncommitted<'a> {
         Ok(())
     }
 
-    /// The save waits for it.
-    fn answer(&mut self, question: Question, record: &mut Record) -> Result<(), Failure> {
-        // One that has stopped waiting fails by itself.
-        match question {
-            Question::Precopy(stats, reply) => {
-                let (decision, result) = self.decide(&stats, record);
-                let _ = reply.send(decision);
-                result
-            }
-            Question::Suspend(reply) => {
-                let ready = self.job.freeze().and_then(|_| self.job.flush());
-                record.mpi = self.job.figures();
-                let _ = reply.send(ready.as_ref().map(drop).map_err(ToString::to_string));
-                ready
-            }
-        }
-    }
-
-    /// With the job frozen, one more live pass fetches what it has dirtied until now; what is left then is small.
-    fn stop(&mut self) -> (Decision, Result<(), Failure>) {
-        match self.job.freeze() {
-            Ok(true) => (Decision::Continue, Ok(())),
-            Ok(false) => (Decision::StopAndCopy, Ok(())),
-            Err(failure) => (Decision::Abort, Err(failure)),
-        }
-    }
-
-    fn decide(&mut self, stats: &PrecopyStats, record: &mut Record) -> (Decision, Result<(), Failure>) {
-        let measured = Measured {
-            rounds: stats.iteration,
-            dirty: stats.dirty,
-            pages_per_second: pages_per_second(&record.meter.rounds().list()),
-            elapsed: record.timeline.began.elapsed(),
-        };
-        // A job that stands still is not kept waiting for anything better.
-        let verdict = if self.job.is_frozen() {
-            Verdict::Stop(record.stopped().unwrap_or(Why::BelowLimit))
-        } else {
-            self.policy.decide(&measured)
-        };
-        tracing::debug!(?measured, ?verdict, "pre-copy");
-        record.judged(&measured, verdict);
-        match verdict {
-            Verdict::Continue => (Decision::Continue, Ok(())),
-            Verdict::Stop(_) => self.stop(),
-            Verdict::Cancel(why) => {
-                let what = format!("cancelled: {}", why.describe());
-                let failure = Failure::new(Exit::Cancelled, what)
-                    .next("a longer --downtime-limit, or --on-timeout force, moves it all the same");
-                (Decision::Abort, Err(failure))
-            }
-        }
-    }
-
-    fn saved(&mut self) -> Result<(), Failure> {
-        let Some(save) = self.save.take() else { return Ok(()) };
-        save.wait().map_err(|e| Failure::from(e).with_exit(Exit::FailedSourceRuns))?;
-        // libxl's word is not enough: what was sent is whole only if the guest really stands still.
-        match self.host.domain(self.domain.domid).map_err(Failure::from)?.state {
-            RunState::Suspended => Ok(()),
-            state => {
-                let what = format!("libxl saved {}, yet it is {state:?}", self.domain.name);
-                Err(Failure::new(Exit::FailedSourceRuns, what))
-            }
-        }
-    }
-
     /// The reason behind a broken data path comes a moment later: from libxl, or over the control channel.
     fn data_failure(&mut self, broken: &Broken) -> Failure {
         let deadline = Instant::now() + REASON_PATIENCE;
         while let Some(event) = self.events.next(deadline) {
             let told = match event {
-                Event::OperationEnded => self.saved(),
+                Event::OperationEnded => self.saving.ended(),
                 Event::Control(incoming) if broken.at == At::Peer => self.check_control(incoming),
                 _ => Ok(()),
             };
@@ -420,18 +329,15 @@ impl<'a> Uncommitted<'a> {
     }
 
     fn await_ready(&self, began: Instant) -> Result<TargetSpans, Failure> {
-        let limit = self.request.cancelled_at(began);
-        let ready_by = Instant::now() + READY_PATIENCE;
-        let deadline = limit.map_or(ready_by, |limit| limit.min(ready_by));
+        let timeout = Timeout::new(&self.request.limits, began);
+        let deadline = timeout.or(Instant::now() + READY_PATIENCE);
         loop {
             match self.events.next(deadline) {
                 Some(Event::Control(Incoming::Message(Message::Ready(spans)))) => return Ok(spans),
                 Some(Event::Control(incoming)) => self.check_control(incoming)?,
                 Some(Event::Interrupt) => return Err(Failure::new(Exit::Cancelled, "cancelled")),
                 Some(_) => {}
-                None if limit == Some(deadline) => {
-                    return Err(Failure::new(Exit::Cancelled, "cancelled, as --timeout has passed"));
-                }
+                None if timeout.has_passed() => return Err(Timeout::failure()),
                 None => {
                     let what = format!("{} was not ready in {} s", self.link.host, READY_PATIENCE.as_secs());
                     return Err(Failure::new(Exit::FailedSourceRuns, what));
@@ -444,69 +350,40 @@ impl<'a> Uncommitted<'a> {
     fn give_up(mut self, failure: Failure, record: &mut Record) -> Failure {
         tracing::info!("giving up: {failure}");
         self.link.control.send(Message::Abort { reason: failure.to_string() });
-        self.signals.give_up();
-        // The sender goes on reading libxl's stream until its end, so that the save helper can clean up.
-        self.sender.abandon();
-        if let Some(save) = self.save.take()
-            && let Err(error) = save.abort_and_wait()
-        {
-            tracing::debug!("save: {error}");
-        }
+        self.saving.halt(|| self.sender.abandon());
         drop(self.sender);
-        if let Err(error) = self.host.logdirty_off(self.domain.domid) {
-            tracing::warn!("{}: log-dirty mode: {error}", self.domain.name);
-        }
-        let resumed = run_on(&*self.host, self.domain.domid);
-        self.job.abort();
-        record.mpi = self.job.figures();
+        let failure = self.saving.run_on(failure, record);
         self.link.give_up(&failure.to_string(), self.events);
         drop(self.connections);
-        match resumed {
-            Ok(()) => Failure { what: format!("{}; {} runs on here", failure.what, self.domain.name), ..failure },
-            Err(error) => Failure {
-                what: format!("{}; and {} could not be resumed: {error}", failure.what, self.domain.name),
-                ..failure
-            }
-            .next(format!("`xl list` shows its state; `xl resume {}` tries again", self.domain.name)),
-        }
+        failure
     }
 
     /// Crosses the line: the name goes, then the word.
-    fn commit(mut self, record: &mut Record) -> Result<Committed<'a>, Failure> {
-        let away = format!("{}{MIGRATED_AWAY}", self.domain.name);
-        if let Err(error) = self.host.rename(self.domain.domid, &self.domain.name, &away) {
-            return Err(self.give_up(Failure::from(error).with_exit(Exit::FailedSourceRuns), record));
-        }
+    fn commit(self, record: &mut Record) -> Result<Committed<'a>, Failure> {
+        let renamed = match self.saving.rename_away() {
+            Ok(renamed) => renamed,
+            Err(failure) => return Err(self.give_up(failure, record)),
+        };
+        let Self { saving, request, events, link, sender, connections } = self;
+        let (away, mut job) = saving.into_away(renamed);
         // A domain that stays paused cannot be waited for.
-        let agent_command = if self.request.leave_paused { None } else { self.job.hold() };
-        let Self { host, request, domain, events, link, sender, job, connections, _lock, .. } = self;
+        let agent_command = if request.leave_paused { None } else { job.hold() };
         link.control.send(Message::Go { agent_command });
         record.timeline.go = Some(Instant::now());
         let leave_paused = request.leave_paused;
-        Ok(Committed { host, domain, away, leave_paused, events, link, sender, job, _connections: connections, _lock })
-    }
-}
-
-/// Runs a domain on that may be running or suspended.
-fn run_on(host: &dyn Host, domid: DomId) -> Result<(), HostError> {
-    match host.domain(domid)?.state {
-        RunState::Suspended => host.resume(domid),
-        _ => Ok(()),
+        Ok(Committed { away, leave_paused, events, link, sender, job, _connections: connections })
     }
 }
 
 /// Below the line: the target has the word. The domain is not run here again unless the target itself gives it back.
 pub struct Committed<'a> {
-    host: Arc<dyn Host>,
-    domain: Domain,
-    away: String,
+    away: Away,
     leave_paused: bool,
     events: &'a Events<Sent>,
     link: Link,
     sender: Sender,
     job: Job,
     _connections: Connections,
-    _lock: DomainLock,
 }
 
 impl Committed<'_> {
@@ -533,7 +410,7 @@ impl Committed<'_> {
     fn lost(&mut self, reason: &str, record: &mut Record) -> Failure {
         self.job.abort();
         record.mpi = self.job.figures();
-        self.undecided(reason)
+        self.away.undecided(&self.link.host, reason)
     }
 
     /// A Ctrl-C is too late here: the answer is waited for.
@@ -550,43 +427,19 @@ impl Committed<'_> {
         }
     }
 
-    /// The target runs it: this copy's resources are given back.
+    /// The target runs it.
     fn release(self) -> Result<(), Failure> {
-        let Self { host, domain, away, link, sender, .. } = self;
+        let Self { away, link, sender, .. } = self;
         drop(sender);
-        let destroyed = host.destroy(domain.domid);
-        destroyed.map_err(|error| {
-            let what = format!("{} runs on {}, but its old copy here is still there: {error}", domain.name, link.host);
-            Failure::new(Exit::MovedWithWarnings, what).next(format!("`xl destroy {away}`"))
-        })
+        away.release(&link.host)
     }
 
     /// The target said that it could not run the domain and has destroyed its copy: the only one is ours.
     fn take_back(mut self, reason: &str, record: &mut Record) -> Failure {
         let failure = Failure::new(Exit::FailedSourceRuns, format!("{}: {}", self.link.host, one_line(reason)));
-        let name = &self.domain.name;
-        let back = self
-            .host
-            .rename(self.domain.domid, &self.away, name)
-            .and_then(|()| self.host.logdirty_off(self.domain.domid))
-            .and_then(|()| self.host.resume(self.domain.domid));
+        let failure = self.away.take_back(failure);
         self.job.abort();
         record.mpi = self.job.figures();
-        match back {
-            Ok(()) => Failure { what: format!("{}; {name} runs on here", failure.what), ..failure },
-            Err(error) => {
-                Failure { what: format!("{}; and taking {name} back failed: {error}", failure.what), ..failure }
-                    .next(format!("`xl list`, then `xl rename {} {name}` and `xl resume {name}`", self.away))
-            }
-        }
-    }
-
-    fn undecided(&self, reason: &str) -> Failure {
-        let (name, away, host) = (&self.domain.name, &self.away, &self.link.host);
-        let what =
-            format!("{host} was told to run {name} and has not answered ({reason}); the copy here is kept as {away}");
-        Failure::new(Exit::Undecided, what).next(format!(
-            "if {name} runs on {host}, `xl destroy {away}` here; if it is not there, `xl rename {away} {name}` and `xl resume {name}` here"
-        ))
+        failure
     }
 }

@@ -12,7 +12,7 @@ use crate::error::{Exit, Failure, one_line};
 use crate::host::{DomId, Host, HostError, Operation, RestoreAs, RunState};
 use crate::io::{Cancel, Guarded, pipe};
 use crate::report::{TargetSpans, ms};
-use crate::session::check::at_target;
+use crate::session::check::{Arrival, at_target};
 use crate::session::{Event, Events, INCOMING, STALL_PATIENCE, control_channel, unexpected};
 use crate::state_dir::{DomainLock, StateDir};
 use crate::transport::{Connection, Rendezvous, Ticket, listen_address, ssh_server_address};
@@ -80,7 +80,7 @@ impl Session {
             Ok(lock) => lock,
             Err(failure) => return Err(self.refuse(Refusal { what: failure.what, next: failure.next })),
         };
-        let accept = match at_target(&*host, &offer) {
+        let accept = match at_target(&*host, &Arrival::from(&*offer)) {
             Ok(accept) => accept,
             Err(refusal) => return Err(self.refuse(refusal)),
         };
