@@ -51,7 +51,7 @@ pub mod bitmap {
     /// All bits from `first` on, of `end`.
     pub fn from(first: u64, end: u64) -> Vec<u64> {
         let mut words = vec![u64::MAX; usize::try_from(end.div_ceil(64)).unwrap_or(0)];
-        if let Some(last) = words.last_mut().filter(|_| end % 64 != 0) {
+        if let Some(last) = words.last_mut().filter(|_| !end.is_multiple_of(64)) {
             *last = (1 << (end % 64)) - 1;
         }
         clear_below(&mut words, first);

@@ -490,7 +490,7 @@ fn page(guest: &Guest, pfn: u64, generation: u64) -> Box<[u8; PAGE_SIZE]> {
     if kind < guest.zero_per_256 {
         return page;
     }
-    let mask = if kind % 2 == 0 { u64::MAX } else { 0x0f0f };
+    let mask = if kind.is_multiple_of(2) { u64::MAX } else { 0x0f0f };
     for word in page.chunks_exact_mut(8) {
         random ^= random << 13;
         random ^= random >> 7;

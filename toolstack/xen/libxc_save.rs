@@ -125,7 +125,9 @@ unsafe extern "C" fn on_message(
     line: *const c_char,
 ) {
     // SAFETY: the shim passes null or a terminated string that is valid during the call.
-    let (context, line) = unsafe { (text(context), text(line)) };
+    let context = unsafe { text(context) };
+    // SAFETY: as above.
+    let line = unsafe { text(line) };
     // SAFETY: the shim passes back what it was given.
     unsafe { with(user, (), |callbacks| callbacks.log(level.cast_unsigned(), errno, &context, &line)) };
 }
@@ -138,7 +140,9 @@ unsafe extern "C" fn on_progress(
     total: u64,
 ) {
     // SAFETY: the shim passes null or a terminated string that is valid during the call.
-    let (context, what) = unsafe { (text(context), text(what)) };
+    let context = unsafe { text(context) };
+    // SAFETY: as above.
+    let what = unsafe { text(what) };
     // SAFETY: the shim passes back what it was given.
     unsafe { with(user, (), |callbacks| callbacks.progress(&context, &what, done, total)) };
 }

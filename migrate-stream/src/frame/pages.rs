@@ -191,7 +191,7 @@ impl<'a> Parts<'a> {
     }
 
     fn check(&self, packed: &[u8]) -> Result<(), UnpackError> {
-        if self.pages % 8 != 0 && self.bitmap.last().is_some_and(|last| last >> (self.pages % 8) != 0) {
+        if !self.pages.is_multiple_of(8) && self.bitmap.last().is_some_and(|last| last >> (self.pages % 8) != 0) {
             return Err(UnpackError::BitmapPadding);
         }
         let nonzero = (self.pages - self.zero_pages()) * PAGE_SIZE;

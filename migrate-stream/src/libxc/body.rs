@@ -105,7 +105,7 @@ pub(super) fn check_entries(length: usize, fixed: usize, entry: usize) -> Result
     if length < fixed {
         return Err(BodyError::TooShort { length, least: fixed });
     }
-    if (length - fixed) % entry != 0 {
+    if !(length - fixed).is_multiple_of(entry) {
         return Err(BodyError::Entries { length, fixed, entry });
     }
     Ok(())

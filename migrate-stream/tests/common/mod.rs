@@ -65,7 +65,7 @@ fn page_type(pfn: u64, fill: Fill, tables: bool) -> PageType {
         (Fill::Hole, 0) => PageType::Broken,
         (Fill::Hole, 1) => PageType::Xalloc,
         (Fill::Hole, _) => PageType::Xtab,
-        (_, level @ 1..=4) if tables => PageType::Table { level: level as u8, pinned: pfn % 2 == 0 },
+        (_, level @ 1..=4) if tables => PageType::Table { level: level as u8, pinned: pfn.is_multiple_of(2) },
         _ => PageType::NoTab,
     }
 }

@@ -262,10 +262,11 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if self.life == Life::Owned && self.run_dir.exists() {
-            if let Err(error) = self.end() {
-                eprintln!("lab: ending it: {error:#}");
-            }
+        if self.life == Life::Owned
+            && self.run_dir.exists()
+            && let Err(error) = self.end()
+        {
+            eprintln!("lab: ending it: {error:#}");
         }
     }
 }
