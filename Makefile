@@ -23,7 +23,7 @@ help:
 	@echo 'make lab-up      two nested Xen hosts to work with; make lab-down ends them'
 
 deps:
-	@$(SUDO) tests/lab/images/deps.sh libxen-dev libclang-dev pkg-config python3 iproute2 util-linux
+	@$(SUDO) tests/lab/images/deps.sh libxen-dev libclang-dev pkg-config python3 iproute2 util-linux dpkg-dev
 
 build: deps
 	$(CARGO) build --release --bins

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use cluster::{Cluster, MIGRATION};
 use rxl_lab::Node;
 
-const RING_SECONDS: u32 = 90;
+const RING_SECONDS: u32 = 120;
 
 fn main() -> Result<()> {
     let [rxl, helper] = [beside_this_program("rxl")?, beside_this_program("rxl-save-helper")?];
@@ -20,14 +20,22 @@ fn main() -> Result<()> {
     let cluster = Cluster::up(&[&rxl, &helper])?;
     println!("   up in {:.1} s; dom3 and small run on nodeA, dom4 on nodeB", begun.elapsed().as_secs_f64());
 
+    say("The guest agent, from its package, in both domains of the job.");
+    for guest in ["dom3", "dom4"] {
+        cluster.install_agent(guest)?;
+    }
+
     say("An MPI ring: two ranks, one in dom3 and one in dom4, 64 KiB a message, each with its number and a checksum.");
     let launcher = cluster.lab.guest_via("dom4", Node::B)?;
     let mut ring = launcher.spawn(&format!("mpirun --host dom3,dom4 -np 2 mpi-ring {RING_SECONDS} 65536"))?;
     ring.wait_for_stdout("progress", Duration::from_secs(120)).context("the ring does not start")?;
     println!("   it turns");
 
-    say("nodeA# rxl migrate dom3 nodeB");
-    let output = cluster.lab.node(Node::A).check("rxl migrate --progress plain dom3 nodeB", MIGRATION)?;
+    say("nodeA# rxl jobs");
+    print!("{}", cluster.lab.node(Node::A).check("rxl jobs", MIGRATION)?.stdout);
+
+    say("nodeA# rxl migrate dom3 nodeB --mpi-quiesce");
+    let output = cluster.lab.node(Node::A).check("rxl migrate --progress plain dom3 nodeB --mpi-quiesce", MIGRATION)?;
     print!("{}{}", output.stderr, output.stdout);
 
     say("What the ring saw, when it has ended by itself:");
