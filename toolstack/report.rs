@@ -12,8 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::Walker;
 use crate::policy::Why;
-use crate::quiesce::coordinator::Level;
 use crate::rounds::Round;
+
+mod mpi;
+
+pub use mpi::{MpiDomain, MpiPart};
 
 /// Name and version of the JSON form. A field that changes its meaning changes the number.
 pub const SCHEMA: &str = "rxl-migration-report/1";
@@ -153,157 +156,6 @@ pub struct RamPart {
     pub precopy_bytes: u64,
     /// Wire bytes of the last pass, made while it stood still.
     pub downtime_bytes: u64,
-}
-
-/// What became of the job. Times are ms on the source's monotonic clock, but for those that say otherwise; a figure is null
-/// where the step was not reached.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct MpiPart {
-    /// As asked.
-    pub level: Level,
-    /// Why the job was not quiesced, or not to the end.
-    pub problem: Option<String>,
-    /// Number of the attempt, as the agents know it.
-    pub epoch: u64,
-    /// The launcher's names for the jobs.
-    pub jobs: Vec<String>,
-    /// Which launcher.
-    pub launcher: String,
-    /// Ranks of the job, as the launcher says.
-    pub size: u32,
-    /// Those that were held still; the one that moved comes first.
-    pub domains: Vec<MpiDomain>,
-    /// Processes that were frozen.
-    pub processes: u32,
-    /// TCP connections of theirs.
-    pub connections: u32,
-    /// Until all domains were ready to freeze.
-    pub prepare: Option<f64>,
-    /// Until all ranks of all domains stood still.
-    pub freeze: Option<f64>,
-    /// The same on the slowest domain's own clock.
-    pub freeze_in_guest: Option<f64>,
-    /// Until nothing was on the wire, and both ends of all connections had been compared.
-    pub flush: Option<f64>,
-    /// Nothing was unacknowledged, and what was not sent waited for a closed window.
-    pub clean: Option<bool>,
-    /// Connections both of whose ends say the same: what one has had acknowledged, the other has received.
-    pub connections_agreed: Option<usize>,
-    /// Those whose ends do not.
-    pub connections_disagreed: Option<usize>,
-    /// Those of which one end only was found.
-    pub connections_one_ended: Option<usize>,
-    /// Bytes in flight at the cut.
-    pub unacked: Option<u64>,
-    /// Bytes at the cut in the senders' queues, not yet sent.
-    pub notsent: Option<u64>,
-    /// Bytes at the cut in the receivers' queues, not yet read.
-    pub unread: Option<u64>,
-    /// From the target's word that the domain runs to its agent's.
-    pub resume: Option<f64>,
-    /// Until all ranks ran again.
-    pub thaw: Option<f64>,
-    /// From the first freeze to the last thaw: what the application stood still. Not the blackout, which is `downtime`.
-    pub application_pause: Option<f64>,
-    /// Connections that were lost meanwhile.
-    pub connections_lost: Option<u32>,
-    /// Segments retransmitted from the cut to the thaw.
-    pub retransmits: Option<u64>,
-    /// Segments retransmitted in the second after the thaw.
-    pub retransmits_later: Option<u64>,
-}
-
-/// A domain of a job.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct MpiDomain {
-    /// Its name.
-    pub name: String,
-    /// Where it was.
-    pub host: String,
-    /// Its ranks.
-    pub ranks: Vec<u32>,
-}
-
-impl MpiPart {
-    /// Of a job that was found.
-    pub fn new(level: Level, epoch: u64, jobs: Vec<String>, launcher: String, size: u32) -> Self {
-        Self {
-            level,
-            problem: None,
-            epoch,
-            jobs,
-            launcher,
-            size,
-            domains: Vec::new(),
-            processes: 0,
-            connections: 0,
-            prepare: None,
-            freeze: None,
-            freeze_in_guest: None,
-            flush: None,
-            clean: None,
-            connections_agreed: None,
-            connections_disagreed: None,
-            connections_one_ended: None,
-            unacked: None,
-            notsent: None,
-            unread: None,
-            resume: None,
-            thaw: None,
-            application_pause: None,
-            connections_lost: None,
-            retransmits: None,
-            retransmits_later: None,
-        }
-    }
-
-    /// Of one that was not.
-    pub fn none(level: Level, problem: String) -> Self {
-        Self { problem: Some(problem), ..Self::new(level, 0, Vec::new(), String::new(), 0) }
-    }
-
-    /// Nothing was on the wire, at no connection.
-    pub fn is_cut_clean(&self) -> bool {
-        self.clean == Some(true) && self.connections_disagreed == Some(0)
-    }
-
-    /// For people.
-    fn describe(&self) -> String {
-        if self.domains.is_empty() {
-            return format!("mpi: {}", self.problem.as_deref().unwrap_or("no rank runs in it"));
-        }
-        let time = |time: Option<f64>| time.map_or_else(|| "-".into(), seconds);
-        let ranks: usize = self.domains.iter().map(|domain| domain.ranks.len()).sum();
-        let mut text = format!(
-            "mpi: job {} ({}), {ranks} of {} ranks in {} domains; prepare {}, freeze {}, flush {}, resume {}, thaw {}",
-            self.jobs.join(", "),
-            self.launcher,
-            self.size,
-            self.domains.len(),
-            time(self.prepare),
-            time(self.freeze),
-            time(self.flush),
-            time(self.resume),
-            time(self.thaw),
-        );
-        if let Some(agreed) = self.connections_agreed {
-            let cut = if self.is_cut_clean() { "clean" } else { "NOT clean" };
-            let _ = write!(text, "\n  mpi: cut {cut}, {agreed} connections agree at both ends");
-            let _ = write!(text, ", {} bytes in flight", self.unacked.unwrap_or(0));
-        }
-        if let Some(pause) = self.application_pause {
-            let _ = write!(text, "\n  mpi: application pause {}", seconds(pause));
-        }
-        if let Some(retransmits) = self.retransmits {
-            let _ = write!(text, ", {retransmits} segments retransmitted until the thaw");
-        }
-        if let Some(problem) = &self.problem {
-            let _ = write!(text, "\n  mpi: {problem}");
-        }
-        text
-    }
 }
 
 /// How pre-copy was steered.
