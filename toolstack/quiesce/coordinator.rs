@@ -96,38 +96,22 @@ fn not(line: impl Into<String>) -> NotQuiesced {
 impl Coordinator {
     /// Finds the job of a domain of the first host, and all its domains. None when no rank runs in it.
     pub fn survey(mut hosts: Vec<AgentHost>, domid: u32, level: Level) -> Outcome<Option<Self>> {
-        let all = guests(&mut hosts)?;
-        let moving = all.iter().find(|found| found.host == 0 && found.domid == domid);
-        let moving = moving.ok_or_else(|| not("the domain has no agent: install rxl-guest-agent in it"))?;
-        if let Some(other) = moving.protocol.filter(|protocol| *protocol != PROTOCOL_VERSION) {
-            return Err(not(format!("the domain's agent speaks protocol {other}, this rxl {PROTOCOL_VERSION}")));
-        }
-        let epoch = epoch_after(&mut hosts, &all)?;
-        let stamp = Stamp { epoch, sequence: 1 };
-        let rows = surveyed(&mut hosts, &all, stamp)?;
-        let (index, own) = (all.iter().position(|found| found == moving), &rows);
-        let own = index.and_then(|index| own.get(index)).map_or(&[][..], Vec::as_slice);
-        let Some(first) = own.first() else { return Ok(None) };
-        let ids: BTreeSet<String> = own.iter().map(|row| row.id.to_string()).collect();
-        let job = (ids.len() == 1).then(|| first.id.clone());
-        let mut figures =
-            MpiPart::new(level, epoch, ids.iter().cloned().collect(), first.launcher.to_string(), first.size);
-        let mut members = Vec::new();
-        for (found, rows) in all.iter().zip(&rows) {
-            let rows = rows.iter().filter(|row| ids.contains(&row.id.to_string()));
-            let ranks: Vec<u32> = rows.flat_map(|row| &row.ranks).map(|rank| rank.number).collect();
-            let moves = found.host == 0 && found.domid == domid;
-            if !ranks.is_empty() && (moves || level != Level::Domain) {
-                let Found { host, domid, name, .. } = found.clone();
-                members.push(Member { host, domid, name, ranks, away: false });
-            }
-        }
+        let mut all = guests(&mut hosts)?;
         // The domain that moves comes first.
-        members.sort_by_key(|member| (member.host, member.domid) != (0, domid));
+        all.sort_by_key(|found| (found.host, found.domid) != (0, domid));
+        check_agent(all.first().filter(|found| (found.host, found.domid) == (0, domid)))?;
+        let stamp = Stamp { epoch: epoch_after(&mut hosts, &all)?, sequence: 1 };
+        let rows = surveyed(&mut hosts, &all, stamp)?;
+        let own = rows.first().map_or(&[][..], Vec::as_slice);
+        let Some(first) = own.first() else { return Ok(None) };
+        let jobs: BTreeSet<String> = own.iter().map(|row| row.id.to_string()).collect();
+        let job = (jobs.len() == 1).then(|| first.id.clone());
+        let names = jobs.iter().cloned().collect();
+        let mut figures = MpiPart::new(level, stamp.epoch, names, first.launcher.to_string(), first.size);
+        let members = members(all, &rows, &jobs, level);
         figures.domains = members.iter().map(|member| member.describe(&hosts)).collect();
-        check_complete(&figures, &members, level, ids.len())?;
-        let hosts = Hosts::new(hosts);
-        let phase = Phase::Surveyed;
+        check_complete(&figures, &members, level, jobs.len())?;
+        let (hosts, phase) = (Hosts::new(hosts), Phase::Surveyed);
         Ok(Some(Self { hosts, members, stamp, phase, frozen_at: None, keeper: None, job, figures }))
     }
 
@@ -351,7 +335,33 @@ struct Found {
     host: usize,
     domid: u32,
     name: String,
-    protocol: Option<u32>,
+    /// Of its agent.
+    protocol: u32,
+}
+
+fn check_agent(moving: Option<&Found>) -> Outcome<()> {
+    match moving {
+        None => Err(not("the domain has no agent: install rxl-guest-agent in it")),
+        Some(found) if found.protocol != PROTOCOL_VERSION => {
+            let theirs = found.protocol;
+            Err(not(format!("the domain's agent speaks protocol {theirs}, this rxl {PROTOCOL_VERSION}")))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Domains with ranks of these jobs; at level domain the first one alone.
+fn members(all: Vec<Found>, rows: &[Vec<JobRow>], jobs: &BTreeSet<String>, level: Level) -> Vec<Member> {
+    let ranks = |rows: &Vec<JobRow>| -> Vec<u32> {
+        let rows = rows.iter().filter(|row| jobs.contains(&row.id.to_string()));
+        rows.flat_map(|row| &row.ranks).map(|rank| rank.number).collect()
+    };
+    let member = |(found, rows): (Found, &Vec<JobRow>)| {
+        let Found { host, domid, name, .. } = found;
+        Member { host, domid, name, ranks: ranks(rows), away: false }
+    };
+    let most = if level == Level::Domain { 1 } else { usize::MAX };
+    all.into_iter().zip(rows).map(member).filter(|member| !member.ranks.is_empty()).take(most).collect()
 }
 
 fn guests(hosts: &mut [AgentHost]) -> Outcome<Vec<Found>> {
@@ -359,7 +369,7 @@ fn guests(hosts: &mut [AgentHost]) -> Outcome<Vec<Found>> {
     for (host, agents) in hosts.iter_mut().enumerate() {
         for guest in agents.nodes.guests().map_err(not)? {
             if let Some(info) = guest.agent_info() {
-                all.push(Found { host, domid: guest.domid, name: guest.name, protocol: Some(info.protocol) });
+                all.push(Found { host, domid: guest.domid, name: guest.name, protocol: info.protocol });
             }
         }
     }
