@@ -182,17 +182,19 @@ fn some_moment() -> Duration {
     Duration::from_millis(u64::from(nanos / 1000) % 3000)
 }
 
-/// The agent of a domain says this.
-fn wait_for_state(cluster: &Cluster, node: Node, guest: &str, state: &str) -> Result<()> {
+/// The agent of a domain says one of these words.
+fn wait_for_state(cluster: &Cluster, node: Node, guest: &str, states: &str) -> Result<()> {
     let domid = cluster.domid(node, guest)?.with_context(|| format!("{guest} is not on {node}"))?;
-    let read = format!("xenstore-read /local/domain/{domid}/data/rxl/state | grep -q '{state}'");
-    cluster.wait_until(node, &read)
+    let read = format!("xenstore-read /local/domain/{domid}/data/rxl/state");
+    let poll =
+        format!("for i in $(seq 2000); do {read} | grep -qE ' ({states}) ' && exit 0; sleep 0.1; done; {read}; exit 1");
+    cluster.lab.node(node).check(&poll, MIGRATION).map(drop)
 }
 
 /// rxl dies while the ranks stand still: they run again when their lease ends, and nobody has lost anything.
 pub fn a_coordinator_killed_while_frozen(cluster: &Cluster) -> Result<()> {
     prepare(cluster)?;
-    let job = start_job(cluster, 200)?;
+    let job = start_job(cluster, 300)?;
     let source = cluster.lab.node(Node::A);
 
     // Without the agent of the rank that stays, `require` begins nothing.
@@ -204,7 +206,7 @@ pub fn a_coordinator_killed_while_frozen(cluster: &Cluster) -> Result<()> {
     cluster.lab.guest("dom4")?.check("systemctl start rxl-guest-agent", COMMAND)?;
 
     let mut migration = source.spawn("exec rxl migrate --progress none --mpi-quiesce dom3 nodeB")?;
-    wait_for_state(cluster, Node::B, "dom4", " frozen ").context("the job is not frozen")?;
+    wait_for_state(cluster, Node::B, "dom4", "frozen|flushed").context("the job is not frozen")?;
     source.check("pkill -KILL -x rxl", COMMAND)?;
     let killed = Instant::now();
     migration.wait(MIGRATION)?;
