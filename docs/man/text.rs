@@ -26,6 +26,11 @@ pub fn sections(page: &str) -> &'static [Section] {
         "rxl" => RXL,
         "rxl-migrate" => MIGRATE,
         "rxl-receive" => RECEIVE,
+        "rxl-status" => STATUS,
+        "rxl-cancel" => CANCEL,
+        "rxl-jobs" => JOBS,
+        "rxl-agent" => AGENT,
+        "rxl-agent-serve" => AGENT_SERVE,
         "rxl-migrate-receive" => MIGRATE_RECEIVE,
         "rxl-save" => SAVE,
         "rxl-restore" => RESTORE,
@@ -47,6 +52,79 @@ const STATE: Block = Item(
     "Locks and sockets of running migrations, for root alone. A domain is locked while it leaves or comes, so that nobody \
      migrates it twice at once.",
 );
+
+const CLUSTER: Block = Item(
+    "/etc/rxl/cluster.toml",
+    "Where an MPI job's domains may be on more hosts than the two of a migration: one line, hosts = [\"nodeA\", \"nodeB\"], with the \
+     hosts as ssh knows them.",
+);
+
+const STATUS: &[Section] = &[
+    Section {
+        title: "DESCRIPTION",
+        blocks: &[Text(
+            "Shows the migrations that run from this host: state, pass, pages sent in it, the rate at which the target restores \
+             pages, what the dirty pages are expected to take, and the time to the end of the pass.",
+        )],
+    },
+    Section { title: "FILES", blocks: &[STATE] },
+    Section { title: "EXAMPLES", blocks: &[Example("All of them, for a program:", "rxl status --json")] },
+    Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-migrate(1), rxl-cancel(1)")] },
+];
+
+const CANCEL: &[Section] = &[
+    Section {
+        title: "DESCRIPTION",
+        blocks: &[Text(
+            "Cancels a migration that runs from this host, as Ctrl-C in its own terminal would. The domain runs on here, and rxl \
+             migrate ends with exit code 12. Once the target has been told to go ahead it is too late, and the domain runs there.",
+        )],
+    },
+    Section { title: "FILES", blocks: &[STATE] },
+    Section { title: "EXAMPLES", blocks: &[Example("Leave dom3 where it is:", "rxl cancel dom3")] },
+    Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-migrate(1), rxl-status(1)")] },
+];
+
+const JOBS: &[Section] = &[
+    Section {
+        title: "DESCRIPTION",
+        blocks: &[Text(
+            "Asks the agents in the domains of this host and of those in the cluster file which MPI ranks run there, and shows \
+             jobs, ranks, domains, hosts and the agents' states. Ranks are those that an agent found when it was last asked to \
+             look, by a migration with --mpi-quiesce.",
+        )],
+    },
+    Section { title: "FILES", blocks: &[CLUSTER] },
+    Section { title: "EXAMPLES", blocks: &[Example("Every domain with an agent:", "rxl jobs")] },
+    Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-migrate(1)")] },
+];
+
+const AGENT: &[Section] = &[
+    Section {
+        title: "DESCRIPTION",
+        blocks: &[Text(
+            "For the agents (rxl-guest-agent) in this host's domains: how rxl on another host reaches them.",
+        )],
+    },
+    Section { title: "EXAMPLES", blocks: &[Example("Answer requests until standard input ends:", "rxl agent serve")] },
+    Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-agent-serve(1), rxl-migrate(1)")] },
+];
+
+const AGENT_SERVE: &[Section] = &[
+    Section {
+        title: "DESCRIPTION",
+        blocks: &[Text(
+            "Reads requests from standard input and answers each on standard output, one JSON value a line. It reads and writes the \
+             agents' nodes in xenstore, and no others. rxl migrate --mpi-quiesce and rxl jobs start it by ssh; nobody else needs \
+             to.",
+        )],
+    },
+    Section {
+        title: "EXAMPLES",
+        blocks: &[Example("Which domains nodeB has:", "echo '\"guests\"' | ssh nodeB rxl agent serve")],
+    },
+    Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-migrate(1), rxl-jobs(1)")] },
+];
 
 const RXL: &[Section] = &[
     Section {
@@ -76,7 +154,8 @@ const RXL: &[Section] = &[
     Section {
         title: "SEE ALSO",
         blocks: &[Text(
-            "rxl-migrate(1), rxl-receive(1), rxl-save(1), rxl-restore(1), rxl-stream(1), xl(1), xl.cfg(5), ssh(1)",
+            "rxl-migrate(1), rxl-status(1), rxl-cancel(1), rxl-jobs(1), rxl-receive(1), rxl-save(1), rxl-restore(1), rxl-stream(1), \
+             xl(1), xl.cfg(5), ssh(1)",
         )],
     },
 ];
@@ -93,6 +172,20 @@ const MIGRATE: &[Section] = &[
                 "Memory is copied while the domain runs, in passes: first all of it, then what was written meanwhile. Then the \
                  domain is suspended, the rest is copied, and it runs on at the target. Its TCP connections survive \
                  where both hosts are on the same network.",
+            ),
+            Text(
+                "The domain is suspended when the pages that are dirty are expected to take no longer than --downtime-limit, by the \
+                 rate at which the target has restored pages so far. Where it writes faster than the link carries, that never \
+                 comes: then it is suspended all the same after --max-rounds passes, or when two passes in a row have brought \
+                 nothing, or the migration is cancelled, with --abort-if-busy. What libxl needs to attach devices at the target \
+                 is downtime, too, and not in the limit.",
+            ),
+            Text(
+                "With --mpi-quiesce the ranks of the domain's MPI job are frozen before the last passes, in all its domains on all \
+                 hosts; nothing of theirs is then on the wire, and both ends of every connection are compared. They run on when \
+                 the domain has said that it runs at the target. Each domain of the job needs rxl-guest-agent. Without an agent, \
+                 and when one refuses, the domain moves without, and the report says why; with --mpi-quiesce=require it does \
+                 not move.",
             ),
             Text(
                 "Until the target has put all of it together, has compared checksums and has said that it is ready, any failure \
@@ -123,6 +216,12 @@ const MIGRATE: &[Section] = &[
         title: "FILES",
         blocks: &[
             STATE,
+            CLUSTER,
+            Item(
+                "rxl-save-helper",
+                "What libxl runs in its own save helper's place, beside rxl or in /usr/libexec/rxl. Without it libxl's own decides \
+                 when the domain is suspended, and a job cannot be quiesced.",
+            ),
             Item(
                 "/etc/xen/xl.conf",
                 "On the target: autoballoon and lockfile are obeyed as xl obeys them when dom0 has to give up memory for the \
@@ -164,6 +263,7 @@ const MIGRATE: &[Section] = &[
                 "rxl migrate -s 'ssh -p 2222 -i KEY' dom3 root@nodeB",
             ),
             Example("A PV domain where Xen has no shadow paging:", "rxl migrate --non-live pv1 nodeB"),
+            Example("With its MPI job standing still meanwhile:", "rxl migrate dom3 nodeB --mpi-quiesce"),
             Example("Give up when its data has not been sent in ten minutes:", "rxl migrate --timeout 600 dom3 nodeB"),
         ],
     },
