@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use pnet_datalink::Channel;
 
+use crate::host::{DomId, Host};
+
 /// A guest's network interface on its host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vif {
@@ -31,8 +33,16 @@ const GLANCE: Duration = Duration::from_millis(100);
 /// Pauses between requests: QEMU's, for five of them.
 const PAUSES: [u64; 5] = [0, 50, 150, 250, 350];
 
+/// Announces a domain that has just been let run here; returns when that is done, or cannot be.
+pub fn arrival(host: &dyn Host, domid: DomId, name: &str) {
+    match host.vifs(domid) {
+        Ok(vifs) => announce(&vifs),
+        Err(error) => tracing::warn!("{name}: its interfaces: {error}"),
+    }
+}
+
 /// Announces all of them; returns when that is done, or cannot be.
-pub fn announce(vifs: &[Vif]) {
+fn announce(vifs: &[Vif]) {
     let begun = Instant::now();
     for vif in vifs {
         match announce_one(vif, begun + PATIENCE) {

@@ -75,7 +75,7 @@ pub fn a_stock_receiver_killed_and_a_cancel(cluster: &Cluster) -> Result<()> {
     let (source, target) = (cluster.lab.node(Node::A), cluster.lab.node(Node::B));
     let mut migration = source.spawn("rxl migrate --peer xl --progress none dom3 nodeB")?;
     wait_for_precopy(cluster)?;
-    target.check("pkill -KILL -f '^xl migrate-receive'", COMMAND)?;
+    target.check("pkill -KILL -f '[x]l migrate-receive'", COMMAND)?;
     let (code, said) = failed(&migration.wait(MIGRATION)?)?;
     println!("  killed: {code}: {said}");
     ensure!(code == 11 && said.contains("runs on here"), "{code}: {said}");

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::announce::announce;
+use crate::announce::arrival;
 use crate::control::{Accept, Control, Hello, Incoming, Message, Offer, Refusal, StreamEnd, Transport};
 use crate::data::receive::{Received, Receiver};
 use crate::data::{At, Broken};
@@ -442,10 +442,7 @@ impl Holding {
     /// On a thread: it ends within seconds, and nobody waits for it but this program's end.
     fn announce(&self) -> std::thread::JoinHandle<()> {
         let (host, domid, name) = (self.host.clone(), self.domid, self.offer.name.clone());
-        std::thread::spawn(move || match host.vifs(domid) {
-            Ok(vifs) => announce(&vifs),
-            Err(error) => tracing::warn!("{name}: its interfaces: {error}"),
-        })
+        std::thread::spawn(move || arrival(&*host, domid, &name))
     }
 
     fn start_domain(&self, go: &Go) -> Result<(), HostError> {

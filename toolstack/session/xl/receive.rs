@@ -9,6 +9,7 @@ use migrate_stream::reader::{Start, StreamReader};
 use migrate_stream::xl::{BANNER, GO, READY, REPORT};
 
 use super::wire::{Announced, Go, read_announcement, read_go, say};
+use crate::announce::arrival;
 use crate::data::Broken;
 use crate::error::{Exit, Failure, one_line};
 use crate::host::{DomId, Host, HostError, RestoreAs, RunState};
@@ -174,6 +175,9 @@ impl Held {
             });
         }
         let told = self.wire.say(&[&REPORT[..], &[RUNS]].concat());
+        if !self.options.leave_paused {
+            arrival(&*self.host, self.domid, &self.name);
+        }
         told.map_err(|error| {
             let name = &self.name;
             let what = format!("{name} is here, and the sender could not be told: {error}");

@@ -320,7 +320,8 @@ impl Committed<'_> {
         let settled = match await_word(&mut line, events) {
             Ok(Word::Report(0)) => {
                 record.timeline.done = Some(Instant::now());
-                away.release(&line.host)
+                // What the receiver does now, it does without us.
+                return away.release(&line.host);
             }
             Ok(Word::Report(status)) => Err(not_started(away, status, &mut line, events)),
             Ok(other) => Err(away.undecided(&line.host, &format!("{other:?} came out of turn"))),
