@@ -194,7 +194,7 @@ fn wait_for_state(cluster: &Cluster, node: Node, guest: &str, states: &str) -> R
 /// rxl dies while the ranks stand still: they run again when their lease ends, and nobody has lost anything.
 pub fn a_coordinator_killed_while_frozen(cluster: &Cluster) -> Result<()> {
     prepare(cluster)?;
-    let job = start_job(cluster, 300)?;
+    let job = start_job(cluster, 240)?;
     let source = cluster.lab.node(Node::A);
 
     // Without the agent of the rank that stays, `require` begins nothing.
