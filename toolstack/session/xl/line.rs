@@ -124,7 +124,9 @@ impl Line {
 
     /// Why the receiver has ended, in its own words where it has any.
     pub fn last_words(&mut self) -> String {
-        self.remote.post_mortem().what
+        // For what it hears. ssh's exit status says little of a receiver that was there.
+        self.remote.post_mortem();
+        format!("the receiver on {} has ended{}", self.host, self.heard())
     }
 
     /// What it has said on standard error, in brackets, if anything.
