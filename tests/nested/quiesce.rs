@@ -27,7 +27,7 @@ struct Row {
 
 /// RXL_QUIESCE_WAYS and RXL_QUIESCE_RUNS: which ways, and how many migrations of each.
 pub fn an_audited_job_by_level(cluster: &Cluster) -> Result<()> {
-    let ways = std::env::var("RXL_QUIESCE_WAYS").unwrap_or_else(|_| "off job".into());
+    let ways = std::env::var("RXL_QUIESCE_WAYS").unwrap_or_else(|_| "job".into());
     let runs: usize = std::env::var("RXL_QUIESCE_RUNS").map_or(Ok(1), |runs| runs.parse())?;
     prepare(cluster)?;
     let mut at = Node::A;
@@ -59,6 +59,10 @@ pub fn an_audited_job_by_level(cluster: &Cluster) -> Result<()> {
 /// Agents from their package; the busy guest that no test here needs gives its processor back.
 fn prepare(cluster: &Cluster) -> Result<()> {
     cluster.lab.node(Node::A).check("xl destroy small", COMMAND)?;
+    for node in Node::ALL {
+        // Ranks spin; with two on one host dom0 would get a third of its only processor. A scheduler without weights has none.
+        cluster.lab.node(node).run("xl sched-credit2 --domain=Domain-0 --weight=2048", COMMAND)?;
+    }
     for guest in GUESTS {
         cluster.install_agent(guest)?;
     }
