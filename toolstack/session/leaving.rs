@@ -14,7 +14,7 @@ use std::time::Instant;
 use crate::data::feed::Feed;
 use crate::error::{Exit, Failure};
 use crate::host::{Decision, DomId, Domain, Host, HostError, Operation, PrecopyStats, RunState, Save};
-use crate::policy::{Limits, Measured, Otherwise, Policy, Verdict, Why};
+use crate::policy::{Limits, Measured, Otherwise, Policy, Verdict};
 use crate::session::check::at_source;
 use crate::session::job::Job;
 use crate::session::record::Record;
@@ -126,12 +126,11 @@ impl Saving {
             pages_per_second: pages_per_second(&record.meter.rounds().list()),
             elapsed: record.timeline.began.elapsed(),
         };
-        // A job that stands still is not kept waiting for anything better.
-        let verdict = if self.job.is_frozen() {
-            Verdict::Stop(record.stopped().unwrap_or(Why::BelowLimit))
-        } else {
-            self.policy.decide(&measured)
-        };
+        // A job that stands still is not kept waiting for anything better, and its last pass is not judged again.
+        if self.job.is_frozen() {
+            return (Decision::StopAndCopy, Ok(()));
+        }
+        let verdict = self.policy.decide(&measured);
         tracing::debug!(?measured, ?verdict, "pre-copy");
         record.judged(&measured, verdict);
         match verdict {

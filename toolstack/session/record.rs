@@ -8,7 +8,7 @@ use crate::data::send::Sent;
 use crate::data::{Meter, Packing};
 use crate::error::{Exit, Failure};
 use crate::host::{Domain, Note, NoteKind};
-use crate::policy::{Measured, Verdict, Why, expected_downtime};
+use crate::policy::{Measured, Verdict, expected_downtime};
 use crate::progress::{Phase, Snapshot};
 use crate::report::{
     ChecksumPart, CompressionPart, DomainPart, MpiPart, PrecopyPart, RamPart, Report, RoundPart, SCHEMA, Status,
@@ -86,11 +86,6 @@ impl Record {
             Verdict::Stop(why) | Verdict::Cancel(why) => self.precopy.stopped = Some(why),
             Verdict::Continue => {}
         }
-    }
-
-    /// Why pre-copy ended, once it has.
-    pub fn stopped(&self) -> Option<Why> {
-        self.precopy.stopped
     }
 
     /// Takes what libxl tells into account.
