@@ -51,10 +51,16 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("compare::idle_guest_with_stock_xl", compare::idle_guest_with_stock_xl),
 ];
 
+/// Run by `make bench` alone: what they show is shown in part by shorter ones.
+const LONG: &[&str] = &["interop::a_ring_survives_the_way_over_xls_protocol", "precopy::to_and_fro_without_a_leak"];
+
 fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let trials = SCENARIOS.iter().map(|(name, scenario)| Trial::test(*name, move || run(name, *scenario))).collect();
+    let trials = SCENARIOS.iter().map(|(name, scenario)| {
+        Trial::test(*name, move || run(name, *scenario)).with_ignored_flag(LONG.contains(name))
+    });
+    let trials = trials.collect();
     libtest_mimic::run(&arguments, trials).exit();
 }
 
