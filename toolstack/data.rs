@@ -200,7 +200,7 @@ impl Buffers {
 }
 
 /// Reads a stream to its end and forgets it.
-fn drain(mut stream: Guarded) {
+pub(crate) fn drain(mut stream: Guarded) {
     let mut scrap = vec![0; 64 << 10];
     while matches!(stream.read(&mut scrap), Ok(n) if n > 0) {}
 }

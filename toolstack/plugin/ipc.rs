@@ -6,7 +6,9 @@
 //! libxl reads header and body of a frame with its context locked, and drops what it does not understand: frames are written
 //! whole.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Longest string in a message. libxl itself allows frames of 64 KiB.
 const MAX_STRING: usize = 8 << 10;
@@ -82,10 +84,50 @@ impl Message<'_> {
 }
 
 /// Reads an answer.
-pub fn answer(input: &mut impl Read) -> io::Result<i32> {
+fn answer(input: &mut impl Read) -> io::Result<i32> {
     let mut bytes = [0; 4];
     input.read_exact(&mut bytes)?;
     Ok(i32::from_ne_bytes(bytes))
+}
+
+/// libxl, as the helper that it has started reaches it.
+pub struct Libxl {
+    from: File,
+    to: File,
+}
+
+impl Libxl {
+    /// Over this process's stdin and stdout.
+    pub fn inherited() -> io::Result<Self> {
+        let (from, to) = (io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?);
+        Ok(Self::over(from, to))
+    }
+
+    /// Over these descriptors.
+    pub fn over(from: OwnedFd, to: OwnedFd) -> Self {
+        Self { from: from.into(), to: to.into() }
+    }
+
+    /// Sends a message.
+    pub fn tell(&mut self, message: &Message<'_>) -> io::Result<()> {
+        message.send(&mut self.to)
+    }
+
+    /// Waits for the answer to a message that has one.
+    pub fn answer(&mut self) -> io::Result<i32> {
+        answer(&mut self.from)
+    }
+
+    /// Sends a message and waits for its answer.
+    pub fn ask(&mut self, message: &Message<'_>) -> io::Result<i32> {
+        self.tell(message)?;
+        self.answer()
+    }
+
+    /// What is readable when an answer has come.
+    pub fn answers(&self) -> BorrowedFd<'_> {
+        self.from.as_fd()
+    }
 }
 
 #[derive(Default)]

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use migrate_stream::reader::{Start, StreamReader};
 
-use crate::data::Broken;
+use crate::data::{Broken, drain};
 use crate::io::Guarded;
 
 /// Bytes copied at once.
@@ -36,8 +36,9 @@ impl Copy {
             let copied = copy(&mut stream, file, &flag);
             let failed = copied.is_err();
             on_end(copied);
-            let mut scrap = vec![0; 64 << 10];
-            while failed && matches!(stream.read(&mut scrap), Ok(length) if length > 0) {}
+            if failed {
+                drain(stream);
+            }
         };
         let thread = std::thread::Builder::new().name("copy".into()).spawn(run)?;
         Ok(Self { stopped, thread: Some(thread) })

@@ -14,10 +14,12 @@ use crate::report::{
     ChecksumPart, CompressionPart, DomainPart, MpiPart, PrecopyPart, RamPart, Report, RoundPart, SCHEMA, Status,
     TargetSpans, Timeline, TransportPart, ms,
 };
+use crate::session::Events;
 use crate::session::check::type_name;
 use crate::session::monitor::{MigrationStatus, Monitor};
 use crate::session::source::{Peer, Request};
 use crate::session::steering::pages_per_second;
+use crate::state_dir::StateDir;
 
 /// What is gathered for the report on the way.
 pub struct Record {
@@ -41,8 +43,21 @@ pub struct Record {
 }
 
 impl Record {
+    /// Of a migration that is about to begin, with the monitor that answers `rxl status` and `rxl cancel` for it.
+    pub fn open<D: Send + 'static>(
+        migration_id: String,
+        domain: &Domain,
+        timeline: Timeline,
+        request: &Request,
+        state: &StateDir,
+        events: &Events<D>,
+    ) -> Result<Self, Failure> {
+        let monitor = Monitor::start(state, Self::status(domain, request), events.sender())?;
+        Ok(Self::new(migration_id, domain, timeline, request, monitor))
+    }
+
     /// What `rxl status` shows at the beginning.
-    pub fn status(domain: &Domain, request: &Request) -> MigrationStatus {
+    fn status(domain: &Domain, request: &Request) -> MigrationStatus {
         MigrationStatus {
             domain: domain.name.clone(),
             domid: domain.domid.0,
@@ -53,8 +68,7 @@ impl Record {
         }
     }
 
-    /// Of a migration that is about to begin.
-    pub fn new(migration_id: String, domain: &Domain, timeline: Timeline, request: &Request, monitor: Monitor) -> Self {
+    fn new(migration_id: String, domain: &Domain, timeline: Timeline, request: &Request, monitor: Monitor) -> Self {
         let kind = match (request.peer, request.transport) {
             (Peer::Xl, _) => "xl",
             (_, Transport::Ssh) => "ssh",

@@ -19,7 +19,6 @@ use crate::session::check::type_name;
 use crate::session::job::{Job, reach_agents};
 use crate::session::leaving::{Away, Leaving, Saving, Timeout};
 use crate::session::link::{Link, negotiate};
-use crate::session::monitor::Monitor;
 use crate::session::record::Record;
 use crate::session::{Event, Events, STALL_PATIENCE, unexpected};
 use crate::state_dir::StateDir;
@@ -112,8 +111,8 @@ pub fn migrate(
     let mut record = None;
     let result = Prepared::new(host, state, request, events).and_then(|prepared| {
         let id = prepared.ticket.id.to_string();
-        let monitor = Monitor::start(state, Record::status(&prepared.leaving.domain, request), events.sender())?;
-        let record = record.insert(Record::new(id, &prepared.leaving.domain, prepared.timeline, request, monitor));
+        let domain = &prepared.leaving.domain;
+        let record = record.insert(Record::open(id, domain, prepared.timeline, request, state, events)?);
         prepared.run(record, progress)
     });
     let result = result.map_err(|failure| request.peer.advise(failure));

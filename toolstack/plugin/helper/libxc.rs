@@ -1,13 +1,10 @@
 //! libxc walks (`xc_domain_save`), with callbacks of our own.
 
-use std::fs::File;
-use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 use super::SaveArguments;
 use crate::host::{Decision, PrecopyStats};
-use crate::plugin::ipc::{Message, answer};
+use crate::plugin::ipc::{Libxl, Message};
 use crate::plugin::words::{FromHelper, Line, ToHelper};
 use crate::xen::{self, Library, LibxcCallbacks};
 
@@ -45,18 +42,12 @@ pub(super) fn steered(library: Library, save: SaveArguments, session: Line<UnixS
 
 /// The whole save. libxl hears of a failure, too.
 pub(super) fn run(library: Library, save: SaveArguments, decider: &mut dyn Decider) -> Result<(), String> {
-    let duplicate =
-        |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from).map_err(|e| e.to_string());
-    let mut callbacks = Callbacks {
-        from_libxl: duplicate(io::stdin().as_fd())?,
-        to_libxl: duplicate(io::stdout().as_fd())?,
-        decider,
-        suspend_asked: false,
-    };
+    let libxl = Libxl::inherited().map_err(|e| e.to_string())?;
+    let mut callbacks = Callbacks { libxl, decider, suspend_asked: false };
     let (stream, receive) = (save.stream, save.receive);
     let done = xen::save_with_libxc(library, stream, receive, save.domid, save.flags, &mut callbacks);
     let (retval, errno) = done.map_or_else(|errno| (-1, errno), |()| (0, 0));
-    let Err(gone) = callbacks.ask(&Message::Complete { retval, errno }) else { return Ok(()) };
+    let Err(gone) = callbacks.libxl.ask(&Message::Complete { retval, errno }) else { return Ok(()) };
     if callbacks.suspend_asked {
         xen::abandon_suspend(library, save.domid).map_err(|failure| failure.to_string())?;
     }
@@ -64,22 +55,16 @@ pub(super) fn run(library: Library, save: SaveArguments, decider: &mut dyn Decid
 }
 
 struct Callbacks<'a> {
-    from_libxl: File,
-    to_libxl: File,
+    libxl: Libxl,
     decider: &'a mut dyn Decider,
     /// The guest is suspended, or may be at any moment.
     suspend_asked: bool,
 }
 
 impl Callbacks<'_> {
-    fn ask(&mut self, message: &Message<'_>) -> io::Result<i32> {
-        message.send(&mut self.to_libxl)?;
-        answer(&mut self.from_libxl)
-    }
-
     /// libxl is gone when it cannot be told: the next question to it fails.
     fn tell(&mut self, message: &Message<'_>) {
-        let _ = message.send(&mut self.to_libxl);
+        let _ = self.libxl.tell(message);
     }
 }
 
@@ -105,7 +90,7 @@ impl LibxcCallbacks for Callbacks<'_> {
             return false;
         }
         self.suspend_asked = true;
-        let answer = self.ask(&Message::Suspend);
+        let answer = self.libxl.ask(&Message::Suspend);
         // libxl has withdrawn its request when it says no; when it is gone, nobody has.
         self.suspend_asked = !matches!(answer, Ok(0));
         let suspended = answer.is_ok_and(|answer| answer != 0);
@@ -114,6 +99,6 @@ impl LibxcCallbacks for Callbacks<'_> {
     }
 
     fn switch_qemu_logdirty(&mut self, domid: u32, enable: bool) -> bool {
-        self.ask(&Message::SwitchQemuLogdirty { domid, enable }).is_ok_and(|answer| answer == 0)
+        self.libxl.ask(&Message::SwitchQemuLogdirty { domid, enable }).is_ok_and(|answer| answer == 0)
     }
 }

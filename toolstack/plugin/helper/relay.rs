@@ -3,7 +3,6 @@
 //! When the session dies the helper cleans up behind it: log-dirty mode off, and the guest runs on if it was suspended for
 //! this save. The target, which has lost the session too, has destroyed its copy before it was told to run it, or will.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -14,7 +13,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::SaveArguments;
-use crate::plugin::ipc::{Message, answer};
+use crate::plugin::ipc::{Libxl, Message};
 use crate::plugin::words::{FromHelper, Line, ToHelper};
 use crate::xen::{self, Library};
 
@@ -22,11 +21,9 @@ pub(super) fn run(library: Library, save: SaveArguments, session: Line<UnixStrea
     let sigterm = SigSet::from(Signal::SIGTERM);
     sigterm.thread_block().map_err(|errno| errno.desc())?;
     let terminated = SignalFd::with_flags(&sigterm, SfdFlags::SFD_CLOEXEC).map_err(|errno| errno.desc())?;
-    let duplicate = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(File::from).map_err(|e| e.to_string());
     let mut relay = Relay {
         domid: save.domid,
-        from_libxl: duplicate(io::stdin().as_fd())?,
-        to_libxl: duplicate(io::stdout().as_fd())?,
+        libxl: Libxl::inherited().map_err(|e| e.to_string())?,
         session,
         terminated: terminated.as_fd(),
         is_terminated: false,
@@ -62,8 +59,7 @@ enum End {
 
 struct Relay<'a> {
     domid: u32,
-    from_libxl: File,
-    to_libxl: File,
+    libxl: Libxl,
     session: Line<UnixStream>,
     terminated: BorrowedFd<'a>,
     /// The session knows: a suspend ordered from now on gets no answer.
@@ -86,7 +82,7 @@ impl Relay<'_> {
                 Some(ToHelper::Suspend) => self.suspend()?,
                 Some(ToHelper::DeviceModelLogDirty { .. }) if self.unanswered => self.done(true)?,
                 Some(ToHelper::DeviceModelLogDirty { enable }) => {
-                    let switched = self.ask(&Message::SwitchQemuLogdirty { domid: self.domid, enable })?;
+                    let switched = self.libxl.ask(&Message::SwitchQemuLogdirty { domid: self.domid, enable })?;
                     self.done(switched == 0)?;
                 }
                 Some(ToHelper::Complete { ok }) => return self.complete(ok),
@@ -108,13 +104,13 @@ impl Relay<'_> {
 
     fn suspend(&mut self) -> io::Result<()> {
         self.suspend_asked = true;
-        Message::Suspend.send(&mut self.to_libxl)?;
-        let ready = first_ready([self.from_libxl.as_fd(), self.terminated])?;
+        self.libxl.tell(&Message::Suspend)?;
+        let ready = first_ready([self.libxl.answers(), self.terminated])?;
         if ready == 1 {
             self.unanswered = true;
             return self.tell_terminated();
         }
-        self.suspend_asked = answer(&mut self.from_libxl)? != 0;
+        self.suspend_asked = self.libxl.answer()? != 0;
         self.done(self.suspend_asked)
     }
 
@@ -124,15 +120,10 @@ impl Relay<'_> {
             return Ok(End::Unanswered);
         }
         let (retval, errno) = if ok { (0, 0) } else { (-1, Errno::ECANCELED as i32) };
-        self.ask(&Message::Complete { retval, errno })?;
+        self.libxl.ask(&Message::Complete { retval, errno })?;
         // The session may be content with having said it.
         let _ = self.done(true);
         Ok(End::Completed)
-    }
-
-    fn ask(&mut self, message: &Message<'_>) -> io::Result<i32> {
-        message.send(&mut self.to_libxl)?;
-        answer(&mut self.from_libxl)
     }
 
     fn done(&mut self, ok: bool) -> io::Result<()> {
@@ -155,6 +146,7 @@ fn first_ready(fds: [BorrowedFd<'_>; 2]) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
     use std::io::{Read, Write};
     use std::os::fd::OwnedFd;
     use std::time::Duration;
@@ -175,8 +167,7 @@ mod tests {
         let thread = std::thread::spawn(move || {
             let mut relay = Relay {
                 domid: 5,
-                from_libxl: File::from(OwnedFd::from(helper.try_clone().unwrap())),
-                to_libxl: File::from(OwnedFd::from(helper)),
+                libxl: Libxl::over(helper.try_clone().unwrap().into(), helper.into()),
                 session: Line::new(theirs, patience).unwrap(),
                 terminated: terminated.as_fd(),
                 is_terminated: false,

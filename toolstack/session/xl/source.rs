@@ -20,7 +20,6 @@ use crate::remote::{Route, XL_RECEIVER};
 use crate::report::{Report, Timeline};
 use crate::session::job::Job;
 use crate::session::leaving::{Away, Leaving, Saving, Timeout};
-use crate::session::monitor::Monitor;
 use crate::session::record::Record;
 use crate::session::source::{DONE_PATIENCE, READY_PATIENCE, REASON_PATIENCE, Request, TICK};
 use crate::session::{Event, Events, STALL_PATIENCE};
@@ -38,8 +37,8 @@ pub fn migrate(
     let mut record = None;
     let result = Prepared::new(host, state, request, events).and_then(|prepared| {
         let id = Ticket::random().map_err(|e| Failure::internal("random numbers", &e))?.id.to_string();
-        let monitor = Monitor::start(state, Record::status(&prepared.leaving.domain, request), events.sender())?;
-        let record = record.insert(Record::new(id, &prepared.leaving.domain, prepared.timeline, request, monitor));
+        let domain = &prepared.leaving.domain;
+        let record = record.insert(Record::open(id, domain, prepared.timeline, request, state, events)?);
         prepared.run(record, progress)
     });
     let report = record.map(|record| record.report(&result));
