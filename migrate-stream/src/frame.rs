@@ -17,7 +17,7 @@
 //! | 16 | 16 | migration id |
 //! | 32 | 32 | token |
 //!
-//! # Frame header, 36 bytes
+//! # Frame header, 40 bytes
 //!
 //! | offset | size | field |
 //! | --- | --- | --- |
@@ -30,7 +30,8 @@
 //! | 20 | 4 | packed length: bytes before the codec |
 //! | 24 | 4 | wire length: bytes of payload |
 //! | 28 | 4 | CRC-32 of the decoded bytes (of the payload, in an end frame) |
-//! | 32 | 4 | CRC-32 of the 32 bytes above |
+//! | 32 | 4 | CRC-32 of the payload |
+//! | 36 | 4 | CRC-32 of the 36 bytes above |
 //!
 //! CRC-32 is that of zlib, PNG and Ethernet. A frame of kind *bytes* packs to the stream's bytes as they are; one of kind
 //! *pages* to a compact PAGE_DATA record ([`pages`]); the *end* frame, whose sequence is the number of frames before it,

@@ -66,12 +66,12 @@ proptest! {
 
     #[test]
     fn headers_survive(
-        sequence: u64, decoded_len in 1..=MAX_DECODED, crc32: u32, wire in any::<prop::sample::Index>(), zstd: bool,
+        sequence: u64, decoded_len in 1..=MAX_DECODED, crc32: u32, wire_crc32: u32, wire in any::<prop::sample::Index>(), zstd: bool,
     ) {
         let codec = if zstd { Codec::Zstd } else { Codec::None };
         let wire_len = if zstd { 1 + wire.index(decoded_len as usize) as u32 } else { decoded_len };
         let header = FrameHeader {
-            kind: FrameKind::Bytes, codec, sequence, decoded_len, packed_len: decoded_len, wire_len, crc32,
+            kind: FrameKind::Bytes, codec, sequence, decoded_len, packed_len: decoded_len, wire_len, crc32, wire_crc32,
         };
         prop_assert_eq!(FrameHeader::parse(&header.to_bytes()), Ok(header));
     }
@@ -92,6 +92,7 @@ const HEADER: FrameHeader = FrameHeader {
     packed_len: 8204,
     wire_len: 91,
     crc32: 0xdead_beef,
+    wire_crc32: 0x0403_0201,
 };
 
 #[test]
@@ -99,15 +100,16 @@ fn a_header_is_laid_out_as_documented() {
     let bytes = HEADER.to_bytes();
     assert_eq!(bytes[..16], *b"RXLF\x01\x01\0\0\x4d\0\0\0\0\0\0\0");
     assert_eq!(bytes[16..32], [0x10, 0x20, 0, 0, 0x0c, 0x20, 0, 0, 91, 0, 0, 0, 0xef, 0xbe, 0xad, 0xde]);
-    assert_eq!(bytes[32..], crc32fast::hash(&bytes[..32]).to_le_bytes());
+    assert_eq!(bytes[32..36], [1, 2, 3, 4]);
+    assert_eq!(bytes[36..], crc32fast::hash(&bytes[..36]).to_le_bytes());
 }
 
 /// Puts bytes into a header and makes its checksum good again.
 fn changed(at: usize, value: &[u8]) -> Result<FrameHeader, FrameError> {
     let mut bytes = HEADER.to_bytes();
     bytes[at..at + value.len()].copy_from_slice(value);
-    let crc = crc32fast::hash(&bytes[..32]);
-    bytes[32..].copy_from_slice(&crc.to_le_bytes());
+    let crc = crc32fast::hash(&bytes[..36]);
+    bytes[36..].copy_from_slice(&crc.to_le_bytes());
     FrameHeader::parse(&bytes)
 }
 

@@ -64,16 +64,6 @@ impl Sound {
         Saved::open(&path).and_then(|saved| saved.check()).map(drop)
     }
 
-    /// The stream that is made of these bytes.
-    fn rebuilt(&self, bytes: &[u8]) -> Option<Vec<u8>> {
-        let path = self.directory.path().join("damaged.save");
-        std::fs::write(&path, bytes).unwrap();
-        let mut stream = Vec::new();
-        let saved = Saved::open(&path).ok()?;
-        saved.stream().unwrap().read_to_end(&mut stream).ok()?;
-        Some([saved.config_json().as_bytes(), &stream].concat())
-    }
-
     fn refused(&self, bytes: &[u8], at: usize, what: &str) {
         let failure = self.judged(bytes).expect_err(what);
         assert_eq!(failure.exit, Exit::BadStream, "{what}: {failure}");
@@ -98,29 +88,22 @@ fn a_flipped_bit_is_told_wherever_it_is() {
     sound.judged(&sound.bytes).unwrap();
     // All of the headers, and some of what is between them.
     let headers = sound.frames.iter().flat_map(|&frame| frame..(frame + 44).min(sound.bytes.len()));
-    let (mut harmless, whole) = (0, sound.rebuilt(&sound.bytes).unwrap());
-    let bytes: Vec<usize> =
-        (0..sound.frames[0] + 40).chain(headers).chain((0..sound.bytes.len()).step_by(9973)).collect();
-    for &byte in &bytes {
+    for byte in (0..sound.frames[0] + 40).chain(headers).chain((0..sound.bytes.len()).step_by(997)) {
         let mut damaged = sound.bytes.clone();
         damaged[byte] ^= 1 << (byte % 8);
         if byte < 8 {
             // Then it is not known for what it is.
             assert_eq!(sound.judged(&damaged).unwrap_err().exit, Exit::BadStream);
-        } else if sound.rebuilt(&damaged).as_ref() == Some(&whole) {
-            // zstd has bits that mean nothing.
-            harmless += 1;
         } else {
             sound.refused(&damaged, sound.part(byte), &format!("a bit of byte {byte}"));
         }
     }
-    assert!(harmless * 20 < bytes.len(), "{harmless} of {} bits mean nothing", bytes.len());
 }
 
 #[test]
 fn a_file_that_was_cut_off_is_refused() {
     let sound = sound();
-    let ends = sound.frames.iter().flat_map(|&frame| [frame - 1, frame, frame + 1, frame + 36]);
+    let ends = sound.frames.iter().flat_map(|&frame| [frame - 1, frame, frame + 1, frame + FRAME_HEADER_LEN]);
     for end in ends.chain([8, 23, 24, 30]).filter(|&end| end < sound.bytes.len()) {
         let at = if sound.frames.contains(&end) { end } else { sound.part(end) };
         sound.refused(&sound.bytes[..end], at, &format!("cut at {end}"));
@@ -177,6 +160,7 @@ fn a_good_frame_that_does_not_belong_is_told_by_the_digest() {
         packed_len: old.decoded_len,
         wire_len: old.decoded_len,
         crc32: hash(&contents),
+        wire_crc32: hash(&contents),
         ..old
     };
     let file = [&sound.bytes[..begin], &new.to_bytes(), &contents, &sound.bytes[end..]].concat();

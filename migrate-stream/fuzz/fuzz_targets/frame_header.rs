@@ -7,8 +7,8 @@ use migrate_stream::frame::{FRAME_HEADER_LEN, FrameHeader, MAX_DECODED, MAX_PACK
 fuzz_target!(|data: [u8; FRAME_HEADER_LEN]| {
     let _ = FrameHeader::parse(&data);
     let mut bytes = data;
-    let crc = migrate_stream::frame::crc::hash(&bytes[..32]);
-    bytes[32..].copy_from_slice(&crc.to_le_bytes());
+    let crc = migrate_stream::frame::crc::hash(&bytes[..FRAME_HEADER_LEN - 4]);
+    bytes[FRAME_HEADER_LEN - 4..].copy_from_slice(&crc.to_le_bytes());
     if let Ok(header) = FrameHeader::parse(&bytes) {
         assert!(header.decoded_len <= MAX_DECODED && header.packed_len <= MAX_PACKED);
         assert!(header.wire_len <= header.packed_len);

@@ -5,7 +5,10 @@ use super::{crc, pages};
 use crate::bytes::{le16, le32, le64};
 
 /// Length of a frame header in bytes.
-pub const FRAME_HEADER_LEN: usize = 36;
+pub const FRAME_HEADER_LEN: usize = 40;
+
+/// Bytes of it that its own checksum covers.
+const COVERED: usize = FRAME_HEADER_LEN - 4;
 
 /// The most bytes of the libxl stream that a frame may stand for: a PAGE_DATA record of 1024 pages, the most that libxc
 /// writes (8 + 8 + 1024 × 8 + 1024 × 4096), and some.
@@ -28,6 +31,14 @@ pub enum FrameError {
         /// In the header.
         stored: u32,
         /// Of its bytes.
+        computed: u32,
+    },
+    /// The payload is not what was sent.
+    #[error("checksum mismatch: the payload's CRC is {computed:08x}, the header says {stored:08x}")]
+    PayloadCrc {
+        /// In the header.
+        stored: u32,
+        /// Of the payload.
         computed: u32,
     },
     /// An unknown kind.
@@ -90,6 +101,9 @@ pub struct FrameHeader {
     pub wire_len: u32,
     /// CRC-32 of the decoded bytes; of the payload in an end frame.
     pub crc32: u32,
+    /// CRC-32 of the payload as it travels. Compressed bytes have bits that mean nothing, and damaged ones are best not
+    /// shown to a decoder.
+    pub wire_crc32: u32,
 }
 
 impl FrameHeader {
@@ -118,6 +132,7 @@ impl FrameHeader {
             packed_len: le32(bytes, 20),
             wire_len: le32(bytes, 24),
             crc32: le32(bytes, 28),
+            wire_crc32: le32(bytes, 32),
         };
         header.check_lengths()?;
         Ok(header)
@@ -161,9 +176,16 @@ impl FrameHeader {
         bytes[20..24].copy_from_slice(&self.packed_len.to_le_bytes());
         bytes[24..28].copy_from_slice(&self.wire_len.to_le_bytes());
         bytes[28..32].copy_from_slice(&self.crc32.to_le_bytes());
-        let crc = crc::hash(&bytes[..32]);
-        bytes[32..].copy_from_slice(&crc.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.wire_crc32.to_le_bytes());
+        let crc = crc::hash(&bytes[..COVERED]);
+        bytes[COVERED..].copy_from_slice(&crc.to_le_bytes());
         bytes
+    }
+
+    /// Compares a payload with the header's checksum of it.
+    pub fn check_payload(&self, payload: &[u8]) -> Result<(), FrameError> {
+        let (stored, computed) = (self.wire_crc32, crc::hash(payload));
+        if stored == computed { Ok(()) } else { Err(FrameError::PayloadCrc { stored, computed }) }
     }
 }
 
@@ -171,7 +193,7 @@ fn check_integrity(bytes: &[u8; FRAME_HEADER_LEN]) -> Result<(), FrameError> {
     if le32(bytes, 0) != MAGIC {
         return Err(FrameError::Magic(le32(bytes, 0)));
     }
-    let (stored, computed) = (le32(bytes, 32), crc::hash(&bytes[..32]));
+    let (stored, computed) = (le32(bytes, COVERED), crc::hash(&bytes[..COVERED]));
     if stored != computed {
         return Err(FrameError::HeaderCrc { stored, computed });
     }
