@@ -20,6 +20,7 @@ use std::time::Instant;
 use anyhow::Result;
 use cluster::Cluster;
 use libtest_mimic::{Arguments, Failed, Trial};
+use rxl_lab::Node;
 
 type Scenario = fn(&Cluster) -> Result<()>;
 
@@ -48,7 +49,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("refusals::each_in_one_line_with_its_own_code", refusals::each_in_one_line_with_its_own_code),
     ("savefile::rxl_and_xl_take_each_others_files", savefile::rxl_and_xl_take_each_others_files),
     ("savefile::what_goes_wrong_leaves_the_domain_as_it_was", savefile::what_goes_wrong_leaves_the_domain_as_it_was),
-    ("compare::idle_guest_with_stock_xl", compare::idle_guest_with_stock_xl),
+    ("compare::beside_stock_xl", compare::beside_stock_xl),
 ];
 
 /// Run by `make bench` alone: what they show is shown in part by shorter ones.
@@ -71,6 +72,12 @@ fn run(name: &str, scenario: Scenario) -> Result<(), Failed> {
         Cluster::up(&[Path::new(env!("CARGO_BIN_EXE_rxl")), Path::new(env!("CARGO_BIN_EXE_rxl-save-helper"))])?;
     let ready = begun.elapsed();
     let result = scenario(&cluster);
+    for node in Node::ALL {
+        match cluster.lab.woken(node) {
+            0 => {}
+            times => println!("  {node}'s QEMU sat on an interrupt {times} times, and was woken"),
+        }
+    }
     println!("  [{name}] lab ready in {:.1} s, done in {:.1} s", ready.as_secs_f64(), begun.elapsed().as_secs_f64());
     result.map_err(|error| {
         println!("  {error:#}");

@@ -19,6 +19,7 @@ use crate::process::wait_for;
 use crate::qemu::{self, Life, Start};
 use crate::run_dir;
 use crate::topology::{self, Guest, MEMCHECK_PORT, Node};
+use crate::watchdog::Watchdog;
 
 /// How long a host may take to answer after its start; a second or two on an idle machine.
 const ANSWER_LIMIT: Duration = Duration::from_secs(120);
@@ -52,6 +53,8 @@ pub struct Lab {
     hosts: [Host; 2],
     life: Life,
     keep_logs: Option<PathBuf>,
+    /// Of a lab that this process owns.
+    watchdog: Option<Watchdog>,
 }
 
 /// A line of `xl list`.
@@ -99,6 +102,7 @@ impl Lab {
             hosts: hosts(run_dir),
             life: options.life,
             keep_logs: options.keep_logs,
+            watchdog: (options.life == Life::Owned).then(|| watchdog(run_dir)),
         };
         lab.run_hosts()?;
         Ok(lab)
@@ -111,7 +115,23 @@ impl Lab {
     pub fn connect(name: &str) -> Result<Self> {
         let run_dir = run_dir::path(name)?;
         let pair = Pair::existing(&run_dir).with_context(|| format!("no lab {name} is up"))?;
-        Ok(Self { pair, hosts: hosts(&run_dir), run_dir, life: Life::Detached, keep_logs: None })
+        Ok(Self { pair, hosts: hosts(&run_dir), run_dir, life: Life::Detached, keep_logs: None, watchdog: None })
+    }
+
+    /// Looks after a lab that another process started, until it ends.
+    ///
+    /// # Errors
+    /// No lab of this name is up.
+    pub fn watch(name: &str) -> Result<()> {
+        let run_dir = run_dir::path(name)?;
+        Pair::existing(&run_dir).with_context(|| format!("no lab {name} is up"))?;
+        watchdog(&run_dir).wait();
+        Ok(())
+    }
+
+    /// How often a host had to be woken, as its QEMU sat on an interrupt. Known of a lab that this process owns.
+    pub fn woken(&self, node: Node) -> u32 {
+        self.watchdog.as_ref().map_or(0, |watchdog| watchdog.woken(node))
     }
 
     fn run_hosts(&self) -> Result<()> {
@@ -269,6 +289,10 @@ impl Drop for Lab {
             eprintln!("lab: ending it: {error:#}");
         }
     }
+}
+
+fn watchdog(run_dir: &Path) -> Watchdog {
+    Watchdog::start(Node::ALL.map(|node| qemu::monitor_path(run_dir, node)))
 }
 
 pub(crate) fn hosts(run_dir: &Path) -> [Host; 2] {

@@ -28,6 +28,7 @@ mod qemu;
 mod remote;
 mod run_dir;
 mod topology;
+mod watchdog;
 
 pub use host::Host;
 pub use lab::{Domain, Lab, Options};

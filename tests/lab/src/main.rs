@@ -2,7 +2,7 @@
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -24,6 +24,9 @@ enum Action {
     Build,
     /// Start both hosts from the golden snapshot.
     Up(Name),
+    /// Look after a lab until it ends (started by `up`).
+    #[command(hide = true)]
+    Watch(Name),
     /// End both hosts and forget what they wrote.
     Down(Name),
     /// List the labs that are up and their domains.
@@ -96,9 +99,11 @@ fn run() -> Result<()> {
             tell_time("built", start);
         }
         Action::Up(lab) => {
-            Lab::up(Options { name: Some(lab.name), life: Life::Detached, keep_logs: None })?;
+            Lab::up(Options { name: Some(lab.name.clone()), life: Life::Detached, keep_logs: None })?;
+            start_watch(&lab.name)?;
             tell_time("up", start);
         }
+        Action::Watch(lab) => Lab::watch(&lab.name)?,
         Action::Down(lab) => lab.connect()?.down()?,
         Action::Status => status()?,
         Action::Ssh { lab, host, command } => return ssh(&find_host(&lab.connect()?, &host)?, &command),
@@ -113,6 +118,14 @@ fn run() -> Result<()> {
         Action::Logs { lab, dir } => lab.connect()?.collect_logs(Path::new(&dir))?,
     }
     Ok(())
+}
+
+/// A process of its own, which ends with the lab's QEMUs.
+fn start_watch(name: &str) -> Result<()> {
+    let mut watch = Command::new(std::env::current_exe()?);
+    watch.args(["watch", "--name", name]).process_group(0);
+    watch.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    watch.spawn().context("starting the watchdog").map(drop)
 }
 
 fn tell_time(what: &str, start: Instant) {

@@ -175,7 +175,7 @@ pub(crate) fn console_path(run_dir: &Path, node: Node) -> PathBuf {
     run_dir.join(format!("{node}.console"))
 }
 
-fn monitor_path(run_dir: &Path, node: Node) -> PathBuf {
+pub(crate) fn monitor_path(run_dir: &Path, node: Node) -> PathBuf {
     run_dir.join(format!("{node}.qmp"))
 }
 
