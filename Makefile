@@ -58,7 +58,7 @@ bench: build deb
 	$(CARGO) bench --package migrate-stream
 	$(CARGO) build --release --example make-stream
 	tests/stream_bench.sh $(OUT)/release/rxl $(OUT)/release/examples/make-stream
-	RXL_COMPARE_RUNS=5 $(CARGO) test --release --test nested -- compare
+	RXL_COMPARE_RUNS=5 RXL_COMPARE_GUESTS='dom3 small' $(CARGO) test --release --test nested -- compare
 	RXL_ROUND_TRIPS=10 $(CARGO) test --release --test nested -- --ignored
 
 # Five migrations each way, under one job each: about half an hour.

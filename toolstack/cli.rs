@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::control::Transport;
-use crate::host::Walker;
+use crate::host::{Restorer, Walker};
 use crate::policy::{DEFAULT_DOWNTIME, DEFAULT_MAX_ROUNDS, Limits, Otherwise};
 use crate::quiesce::coordinator::Level;
 use crate::session::source::Peer;
@@ -239,6 +239,10 @@ pub struct Migrate {
     /// Who walks over the memory: rxl itself (PVH guests), libxc with rxl's policy, or libxl's stock helper with its own
     #[arg(long, value_enum, default_value = "rxl")]
     pub walker: Walker,
+    /// Who fills the new domain's memory: rxl itself, while libxl attaches the domain's devices (PVH guests whose disks and
+    /// networks allow it), or libxl's stock helper with libxc, before they are attached
+    #[arg(long, value_enum, default_value = "rxl")]
+    pub restorer: Restorer,
 
     /// Print the report as JSON on standard output, also of a migration that began and failed
     #[arg(long)]

@@ -29,11 +29,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Exit, Failure, one_line};
+use crate::host::SpecialPages;
 use crate::io::{Cancel, Guarded};
 use crate::report::TargetSpans;
 
 /// Version of this protocol. Another version is refused: a wrong guess could lose a domain.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Largest message in bytes. A domain's configuration in JSON takes some tens of KiB.
 pub const MAX_MESSAGE: usize = 4 << 20;
@@ -161,6 +162,8 @@ pub struct Offer {
     pub domid: Option<u32>,
     /// Only check; nothing will follow.
     pub dry_run: bool,
+    /// Where the guest's special pages are, if the target may fill its memory by itself ([`crate::restorer`]).
+    pub special_pages: Option<SpecialPages>,
 }
 
 /// The target's yes.

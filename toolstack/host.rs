@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::announce::Vif;
+use crate::data::Broken;
 use crate::data::feed::Feed;
+use crate::io::Cancel;
 
 pub mod libxl;
 pub mod memory;
@@ -214,6 +216,42 @@ pub struct Save {
     pub feed: Feed,
 }
 
+/// The pages through which a PVH guest talks to xenstored and xenconsoled, by their numbers in the guest (gfns). They are the
+/// guest's for as long as it lives, wherever that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecialPages {
+    /// xenstore's ring.
+    pub store: u64,
+    /// The console's ring.
+    pub console: u64,
+}
+
+/// Who puts the pages of a domain that is received into its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restorer {
+    /// rxl itself, while libxl attaches the domain's devices; PVH guests.
+    Rxl,
+    /// libxl's own save helper, before libxl attaches them; every guest.
+    Libxc,
+}
+
+/// Takes a libxl stream, in order. Errors as those of the data path.
+pub trait StreamSink: Send {
+    /// The next bytes; a record of pages comes whole.
+    fn put(&mut self, raw: &[u8]) -> Result<(), Broken>;
+    /// After the last.
+    fn finish(&mut self) -> Result<(), Broken>;
+}
+
+/// A restore whose stream goes past libxl. The operation may end before the stream does: the domain is complete when both have.
+pub struct RestoreAhead {
+    /// libxl's part.
+    pub operation: Operation<DomId>,
+    /// Where the stream goes.
+    pub sink: Box<dyn StreamSink>,
+}
+
 /// How a restored domain's configuration differs from the one that was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestoreAs {
@@ -373,6 +411,24 @@ pub trait Host: Send + Sync + 'static {
         stream: OwnedFd,
         notes: Notes,
     ) -> Result<Operation<DomId>, HostError>;
+
+    /// The domain's special pages, where it has them.
+    fn special_pages(&self, _domid: DomId) -> Result<Option<SpecialPages>, HostError> {
+        Ok(None)
+    }
+
+    /// Starts `libxl_domain_create_restore` for a domain whose memory rxl itself fills, while libxl attaches its devices
+    /// ([`crate::restorer`]). None, for a reason that has been logged, where that cannot be done: [`Host::restore`] can.
+    fn restore_ahead(
+        &self,
+        _config_json: &str,
+        _restore_as: &RestoreAs,
+        _special: SpecialPages,
+        _cancel: &Cancel,
+        _notes: &Notes,
+    ) -> Result<Option<RestoreAhead>, HostError> {
+        Ok(None)
+    }
 
     /// Runs a suspended domain on in place (`libxl_domain_resume`, with the guest told that the suspend was cancelled).
     fn resume(&self, domid: DomId) -> Result<(), HostError>;

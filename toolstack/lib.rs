@@ -18,6 +18,7 @@ pub mod progress;
 pub mod quiesce;
 pub mod remote;
 pub mod report;
+pub mod restorer;
 pub mod rounds;
 pub mod savefile;
 pub mod session;

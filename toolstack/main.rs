@@ -19,9 +19,9 @@ use rxl::data::Packing;
 use rxl::data::send::Sent;
 use rxl::error::{Exit, Failure};
 use rxl::host::libxl::LibxlHost;
-use rxl::host::{Host, SaveFlags};
+use rxl::host::{Host, HostError, SaveFlags};
 use rxl::io::{Cancel, Guarded};
-use rxl::plugin::session::Plugin;
+use rxl::plugin::session::{Announced, Plugin};
 use rxl::progress::{self, Progress};
 use rxl::quiesce;
 use rxl::quiesce::cluster::{CLUSTER_FILE, agent_hosts};
@@ -157,6 +157,18 @@ fn steered_host() -> Result<LibxlHost, Failure> {
     }
 }
 
+/// This host, which can fill a domain's memory by itself. As [`steered_host`], while this thread is the only one.
+fn receiving_host(state: &StateDir) -> Result<LibxlHost, HostError> {
+    let host = LibxlHost::new()?;
+    Ok(match Announced::announce(state) {
+        Ok(announced) => host.with_announced(announced),
+        Err(reason) => {
+            tracing::warn!("domains are restored by libxl's stock save helper: {reason}");
+            host
+        }
+    })
+}
+
 fn request(options: &Migrate, route: Route) -> Result<source::Request, Failure> {
     let threads = options.compress_threads.map_or_else(Packing::default_threads, usize::from);
     Ok(source::Request {
@@ -175,6 +187,7 @@ fn request(options: &Migrate, route: Route) -> Result<source::Request, Failure> 
         packing: Packing { compress: options.compress == Compress::Zstd, level: options.zstd_level, threads },
         patience: options.patience(),
         walker: options.walker,
+        restorer: options.restorer,
         quiesce: options.mpi_quiesce,
         limits: options.limits(),
     })
@@ -332,11 +345,11 @@ fn receive(options: &Receive) -> Result<(), Failure> {
             hand_over(&socket, &preamble, &input).map_err(|e| Failure::internal("data connection", &e))
         }
         Purpose::Control => {
+            let host = receiving_host(&state).map(|host| Arc::new(host) as Arc<dyn Host>);
             let events = Events::default();
             watch_signals(events.sender())?;
             let output = std::io::stdout().as_fd().try_clone_to_owned().map_err(broken)?;
             let ticket = Ticket { id: preamble.migration, token: preamble.token };
-            let host = LibxlHost::new().map(|host| Arc::new(host) as Arc<dyn Host>);
             target::receive(host, &state, target::Endpoint { input, output, ticket, patience }, events)
         }
     }

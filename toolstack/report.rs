@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 
-use crate::host::Walker;
+use crate::host::{Restorer, Walker};
 use crate::policy::Why;
 use crate::rounds::Round;
 
@@ -115,14 +115,16 @@ pub struct DowntimeSplit {
 }
 
 /// Spans that the target measured on its own clock, ms.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct TargetSpans {
     /// The domain's number there.
     pub domid: u32,
-    /// Start to end of `libxl_domain_create_restore`: nearly all of it while the guest still runs at the source.
+    /// Who filled its memory.
+    pub restorer: Restorer,
+    /// Start of `libxl_domain_create_restore` to a complete domain: nearly all of it while the guest still runs at the source.
     pub restore_total: f64,
-    /// Last byte of the stream given to libxl to the end of `libxl_domain_create_restore`: within the blackout.
+    /// Last byte of the stream taken to a complete domain: within the blackout.
     pub restore_after_stream: f64,
     /// GO received to unpaused; 0 in READY.
     pub resume: f64,

@@ -7,10 +7,10 @@ use rxl_lab::{Node, Signal};
 
 use crate::cluster::{Cluster, MIGRATION, failed};
 
-/// The moment at which dom3's pages flow: libxl restores it on nodeB.
+/// The moment at which dom3's pages flow into a domain on nodeB.
 pub fn wait_for_precopy(cluster: &Cluster) -> Result<()> {
     cluster.wait_until(Node::B, "xl list dom3--incoming >/dev/null 2>&1")?;
-    cluster.wait_until(Node::B, "pgrep libxl-save-help >/dev/null")
+    cluster.wait_until(Node::A, "rxl status dom3 2>/dev/null | grep -q 'round 0'")
 }
 
 /// Starts a migration of dom3, breaks something in pre-copy, and checks how it ends.
@@ -40,8 +40,7 @@ fn recovered(cluster: &Cluster) -> Result<()> {
 pub fn a_receiver_killed_in_precopy(cluster: &Cluster) -> Result<()> {
     let target = cluster.lab.node(Node::B);
     broken(cluster, "", 11, || target.check("pkill -KILL -x rxl", Duration::from_secs(30)).map(drop))?;
-    // What the killed process held: libxl's half-built domain goes with its stream; its socket stays until the next boot.
-    cluster.wait_until(Node::B, "! pgrep libxl-save-help >/dev/null")?;
+    // What the killed process held: a half-built domain, which its operator removes, and sockets, which the next rxl sweeps.
     target.run("xl destroy dom3--incoming; rm -f /run/rxl/*.sock", Duration::from_secs(60))?;
     recovered(cluster)
 }

@@ -11,7 +11,7 @@ use rxl::data::Packing;
 use rxl::data::send::Sent;
 use rxl::error::Failure;
 use rxl::host::memory::{Guest, MemoryHost};
-use rxl::host::{GuestType, SaveFlags, Walker};
+use rxl::host::{GuestType, Restorer, SaveFlags, Walker};
 use rxl::policy::{Limits, Otherwise};
 use rxl::progress::Silent;
 use rxl::quiesce::coordinator::Level;
@@ -57,6 +57,7 @@ impl Pair {
             peer: Peer::Auto,
             no_monitor: false,
             dry_run: false,
+            restorer: Restorer::Rxl,
             transport: Transport::Ssh,
             connections: 1,
             data_address: None,

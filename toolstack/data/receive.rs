@@ -11,6 +11,7 @@ use migrate_stream::frame::{Digest, FRAME_HEADER_LEN, FrameHeader, FrameKind, To
 use crate::data::codec::{Decoder, read_end};
 use crate::data::window::{PutError, Window};
 use crate::data::{Broken, Buffers, Packing, Verdict};
+use crate::host::StreamSink;
 use crate::io::{Cancel, Guarded};
 
 /// Bytes read at once where frames are small.
@@ -25,8 +26,10 @@ pub struct Received {
     pub stream_bytes: u64,
     /// The digest over all frames, in hexadecimal.
     pub digest: String,
-    /// When libxl had taken the last byte.
+    /// When the last byte had been taken.
     pub stream_end: Instant,
+    /// When all of it was in its place, as far as the data path knows.
+    pub finished: Instant,
 }
 
 /// The running half. Dropping it gives the data up: libxl meets the end of its stream early, and the restore fails.
@@ -36,12 +39,11 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Starts rebuilding the stream from the connections into `stream`, which is closed at its end; `on_end` hears of the
-    /// first failure at once, or of the end when libxl has taken every byte. `on_restored` hears after each frame how many
-    /// libxl has taken.
+    /// Starts rebuilding the stream from the connections into `sink`; `on_end` hears of the first failure at once, or of the
+    /// end when every byte has been taken. `on_restored` hears after each frame how many have been.
     pub fn start(
         connections: Vec<Guarded>,
-        stream: Guarded,
+        sink: Box<dyn StreamSink>,
         cancel: Cancel,
         on_restored: impl Fn(u64) + Send + Sync + 'static,
         on_end: impl FnOnce(Result<Received, Broken>) + Send + 'static,
@@ -55,7 +57,7 @@ impl Receiver {
             verdict: Verdict::new(on_end),
             cancel: cancel.clone(),
         };
-        let thread = std::thread::Builder::new().name("receive".into()).spawn(move || run.run(connections, stream))?;
+        let thread = std::thread::Builder::new().name("receive".into()).spawn(move || run.run(connections, sink))?;
         Ok(Self { cancel, thread: Some(thread) })
     }
 }
@@ -75,10 +77,23 @@ struct Job {
     payload: Vec<u8>,
 }
 
-/// A frame on its way to libxl.
+/// A frame on its way to the sink.
 struct Decoded {
     header: FrameHeader,
     raw: Vec<u8>,
+}
+
+/// libxl's pipe.
+pub struct Pipe(pub Guarded);
+
+impl StreamSink for Pipe {
+    fn put(&mut self, raw: &[u8]) -> Result<(), Broken> {
+        self.0.write_all(raw).map_err(|e| Broken::libxl(format!("libxl stopped reading its stream: {e}")))
+    }
+
+    fn finish(&mut self) -> Result<(), Broken> {
+        Ok(())
+    }
 }
 
 struct Run {
@@ -91,10 +106,10 @@ struct Run {
 }
 
 impl Run {
-    fn run(&self, connections: Vec<Guarded>, stream: Guarded) {
+    fn run(&self, connections: Vec<Guarded>, sink: Box<dyn StreamSink>) {
         let announced = Mutex::new(None);
         let written = std::thread::scope(|scope| {
-            let writer = scope.spawn(|| self.guarded(self.write(stream)));
+            let writer = scope.spawn(|| self.guarded(self.write(sink)));
             std::thread::scope(|scope| {
                 let (jobs, queue) = bounded(self.window.width());
                 for _ in 0..self.threads {
@@ -176,15 +191,13 @@ impl Run {
         Ok(())
     }
 
-    fn write(&self, mut stream: Guarded) -> Result<Received, Broken> {
+    fn write(&self, mut sink: Box<dyn StreamSink>) -> Result<Received, Broken> {
         let mut digest = Digest::new();
         loop {
             match self.window.take() {
                 Ok(Some((sequence, Decoded { header, raw }))) => {
                     digest.frame(&header);
-                    stream
-                        .write_all(&raw)
-                        .map_err(|e| Broken::libxl(format!("libxl stopped reading its stream: {e}")))?;
+                    sink.put(&raw)?;
                     (self.on_restored)(sequence + 1);
                     self.buffers.give(raw);
                 }
@@ -192,13 +205,17 @@ impl Run {
                 Err(_) => return Err(Broken::peer("frames are missing")),
             }
         }
-        drop(stream);
+        let stream_end = Instant::now();
+        sink.finish()?;
+        // A pipe is closed by this.
+        drop(sink);
         let totals = digest.totals();
         Ok(Received {
             frames: totals.frames,
             stream_bytes: totals.bytes,
             digest: totals.digest.to_string(),
-            stream_end: Instant::now(),
+            stream_end,
+            finished: Instant::now(),
         })
     }
 }

@@ -7,10 +7,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Abort, DomId, Domain, GuestType, Host, HostError, HostFacts, Notes, Operation, RestoreAs, Save, Walker};
+use super::{
+    Abort, DomId, Domain, GuestType, Host, HostError, HostFacts, Notes, Operation, RestoreAhead, RestoreAs, Save,
+    SpecialPages, Walker,
+};
 use crate::announce::{Vif, parse_mac};
-use crate::plugin::session::{Plugin, Saving};
-use crate::xen::{Canceller, Context, Failure, GuestMemory, Library, PhysInfo, XenStore};
+use crate::io::{Cancel, Guarded, pipe};
+use crate::plugin::session::{Announced, Plugin, Saving};
+use crate::session::STALL_PATIENCE;
+use crate::xen::{self, Canceller, Context, Failure, GuestMemory, Library, PhysInfo, XenStore};
+
+mod ahead;
+
+use ahead::Ahead;
 
 /// KiB of a page as Xen counts them.
 const PAGE_KIB: u64 = 4;
@@ -19,17 +28,47 @@ const PAGE_KIB: u64 = 4;
 pub struct LibxlHost {
     library: Library,
     plugin: Option<Arc<Plugin>>,
+    announced: Option<Announced>,
 }
 
 impl LibxlHost {
     /// Makes sure that this is a dom0 of the Xen release that rxl was built for, and that its toolstack answers.
     pub fn new() -> Result<Self, HostError> {
-        Library::open().map(|library| Self { library, plugin: None }).map_err(HostError::NoXen)
+        Library::open().map(|library| Self { library, plugin: None, announced: None }).map_err(HostError::NoXen)
     }
 
     /// Saves through our own save helper instead of libxl's.
     pub fn with_plugin(self, plugin: Plugin) -> Self {
         Self { plugin: Some(Arc::new(plugin)), ..self }
+    }
+
+    /// Restores through our own save helper where [`Host::restore_ahead`] is asked for.
+    pub fn with_announced(self, announced: Announced) -> Self {
+        Self { announced: Some(announced), ..self }
+    }
+
+    /// Starts `libxl_domain_create_restore`. `ended` is set when it has.
+    fn start_restore(
+        &self,
+        config_json: &str,
+        restore_as: &RestoreAs,
+        stream: OwnedFd,
+        notes: Notes,
+        ended: Arc<AtomicBool>,
+    ) -> Result<Operation<DomId>, HostError> {
+        self.check_name_free(&restore_as.name, None)?;
+        let library = self.library;
+        let (json, restore_as) = (config_json.to_owned(), restore_as.clone());
+        let canceller = Canceller::default();
+        Operation::spawn("restore", abort_of(&canceller), move || {
+            let context = Context::for_operation(library, notes, canceller.clone()).map_err(unreachable_toolstack)?;
+            let result = context.restore(&json, &restore_as, stream.as_fd());
+            ended.store(true, Ordering::SeqCst);
+            drop(stream);
+            result
+                .map(DomId)
+                .map_err(|failure| ended_early("restore", "libxl_domain_create_restore", failure, &canceller))
+        })
     }
 
     /// Who can walk: rxl over PVH guests, libxc over all; with VERIFY only libxc; without our helper libxl's own.
@@ -135,18 +174,41 @@ impl Host for LibxlHost {
         stream: OwnedFd,
         notes: Notes,
     ) -> Result<Operation<DomId>, HostError> {
-        self.check_name_free(&restore_as.name, None)?;
-        let library = self.library;
-        let (json, restore_as) = (config_json.to_owned(), restore_as.clone());
-        let canceller = Canceller::default();
-        Operation::spawn("restore", abort_of(&canceller), move || {
-            let context = Context::for_operation(library, notes, canceller.clone()).map_err(unreachable_toolstack)?;
-            let result = context.restore(&json, &restore_as, stream.as_fd());
-            drop(stream);
-            result
-                .map(DomId)
-                .map_err(|failure| ended_early("restore", "libxl_domain_create_restore", failure, &canceller))
-        })
+        self.start_restore(config_json, restore_as, stream, notes, Arc::default())
+    }
+
+    fn special_pages(&self, domid: DomId) -> Result<Option<SpecialPages>, HostError> {
+        if self.domain(domid)?.guest_type != GuestType::Pvh {
+            return Ok(None);
+        }
+        let special = xen::special_pages(self.library, domid.0);
+        special.map(Some).map_err(|failure| failed_on(domid, "xc_hvm_param_get", failure))
+    }
+
+    fn restore_ahead(
+        &self,
+        config_json: &str,
+        restore_as: &RestoreAs,
+        special: SpecialPages,
+        cancel: &Cancel,
+        notes: &Notes,
+    ) -> Result<Option<RestoreAhead>, HostError> {
+        let Some(announced) = &self.announced else { return Ok(None) };
+        if let Err(why) = ahead::check(config_json) {
+            tracing::info!("{}: its devices are attached when its memory has come: {why}", restore_as.name);
+            return Ok(None);
+        }
+        let broken = |reason: String| HostError::Failed { operation: "restore", reason };
+        let plugin = announced.listen().map_err(broken)?;
+        let (reading, writing) = pipe().map_err(|e| broken(e.to_string()))?;
+        let to_libxl =
+            Guarded::new(writing, cancel.clone(), Some(STALL_PATIENCE)).map_err(|e| broken(e.to_string()))?;
+        let ended = Arc::new(AtomicBool::new(false));
+        let operation = self.start_restore(config_json, restore_as, reading, notes.clone(), ended.clone())?;
+        let cancel = cancel.clone();
+        let ended = move || ended.load(Ordering::SeqCst) || cancel.pulled();
+        let sink = Box::new(Ahead::new(self.library, plugin, special, to_libxl, ended));
+        Ok(Some(RestoreAhead { operation, sink }))
     }
 
     fn resume(&self, domid: DomId) -> Result<(), HostError> {

@@ -12,7 +12,8 @@
 //! | RXL_WHEN_BUSY | `cancel` or `force` | force |
 //! | RXL_SAVE_REPORT | a file for its report, as JSON | none |
 //!
-//! A restore is left to the stock helper, which it becomes.
+//! A restore is the session's where one waits for it ([`crate::restorer`]), and else left to the stock helper, which it
+//! becomes.
 
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -27,6 +28,7 @@ use crate::xen::Library;
 mod alone;
 mod libxc;
 mod relay;
+mod restore;
 
 /// How long the session may take to answer. It may be quiescing an MPI job, with deadlines of its own.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
@@ -79,6 +81,11 @@ impl SaveArguments {
 
 /// The whole program, with what libxl passes after its name.
 pub fn run(arguments: &[String]) -> ExitCode {
+    if let Some(restore) = restore::RestoreArguments::parse(arguments)
+        && let Some(session) = restore.find_session()
+    {
+        return ended(restore.domid, restore.run(session));
+    }
     let Some(save) = SaveArguments::parse(arguments).filter(|save| save.stream_type == 0) else {
         return become_stock(arguments);
     };
@@ -86,10 +93,14 @@ pub fn run(arguments: &[String]) -> ExitCode {
         Some(path) => steered(save, Path::new(&path), arguments),
         None => load().and_then(|library| alone::save(library, save)),
     };
-    match done {
+    ended(save.domid, done)
+}
+
+fn ended(domid: u32, result: Result<(), String>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("rxl-save-helper: domain {}: {error}", save.domid);
+            eprintln!("rxl-save-helper: domain {domid}: {error}");
             ExitCode::FAILURE
         }
     }

@@ -47,7 +47,19 @@ pub enum Message<'a> {
         /// On or off.
         enable: bool,
     },
-    /// The save has ended. The answer says nothing.
+    /// A restore has all that stays the same while the guest runs. The answer is 0 when libxl could add what is missing.
+    StaticDataDone {
+        /// `XGR_SDD_MISSING_*`.
+        missing: u32,
+    },
+    /// Where a restored guest's pages for xenstored and xenconsoled are. No answer.
+    RestoreResults {
+        /// xenstore's.
+        store: u64,
+        /// The console's.
+        console: u64,
+    },
+    /// The save or restore has ended. The answer says nothing.
     Complete {
         /// 0 when it worked.
         retval: i32,
@@ -68,6 +80,8 @@ impl Message<'_> {
             }
             Self::Suspend => body.number(3),
             Self::SwitchQemuLogdirty { domid, enable } => body.number(7).u32(domid).u32(enable.into()),
+            Self::StaticDataDone { missing } => body.number(8).u32(missing),
+            Self::RestoreResults { store, console } => body.number(9).u64(store).u64(console),
             Self::Complete { retval, errno } => body.number(10).u32(retval.cast_unsigned()).u32(errno.cast_unsigned()),
         };
         body.0
@@ -178,6 +192,9 @@ mod tests {
         assert_eq!(sent(switch), [10, 0, 7, 0, 5, 0, 0, 0, 1, 0, 0, 0]);
         let complete = Message::Complete { retval: -1, errno: 9 };
         assert_eq!(sent(complete), [10, 0, 10, 0, 0xff, 0xff, 0xff, 0xff, 9, 0, 0, 0]);
+        assert_eq!(sent(Message::StaticDataDone { missing: 2 }), [6, 0, 8, 0, 2, 0, 0, 0]);
+        let results = Message::RestoreResults { store: 0xfeff9, console: 0xfefff };
+        assert_eq!(sent(results), [18, 0, 9, 0, 0xf9, 0xef, 0xf, 0, 0, 0, 0, 0, 0xff, 0xef, 0xf, 0, 0, 0, 0, 0]);
         let log = Message::Log { level: 1, errno: -1, context: "c", text: "ab" };
         let strings = [2, 0, 0, 0, b'c', 0, 3, 0, 0, 0, b'a', b'b', 0];
         assert_eq!(sent(log), [&[23, 0, 1, 0, 1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff][..], &strings].concat());

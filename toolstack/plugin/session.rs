@@ -12,10 +12,10 @@ use nix::sys::socket::{getsockopt, sockopt};
 
 use super::words::{FromHelper, Line, SOCKET_VARIABLE, ToHelper, VERSION};
 use crate::data::feed::Feed;
-use crate::host::{Decision, Note, NoteKind, Notes, Steering, Walker};
+use crate::host::{Decision, Note, NoteKind, Notes, SpecialPages, Steering, Walker};
 use crate::state_dir::StateDir;
 use crate::walker::{Memory, Walk};
-use crate::xen;
+use crate::xen::{self, Rings};
 
 /// The helper's file name.
 const HELPER: &str = "rxl-save-helper";
@@ -33,29 +33,46 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(150);
 /// How often a wait looks whether libxl's operation has ended.
 const GLANCE: Duration = Duration::from_millis(50);
 
-/// Where this process's helpers find it. One save at a time.
+/// libxl starts our helper, which becomes the stock one for as long as nobody listens.
+pub struct Announced {
+    path: PathBuf,
+}
+
+impl Announced {
+    /// Makes libxl start our helper for this process. To be called before there is a second thread.
+    ///
+    /// The error is one line: why libxl will use its own helper.
+    pub fn announce(state: &StateDir) -> Result<Self, String> {
+        let helper = find_helper()?;
+        let path = state.helper_socket().map_err(|failure| failure.to_string())?;
+        // One that a killed process of the same number has left.
+        let _ = std::fs::remove_file(&path);
+        xen::export(&[("LIBXL_SAVE_HELPER", helper.as_os_str()), (SOCKET_VARIABLE, path.as_os_str())])?;
+        Ok(Self { path })
+    }
+
+    /// From now on helpers find this process.
+    pub fn listen(&self) -> Result<Plugin, String> {
+        let path = self.path.clone();
+        let bound = UnixListener::bind(&path).and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+        let listener = bound.map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Plugin { listener, path })
+    }
+}
+
+/// Where this process's helpers find it. One save or restore at a time.
 pub struct Plugin {
     listener: UnixListener,
     path: PathBuf,
 }
 
 impl Plugin {
-    /// Makes libxl start our helper for the saves of this process. To be called before there is a second thread.
-    ///
-    /// The error is one line: why libxl will use its own helper.
+    /// Makes libxl start our helper for the saves of this process: [`Announced::announce`], and it listens at once.
     pub fn install(state: &StateDir) -> Result<Self, String> {
-        let helper = find_helper()?;
-        let path = state.helper_socket().map_err(|failure| failure.to_string())?;
-        // One that a killed process of the same number has left.
-        let _ = std::fs::remove_file(&path);
-        let bound = UnixListener::bind(&path).and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
-        let listener = bound.map_err(|error| format!("{}: {error}", path.display()))?;
-        let plugin = Self { listener, path };
-        xen::export(&[("LIBXL_SAVE_HELPER", helper.as_os_str()), (SOCKET_VARIABLE, plugin.path.as_os_str())])?;
-        Ok(plugin)
+        Announced::announce(state)?.listen()
     }
 
-    /// The helper of the save that libxl is about to start, once it is there. None when the operation ended before.
+    /// The helper that libxl is about to start, once it is there. None when the operation ended before.
     fn accept(&self, ended: &dyn Fn() -> bool) -> Result<Option<UnixStream>, String> {
         let deadline = Instant::now() + START_PATIENCE;
         while !ended() {
@@ -71,6 +88,49 @@ impl Plugin {
             }
         }
         Ok(None)
+    }
+}
+
+impl Plugin {
+    /// The helper whose first word is one of ours, and that word. Whoever else connects is shown out.
+    fn greeted(
+        &self,
+        ended: &dyn Fn() -> bool,
+        ours: impl Fn(&FromHelper) -> bool,
+    ) -> Result<Option<(Line<UnixStream>, FromHelper)>, String> {
+        while let Some(stream) = self.accept(ended)? {
+            let mut helper = Line::new(stream, ANSWER_PATIENCE).map_err(|e| e.to_string())?;
+            match hear(&mut helper) {
+                Ok(Some(word)) if ours(&word) => return Ok(Some((helper, word))),
+                other => tracing::warn!("{other:?} from somebody who is not this operation's {HELPER}"),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The helper of the restore that libxl is about to start. None when the operation ended before.
+    pub fn restoring(&self, ended: &dyn Fn() -> bool) -> Result<Option<RestoreHelper>, String> {
+        let ours = |word: &FromHelper| matches!(word, FromHelper::Restore { version: VERSION, .. });
+        Ok(self.greeted(ended, ours)?.and_then(|(line, word)| match word {
+            FromHelper::Restore { domid, rings, .. } => Some(RestoreHelper { line, domid, rings }),
+            _ => None,
+        }))
+    }
+}
+
+/// What stands between a restore and libxl.
+pub struct RestoreHelper {
+    line: Line<UnixStream>,
+    /// The domain that libxl has made.
+    pub domid: u32,
+    /// Its rings.
+    pub rings: Rings,
+}
+
+impl RestoreHelper {
+    /// Lets libxl go on: the domain's memory is ours to fill, and its special pages are there.
+    pub fn restored(&mut self, missing: u32, special: SpecialPages) -> Result<(), String> {
+        order(&mut self.line, &ToHelper::Restored { missing, special })
     }
 }
 
@@ -124,18 +184,10 @@ impl Saving {
         }
     }
 
-    /// The helper of this save. Whoever else connects is shown out.
     fn greeted(&self, plugin: &Plugin) -> Result<Option<Line<UnixStream>>, String> {
-        while let Some(stream) = plugin.accept(&*self.ended)? {
-            let mut helper = Line::new(stream, ANSWER_PATIENCE).map_err(|e| e.to_string())?;
-            match hear(&mut helper) {
-                Ok(Some(FromHelper::Hello { version: VERSION, domid })) if domid == self.domid => {
-                    return Ok(Some(helper));
-                }
-                other => tracing::warn!("{other:?} from somebody who is not this save's {HELPER}"),
-            }
-        }
-        Ok(None)
+        let ours =
+            |word: &FromHelper| matches!(word, FromHelper::Hello { version: VERSION, domid } if *domid == self.domid);
+        Ok(plugin.greeted(&*self.ended, ours)?.map(|(helper, _)| helper))
     }
 
     fn walk<M: Memory>(

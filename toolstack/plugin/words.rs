@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::host::{Decision, PrecopyStats, Walker};
+use crate::host::{Decision, PrecopyStats, SpecialPages, Walker};
+use crate::xen::Rings;
 
 /// Version of these words. Session and helper are installed together; another version is refused.
 pub const VERSION: u32 = 1;
@@ -28,6 +29,15 @@ pub enum FromHelper {
         version: u32,
         /// The domain it was started for.
         domid: u32,
+    },
+    /// First of all, where a domain is to be restored.
+    Restore {
+        /// [`VERSION`].
+        version: u32,
+        /// The domain that libxl has made for it.
+        domid: u32,
+        /// Its rings.
+        rings: Rings,
     },
     /// Walking with libxc: what next?
     Precopy(PrecopyStats),
@@ -63,6 +73,13 @@ pub enum ToHelper {
     Complete {
         /// It worked.
         ok: bool,
+    },
+    /// Order: tell libxl that the domain is restored, and exit.
+    Restored {
+        /// What the stream lacks (`XGR_SDD_MISSING_*`).
+        missing: u32,
+        /// Where the guest's pages for xenstored and xenconsoled are.
+        special: SpecialPages,
     },
 }
 

@@ -8,7 +8,7 @@ use crate::data::feed::feed;
 use crate::data::send::{Sender, Sent};
 use crate::data::{At, Broken, Packing};
 use crate::error::{Exit, Failure, one_line};
-use crate::host::{Host, NoteKind, SaveFlags, Walker};
+use crate::host::{Host, NoteKind, Restorer, SaveFlags, SpecialPages, Walker};
 use crate::io::{Cancel, Guarded, pipe};
 use crate::policy::Limits;
 use crate::progress::{Phase, Progress};
@@ -94,6 +94,8 @@ pub struct Request {
     pub patience: Duration,
     /// Who walks over the memory.
     pub walker: Walker,
+    /// Who fills the new domain's memory, if the target can choose.
+    pub restorer: Restorer,
     /// Who of the domain's MPI job is held still meanwhile.
     pub quiesce: Level,
     /// When pre-copy ends. With [`crate::policy::Otherwise::Cancel`] its timeout holds until Commit.
@@ -209,7 +211,20 @@ fn offer(request: &Request, leaving: &Leaving) -> Offer {
         leave_paused: request.leave_paused,
         domid: request.preserve_domid.then_some(domain.domid.0),
         dry_run: request.dry_run,
+        special_pages: special_pages(request, leaving),
     }
+}
+
+/// Libxc alone can verify a stream that was sent twice (`--debug`).
+fn special_pages(request: &Request, leaving: &Leaving) -> Option<SpecialPages> {
+    if request.restorer == Restorer::Libxc || request.flags.debug {
+        return None;
+    }
+    let found = leaving.host.special_pages(leaving.domain.domid);
+    found.unwrap_or_else(|error| {
+        tracing::warn!("{}: {error}; libxc restores it", leaving.domain.name);
+        None
+    })
 }
 
 fn start_data(
@@ -304,7 +319,8 @@ impl<'a> Uncommitted<'a> {
         let deadline = Instant::now() + REASON_PATIENCE;
         while let Some(event) = self.events.next(deadline) {
             let told = match event {
-                Event::OperationEnded => self.saving.ended(),
+                // What a broken data path ends is not what broke it.
+                Event::OperationEnded if broken.at == At::Libxl => self.saving.ended(),
                 Event::Control(incoming) if broken.at == At::Peer => self.check_control(incoming),
                 _ => Ok(()),
             };

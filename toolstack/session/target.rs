@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use crate::announce::arrival;
 use crate::control::{Accept, Control, Hello, Incoming, Message, Offer, Refusal, StreamEnd, Transport};
-use crate::data::receive::{Received, Receiver};
+use crate::data::receive::{Pipe, Received, Receiver};
 use crate::data::{At, Broken};
 use crate::error::{Exit, Failure, one_line};
-use crate::host::{DomId, Host, HostError, Operation, RestoreAs, RunState};
+use crate::host::{DomId, Host, HostError, Notes, Operation, RestoreAhead, RestoreAs, Restorer, RunState};
 use crate::io::{Cancel, Guarded, pipe};
 use crate::report::{TargetSpans, ms};
 use crate::session::check::{Arrival, at_target};
@@ -190,6 +190,7 @@ pub struct Receiving {
     incoming: String,
     receiver: Receiver,
     restore: Option<Operation<DomId>>,
+    restorer: Restorer,
     began: Instant,
     lock: DomainLock,
 }
@@ -213,11 +214,11 @@ impl Receiving {
     ) -> Result<Self, Failure> {
         let incoming = format!("{}{INCOMING}", offer.name);
         let started = start_restore(&session, &*host, &offer, &incoming, connections);
-        let (receiver, restore) = started.inspect_err(|failure| {
+        let Started { receiver, restore, restorer } = started.inspect_err(|failure| {
             session.control.send(Message::Failed { reason: failure.to_string() });
         })?;
         let began = Instant::now();
-        Ok(Self { session, host, offer, incoming, receiver, restore: Some(restore), began, lock })
+        Ok(Self { session, host, offer, incoming, receiver, restore: Some(restore), restorer, began, lock })
     }
 
     fn run(mut self) -> Result<Holding, Failure> {
@@ -298,9 +299,10 @@ impl Receiving {
             );
             return Err(Failure::new(Exit::FailedSourceRuns, what));
         }
-        let restored_at = parts.restored_at.unwrap_or(received.stream_end);
+        let restored_at = parts.restored_at.map_or(received.finished, |at| at.max(received.finished));
         Ok(TargetSpans {
             domid: domid.0,
+            restorer: self.restorer,
             restore_total: ms(restored_at - self.began),
             restore_after_stream: ms(restored_at.saturating_duration_since(received.stream_end)),
             resume: 0.0,
@@ -326,17 +328,22 @@ impl Receiving {
     }
 }
 
+/// A restore under way.
+struct Started {
+    receiver: Receiver,
+    restore: Operation<DomId>,
+    restorer: Restorer,
+}
+
 fn start_restore(
     session: &Session,
     host: &dyn Host,
     offer: &Offer,
     incoming: &str,
     connections: Vec<Connection>,
-) -> Result<(Receiver, Operation<DomId>), Failure> {
+) -> Result<Started, Failure> {
     let broken = |e| Failure::internal("data path", &e);
     let cancel = Cancel::new().map_err(broken)?;
-    let (reading, writing) = pipe().map_err(broken)?;
-    let to_libxl = Guarded::new(writing, cancel.clone(), Some(STALL_PATIENCE)).map_err(broken)?;
     let (mut streams, mut keepers) = (Vec::new(), Vec::new());
     for connection in connections {
         streams.push(Guarded::new(connection.fd, cancel.clone(), Some(STALL_PATIENCE)).map_err(broken)?);
@@ -352,11 +359,32 @@ fn start_restore(
     let on_restored = move |frames| {
         let _ = queue.send(Event::Data(Ok(Data::Restored(frames))));
     };
-    let receiver = Receiver::start(streams, to_libxl, cancel, on_restored, on_end).map_err(broken)?;
     let restore_as = RestoreAs { name: incoming.into(), domid: offer.domid.map(DomId) };
     let notes = session.events.notes().map_err(broken)?;
-    let restore = host.restore(&offer.config_json, &restore_as, reading, notes).map_err(Failure::from)?;
-    Ok((receiver, restore))
+    let (restorer, RestoreAhead { operation, sink }) = restore(host, offer, &restore_as, &cancel, notes)?;
+    let receiver = Receiver::start(streams, sink, cancel, on_restored, on_end).map_err(broken)?;
+    Ok(Started { receiver, restore: operation, restorer })
+}
+
+/// Past libxl where source and host can do that, else through libxl's pipe.
+fn restore(
+    host: &dyn Host,
+    offer: &Offer,
+    restore_as: &RestoreAs,
+    cancel: &Cancel,
+    notes: Notes,
+) -> Result<(Restorer, RestoreAhead), Failure> {
+    let config = &offer.config_json;
+    if let Some(special) = offer.special_pages
+        && let Some(ahead) = host.restore_ahead(config, restore_as, special, cancel, &notes)?
+    {
+        return Ok((Restorer::Rxl, ahead));
+    }
+    let broken = |e| Failure::internal("data path", &e);
+    let (reading, writing) = pipe().map_err(broken)?;
+    let to_libxl = Guarded::new(writing, cancel.clone(), Some(STALL_PATIENCE)).map_err(broken)?;
+    let operation = host.restore(config, restore_as, reading, notes)?;
+    Ok((Restorer::Libxc, RestoreAhead { operation, sink: Box::new(Pipe(to_libxl)) }))
 }
 
 /// Before READY the source may only end its stream or give up.

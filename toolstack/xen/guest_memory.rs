@@ -2,13 +2,13 @@
 //!
 //! The calls and their order are those of xg_sr_save.c and xg_sr_save_x86_hvm.c; [`crate::walker`] makes the stream.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::c_int;
 use std::ptr::NonNull;
 
 use migrate_stream::libxc::{HvmParam, PAGE_SIZE, TscInfo};
-use nix::libc;
 
 use super::failure::Failure;
+use super::foreign::{Access, Foreign};
 use super::interface::Interface;
 use super::library::Library;
 use crate::walker::{Memory, PageKind};
@@ -39,15 +39,14 @@ const MOST_PFNS: u64 = 1 << 32;
 /// The memory of one PVH or HVM domain, in whose p2m a pfn is its own gfn.
 pub struct GuestMemory {
     xen: Interface,
-    foreign: NonNull<libxl_sys::xenforeignmemory_handle>,
+    foreign: Foreign,
     bitmap: Bitmap,
     pfns: u64,
     /// Reused from call to call.
     types: Vec<libxl_sys::xen_pfn_t>,
-    errors: Vec<c_int>,
 }
 
-// SAFETY: as `Interface`; libxenforeignmemory's handle is a descriptor too.
+// SAFETY: as `Interface`; the bitmap's memory belongs to this value alone.
 unsafe impl Send for GuestMemory {}
 
 impl GuestMemory {
@@ -61,15 +60,9 @@ impl GuestMemory {
         if pfns > MOST_PFNS {
             return Err(Failure::of(format!("domain {domid} has {pfns} page numbers, more than rxl can save")));
         }
+        let foreign = Foreign::open(&xen)?;
         let bitmap = Bitmap::new(&xen, pfns)?;
-        // SAFETY: no logger is passed; the handle is closed on drop.
-        let foreign = unsafe { library.0.xenforeignmemory_open(std::ptr::null_mut(), 0) };
-        let Some(foreign) = NonNull::new(foreign) else {
-            let failure = xen.failure("xenforeignmemory_open");
-            bitmap.free(&xen);
-            return Err(failure);
-        };
-        Ok(Self { xen, foreign, bitmap, pfns, types: Vec::new(), errors: Vec::new() })
+        Ok(Self { xen, foreign, bitmap, pfns, types: Vec::new() })
     }
 
     /// Asks Xen for the types, into `self.types`.
@@ -82,26 +75,6 @@ impl GuestMemory {
         let rc =
             unsafe { self.xen.functions().xc_get_pfn_type_batch(self.xen.as_ptr(), self.xen.domid(), number, types) };
         self.xen.check("XEN_DOMCTL_getpageframeinfo3", rc).map(drop)
-    }
-
-    fn map(&mut self, pfns: &[u64]) -> Result<Mapping, Failure> {
-        self.errors.clear();
-        self.errors.resize(pfns.len(), 0);
-        let (functions, foreign) = (self.xen.functions(), self.foreign.as_ptr());
-        let (numbers, errors) = (pfns.as_ptr(), self.errors.as_mut_ptr());
-        // SAFETY: the handle is open; both arrays have as many elements as is said.
-        let at = unsafe {
-            functions.xenforeignmemory_map(foreign, self.xen.domid(), libc::PROT_READ, pfns.len(), numbers, errors)
-        };
-        let at = NonNull::new(at).ok_or_else(|| self.xen.failure("xenforeignmemory_map"))?;
-        Ok(Mapping { functions, foreign, at, pages: pfns.len() })
-    }
-
-    fn param(&self, index: u32) -> Result<u64, Failure> {
-        let (xen, mut value) = (&self.xen, 0);
-        // SAFETY: the handle is open and the place for the result valid.
-        let rc = unsafe { xen.functions().xc_hvm_param_get(xen.as_ptr(), xen.domid(), index, &raw mut value) };
-        xen.check("HVMOP_get_param", rc).map(|_| value)
     }
 }
 
@@ -164,12 +137,12 @@ impl Memory for GuestMemory {
         if pfns.is_empty() {
             return Ok(Vec::new());
         }
-        let mapping = self.map(pfns).map_err(|failure| failure.to_string())?;
+        let mapping = self.foreign.map(&self.xen, pfns, Access::Read).map_err(|failure| failure.to_string())?;
         let mut failed = Vec::new();
-        for (index, error) in self.errors.iter().enumerate() {
-            match error {
-                0 => mapping.append(index, out),
-                _ => failed.push(index),
+        for index in 0..pfns.len() {
+            match mapping.error(index) {
+                None => mapping.append(index, out),
+                Some(_) => failed.push(index),
             }
         }
         Ok(failed)
@@ -211,7 +184,7 @@ impl Memory for GuestMemory {
     }
 
     fn hvm_params(&mut self) -> Result<Vec<HvmParam>, String> {
-        let read = |index: u32| self.param(index).map(|value| HvmParam { index: index.into(), value });
+        let read = |index: u32| self.xen.hvm_param(index).map(|value| HvmParam { index: index.into(), value });
         let params: Result<Vec<_>, _> = PARAMS.into_iter().map(read).collect();
         let mut params = params.map_err(|failure| failure.to_string())?;
         params.retain(|param| param.value != 0);
@@ -222,8 +195,6 @@ impl Memory for GuestMemory {
 impl Drop for GuestMemory {
     fn drop(&mut self) {
         self.bitmap.free(&self.xen);
-        // SAFETY: it is open, nothing is mapped through it any more, and it is not used afterwards.
-        unsafe { self.xen.functions().xenforeignmemory_close(self.foreign.as_ptr()) };
     }
 }
 
@@ -234,40 +205,6 @@ fn kind(value: libxl_sys::xen_pfn_t) -> Option<PageKind> {
         0xd => Some(PageKind::Broken),
         0xf => Some(PageKind::Hole),
         _ => None,
-    }
-}
-
-/// Pages of the guest, mapped for reading until dropped.
-struct Mapping {
-    functions: &'static libxl_sys::Libxl,
-    foreign: *mut libxl_sys::xenforeignmemory_handle,
-    at: NonNull<c_void>,
-    pages: usize,
-}
-
-impl Mapping {
-    /// Appends one page. The guest may be writing to it: the copy is whatever the processor reads, and the page is then dirty
-    /// again and will be sent again.
-    fn append(&self, index: usize, out: &mut Vec<u8>) {
-        assert!(index < self.pages);
-        let to = out.len();
-        out.reserve(PAGE_SIZE);
-        // SAFETY: page `index` is inside the mapping.
-        let from = unsafe { self.at.as_ptr().cast::<u8>().add(index * PAGE_SIZE) };
-        // SAFETY: `reserve` made room for one page behind `to`.
-        let into = unsafe { out.as_mut_ptr().add(to) };
-        // SAFETY: both are a page long and apart. No reference is made to memory that a guest may change: the bytes are copied
-        // by address alone.
-        unsafe { std::ptr::copy_nonoverlapping(from, into, PAGE_SIZE) };
-        // SAFETY: that page is initialised now.
-        unsafe { out.set_len(to + PAGE_SIZE) };
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `map` with this handle and so many pages; nothing refers to it any more.
-        unsafe { self.functions.xenforeignmemory_unmap(self.foreign, self.at.as_ptr(), self.pages) };
     }
 }
 

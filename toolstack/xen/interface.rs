@@ -74,6 +74,14 @@ impl Interface {
         }
     }
 
+    /// `HVM_PARAM_*`.
+    pub(super) fn hvm_param(&self, index: u32) -> Result<u64, Failure> {
+        let mut value = 0;
+        // SAFETY: the handle is open and the place for the result valid.
+        let rc = unsafe { self.library.xc_hvm_param_get(self.as_ptr(), self.domid, index, &raw mut value) };
+        self.check("HVMOP_get_param", rc).map(|_| value)
+    }
+
     /// `XEN_DOMCTL_SHADOW_OP_*` without a bitmap.
     pub(super) fn shadow(&self, operation: u32) -> Result<(), Errno> {
         let no_size = std::ptr::null_mut();

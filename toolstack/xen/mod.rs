@@ -46,12 +46,14 @@ mod config;
 mod context;
 mod domain;
 mod failure;
+mod foreign;
 mod guest_memory;
 mod interface;
 mod library;
 mod libxc_save;
 mod log;
 mod migration;
+mod new_guest;
 mod notes;
 mod stream;
 mod suspend;
@@ -63,8 +65,10 @@ pub use failure::Failure;
 pub use guest_memory::GuestMemory;
 pub use library::Library;
 pub use libxc_save::{LibxcCallbacks, save_with_libxc};
+pub use new_guest::{BuiltGuest, Rings};
 pub use xenstore::XenStore;
 
+use crate::host::SpecialPages;
 use interface::Interface;
 
 /// Switches Xen's log-dirty mode off, without libxl.
@@ -75,6 +79,13 @@ pub fn log_dirty_off(library: Library, domid: u32) -> Result<(), Failure> {
 /// Runs a domain on that a process which is gone has asked to suspend, whether it has done so by now or will.
 pub fn abandon_suspend(library: Library, domid: u32) -> Result<(), Failure> {
     Context::open(library)?.abandon_suspend(domid)
+}
+
+/// The pages through which a PVH guest talks to xenstored and xenconsoled.
+pub fn special_pages(library: Library, domid: u32) -> Result<SpecialPages, Failure> {
+    let xen = Interface::open(library, domid)?;
+    let store = xen.hvm_param(libxl_sys::HVM_PARAM_STORE_PFN)?;
+    Ok(SpecialPages { store, console: xen.hvm_param(libxl_sys::HVM_PARAM_CONSOLE_PFN)? })
 }
 
 /// Pages that a domain has.
