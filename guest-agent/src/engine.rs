@@ -121,13 +121,15 @@ impl<S: Store, G: Guest> Engine<S, G> {
         &mut self.store
     }
 
+    /// The answer to `hold` is what a whole job waits for, and needs no rows: it goes out before the other nodes of a fresh tree.
     fn listen(&mut self) -> io::Result<()> {
-        self.notices.renew(&mut self.store, &self.record)?;
         let command = self.store.read(rxl_agent_protocol::path::COMMAND)?;
-        if command.is_some() && command != self.heard {
-            self.heard.clone_from(&command);
-            command.iter().for_each(|text| self.hear(text));
-        }
+        let command = command.filter(|text| Some(text) != self.heard.as_ref());
+        let is_hold = |text: &String| text.parse().is_ok_and(|Command { verb, .. }| matches!(verb, Verb::Hold { .. }));
+        let (hold, other) = if command.as_ref().is_some_and(is_hold) { (command, None) } else { (None, command) };
+        hold.into_iter().for_each(|text| self.hear(text));
+        self.notices.renew(&mut self.store, &self.record)?;
+        other.into_iter().for_each(|text| self.hear(text));
         let lease = self.store.read(rxl_agent_protocol::path::LEASE)?;
         if lease.is_some() && lease != self.renewed {
             self.renewed.clone_from(&lease);
@@ -136,7 +138,12 @@ impl<S: Store, G: Guest> Engine<S, G> {
         Ok(())
     }
 
-    fn hear(&mut self, text: &str) {
+    fn hear(&mut self, text: String) {
+        self.hear_once(&text);
+        self.heard = Some(text);
+    }
+
+    fn hear_once(&mut self, text: &str) {
         match text.parse::<Command>() {
             Ok(command) if command.stamp > self.record.stamp => self.obey(&command),
             Ok(command) => info!("ignores command {}: it is not later than {}", command.stamp, self.record.stamp),

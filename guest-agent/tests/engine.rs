@@ -19,6 +19,8 @@ struct Tree(Rc<RefCell<Inner>>);
 #[derive(Default)]
 struct Inner {
     nodes: BTreeMap<String, String>,
+    /// The paths that were written, in order.
+    writes: Vec<String>,
     broken: bool,
 }
 
@@ -50,6 +52,7 @@ impl Store for Tree {
         self.check()?;
         assert!(value.len() <= MAX_VALUE, "{path}: {} bytes", value.len());
         self.put(path, value);
+        self.0.borrow_mut().writes.push(path.into());
         Ok(())
     }
 
@@ -360,11 +363,24 @@ fn a_fresh_tree_is_filled_again() {
     bench.tree.0.borrow_mut().nodes.clear();
     // The clock may have gone on while the domain was away.
     bench.ranks.advance(5000);
+    bench.tree.0.borrow_mut().writes.clear();
     assert_eq!(bench.say("7 4 hold lease=1000"), Status::Resumed { frozen: true });
+    let first = bench.tree.0.borrow().writes.first().cloned();
+    assert_eq!(first.as_deref(), Some(path::STATE), "a job waits for this answer");
     assert!(bench.ranks.frozen());
     let after = bench.tree.0.borrow().nodes.clone();
     assert!(before.keys().all(|path| after.contains_key(path)));
     assert!(matches!(bench.say("7 5 thaw lease=1000"), Status::Thawed(_)));
+}
+
+#[test]
+fn what_stands_there_is_not_written_again() {
+    let mut bench = Bench::frozen();
+    bench.ranks.0.borrow_mut().connections = 40;
+    bench.say("7 3 flush lease=1000 deadline=100");
+    bench.tree.0.borrow_mut().writes.clear();
+    bench.say("7 4 thaw lease=1000");
+    assert_eq!(bench.tree.0.borrow().writes, [path::STATE]);
 }
 
 #[test]

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::one_line;
 use crate::xen::{Library, XenStore};
 
-/// Pause between two looks at a state: what a look costs is small beside a freeze.
-const GLANCE: Duration = Duration::from_millis(5);
+/// Shortest and longest pause between two looks at a state. Between them it is a twentieth of what has been waited: a look
+/// takes processor time from the host, which a guest that has just moved needs more.
+const GLANCE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 
 /// A domain of a host, as far as its agent goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,13 +37,14 @@ pub trait Nodes: Send {
 
     /// The agent's state, as soon as it answers a command of this stamp. None when it has not by then.
     fn wait(&mut self, domid: u32, stamp: Stamp, patience: Duration) -> Result<Option<State>, String> {
-        let deadline = Instant::now() + patience;
+        let begun = Instant::now();
+        let deadline = begun + patience;
         loop {
             let state = self.state(domid)?.filter(|state| state.stamp == stamp);
             if state.is_some() || Instant::now() >= deadline {
                 return Ok(state);
             }
-            std::thread::sleep(GLANCE);
+            std::thread::sleep((begun.elapsed() / 20).clamp(GLANCE.0, GLANCE.1));
         }
     }
 

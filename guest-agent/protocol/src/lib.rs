@@ -70,8 +70,8 @@
 //!    |                        x                                    | 7 5 hold, written before the domain runs
 //!    |  last pages, READY, GO                                      |
 //!    |                        x resumes: watches fire <----------- | unpause
-//!    |                        | agent, job rows, cut rows again
 //!    |                        | 7 5 resumed ---------------------> |
+//!    |                        | agent, job rows, cut rows again
 //!    |  -- all suspended domains of the job are resumed --
 //!    |                        | <------------------------ 7 6 thaw |
 //!    |                        | 7 6 thawed ----------------------> |

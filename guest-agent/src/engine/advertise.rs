@@ -1,5 +1,6 @@
 //! The agent's nodes in the store.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use rxl_agent_protocol::{AgentInfo, path};
@@ -7,70 +8,72 @@ use rxl_agent_protocol::{AgentInfo, path};
 use super::record::Record;
 use crate::store::Store;
 
-/// What the agent has written, so that leftovers can be removed and a new tree be noticed.
+/// What the agent has written: leftovers are removed, a new tree is noticed, and what stands there is not written again. A
+/// request takes a guest tenths of a second when it has just moved, and a job waits for the last of them.
 pub struct Notices {
     info: AgentInfo,
-    state: String,
-    rows: usize,
-    chunks: usize,
+    written: BTreeMap<String, String>,
 }
 
 impl Notices {
     pub fn new(info: AgentInfo) -> Self {
-        Self { info, state: String::new(), rows: 0, chunks: 0 }
+        Self { info, written: BTreeMap::new() }
     }
 
     /// Removes what an earlier agent has written.
     pub fn start(&mut self, store: &mut impl Store) -> io::Result<()> {
         store.remove(path::DATA)?;
-        store.write(path::AGENT, &self.info.to_string())
+        self.put(store, path::AGENT, &self.info.to_string())
     }
 
     /// Rows first, the state last: who has read the state finds the rows that belong to it.
     pub fn publish(&mut self, store: &mut impl Store, record: &Record) -> io::Result<()> {
-        // Should this fail half way, the next step finds another state than this and begins again.
-        self.state = record.state().to_string();
-        write_all(store, path::job, &record.rows, &mut self.rows)?;
-        store.write(path::JOBS, &record.rows.len().to_string())?;
-        write_all(store, path::cut, &record.chunks, &mut self.chunks)?;
-        store.write(path::STATE, &self.state)
+        self.put_all(store, path::job, &record.rows)?;
+        self.put(store, path::JOBS, &record.rows.len().to_string())?;
+        self.put_all(store, path::cut, &record.chunks)?;
+        self.put(store, path::STATE, &record.state().to_string())
     }
 
     /// Writes all anew where it is not as it was written: in the fresh tree of another host, or after a failure.
     pub fn renew(&mut self, store: &mut impl Store, record: &Record) -> io::Result<()> {
         // An answer that was being written while the guest was suspended stands in the fresh tree alone.
         if store.read(path::AGENT)?.is_none() {
-            store.write(path::AGENT, &self.info.to_string())?;
-            return self.publish(store, record);
-        }
-        if store.read(path::STATE)?.as_deref() == Some(&self.state) {
+            self.written.clear();
+        } else if self.written.get(path::STATE) == Some(&record.state().to_string()) {
             return Ok(());
         }
+        self.put(store, path::AGENT, &self.info.to_string())?;
         self.publish(store, record)
     }
 
     /// Takes all away but the state, whose stamp is for the next agent.
     pub fn retire(&mut self, store: &mut impl Store) -> io::Result<()> {
         store.remove(path::AGENT)?;
-        write_all(store, path::job, &[], &mut self.rows)?;
+        self.put_all(store, path::job, &[])?;
         store.remove(path::JOBS)?;
-        write_all(store, path::cut, &[], &mut self.chunks)
+        self.put_all(store, path::cut, &[])
     }
-}
 
-/// Writes the values as numbered nodes and removes those that were written beyond them.
-fn write_all(
-    store: &mut impl Store,
-    name: fn(usize) -> String,
-    values: &[String],
-    written: &mut usize,
-) -> io::Result<()> {
-    for (n, value) in values.iter().enumerate() {
-        store.write(&name(n), value)?;
+    /// Writes the values as numbered nodes and removes those that were written beyond them.
+    fn put_all(&mut self, store: &mut impl Store, name: fn(usize) -> String, values: &[String]) -> io::Result<()> {
+        for (n, value) in values.iter().enumerate() {
+            self.put(store, &name(n), value)?;
+        }
+        let beyond = (values.len()..).map(name);
+        for node in beyond.map_while(|node| self.written.remove_entry(&node)).map(|(node, _)| node) {
+            store.remove(&node)?;
+        }
+        Ok(())
     }
-    for n in values.len()..*written {
-        store.remove(&name(n))?;
+
+    /// Writes a node, unless it is there already. What failed is not taken for written.
+    fn put(&mut self, store: &mut impl Store, node: &str, value: &str) -> io::Result<()> {
+        if self.written.get(node).is_some_and(|written| written == value) {
+            return Ok(());
+        }
+        self.written.remove(node);
+        store.write(node, value)?;
+        self.written.insert(node.to_owned(), value.to_owned());
+        Ok(())
     }
-    *written = values.len();
-    Ok(())
 }
