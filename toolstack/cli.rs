@@ -24,6 +24,9 @@ pub struct Cli {
     /// Accepted for xl's sake, which asks its receiver so for times in its messages
     #[arg(short = 'T', global = true, hide = true)]
     pub timestamps: bool,
+    /// This process moves one of several domains: which, from 0. Its line to the leader is its standard input
+    #[arg(long, hide = true, value_name = "N")]
+    pub gang_member: Option<usize>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -158,9 +161,10 @@ pub enum Compress {
 /// `rxl migrate`.
 #[derive(Debug, Args)]
 pub struct Migrate {
-    /// The domain, by name or number (digits alone are a number, as for xl)
-    pub domain: String,
-    /// The target, as ssh knows it
+    /// The domain, by name or number (digits alone are a number, as for xl); or several, which move together
+    #[arg(value_name = "DOMAIN", required = true)]
+    pub domains: Vec<String>,
+    /// The target, as ssh knows it. Where domains have different ones, name DOMAIN:HOST for each and nothing else
     pub host: String,
 
     /// Use this command instead of ssh; it gets HOST and `rxl receive` as arguments. If empty, HOST itself is the command
@@ -175,7 +179,7 @@ pub struct Migrate {
     /// Keep the domain's number on the target, or fail
     #[arg(short = 'D', long)]
     pub preserve_domid: bool,
-    /// Use this xl configuration file instead of the one the domain was made with
+    /// Use this xl configuration file instead of the one the domain was made with (one domain only)
     #[arg(short = 'C', value_name = "CONFIG")]
     pub config: Option<PathBuf>,
     /// Send all memory once more while the domain stands still, and let the target's libxl log every page that differs
@@ -231,8 +235,8 @@ pub struct Migrate {
     /// Cancel when the domain dirties its memory too fast for the downtime limit, instead of suspending it all the same
     #[arg(long)]
     pub abort_if_busy: bool,
-    /// Hold the domain's MPI job still around the suspend: all its ranks (job, the default when given bare), those in this
-    /// domain (domain), or all or no migration (require). Needs rxl-guest-agent in the job's domains, and
+    /// Hold the domain's MPI job still around the suspend: all its ranks (job, the default when given bare), those in what
+    /// moves (domain), or all or no migration (require). Needs rxl-guest-agent in the job's domains, and
     /// /etc/rxl/cluster.toml where they are on more hosts than these two
     #[arg(long, value_enum, value_name = "LEVEL", num_args = 0..=1, require_equals = true, default_value = "off", default_missing_value = "job")]
     pub mpi_quiesce: Level,
@@ -244,7 +248,8 @@ pub struct Migrate {
     #[arg(long, value_enum, default_value = "rxl")]
     pub restorer: Restorer,
 
-    /// Print the report as JSON on standard output, also of a migration that began and failed
+    /// Print the report as JSON on standard output, also of a migration that began and failed. Of several domains: one object
+    /// with a list, `migrations`; so in the file of --report
     #[arg(long)]
     pub json: bool,
     /// Write the report as JSON to this file, also of a migration that began and failed
@@ -369,6 +374,18 @@ mod tests {
         let Command::Migrate(migrate) = Cli::try_parse_from(line).unwrap().command else { panic!() };
         assert_eq!(migrate.ssh_command.as_deref(), Some(""));
         assert!(migrate.no_monitor && migrate.paused && migrate.preserve_domid && migrate.debug);
+    }
+
+    #[test]
+    fn several_domains_come_before_their_host() {
+        let parsed = |line: &str| match Cli::try_parse_from(line.split(' ')).unwrap().command {
+            Command::Migrate(migrate) => (migrate.domains.join(" "), migrate.host, migrate.mpi_quiesce),
+            other => panic!("{other:?}"),
+        };
+        let (domains, host, level) = parsed("rxl migrate dom3 dom4 nodeB --mpi-quiesce");
+        assert_eq!((domains.as_str(), host.as_str(), level), ("dom3 dom4", "nodeB", Level::Job));
+        let (domains, host, _) = parsed("rxl --gang-member 1 migrate --mpi-quiesce=require dom3:nodeB dom4:nodeC");
+        assert_eq!((domains.as_str(), host.as_str()), ("dom3:nodeB", "dom4:nodeC"));
     }
 
     /// What xl 4.17's `migrate` can ask of a receiver, in its order.

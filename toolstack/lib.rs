@@ -10,6 +10,7 @@ pub mod config;
 pub mod control;
 pub mod data;
 pub mod error;
+pub mod gang;
 pub mod host;
 pub mod io;
 pub mod plugin;

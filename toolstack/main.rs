@@ -2,10 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -13,38 +12,34 @@ use std::sync::mpsc::Sender;
 use clap::Parser;
 use migrate_stream::frame::Purpose;
 use nix::sys::signal::{SigSet, Signal};
-use rxl::cli::{AgentCommand, Cli, Command, Compress, Jobs, Migrate, MigrateReceive, Receive, Restore, Save, Status};
-use rxl::config;
+use rxl::cli::{AgentCommand, Cli, Command, Jobs, MigrateReceive, Receive, Restore, Save, Status};
 use rxl::data::Packing;
-use rxl::data::send::Sent;
 use rxl::error::{Exit, Failure};
 use rxl::host::libxl::LibxlHost;
-use rxl::host::{Host, HostError, SaveFlags};
+use rxl::host::{Host, HostError};
 use rxl::io::{Cancel, Guarded};
 use rxl::plugin::session::{Announced, Plugin};
-use rxl::progress::{self, Progress};
 use rxl::quiesce;
 use rxl::quiesce::cluster::{CLUSTER_FILE, agent_hosts};
 use rxl::quiesce::nodes::LocalNodes;
-use rxl::remote::Route;
-use rxl::report::{Report, bytes};
+use rxl::report::bytes;
 use rxl::savefile::save::After;
 use rxl::savefile::{self, Format};
-use rxl::session::source::Peer;
 use rxl::session::xl;
-use rxl::session::xl::line::Said;
-use rxl::session::{Event, Events, monitor, source, target};
+use rxl::session::{Event, Events, monitor, target};
 use rxl::state_dir::StateDir;
 use rxl::transport::{Ticket, hand_over, read_preamble};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
 
+mod migrate;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(cli.verbose);
     let result = match &cli.command {
-        Command::Migrate(options) => migrate(options),
+        Command::Migrate(options) => migrate::run(options, cli.gang_member),
         Command::Status(options) => status(options),
         Command::Cancel(options) => monitor::cancel(&StateDir::system(), &options.domain),
         Command::Jobs(options) => jobs(options),
@@ -103,46 +98,6 @@ fn watch_signals<D: Send + 'static>(events: Sender<Event<D>>) -> Result<(), Fail
     Ok(())
 }
 
-fn migrate(options: &Migrate) -> Result<(), Failure> {
-    let route = Route::new(options.ssh_command.as_deref(), &options.host)?;
-    let report_file = options.report.as_deref().map(ReportFile::create).transpose()?;
-    let host = Arc::new(steered_host()?);
-    let (result, report) = match options.peer {
-        Peer::Auto | Peer::Rxl => run(options, route, |request, events: &Events<Sent>, progress| {
-            source::migrate(host, &StateDir::system(), request, events, progress)
-        }),
-        Peer::Xl => run(options, route, |request, events: &Events<Said>, progress| {
-            xl::source::migrate(host, &StateDir::system(), request, events, progress)
-        }),
-    }?;
-    let Some(report) = report.filter(|_| !options.dry_run) else { return result };
-    let text = match (options.json, &result) {
-        (true, _) => report.to_json(),
-        (false, Ok(())) => report.to_table(),
-        (false, Err(_)) => String::new(),
-    };
-    // Nobody may be left to read it; the migration is what it is.
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    let written = report_file.map_or(Ok(()), |file| file.write(&report));
-    result.and(written)
-}
-
-/// How a migration ended, and its report where it began.
-type Outcome = (Result<(), Failure>, Option<Report>);
-
-/// Runs a session whose events are told `D`.
-fn run<D: Send + 'static>(
-    options: &Migrate,
-    route: Route,
-    session: impl FnOnce(&source::Request, &Events<D>, &mut dyn Progress) -> Outcome,
-) -> Result<Outcome, Failure> {
-    let events = Events::default();
-    watch_signals(events.sender())?;
-    let request = request(options, route)?;
-    let mut progress = progress::new(options.progress);
-    Ok(session(&request, &events, progress.as_mut()))
-}
-
 /// This host, whose saves go through our own helper. The helper is announced to libxl before there is a second thread.
 fn steered_host() -> Result<LibxlHost, Failure> {
     let host = LibxlHost::new().map_err(Failure::from)?;
@@ -169,67 +124,8 @@ fn receiving_host(state: &StateDir) -> Result<LibxlHost, HostError> {
     })
 }
 
-fn request(options: &Migrate, route: Route) -> Result<source::Request, Failure> {
-    let threads = options.compress_threads.map_or_else(Packing::default_threads, usize::from);
-    Ok(source::Request {
-        domain: options.domain.clone(),
-        route,
-        config_json: options.config.as_deref().map(config::from_xl_file).transpose()?,
-        flags: SaveFlags { live: !options.non_live, debug: options.debug },
-        leave_paused: options.paused,
-        preserve_domid: options.preserve_domid,
-        peer: options.peer,
-        no_monitor: options.no_monitor,
-        dry_run: options.dry_run,
-        transport: options.transport,
-        connections: options.parallel_connections,
-        data_address: options.data_address.clone(),
-        packing: Packing { compress: options.compress == Compress::Zstd, level: options.zstd_level, threads },
-        patience: options.patience(),
-        walker: options.walker,
-        restorer: options.restorer,
-        quiesce: options.mpi_quiesce,
-        limits: options.limits(),
-    })
-}
-
-/// `--report FILE`: opened before anything happens, so that a wrong path costs nothing; put in place whole at the end.
-struct ReportFile {
-    path: PathBuf,
-    unfinished: PathBuf,
-    file: File,
-}
-
-impl ReportFile {
-    fn create(path: &Path) -> Result<Self, Failure> {
-        let mut unfinished = path.as_os_str().to_owned();
-        unfinished.push(".part");
-        let unfinished = PathBuf::from(unfinished);
-        let file = File::create(&unfinished);
-        let file =
-            file.map_err(|e| Failure::internal(format!("report {}", path.display()), &e).next("nothing was begun"))?;
-        Ok(Self { path: path.into(), unfinished, file })
-    }
-
-    fn write(mut self, report: &Report) -> Result<(), Failure> {
-        let json = report.to_json();
-        let written = self.file.write_all(json.as_bytes()).and_then(|()| self.file.sync_all());
-        written.and_then(|()| std::fs::rename(&self.unfinished, &self.path)).map_err(|error| {
-            let what = format!("the report could not be written to {}: {error}", self.path.display());
-            Failure::new(Exit::MovedWithWarnings, what).next("what was measured is printed above")
-        })
-    }
-}
-
-impl Drop for ReportFile {
-    fn drop(&mut self) {
-        // Gone already when it was put in place.
-        let _ = std::fs::remove_file(&self.unfinished);
-    }
-}
-
 fn jobs(options: &Jobs) -> Result<(), Failure> {
-    let found = quiesce::jobs::list(&mut agent_hosts(None, Path::new(CLUSTER_FILE))?);
+    let found = quiesce::jobs::list(&mut agent_hosts(&[], Path::new(CLUSTER_FILE))?);
     let text = if options.json {
         serde_json::to_string_pretty(&found).map_err(|e| Failure::internal("jobs", &e.into()))? + "\n"
     } else {

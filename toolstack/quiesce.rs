@@ -30,3 +30,4 @@ pub mod jobs;
 pub mod keeper;
 pub mod nodes;
 pub mod remote;
+mod survey;

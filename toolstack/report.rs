@@ -21,6 +21,9 @@ pub use mpi::{MpiDomain, MpiPart};
 /// Name and version of the JSON form. A field that changes its meaning changes the number.
 pub const SCHEMA: &str = "rxl-migration-report/1";
 
+/// The same of the reports of several domains that were moved together.
+pub const GANG_SCHEMA: &str = "rxl-gang-report/1";
+
 /// How a migration ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -469,6 +472,12 @@ impl Report {
             let _ = writeln!(text, "  {error}");
         }
     }
+}
+
+/// Several reports in their JSON form as one, indented, with a line's end.
+pub fn gang_json<'a>(reports: impl Iterator<Item = &'a serde_json::Value>) -> String {
+    let all = serde_json::json!({"schema": GANG_SCHEMA, "migrations": reports.collect::<Vec<_>>()});
+    format!("{all:#}\n")
 }
 
 /// A size for people, in binary units.

@@ -27,12 +27,13 @@ use std::time::{Duration, Instant};
 
 use crate::control::{Control, Incoming, Message};
 use crate::data::Broken;
+use crate::gang::words::ToMember;
 use crate::host::Note;
 use crate::io::{Cancel, Guarded};
 pub use crate::session::steering::Question;
 
 pub mod check;
-mod job;
+pub mod job;
 mod leaving;
 mod link;
 pub mod monitor;
@@ -66,6 +67,8 @@ pub enum Event<D> {
     OperationEnded,
     /// The data path has ended.
     Data(Result<D, Broken>),
+    /// The leader of the gang that this migration belongs to said something.
+    Gang(ToMember),
     /// The user or the system wants it to stop.
     Interrupt,
 }

@@ -1,6 +1,6 @@
 //! `rxl receive` over the in-memory host: the far end of the session tests, in a process of its own, with faults.
 //!
-//! memory-receiver DIR [free-kib=N] [taken=NAME] [fault=restore|rename|unpause|destroy] [flip=BYTE] [hang=BYTES]
+//! memory-receiver DIR [free-kib=N] [taken=NAME] [fault=restore|restore-end|rename|unpause|destroy] [flip=BYTE] [hang=BYTES]
 //!
 //! The session leaves what it ended with in DIR/outcome.json.
 
@@ -43,6 +43,7 @@ fn options() -> Options {
             ("free-kib", n) => options.free_kib = n.parse().expect("KiB"),
             ("taken", name) => options.taken = Some(name.into()),
             ("fault", "restore") => options.faults.restore_after = Some(1 << 20),
+            ("fault", "restore-end") => options.faults.restore_at_end = true,
             ("fault", "rename") => options.faults.rename = true,
             ("fault", "unpause") => options.faults.unpause = true,
             ("fault", "destroy") => options.faults = Faults { unpause: true, destroy: true, ..options.faults },

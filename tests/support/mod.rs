@@ -47,33 +47,7 @@ impl Pair {
         let host = MemoryHost::new(64 << 20);
         host.start("dom3", GuestType::Pvh, guest);
         let command = format!("{} {} {at_target}", example("memory-receiver").display(), dir.path().display());
-        let request = source::Request {
-            domain: "dom3".into(),
-            route: Route::Verbatim(command),
-            config_json: None,
-            flags: SaveFlags { live: true, debug: false },
-            leave_paused: false,
-            preserve_domid: false,
-            peer: Peer::Auto,
-            no_monitor: false,
-            dry_run: false,
-            restorer: Restorer::Rxl,
-            transport: Transport::Ssh,
-            connections: 1,
-            data_address: None,
-            packing: Packing { compress: true, level: 1, threads: 2 },
-            patience: Duration::from_secs(5),
-            walker: Walker::Libxc,
-            quiesce: Level::Off,
-            // The guest's own passes decide, unless a test says otherwise.
-            limits: Limits {
-                downtime: Duration::ZERO,
-                max_rounds: u32::MAX,
-                timeout: None,
-                on_timeout: Otherwise::Cancel,
-                when_busy: Otherwise::Force,
-            },
-        };
+        let request = request("dom3", command);
         let state = StateDir::at(dir.path().join("source"));
         Self { host, request, state, dir, events: Events::default() }
     }
@@ -111,6 +85,37 @@ impl Pair {
     pub fn left_files(&self) -> Vec<String> {
         let names = std::fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
         names.map(|name| name.to_string_lossy().into_owned()).filter(|name| name.ends_with(".sock")).collect()
+    }
+}
+
+/// Asks for the domain's way to a target that this command is.
+pub fn request(domain: &str, command: String) -> source::Request {
+    source::Request {
+        domain: domain.into(),
+        route: Route::Verbatim(command),
+        config_json: None,
+        flags: SaveFlags { live: true, debug: false },
+        leave_paused: false,
+        preserve_domid: false,
+        peer: Peer::Auto,
+        no_monitor: false,
+        dry_run: false,
+        restorer: Restorer::Rxl,
+        transport: Transport::Ssh,
+        connections: 1,
+        data_address: None,
+        packing: Packing { compress: true, level: 1, threads: 2 },
+        patience: Duration::from_secs(5),
+        walker: Walker::Libxc,
+        quiesce: Level::Off,
+        // The guest's own passes decide, unless a test says otherwise.
+        limits: Limits {
+            downtime: Duration::ZERO,
+            max_rounds: u32::MAX,
+            timeout: None,
+            on_timeout: Otherwise::Cancel,
+            when_busy: Otherwise::Force,
+        },
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Faults {
     pub save_after_suspend: bool,
     /// A restore fails after so many bytes.
     pub restore_after: Option<u64>,
+    /// A restore fails when it has read everything.
+    pub restore_at_end: bool,
     /// Renaming fails.
     pub rename: bool,
     /// Unpausing fails.
@@ -219,10 +221,12 @@ impl Host for MemoryHost {
         let domid = self.lock().add(&restore_as.name, GuestType::Pvh, RunState::Paused, kib, None);
         let (aborted, abort) = abort();
         let host = self.clone();
-        let limit = self.faults().restore_after;
+        let Faults { restore_after: limit, restore_at_end, .. } = self.faults();
         Operation::spawn("restore", abort, move || {
             let _notes = notes;
             let restored = read_stream(Summing::new(File::from(stream)), &aborted, limit);
+            let restored =
+                restored.and_then(|sum| if restore_at_end { Err(failed("restore", "as asked")) } else { Ok(sum) });
             match restored {
                 Ok(sum) => host.change(domid, |kept| kept.stream = Some(sum)).map(|()| domid),
                 Err(error) => {

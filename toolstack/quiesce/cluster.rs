@@ -56,17 +56,16 @@ pub fn own_name() -> String {
     name.unwrap_or_else(|| "this host".into())
 }
 
-/// This host first, then the target if there is one, then the file's others. The ssh connections are being made meanwhile.
-pub fn agent_hosts(target: Option<&Route>, file: &Path) -> Result<Vec<AgentHost>, Failure> {
+/// This host first, then the targets in their order, then the file's others. The ssh connections are being made meanwhile.
+pub fn agent_hosts(targets: &[Route], file: &Path) -> Result<Vec<AgentHost>, Failure> {
     let nodes = LocalNodes::connect().map_err(|line| Failure::new(Exit::NoXen, line))?;
     let mut hosts = vec![AgentHost { name: own_name(), nodes: Box::new(nodes) }];
     let others = other_hosts(file)?;
-    let named = |route: &Route| route.address().map(str::to_owned);
-    let known = target.and_then(named);
-    if let Some(route) = target {
+    let known: Vec<&str> = targets.iter().filter_map(Route::address).collect();
+    for route in targets {
         hosts.push(AgentHost { name: route.host().into(), nodes: Box::new(RemoteNodes::start(route)?) });
     }
-    for name in others.into_iter().filter(|name| Some(name) != known.as_ref()) {
+    for name in others.into_iter().filter(|name| !known.contains(&name.as_str())) {
         let nodes = Box::new(RemoteNodes::start(&Route::new(None, &name)?)?);
         hosts.push(AgentHost { name, nodes });
     }

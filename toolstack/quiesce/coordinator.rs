@@ -1,15 +1,13 @@
 //! The steps of one epoch, over all domains of a job. See [`crate::quiesce`] for their order.
 
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use rxl_agent_protocol::{
-    Command, Connection, JobRow, PROTOCOL_VERSION, Prepare, Stamp, State, Status, Token, Verb, audit,
-};
+use rxl_agent_protocol::{Command, Connection, Prepare, Stamp, State, Status, Token, Verb, audit};
 use serde::{Deserialize, Serialize};
 
 use super::cluster::AgentHost;
-use super::keeper::{Hosts, Keeper};
+use super::keeper::{Hosts, Keeper, Places};
+use super::survey::{Survey, survey};
 use crate::error::one_line;
 use crate::report::{MpiDomain, MpiPart, ms};
 
@@ -22,7 +20,6 @@ const HOLD_LEASE: Duration = Duration::from_secs(60);
 /// The longest pause that agents are told of: a connection that gives up sooner is a reason not to freeze.
 const ANNOUNCED_PAUSE: Duration = Duration::from_secs(60);
 
-const SURVEY_PATIENCE: Duration = Duration::from_secs(30);
 /// Nothing is frozen yet, so there is time: finding the ranks means reading all of a guest's /proc.
 const PREPARE_DEADLINE: Duration = Duration::from_secs(10);
 const PREPARE_PATIENCE: Duration = Duration::from_secs(30);
@@ -30,6 +27,10 @@ const FREEZE_DEADLINE: Duration = Duration::from_secs(1);
 const FLUSH_DEADLINE: Duration = Duration::from_millis(200);
 /// From unpause to the agent's word: its guest thaws its own tasks first.
 const RESUME_PATIENCE: Duration = Duration::from_secs(60);
+/// How long one look for that word keeps the hosts from the keeper.
+const RESUME_GLANCE: Duration = Duration::from_secs(1);
+/// The keeper's chance to have them.
+const RESUME_PAUSE: Duration = Duration::from_millis(5);
 
 /// What an agent may need beside its own deadline: its poll loop, xenstore, and a guest whose ranks spin on its processors.
 const SLACK: Duration = Duration::from_secs(5);
@@ -43,11 +44,11 @@ const AFTERMATH: Duration = Duration::from_secs(1);
 pub enum Level {
     /// Nobody.
     Off,
-    /// The ranks of the domain that moves.
+    /// The ranks of what moves.
     Domain,
-    /// All ranks of its job, on all hosts. If that cannot be, the domain moves without.
+    /// All ranks of its job, on all hosts. If that cannot be, it moves without.
     Job,
-    /// As job; if that cannot be, the domain does not move.
+    /// As job; if that cannot be, nothing moves.
     Require,
 }
 
@@ -56,15 +57,28 @@ pub enum Level {
 #[error("{0}")]
 pub struct NotQuiesced(pub String);
 
+/// A domain of the first host that is to move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mover {
+    /// Its number there.
+    pub domid: u32,
+    /// Its target: an index into the hosts.
+    pub to: usize,
+}
+
 /// A domain of the job.
 #[derive(Clone, Debug)]
-struct Member {
-    host: usize,
-    domid: u32,
-    name: String,
-    ranks: Vec<u32>,
+pub(super) struct Member {
+    pub(super) host: usize,
+    pub(super) domid: u32,
+    pub(super) name: String,
+    pub(super) ranks: Vec<u32>,
+    /// Where it is to move, if it is.
+    pub(super) to: Option<usize>,
     /// It is suspended, on its way.
-    away: bool,
+    pub(super) away: bool,
+    /// Its target has said that it runs there.
+    pub(super) arrived: Option<Instant>,
 }
 
 /// One epoch. Dropping it before its end thaws the job.
@@ -87,30 +101,23 @@ enum Phase {
     Over,
 }
 
-type Outcome<T> = Result<T, NotQuiesced>;
+pub(super) type Outcome<T> = Result<T, NotQuiesced>;
 
-fn not(line: impl Into<String>) -> NotQuiesced {
+pub(super) fn not(line: impl Into<String>) -> NotQuiesced {
     NotQuiesced(one_line(&line.into()))
 }
 
 impl Coordinator {
-    /// Finds the job of a domain of the first host, and all its domains. None when no rank runs in it.
-    pub fn survey(mut hosts: Vec<AgentHost>, domid: u32, level: Level) -> Outcome<Option<Self>> {
-        let mut all = guests(&mut hosts)?;
-        // The domain that moves comes first.
-        all.sort_by_key(|found| (found.host, found.domid) != (0, domid));
-        check_agent(all.first().filter(|found| (found.host, found.domid) == (0, domid)))?;
-        let stamp = Stamp { epoch: epoch_after(&mut hosts, &all)?, sequence: 1 };
-        let rows = surveyed(&mut hosts, &all, stamp)?;
-        let own = rows.first().map_or(&[][..], Vec::as_slice);
-        let Some(first) = own.first() else { return Ok(None) };
-        let jobs: BTreeSet<String> = own.iter().map(|row| row.id.to_string()).collect();
-        let job = (jobs.len() == 1).then(|| first.id.clone());
-        let names = jobs.iter().cloned().collect();
-        let mut figures = MpiPart::new(level, stamp.epoch, names, first.launcher.to_string(), first.size);
-        let members = members(all, &rows, &jobs, level);
+    /// Finds the job of these domains of the first host, and all domains of it. None when no rank runs in them. From here on
+    /// a domain that moves is known by its place among them.
+    pub fn survey(hosts: Vec<AgentHost>, movers: &[Mover], level: Level) -> Outcome<Option<Self>> {
+        let Some(Survey { hosts, members, stamp, job, mut figures }) = survey(hosts, movers, level)? else {
+            return Ok(None);
+        };
         figures.domains = members.iter().map(|member| member.describe(&hosts)).collect();
-        check_complete(&figures, &members, level, jobs.len())?;
+        if movers.len() > 1 {
+            figures.gang = members.iter().filter(|member| member.to.is_some()).map(Member::shown).collect();
+        }
         let (hosts, phase) = (Hosts::new(hosts), Phase::Surveyed);
         Ok(Some(Self { hosts, members, stamp, phase, frozen_at: None, keeper: None, job, figures }))
     }
@@ -149,8 +156,8 @@ impl Coordinator {
         }
         self.figures.freeze = Some(ms(begun.elapsed()));
         self.phase = Phase::Frozen;
-        let domains = self.members.iter().map(|member| (member.host, member.domid)).collect();
-        let keeper = Keeper::start(self.hosts.clone(), self.stamp.epoch, domains);
+        let places = Places::new(self.members.iter().map(|member| (member.host, member.domid)).collect());
+        let keeper = Keeper::start(self.hosts.clone(), self.stamp.epoch, places);
         self.keeper = Some(keeper.map_err(|error| not(format!("leases: {error}")))?);
         Ok(())
     }
@@ -201,37 +208,75 @@ impl Coordinator {
         hosts[member.host].nodes.cut(member.domid, chunks).map_err(not)
     }
 
-    /// The domain that moves stands still: its agent cannot answer until it runs again, and keeps no time meanwhile.
-    pub fn suspended(&mut self) {
-        self.members[0].away = true;
+    /// A domain that moves stands still: its agent cannot answer until it runs again, and keeps no time meanwhile.
+    pub fn suspended(&mut self, mover: usize) {
+        self.members[mover].away = true;
     }
 
-    /// What the target writes into the domain's new tree before it lets it run: its agent then says that it is there.
+    /// What the targets write into the domains' new trees before they let them run: their agents then say that they are
+    /// there.
     pub fn hold(&mut self) -> String {
         self.stamp = self.stamp.next();
         Command { stamp: self.stamp, verb: Verb::Hold { lease: HOLD_LEASE } }.to_string()
     }
 
-    /// The domain runs on the target, which is the second of the hosts. Thaws the job when its agent says so, or when it
-    /// has not said so in time. The error is a line for the user; the job runs in any case.
-    pub fn arrived(&mut self, domid: u32) -> Outcome<()> {
-        let told = self.await_arrival(domid);
+    /// A domain runs on its target, under this number.
+    pub fn arrived(&mut self, mover: usize, domid: u32) {
+        let member = &mut self.members[mover];
+        let left = (member.host, member.domid);
+        (member.host, member.domid) = (member.to.unwrap_or(member.host), domid);
+        (member.away, member.arrived) = (false, Some(Instant::now()));
+        let is_now = (member.host, member.domid);
+        if let Some(keeper) = &self.keeper {
+            keeper.places().moved(left, is_now);
+        }
+    }
+
+    /// A domain that was to move runs where it was. Where the job has been let go already, its ranks are now.
+    pub fn returned(&mut self, mover: usize) {
+        if !std::mem::take(&mut self.members[mover].away) || self.phase != Phase::Over {
+            return;
+        }
+        let member = self.members[mover].clone();
+        if let Err(error) = self.ask(&[member], &Verb::Abort, SLACK) {
+            tracing::warn!("{error}: its ranks run on when their lease ends");
+        }
+    }
+
+    /// Nothing more will come: thaws the job when the agents of all domains that have arrived say that they are there, or
+    /// have not said so in time. The error is a line for the user; the job runs in any case.
+    pub fn settle(&mut self) -> Outcome<()> {
+        let arrived: Vec<_> = self.members.iter().filter(|member| member.arrived.is_some()).cloned().collect();
+        let told = arrived.iter().map(|member| self.await_resumed(member)).fold(Ok(()), Outcome::and);
         let thawed = self.thaw();
         told.and(thawed)
     }
 
-    fn await_arrival(&mut self, domid: u32) -> Outcome<()> {
-        let begun = Instant::now();
-        let member = &mut self.members[0];
-        (member.host, member.domid, member.away) = (1, domid, false);
-        let (host, name) = (member.host, member.name.clone());
-        let state = self.hosts.lock()[host].nodes.wait(domid, self.stamp, RESUME_PATIENCE).map_err(not)?;
-        self.figures.resume = Some(ms(begun.elapsed()));
+    fn await_resumed(&mut self, member: &Member) -> Outcome<()> {
+        let begun = member.arrived.unwrap_or_else(Instant::now);
+        let state = self.resumed_state(member)?;
+        let took = ms(begun.elapsed());
+        self.figures.resume = Some(self.figures.resume.map_or(took, |longest: f64| longest.max(took)));
+        let name = &member.name;
         match state.map(|state| state.status) {
             Some(Status::Resumed { frozen: true }) => Ok(()),
             Some(Status::Resumed { frozen: false }) => Err(not(format!("{name}: its ranks ran before the thaw"))),
             Some(other) => Err(not(format!("{name}: its agent said {other:?} after it moved"))),
             None => Err(not(format!("{name}: its agent said nothing in {} s", RESUME_PATIENCE.as_secs()))),
+        }
+    }
+
+    /// In glances, as the leases of the others are to be renewed meanwhile.
+    fn resumed_state(&self, member: &Member) -> Outcome<Option<State>> {
+        let until = Instant::now() + RESUME_PATIENCE;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let glance = RESUME_GLANCE.min(left);
+            let state = self.hosts.lock()[member.host].nodes.wait(member.domid, self.stamp, glance).map_err(not)?;
+            if state.is_some() || left <= glance {
+                return Ok(state);
+            }
+            std::thread::sleep(RESUME_PAUSE);
         }
     }
 
@@ -282,13 +327,17 @@ impl Coordinator {
         self.figures.clone()
     }
 
-    /// One command to all domains but one that is away; then all answers, each no later than the deadline and some slack.
+    /// One command to all domains but those that are away; then all answers, each no later than the deadline and some slack.
     fn all(&mut self, verb: &Verb, deadline: Duration) -> Outcome<Vec<State>> {
+        let present: Vec<_> = self.members.iter().filter(|member| !member.away).cloned().collect();
+        self.ask(&present, verb, deadline)
+    }
+
+    fn ask(&mut self, members: &[Member], verb: &Verb, deadline: Duration) -> Outcome<Vec<State>> {
         self.stamp = self.stamp.next();
         let stamp = self.stamp;
-        let present: Vec<_> = self.members.iter().filter(|member| !member.away).cloned().collect();
         let mut hosts = self.hosts.lock();
-        for member in &present {
+        for member in members {
             let command = Command { stamp, verb: verb.clone() };
             hosts[member.host].nodes.command(member.domid, &command).map_err(not)?;
         }
@@ -300,7 +349,7 @@ impl Coordinator {
                 not(format!("the agent of {} did not answer in {} s", member.name, (deadline + SLACK).as_secs()))
             })
         };
-        present.iter().map(answer).collect()
+        members.iter().map(answer).collect()
     }
 
     fn refused(&self, index: usize, state: &State) -> NotQuiesced {
@@ -323,112 +372,14 @@ impl Drop for Coordinator {
 }
 
 impl Member {
+    fn shown(&self) -> String {
+        one_line(&self.name)
+    }
+
     fn describe(&self, hosts: &[AgentHost]) -> MpiDomain {
         let host = hosts.get(self.host).map_or_else(String::new, |host| host.name.clone());
-        MpiDomain { name: one_line(&self.name), host, ranks: self.ranks.clone() }
+        MpiDomain { name: self.shown(), host, ranks: self.ranks.clone() }
     }
-}
-
-/// A domain with an agent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Found {
-    host: usize,
-    domid: u32,
-    name: String,
-    /// Of its agent.
-    protocol: u32,
-}
-
-fn check_agent(moving: Option<&Found>) -> Outcome<()> {
-    match moving {
-        None => Err(not("the domain has no agent: install rxl-guest-agent in it")),
-        Some(found) if found.protocol != PROTOCOL_VERSION => {
-            let theirs = found.protocol;
-            Err(not(format!("the domain's agent speaks protocol {theirs}, this rxl {PROTOCOL_VERSION}")))
-        }
-        Some(_) => Ok(()),
-    }
-}
-
-/// Domains with ranks of these jobs; at level domain the first one alone.
-fn members(all: Vec<Found>, rows: &[Vec<JobRow>], jobs: &BTreeSet<String>, level: Level) -> Vec<Member> {
-    let ranks = |rows: &Vec<JobRow>| -> Vec<u32> {
-        let rows = rows.iter().filter(|row| jobs.contains(&row.id.to_string()));
-        rows.flat_map(|row| &row.ranks).map(|rank| rank.number).collect()
-    };
-    let member = |(found, rows): (Found, &Vec<JobRow>)| {
-        let Found { host, domid, name, .. } = found;
-        Member { host, domid, name, ranks: ranks(rows), away: false }
-    };
-    let most = if level == Level::Domain { 1 } else { usize::MAX };
-    all.into_iter().zip(rows).map(member).filter(|member| !member.ranks.is_empty()).take(most).collect()
-}
-
-fn guests(hosts: &mut [AgentHost]) -> Outcome<Vec<Found>> {
-    let mut all = Vec::new();
-    for (host, agents) in hosts.iter_mut().enumerate() {
-        for guest in agents.nodes.guests().map_err(not)? {
-            if let Some(info) = guest.agent_info() {
-                all.push(Found { host, domid: guest.domid, name: guest.name, protocol: info.protocol });
-            }
-        }
-    }
-    Ok(all)
-}
-
-/// Epochs only grow. Another coordinator's that is under way is a reason not to begin.
-fn epoch_after(hosts: &mut [AgentHost], all: &[Found]) -> Outcome<u64> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis());
-    let mut epoch = u64::try_from(now).unwrap_or(1);
-    for found in all {
-        let Some(state) = hosts[found.host].nodes.state(found.domid).map_err(not)? else { continue };
-        let under_way = [
-            matches!(state.status, Status::Ready(_) | Status::Frozen(_) | Status::Flushed(_)),
-            matches!(state.status, Status::Resumed { .. } | Status::Thawed(_)),
-        ];
-        if under_way.contains(&true) {
-            return Err(not(format!("{} is being quiesced by another migration", found.name)));
-        }
-        epoch = epoch.max(state.stamp.epoch.saturating_add(1));
-    }
-    Ok(epoch)
-}
-
-/// The ranks of each domain. An agent that does not answer has none.
-fn surveyed(hosts: &mut [AgentHost], all: &[Found], stamp: Stamp) -> Outcome<Vec<Vec<JobRow>>> {
-    for found in all {
-        let command = Command { stamp, verb: Verb::Survey };
-        hosts[found.host].nodes.command(found.domid, &command).map_err(not)?;
-    }
-    let until = Instant::now() + SURVEY_PATIENCE;
-    let mut rows = Vec::new();
-    for found in all {
-        let nodes = &mut hosts[found.host].nodes;
-        let left = until.saturating_duration_since(Instant::now());
-        let state = nodes.wait(found.domid, stamp, left).map_err(not)?;
-        rows.push(match state {
-            Some(_) => nodes.jobs(found.domid).map_err(not)?,
-            None => {
-                tracing::warn!("{}: its agent does not answer", one_line(&found.name));
-                Vec::new()
-            }
-        });
-    }
-    Ok(rows)
-}
-
-/// At level job all ranks must have been found, or the cut could not be known to be clean.
-fn check_complete(figures: &MpiPart, members: &[Member], level: Level, jobs: usize) -> Outcome<()> {
-    let found: BTreeSet<u32> = members.iter().flat_map(|member| member.ranks.iter().copied()).collect();
-    if level == Level::Domain || jobs != 1 || found.len() >= figures.size as usize {
-        return Ok(());
-    }
-    let (job, size) = (figures.jobs.join(", "), figures.size);
-    Err(not(format!(
-        "job {job} has {size} ranks, and {} of them were found: name all hosts in /etc/rxl/cluster.toml, and install \
-         rxl-guest-agent in all their domains",
-        found.len()
-    )))
 }
 
 #[cfg(test)]

@@ -28,34 +28,63 @@ impl Hosts {
     }
 }
 
+/// Where the frozen domains are: index of the host, number of the domain.
+#[derive(Clone)]
+pub struct Places(Arc<Mutex<Vec<(usize, u32)>>>);
+
+impl Places {
+    /// At first.
+    pub fn new(places: Vec<(usize, u32)>) -> Self {
+        Self(Arc::new(Mutex::new(places)))
+    }
+
+    /// One has moved: what it has left is soon destroyed, and nothing is to be written there any more.
+    pub fn moved(&self, from: (usize, u32), to: (usize, u32)) {
+        for place in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter_mut().filter(|place| **place == from) {
+            *place = to;
+        }
+    }
+
+    fn now(&self) -> Vec<(usize, u32)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// A running keeper. Dropping it ends the renewing.
 pub struct Keeper {
+    places: Places,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Keeper {
-    /// Renews the epoch's leases of these domains: index of the host, number of the domain.
-    pub fn start(hosts: Hosts, epoch: u64, domains: Vec<(usize, u32)>) -> std::io::Result<Self> {
+    /// Renews the epoch's leases of the domains that are there.
+    pub fn start(hosts: Hosts, epoch: u64, places: Places) -> std::io::Result<Self> {
         let (stop, stopped) = channel();
+        let theirs = places.clone();
         let work = move || {
             for count in 1.. {
                 match stopped.recv_timeout(EVERY) {
-                    Err(RecvTimeoutError::Timeout) => renew(&hosts, Lease { epoch, count }, &domains),
+                    Err(RecvTimeoutError::Timeout) => renew(&hosts, Lease { epoch, count }, &theirs),
                     Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
                 }
             }
         };
         let thread = std::thread::Builder::new().name("leases".into()).spawn(work)?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+        Ok(Self { places, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where it renews them.
+    pub fn places(&self) -> &Places {
+        &self.places
     }
 }
 
-fn renew(hosts: &Hosts, lease: Lease, domains: &[(usize, u32)]) {
+fn renew(hosts: &Hosts, lease: Lease, places: &Places) {
     let mut hosts = hosts.lock();
-    for (host, domid) in domains {
-        if let Some(host) = hosts.get_mut(*host)
-            && let Err(error) = host.nodes.renew(*domid, &lease)
+    for (host, domid) in places.now() {
+        if let Some(host) = hosts.get_mut(host)
+            && let Err(error) = host.nodes.renew(domid, &lease)
         {
             // The agent then thaws by itself, which is what leases are for.
             tracing::warn!("lease of domain {domid} on {}: {error}", host.name);

@@ -2,14 +2,14 @@
 
 use std::fmt::Write as _;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::seconds;
 use crate::quiesce::coordinator::Level;
 
 /// What became of the job. Times are ms on the source's monotonic clock, but for those that say otherwise; a figure is null
 /// where the step was not reached.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct MpiPart {
     /// As asked.
@@ -24,8 +24,11 @@ pub struct MpiPart {
     pub launcher: String,
     /// Ranks of the job, as the launcher says.
     pub size: u32,
-    /// Those that were held still; the one that moved comes first.
+    /// Those that were held still; those that moved come first.
     pub domains: Vec<MpiDomain>,
+    /// Those that moved in this epoch, where there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gang: Vec<String>,
     /// Processes that were frozen.
     pub processes: u32,
     /// TCP connections of theirs.
@@ -67,7 +70,7 @@ pub struct MpiPart {
 }
 
 /// A domain of a job.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct MpiDomain {
     /// Its name.
@@ -89,6 +92,7 @@ impl MpiPart {
             launcher,
             size,
             domains: Vec::new(),
+            gang: Vec::new(),
             processes: 0,
             connections: 0,
             prepare: None,
@@ -140,6 +144,9 @@ impl MpiPart {
             time(self.resume),
             time(self.thaw),
         );
+        if !self.gang.is_empty() {
+            let _ = write!(text, "\n  mpi: moved together: {}", self.gang.join(", "));
+        }
         if let Some(agreed) = self.connections_agreed {
             let cut = if self.is_cut_clean() { "clean" } else { "NOT clean" };
             let _ = write!(text, "\n  mpi: cut {cut}, {agreed} connections agree at both ends");

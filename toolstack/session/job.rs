@@ -1,28 +1,76 @@
 //! The MPI job of the domain that moves, as the session sees it: held still, or the reason why not.
+//!
+//! A migration of one domain has its own coordinator. A member of a gang ([`crate::gang`]) asks its leader, and waits.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::error::{Exit, Failure};
+use crate::gang::member::Member;
+use crate::gang::words::{FromMember, Place, ToMember};
+use crate::host::Domain;
 use crate::quiesce::cluster::{AgentHost, CLUSTER_FILE, agent_hosts};
-use crate::quiesce::coordinator::{Coordinator, Level, NotQuiesced};
+use crate::quiesce::coordinator::{Coordinator, Level, Mover, NotQuiesced};
 use crate::remote::Route;
 use crate::report::MpiPart;
+use crate::session::{Event, Events};
 use crate::state_dir::{DomainLock, StateDir};
+
+/// How long a gang's leader may take until all others are prepared and the job has been found. A target waits 120 s for data.
+const BEGIN_PATIENCE: Duration = Duration::from_secs(150);
 
 /// See the module.
 pub struct Job {
     level: Level,
-    coordinator: Option<Coordinator>,
+    holder: Holder,
     figures: Option<MpiPart>,
     _lock: Option<DomainLock>,
 }
 
+/// Who holds the job still.
+enum Holder {
+    Nobody,
+    Own(Box<Coordinator>),
+    Leader(Link),
+}
+
+/// A member's line, and what has been said on it.
+struct Link {
+    member: Member,
+    /// The barriers are kept.
+    together: bool,
+    asked: Option<Asked>,
+    frozen: bool,
+    /// The pass after the freeze has begun.
+    last_pass: bool,
+    flushed: bool,
+    go: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Asked {
+    Stop,
+    Suspend,
+    Ready,
+}
+
+/// What comes after a live pass that was good enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The job has just been held still: one more live pass fetches what it has dirtied until then.
+    OnePass,
+    /// The last pass.
+    Now,
+    /// Others have not come so far.
+    NotYet,
+}
+
 /// The hosts of the cluster, being connected to. None where nothing is to be quiesced.
-pub fn reach_agents(level: Level, route: &Route) -> Result<Option<Vec<AgentHost>>, Failure> {
+pub fn reach_agents(level: Level, targets: &[Route]) -> Result<Option<Vec<AgentHost>>, Failure> {
     if level == Level::Off {
         return Ok(None);
     }
-    match agent_hosts(Some(route), Path::new(CLUSTER_FILE)) {
+    match agent_hosts(targets, Path::new(CLUSTER_FILE)) {
         Ok(hosts) => Ok(Some(hosts)),
         // A file that is wrong is the user's to mend, whatever the level.
         Err(failure) if level == Level::Require || failure.exit == Exit::Usage => Err(failure),
@@ -33,18 +81,37 @@ pub fn reach_agents(level: Level, route: &Route) -> Result<Option<Vec<AgentHost>
     }
 }
 
+/// Keeps any other migration of this job out until dropped.
+pub fn lock_job(figures: &MpiPart, state: &StateDir) -> Result<DomainLock, Failure> {
+    let key: String = figures.jobs.concat().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    state.lock(&format!("job-{key}"), &format!("a domain of job {}", figures.jobs.join(", ")))
+}
+
+/// What `require` demands and does not get.
+pub fn required(problem: &NotQuiesced) -> Failure {
+    let failure = Failure::new(Exit::FailedSourceRuns, format!("the MPI job cannot be quiesced: {problem}"));
+    failure.next("--mpi-quiesce=job moves the domain without, if need be")
+}
+
 impl Job {
+    /// Of a migration without one.
+    pub fn none() -> Self {
+        Self { level: Level::Off, holder: Holder::Nobody, figures: None, _lock: None }
+    }
+
     /// Finds the domain's job, and locks it. With `require` what stands in the way ends the migration here.
-    pub fn find(level: Level, hosts: Option<Vec<AgentHost>>, domid: u32, state: &StateDir) -> Result<Self, Failure> {
-        let mut job = Self { level, coordinator: None, figures: None, _lock: None };
+    pub fn find(
+        level: Level,
+        hosts: Option<Vec<AgentHost>>,
+        domain: &Domain,
+        state: &StateDir,
+    ) -> Result<Self, Failure> {
+        let mut job = Self { level, ..Self::none() };
         let Some(hosts) = hosts else { return Ok(job) };
-        match Coordinator::survey(hosts, domid, level) {
+        match Coordinator::survey(hosts, &[Mover { domid: domain.domid.0, to: 1 }], level) {
             Ok(Some(coordinator)) => {
-                let name: Vec<String> = coordinator.figures().jobs;
-                let key: String =
-                    name.concat().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-                job._lock = Some(state.lock(&format!("job-{key}"), &format!("a domain of job {}", name.join(", ")))?);
-                job.coordinator = Some(coordinator);
+                job._lock = Some(lock_job(&coordinator.figures(), state)?);
+                job.holder = Holder::Own(Box::new(coordinator));
             }
             Ok(None) => job.figures = Some(MpiPart { problem: None, ..MpiPart::none(level, String::new()) }),
             Err(problem) => job.without(problem)?,
@@ -52,83 +119,255 @@ impl Job {
         Ok(job)
     }
 
+    /// Tells the leader that all is checked, and waits until it is so for all others.
+    pub fn join<D: Send + 'static>(
+        mut member: Member,
+        level: Level,
+        domain: &Domain,
+        events: &Events<D>,
+    ) -> Result<Self, Failure> {
+        member.say(&FromMember::Prepared { name: domain.name.clone(), domid: domain.domid.0 });
+        let (figures, together) = await_begin(events)?;
+        let figures = figures.map(|figures| *figures);
+        let link = Link { member, together, asked: None, frozen: false, last_pass: false, flushed: false, go: None };
+        Ok(Self { level, holder: Holder::Leader(link), figures, _lock: None })
+    }
+
     /// Goes on without, or not at all.
     fn without(&mut self, problem: NotQuiesced) -> Result<(), Failure> {
-        let mut figures = self.coordinator.take().map(|coordinator| coordinator.figures());
-        let figures = figures.get_or_insert_with(|| MpiPart::none(self.level, String::new()));
+        let none = || MpiPart::none(self.level, String::new());
+        let mut figures = self.figures().unwrap_or_else(none);
         figures.problem = Some(problem.0.clone());
-        self.figures = Some(figures.clone());
+        (self.figures, self.holder) = (Some(figures), Holder::Nobody);
         if self.level == Level::Require {
-            let failure = Failure::new(Exit::FailedSourceRuns, format!("the MPI job cannot be quiesced: {problem}"));
-            return Err(failure.next("--mpi-quiesce=job moves the domain without, if need be"));
+            return Err(required(&problem));
         }
         tracing::warn!("the MPI job is not quiesced: {problem}");
         Ok(())
     }
 
-    /// Whether it stands still.
-    pub fn is_frozen(&self) -> bool {
-        self.coordinator.as_ref().is_some_and(Coordinator::is_frozen)
-    }
-
-    /// Holds the job still, if that has not been done. Tells whether it was done now: then another live pass is worth while.
-    pub fn freeze(&mut self) -> Result<bool, Failure> {
-        let Some(coordinator) = self.coordinator.as_mut().filter(|coordinator| !coordinator.is_frozen()) else {
-            return Ok(false);
-        };
-        match coordinator.freeze() {
-            Ok(()) => Ok(true),
-            Err(problem) => self.without(problem).map(|()| false),
+    /// Whether pre-copy has been found good enough: then it is not judged again.
+    pub fn is_stopping(&self) -> bool {
+        match &self.holder {
+            Holder::Nobody => false,
+            Holder::Own(coordinator) => coordinator.is_frozen(),
+            Holder::Leader(link) => link.together && link.asked.is_some(),
         }
     }
 
-    /// Waits until nothing of the job is on the wire.
-    pub fn flush(&mut self) -> Result<(), Failure> {
-        let flushed = self.coordinator.as_mut().map_or(Ok(()), Coordinator::flush);
-        flushed.or_else(|problem| self.without(problem))
+    /// Pre-copy is good enough: holds the job still.
+    pub fn stop(&mut self) -> Result<Stop, Failure> {
+        match &mut self.holder {
+            Holder::Leader(link) => Ok(link.stop()),
+            Holder::Own(coordinator) if !coordinator.is_frozen() => match coordinator.freeze() {
+                Ok(()) => Ok(Stop::OnePass),
+                Err(problem) => self.without(problem).map(|()| Stop::Now),
+            },
+            _ => Ok(Stop::Now),
+        }
+    }
+
+    /// The guest is to be suspended: waits until nothing of the job is on the wire. False when others have not come so far.
+    pub fn may_suspend(&mut self) -> Result<bool, Failure> {
+        if let Holder::Leader(link) = &mut self.holder {
+            return Ok(link.may_suspend());
+        }
+        self.stop()?;
+        if let Holder::Own(coordinator) = &mut self.holder {
+            coordinator.flush().or_else(|problem| self.without(problem))?;
+        }
+        Ok(true)
     }
 
     /// The domain that moves stands still, whichever way it came to that.
     pub fn suspended(&mut self) -> Result<(), Failure> {
-        let Some(coordinator) = self.coordinator.as_mut() else { return Ok(()) };
-        if coordinator.is_frozen() {
-            coordinator.suspended();
-            return Ok(());
+        let unasked = || NotQuiesced("libxl's stock save helper does not ask before it suspends".into());
+        match &mut self.holder {
+            Holder::Nobody => Ok(()),
+            Holder::Own(coordinator) if coordinator.is_frozen() => {
+                coordinator.suspended(0);
+                Ok(())
+            }
+            Holder::Own(_) => self.without(unasked()),
+            Holder::Leader(link) if !link.together => Ok(()),
+            Holder::Leader(link) if link.flushed => {
+                link.member.say(&FromMember::Suspended);
+                Ok(())
+            }
+            Holder::Leader(_) => Err(required(&unasked())),
         }
-        self.without(NotQuiesced("libxl's stock save helper does not ask before it suspends".into()))
+    }
+
+    /// The target has everything: tells the leader, if there is one to be waited for.
+    pub fn ready(&mut self) {
+        if let Holder::Leader(link) = &mut self.holder {
+            link.ask(Asked::Ready);
+        }
+    }
+
+    /// Whether the domain may be committed.
+    pub fn may_go(&self) -> bool {
+        match &self.holder {
+            Holder::Leader(link) => !link.together || link.go.is_some(),
+            _ => true,
+        }
+    }
+
+    /// Asks the leader to cancel: it may have told others to go.
+    pub fn ask_cancel(&mut self) {
+        if let Holder::Leader(link) = &mut self.holder {
+            link.member.say(&FromMember::Cancel);
+        }
+    }
+
+    /// What the leader says before the line.
+    pub fn heard(&mut self, word: ToMember) -> Result<(), Failure> {
+        let Holder::Leader(link) = &mut self.holder else { return Ok(()) };
+        match word {
+            ToMember::Frozen => link.frozen = true,
+            ToMember::Flushed { figures } => {
+                link.flushed = true;
+                self.figures = Some(*figures);
+            }
+            ToMember::Alone { figures } => {
+                link.together = false;
+                self.figures = Some(*figures);
+            }
+            ToMember::Go { agent_command } => link.go = Some(agent_command),
+            ToMember::Abort { reason } => return Err(given_up(&reason)),
+            ToMember::Begin { .. } | ToMember::Closed { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// The migration is given up; what is left is to clean up.
+    pub fn failing(&mut self, failure: &Failure) {
+        if let Holder::Leader(link) = &mut self.holder {
+            link.member.say(&FromMember::Failing { what: failure.what.clone() });
+        }
     }
 
     /// For the target: what the domain's agent is to find when it runs again.
     pub fn hold(&mut self) -> Option<String> {
-        self.coordinator.as_mut().map(Coordinator::hold)
+        match &mut self.holder {
+            Holder::Nobody => None,
+            Holder::Own(coordinator) => Some(coordinator.hold()),
+            Holder::Leader(link) => link.go.clone(),
+        }
     }
 
     /// The domain runs on the target, under this number: thaws the job.
     pub fn arrived(&mut self, domid: u32) {
-        let arrived = self.coordinator.as_mut().map_or(Ok(()), |coordinator| coordinator.arrived(domid));
-        self.close(arrived);
+        self.close(Place::Target { domid });
     }
 
-    /// The domain runs here, or nobody knows where: the job runs.
+    /// The domain runs here: the job runs.
+    pub fn returned(&mut self) {
+        self.close(Place::Source);
+    }
+
+    /// Nobody knows where the domain runs, or it is not to run yet: the rest of the job runs.
     pub fn abort(&mut self) {
-        if let Some(coordinator) = self.coordinator.as_mut() {
-            coordinator.abort();
-        }
-        self.close(Ok(()));
+        self.close(Place::Elsewhere);
     }
 
-    fn close(&mut self, end: Result<(), NotQuiesced>) {
-        if let Some(coordinator) = self.coordinator.take() {
-            let problem = end.err().map(|problem| problem.0);
-            if let Some(problem) = &problem {
-                tracing::warn!("{problem}");
+    fn close(&mut self, place: Place) {
+        match std::mem::replace(&mut self.holder, Holder::Nobody) {
+            Holder::Nobody => {}
+            Holder::Own(coordinator) => self.figures = Some(close_own(*coordinator, place)),
+            Holder::Leader(mut link) => {
+                link.member.say(&FromMember::Settled(place));
+                // Where the barriers were not kept there is nothing to wait for.
+                if link.together {
+                    self.figures = link.member.closed().or_else(|| self.figures.take());
+                }
             }
-            self.figures = Some(MpiPart { problem, ..coordinator.figures() });
         }
     }
 
     /// For the report.
     pub fn figures(&self) -> Option<MpiPart> {
-        self.coordinator.as_ref().map(Coordinator::figures).or_else(|| self.figures.clone())
+        match &self.holder {
+            Holder::Own(coordinator) => Some(coordinator.figures()),
+            _ => self.figures.clone(),
+        }
     }
+}
+
+impl Link {
+    /// Asks once.
+    fn ask(&mut self, what: Asked) {
+        if !self.together || self.asked >= Some(what) {
+            return;
+        }
+        self.asked = Some(what);
+        self.member.say(match what {
+            Asked::Stop => &FromMember::Stop,
+            Asked::Suspend => &FromMember::Suspend,
+            Asked::Ready => &FromMember::Ready,
+        });
+    }
+
+    fn stop(&mut self) -> Stop {
+        self.ask(Asked::Stop);
+        if !self.together {
+            Stop::Now
+        } else if !self.frozen {
+            Stop::NotYet
+        } else if std::mem::replace(&mut self.last_pass, true) {
+            Stop::Now
+        } else {
+            Stop::OnePass
+        }
+    }
+
+    fn may_suspend(&mut self) -> bool {
+        self.ask(Asked::Suspend);
+        !self.together || self.flushed
+    }
+}
+
+fn await_begin<D: Send + 'static>(events: &Events<D>) -> Result<(Option<Box<MpiPart>>, bool), Failure> {
+    let deadline = Instant::now() + BEGIN_PATIENCE;
+    loop {
+        match events.next(deadline) {
+            Some(Event::Gang(ToMember::Begin { figures, together })) => return Ok((figures, together)),
+            Some(Event::Gang(ToMember::Abort { reason })) => return Err(given_up(&reason)),
+            Some(Event::Interrupt) => return Err(Failure::new(Exit::Cancelled, "cancelled before anything began")),
+            Some(Event::Control(incoming)) => {
+                let what = format!("the target has not waited for the other domains ({incoming:?})");
+                return Err(Failure::new(Exit::FailedSourceRuns, what));
+            }
+            Some(_) => {}
+            None => {
+                return Err(Failure::new(Exit::FailedSourceRuns, "the other domains were not ready to begin in time"));
+            }
+        }
+    }
+}
+
+/// What the leader's Abort is to the user.
+pub fn given_up(reason: &str) -> Failure {
+    Failure::new(Exit::Cancelled, format!("cancelled, as {reason}"))
+}
+
+fn close_own(mut coordinator: Coordinator, place: Place) -> MpiPart {
+    let closed = match place {
+        Place::Target { domid } => {
+            coordinator.arrived(0, domid);
+            coordinator.settle()
+        }
+        Place::Source | Place::Elsewhere => {
+            if place == Place::Source {
+                coordinator.returned(0);
+            }
+            coordinator.abort();
+            Ok(())
+        }
+    };
+    let problem = closed.err().map(|problem| problem.0);
+    if let Some(problem) = &problem {
+        tracing::warn!("{problem}");
+    }
+    MpiPart { problem, ..coordinator.figures() }
 }

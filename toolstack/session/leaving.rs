@@ -9,19 +9,25 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
 
 use crate::data::feed::Feed;
 use crate::error::{Exit, Failure};
+use crate::gang::words::ToMember;
 use crate::host::{Decision, DomId, Domain, Host, HostError, Operation, PrecopyStats, RunState, Save};
 use crate::policy::{Limits, Measured, Otherwise, Policy, Verdict};
 use crate::session::check::at_source;
-use crate::session::job::Job;
+use crate::session::job::{Job, Stop};
 use crate::session::record::Record;
 use crate::session::source::Request;
 use crate::session::steering::{Desk, Question, Signals, pages_per_second};
 use crate::session::{Events, MIGRATED_AWAY};
 use crate::state_dir::{DomainLock, StateDir};
+
+/// How long a save rests between two live passes while other domains have not come so far. Without a rest a guest that writes
+/// little would make thousands of them.
+const REST: Duration = Duration::from_secs(3);
 
 /// See the module.
 pub struct Leaving {
@@ -59,6 +65,14 @@ pub struct Saving {
     operation: Option<Operation<()>>,
     signals: Signals,
     policy: Policy,
+    waiting: Option<Waiting>,
+}
+
+/// A question whose answer depends on other domains.
+enum Waiting {
+    /// After a live pass, since when.
+    Pass(SyncSender<Decision>, Instant),
+    Suspend(SyncSender<Result<(), String>>),
 }
 
 impl Saving {
@@ -79,7 +93,7 @@ impl Saving {
         let operation = leaving.host.save(leaving.domain.domid, save);
         let operation = operation.map_err(|e| Failure::from(e).with_exit(Exit::Internal))?;
         let policy = Policy::new(request.limits);
-        Ok(Self { leaving, job, operation: Some(operation), signals, policy })
+        Ok(Self { leaving, job, operation: Some(operation), signals, policy, waiting: None })
     }
 
     /// libxl has ended, and [`Saving::ended`] has seen it.
@@ -94,32 +108,78 @@ impl Saving {
 
     /// The save waits for it.
     pub fn answer(&mut self, question: Question, record: &mut Record) -> Result<(), Failure> {
-        // One that has stopped waiting fails by itself.
         match question {
             Question::Precopy(stats, reply) => {
-                let (decision, result) = self.decide(&stats, record);
-                let _ = reply.send(decision);
-                result
+                let decided = self.decide(&stats, record);
+                self.reply(reply, decided)
             }
-            Question::Suspend(reply) => {
-                let ready = self.job.freeze().and_then(|_| self.job.flush());
-                record.mpi = self.job.figures();
-                let _ = reply.send(ready.as_ref().map(drop).map_err(ToString::to_string));
-                ready
-            }
+            Question::Suspend(reply) => self.suspend(reply, record),
         }
     }
 
-    /// With the job frozen, one more live pass fetches what it has dirtied until now; what is left then is small.
-    fn stop(&mut self) -> (Decision, Result<(), Failure>) {
-        match self.job.freeze() {
-            Ok(true) => (Decision::Continue, Ok(())),
-            Ok(false) => (Decision::StopAndCopy, Ok(())),
-            Err(failure) => (Decision::Abort, Err(failure)),
+    /// With the job frozen, one more live pass fetches what it has dirtied until now; what is left then is small. None while
+    /// that cannot be said.
+    fn stop(&mut self) -> Result<Option<Decision>, Failure> {
+        Ok(match self.job.stop()? {
+            Stop::OnePass => Some(Decision::Continue),
+            Stop::Now => Some(Decision::StopAndCopy),
+            Stop::NotYet => None,
+        })
+    }
+
+    /// A save that has stopped waiting fails by itself.
+    fn reply(
+        &mut self,
+        reply: SyncSender<Decision>,
+        decided: Result<Option<Decision>, Failure>,
+    ) -> Result<(), Failure> {
+        match decided {
+            Ok(Some(decision)) => drop(reply.send(decision)),
+            Ok(None) => self.waiting = Some(Waiting::Pass(reply, Instant::now())),
+            Err(failure) => {
+                let _ = reply.send(Decision::Abort);
+                return Err(failure);
+            }
+        }
+        Ok(())
+    }
+
+    fn suspend(&mut self, reply: SyncSender<Result<(), String>>, record: &mut Record) -> Result<(), Failure> {
+        let ready = self.job.may_suspend();
+        record.mpi = self.job.figures();
+        match &ready {
+            Ok(true) => drop(reply.send(Ok(()))),
+            Ok(false) => self.waiting = Some(Waiting::Suspend(reply)),
+            Err(failure) => drop(reply.send(Err(failure.to_string()))),
+        }
+        ready.map(drop)
+    }
+
+    /// The gang's leader has said something, which may be what a question waits for.
+    pub fn heard(&mut self, word: ToMember, record: &mut Record) -> Result<(), Failure> {
+        self.job.heard(word)?;
+        match self.waiting.take() {
+            None => Ok(()),
+            Some(Waiting::Suspend(reply)) => self.suspend(reply, record),
+            Some(Waiting::Pass(reply, since)) => match self.stop()? {
+                None => {
+                    self.waiting = Some(Waiting::Pass(reply, since));
+                    Ok(())
+                }
+                decided => self.reply(reply, Ok(decided)),
+            },
         }
     }
 
-    fn decide(&mut self, stats: &PrecopyStats, record: &mut Record) -> (Decision, Result<(), Failure>) {
+    /// While others have not come so far, a live pass now and then keeps the rest small.
+    pub fn rest(&mut self) {
+        let is_over = |waiting: &mut Waiting| matches!(waiting, Waiting::Pass(_, since) if since.elapsed() >= REST);
+        if let Some(Waiting::Pass(reply, _)) = self.waiting.take_if(is_over) {
+            let _ = reply.send(Decision::Continue);
+        }
+    }
+
+    fn decide(&mut self, stats: &PrecopyStats, record: &mut Record) -> Result<Option<Decision>, Failure> {
         let measured = Measured {
             rounds: stats.iteration,
             dirty: stats.dirty,
@@ -127,21 +187,17 @@ impl Saving {
             elapsed: record.timeline.began.elapsed(),
         };
         // A job that stands still is not kept waiting for anything better, and its last pass is not judged again.
-        if self.job.is_frozen() {
-            return (Decision::StopAndCopy, Ok(()));
+        if self.job.is_stopping() {
+            return self.stop();
         }
         let verdict = self.policy.decide(&measured);
         tracing::debug!(?measured, ?verdict, "pre-copy");
         record.judged(&measured, verdict);
         match verdict {
-            Verdict::Continue => (Decision::Continue, Ok(())),
+            Verdict::Continue => Ok(Some(Decision::Continue)),
             Verdict::Stop(_) => self.stop(),
-            Verdict::Cancel(why) => {
-                let what = format!("cancelled: {}", why.describe());
-                let failure = Failure::new(Exit::Cancelled, what)
-                    .next("a longer --downtime-limit, or --on-timeout force, moves it all the same");
-                (Decision::Abort, Err(failure))
-            }
+            Verdict::Cancel(why) => Err(Failure::new(Exit::Cancelled, format!("cancelled: {}", why.describe()))
+                .next("a longer --downtime-limit, or --on-timeout force, moves it all the same")),
         }
     }
 
@@ -177,7 +233,10 @@ impl Saving {
             tracing::warn!("{}: log-dirty mode: {error}", domain.name);
         }
         let resumed = run_on(&**host, domain.domid);
-        self.job.abort();
+        match resumed {
+            Ok(()) => self.job.returned(),
+            Err(_) => self.job.abort(),
+        }
         record.mpi = self.job.figures();
         match resumed {
             Ok(()) => Failure { what: format!("{}; {} runs on here", failure.what, domain.name), ..failure },

@@ -9,7 +9,9 @@ use migrate_stream::frame::Purpose;
 use crate::control::{Accept, Control, Hello, Incoming, Message, Offer};
 use crate::data::send::Sent;
 use crate::error::{Exit, Failure, one_line};
+use crate::gang::words::ToMember;
 use crate::remote::{RECEIVER, Remote, Route};
+use crate::session::job::given_up;
 use crate::session::{Event, Events, control_channel, unexpected};
 use crate::transport::{CONNECT_PATIENCE, Ticket};
 
@@ -87,6 +89,7 @@ fn await_message(link: &mut Link, events: &Events<Sent>, deadline: Instant) -> R
                 return Err(link.remote.post_mortem());
             }
             Some(Event::Interrupt) => return Err(Failure::new(Exit::Cancelled, "cancelled before anything began")),
+            Some(Event::Gang(ToMember::Abort { reason })) => return Err(given_up(&reason)),
             Some(_) => {}
             None => return Err(link.remote.post_mortem()),
         }

@@ -8,6 +8,7 @@ use crate::data::feed::feed;
 use crate::data::send::{Sender, Sent};
 use crate::data::{At, Broken, Packing};
 use crate::error::{Exit, Failure, one_line};
+use crate::gang::member::Member;
 use crate::host::{Host, NoteKind, Restorer, SaveFlags, SpecialPages, Walker};
 use crate::io::{Cancel, Guarded, pipe};
 use crate::policy::Limits;
@@ -29,6 +30,9 @@ pub(super) const TICK: Duration = Duration::from_millis(250);
 
 /// From the end of the stream to READY: libxl's restore ends, devices are attached.
 pub(super) const READY_PATIENCE: Duration = Duration::from_secs(300);
+
+/// From READY to the word of the gang's leader: shorter than the target's patience with GO.
+const GO_PATIENCE: Duration = Duration::from_secs(100);
 
 /// From GO to the target's word that the domain runs.
 pub(super) const DONE_PATIENCE: Duration = Duration::from_secs(120);
@@ -110,8 +114,20 @@ pub fn migrate(
     events: &Events<Sent>,
     progress: &mut dyn Progress,
 ) -> (Result<(), Failure>, Option<Report>) {
+    migrate_in_gang(host, state, request, None, events, progress)
+}
+
+/// The same, as a member of a gang where there is one.
+pub fn migrate_in_gang(
+    host: Arc<dyn Host>,
+    state: &StateDir,
+    request: &Request,
+    member: Option<Member>,
+    events: &Events<Sent>,
+    progress: &mut dyn Progress,
+) -> (Result<(), Failure>, Option<Report>) {
     let mut record = None;
-    let result = Prepared::new(host, state, request, events).and_then(|prepared| {
+    let result = Prepared::new(host, state, request, member, events).and_then(|prepared| {
         let id = prepared.ticket.id.to_string();
         let domain = &prepared.leaving.domain;
         let record = record.insert(Record::open(id, domain, prepared.timeline, request, state, events)?);
@@ -140,16 +156,23 @@ impl<'a> Prepared<'a> {
         host: Arc<dyn Host>,
         state: &StateDir,
         request: &'a Request,
+        member: Option<Member>,
         events: &'a Events<Sent>,
     ) -> Result<Self, Failure> {
         let timeline = Timeline::start();
         let leaving = Leaving::check(host, state, request)?;
-        let agents = reach_agents(request.quiesce, &request.route)?;
+        let agents = match &member {
+            Some(_) => None,
+            None => reach_agents(request.quiesce, std::slice::from_ref(&request.route))?,
+        };
         let ticket = Ticket::random().map_err(|e| Failure::internal("random numbers", &e))?;
         let mut link = Link::open(&request.route, &ticket, request.patience, events)?;
         let offer = offer(request, &leaving);
         let accept = negotiate(&mut link, offer, events)?;
-        let job = Job::find(request.quiesce, agents, leaving.domain.domid.0, state);
+        let job = match member {
+            Some(member) => Job::join(member, request.quiesce, &leaving.domain, events),
+            None => Job::find(request.quiesce, agents, &leaving.domain, state),
+        };
         let job = match job {
             Ok(job) => job,
             Err(failure) => {
@@ -174,7 +197,7 @@ impl<'a> Prepared<'a> {
         }
         let mut uncommitted = self.begin(record)?;
         let ready = uncommitted.transfer(record, progress);
-        let committed = match ready {
+        let committed = match ready.and_then(|()| uncommitted.await_go(record)) {
             Ok(()) => uncommitted.commit(record)?,
             Err(failure) => return Err(uncommitted.give_up(failure, record)),
         };
@@ -279,7 +302,7 @@ impl<'a> Uncommitted<'a> {
         let end = StreamEnd { frames: sent.frames, bytes: sent.stream_bytes, digest: sent.digest.clone() };
         self.link.control.send(Message::StreamEnd(end));
         progress.show(&record.snapshot(Phase::Ready));
-        record.target = Some(self.await_ready(record.timeline.began)?);
+        record.target = Some(self.await_ready(record)?);
         record.timeline.ready = Some(Instant::now());
         Ok(())
     }
@@ -290,6 +313,7 @@ impl<'a> Uncommitted<'a> {
         let mut phase = Phase::Precopy;
         while !self.saving.is_over() || record.sent.is_none() {
             timeout.look(&self.saving)?;
+            self.saving.rest();
             progress.show(&record.snapshot(phase));
             match self.events.next(Instant::now() + TICK) {
                 Some(Event::Note(note)) => {
@@ -307,6 +331,7 @@ impl<'a> Uncommitted<'a> {
                     record.meter.backlog.restored(frames);
                 }
                 Some(Event::Control(incoming)) => self.check_control(incoming)?,
+                Some(Event::Gang(word)) => self.saving.heard(word, record)?,
                 Some(Event::Interrupt) => return Err(Failure::new(Exit::Cancelled, "cancelled")),
                 None => {}
             }
@@ -343,13 +368,14 @@ impl<'a> Uncommitted<'a> {
         Err(Failure::new(Exit::FailedSourceRuns, what))
     }
 
-    fn await_ready(&self, began: Instant) -> Result<TargetSpans, Failure> {
-        let timeout = Timeout::new(&self.request.limits, began);
+    fn await_ready(&mut self, record: &mut Record) -> Result<TargetSpans, Failure> {
+        let timeout = Timeout::new(&self.request.limits, record.timeline.began);
         let deadline = timeout.or(Instant::now() + READY_PATIENCE);
         loop {
             match self.events.next(deadline) {
                 Some(Event::Control(Incoming::Message(Message::Ready(spans)))) => return Ok(spans),
                 Some(Event::Control(incoming)) => self.check_control(incoming)?,
+                Some(Event::Gang(word)) => self.saving.heard(word, record)?,
                 Some(Event::Interrupt) => return Err(Failure::new(Exit::Cancelled, "cancelled")),
                 Some(_) => {}
                 None if timeout.has_passed() => return Err(Timeout::failure()),
@@ -361,9 +387,36 @@ impl<'a> Uncommitted<'a> {
         }
     }
 
+    /// Until the gang's leader says that all others are ready, too. From READY on others may be told to go at any moment: who
+    /// wants to cancel asks the leader, which knows.
+    fn await_go(&mut self, record: &mut Record) -> Result<(), Failure> {
+        self.saving.job.ready();
+        let timeout = Timeout::new(&self.request.limits, record.timeline.began);
+        let last = Instant::now() + GO_PATIENCE;
+        let mut deadline = timeout.or(last);
+        while !self.saving.job.may_go() {
+            match self.events.next(deadline) {
+                Some(Event::Gang(word)) => self.saving.heard(word, record)?,
+                Some(Event::Control(incoming)) => self.check_control(incoming)?,
+                Some(Event::Interrupt) => self.saving.job.ask_cancel(),
+                Some(_) => {}
+                None if deadline < last => {
+                    self.saving.job.ask_cancel();
+                    deadline = last;
+                }
+                None => {
+                    let what = format!("the other domains were not ready in {} s", GO_PATIENCE.as_secs());
+                    return Err(Failure::new(Exit::FailedSourceRuns, what));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Back to where it was: the guest runs here, log-dirty is off, nothing is left at the target.
     fn give_up(mut self, failure: Failure, record: &mut Record) -> Failure {
         tracing::info!("giving up: {failure}");
+        self.saving.job.failing(&failure);
         self.link.control.send(Message::Abort { reason: failure.to_string() });
         self.saving.halt(|| self.sender.abandon());
         drop(self.sender);
@@ -453,7 +506,7 @@ impl Committed<'_> {
     fn take_back(mut self, reason: &str, record: &mut Record) -> Failure {
         let failure = Failure::new(Exit::FailedSourceRuns, format!("{}: {}", self.link.host, one_line(reason)));
         let failure = self.away.take_back(failure);
-        self.job.abort();
+        self.job.returned();
         record.mpi = self.job.figures();
         failure
     }

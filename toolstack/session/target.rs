@@ -256,8 +256,8 @@ impl Receiving {
                 parts.domid = Some(self.restored()?);
             }
             Event::Interrupt => return Err(Failure::new(Exit::Cancelled, "interrupted")),
-            // A restore asks nothing.
-            Event::Data(Ok(Data::Connected(_))) | Event::Note(_) | Event::Asked(_) => {}
+            // A restore asks nothing, and has no leader.
+            Event::Data(Ok(Data::Connected(_))) | Event::Note(_) | Event::Asked(_) | Event::Gang(_) => {}
         }
         Ok(())
     }

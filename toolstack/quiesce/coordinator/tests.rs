@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use rxl_agent_protocol::PROTOCOL_VERSION;
 use rxl_agent_protocol::{Connection, Finished, Flushed, Freezer, Frozen, JobRow, Ready, Reason, Thawed, pack, path};
 
 use super::*;
@@ -152,7 +153,11 @@ impl Scene {
 
     fn survey(&self, level: Level) -> Outcome<Option<Coordinator>> {
         let host = |name: &str, nodes: &Fake| AgentHost { name: name.into(), nodes: Box::new(nodes.clone()) };
-        Coordinator::survey(vec![host("nodeA", &self.here), host("nodeB", &self.there)], 3, level)
+        Coordinator::survey(
+            vec![host("nodeA", &self.here), host("nodeB", &self.there)],
+            &[Mover { domid: 3, to: 1 }],
+            level,
+        )
     }
 
     fn heard(&self, nodes: &Fake, domid: u32) -> String {
@@ -179,10 +184,11 @@ fn a_job_on_two_hosts_is_held_still_and_let_go() {
     coordinator.freeze().unwrap();
     assert!(scene.frozen() && coordinator.is_frozen());
     coordinator.flush().unwrap();
-    coordinator.suspended();
+    coordinator.suspended(0);
     let hold = coordinator.hold();
     scene.move_dom3(&hold);
-    coordinator.arrived(12).unwrap();
+    coordinator.arrived(0, 12);
+    coordinator.settle().unwrap();
     assert!(!scene.frozen());
     let figures = coordinator.figures();
     assert!(figures.is_cut_clean());
@@ -236,10 +242,11 @@ fn ranks_that_ran_too_early_are_told_and_the_job_runs() {
     let mut coordinator = scene.survey(Level::Job).unwrap().unwrap();
     coordinator.freeze().unwrap();
     coordinator.flush().unwrap();
-    coordinator.suspended();
+    coordinator.suspended(0);
     let hold = coordinator.hold();
     scene.move_dom3(&hold);
-    assert!(coordinator.arrived(12).unwrap_err().0.contains("ran before the thaw"));
+    coordinator.arrived(0, 12);
+    assert!(coordinator.settle().unwrap_err().0.contains("ran before the thaw"));
     assert!(!scene.frozen());
 }
 

@@ -115,8 +115,7 @@ impl<'a> Prepared<'a> {
         check_request(request)?;
         let leaving = Leaving::check(host, state, request)?;
         let announcement = announcement(&leaving, request.preserve_domid)?;
-        // Level off: there is none.
-        let job = Job::find(request.quiesce, None, leaving.domain.domid.0, state)?;
+        let job = Job::none();
         let line = Line::open(&request.route, &receiver(request), events)?;
         Ok(Self { leaving, request, timeline, events, announcement, job, line })
     }
@@ -216,7 +215,7 @@ impl<'a> Uncommitted<'a> {
             Event::Asked(question) => self.saving.answer(question, record)?,
             Event::OperationEnded => self.saving.ended()?,
             Event::Interrupt => return Err(Failure::new(Exit::Cancelled, "cancelled")),
-            Event::Note(_) | Event::Control(_) => {}
+            Event::Note(_) | Event::Control(_) | Event::Gang(_) => {}
         }
         Ok(())
     }

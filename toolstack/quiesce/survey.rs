@@ -1,0 +1,164 @@
+//! Before an epoch: who has ranks of the job, and whether all of them were found.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rxl_agent_protocol::{Command, JobRow, PROTOCOL_VERSION, Stamp, Status, Token, Verb};
+
+use super::cluster::AgentHost;
+use super::coordinator::{Level, Member, Mover, Outcome, not};
+use crate::error::one_line;
+use crate::report::MpiPart;
+
+const SURVEY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What was found.
+pub(super) struct Survey {
+    pub(super) hosts: Vec<AgentHost>,
+    /// The domains that move come first, in their order.
+    pub(super) members: Vec<Member>,
+    pub(super) stamp: Stamp,
+    /// The launcher's name for the job, where there is one job alone.
+    pub(super) job: Option<Token>,
+    pub(super) figures: MpiPart,
+}
+
+/// See [`super::coordinator::Coordinator::survey`].
+pub(super) fn survey(mut hosts: Vec<AgentHost>, movers: &[Mover], level: Level) -> Outcome<Option<Survey>> {
+    let mut all = guests(&mut hosts)?;
+    let place = |found: &Found| movers.iter().position(|mover| (found.host, found.domid) == (0, mover.domid));
+    all.sort_by_key(|found| place(found).unwrap_or(movers.len()));
+    for (index, mover) in movers.iter().enumerate() {
+        check_agent(all.get(index).filter(|found| place(found) == Some(index)), mover)?;
+    }
+    let stamp = Stamp { epoch: epoch_after(&mut hosts, &all)?, sequence: 1 };
+    let rows = surveyed(&mut hosts, &all, stamp)?;
+    let Some(first) = rows[..movers.len()].iter().flatten().next() else { return Ok(None) };
+    let jobs = shared_jobs(&all, &rows[..movers.len()])?;
+    let job = (jobs.len() == 1).then(|| first.id.clone());
+    let names = jobs.iter().cloned().collect();
+    let figures = MpiPart::new(level, stamp.epoch, names, first.launcher.to_string(), first.size);
+    let members = members(all, &rows, &jobs, level, movers);
+    check_complete(&figures, &members, level, jobs.len())?;
+    Ok(Some(Survey { hosts, members, stamp, job, figures }))
+}
+
+/// A domain with an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Found {
+    host: usize,
+    domid: u32,
+    name: String,
+    /// Of its agent.
+    protocol: u32,
+}
+
+fn check_agent(moving: Option<&Found>, mover: &Mover) -> Outcome<()> {
+    match moving {
+        None => Err(not(format!("domain {} has no agent: install rxl-guest-agent in it", mover.domid))),
+        Some(found) if found.protocol != PROTOCOL_VERSION => {
+            let (name, theirs) = (&found.name, found.protocol);
+            Err(not(format!("the agent of {name} speaks protocol {theirs}, this rxl {PROTOCOL_VERSION}")))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// The jobs of the domains that move. One epoch holds one job still, or all those of a single domain.
+fn shared_jobs(all: &[Found], rows: &[Vec<JobRow>]) -> Outcome<BTreeSet<String>> {
+    let of = |rows: &Vec<JobRow>| rows.iter().map(|row| row.id.to_string()).collect::<BTreeSet<_>>();
+    let jobs = rows.first().map(of).unwrap_or_default();
+    match rows.iter().zip(all).find(|(rows, _)| of(rows) != jobs) {
+        Some((_, other)) => Err(not(format!("{} and {} do not belong to the same job", all[0].name, other.name))),
+        None => Ok(jobs),
+    }
+}
+
+/// Domains with ranks of these jobs; at level domain those that move alone.
+fn members(
+    all: Vec<Found>,
+    rows: &[Vec<JobRow>],
+    jobs: &BTreeSet<String>,
+    level: Level,
+    movers: &[Mover],
+) -> Vec<Member> {
+    let ranks = |rows: &Vec<JobRow>| -> Vec<u32> {
+        let rows = rows.iter().filter(|row| jobs.contains(&row.id.to_string()));
+        rows.flat_map(|row| &row.ranks).map(|rank| rank.number).collect()
+    };
+    let member = |(index, (found, rows)): (usize, (Found, &Vec<JobRow>))| {
+        let Found { host, domid, name, .. } = found;
+        let to = movers.get(index).map(|mover| mover.to);
+        Member { host, domid, name, ranks: ranks(rows), to, away: false, arrived: None }
+    };
+    let most = if level == Level::Domain { movers.len() } else { usize::MAX };
+    let members = all.into_iter().zip(rows).enumerate().map(member);
+    members.filter(|member| member.to.is_some() || !member.ranks.is_empty()).take(most).collect()
+}
+
+fn guests(hosts: &mut [AgentHost]) -> Outcome<Vec<Found>> {
+    let mut all = Vec::new();
+    for (host, agents) in hosts.iter_mut().enumerate() {
+        for guest in agents.nodes.guests().map_err(not)? {
+            if let Some(info) = guest.agent_info() {
+                all.push(Found { host, domid: guest.domid, name: guest.name, protocol: info.protocol });
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Epochs only grow. Another coordinator's that is under way is a reason not to begin.
+fn epoch_after(hosts: &mut [AgentHost], all: &[Found]) -> Outcome<u64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis());
+    let mut epoch = u64::try_from(now).unwrap_or(1);
+    for found in all {
+        let Some(state) = hosts[found.host].nodes.state(found.domid).map_err(not)? else { continue };
+        let under_way = [
+            matches!(state.status, Status::Ready(_) | Status::Frozen(_) | Status::Flushed(_)),
+            matches!(state.status, Status::Resumed { .. } | Status::Thawed(_)),
+        ];
+        if under_way.contains(&true) {
+            return Err(not(format!("{} is being quiesced by another migration", found.name)));
+        }
+        epoch = epoch.max(state.stamp.epoch.saturating_add(1));
+    }
+    Ok(epoch)
+}
+
+/// The ranks of each domain. An agent that does not answer has none.
+fn surveyed(hosts: &mut [AgentHost], all: &[Found], stamp: Stamp) -> Outcome<Vec<Vec<JobRow>>> {
+    for found in all {
+        let command = Command { stamp, verb: Verb::Survey };
+        hosts[found.host].nodes.command(found.domid, &command).map_err(not)?;
+    }
+    let until = Instant::now() + SURVEY_PATIENCE;
+    let mut rows = Vec::new();
+    for found in all {
+        let nodes = &mut hosts[found.host].nodes;
+        let left = until.saturating_duration_since(Instant::now());
+        let state = nodes.wait(found.domid, stamp, left).map_err(not)?;
+        rows.push(match state {
+            Some(_) => nodes.jobs(found.domid).map_err(not)?,
+            None => {
+                tracing::warn!("{}: its agent does not answer", one_line(&found.name));
+                Vec::new()
+            }
+        });
+    }
+    Ok(rows)
+}
+
+/// At level job all ranks must have been found, or the cut could not be known to be clean.
+fn check_complete(figures: &MpiPart, members: &[Member], level: Level, jobs: usize) -> Outcome<()> {
+    let found: BTreeSet<u32> = members.iter().flat_map(|member| member.ranks.iter().copied()).collect();
+    if level == Level::Domain || jobs != 1 || found.len() >= figures.size as usize {
+        return Ok(());
+    }
+    let (job, size) = (figures.jobs.join(", "), figures.size);
+    Err(not(format!(
+        "job {job} has {size} ranks, and {} of them were found: name all hosts in /etc/rxl/cluster.toml, and install \
+         rxl-guest-agent in all their domains",
+        found.len()
+    )))
+}
