@@ -79,7 +79,7 @@ pub fn raise(buffer: &Buffer, handle: &OwnedFd, bytes: u64) {
     }
 }
 
-/// Makes it what it was. A connection that is being closed meanwhile needs it no more.
+/// Makes it what it was, less a byte if it was odd. A connection that is being closed meanwhile needs it no more.
 pub fn put_back(buffer: &Buffer, handle: &OwnedFd) -> nix::Result<()> {
     set_size(handle, buffer.size)?;
     if getsockopt(handle, WindowClamp)? != buffer.clamp {
@@ -94,10 +94,10 @@ fn set_size(handle: &OwnedFd, size: usize) -> nix::Result<()> {
 }
 
 /// Bytes that each of so many buffers may be raised by: a part of half of what TCP may still take before the kernel calls it
-/// memory pressure (net.ipv4.tcp_mem).
+/// memory pressure (net.ipv4.tcp_mem). Only the first network namespace is told that; elsewhere they share [`MOST`].
 pub fn share(buffers: usize) -> u64 {
-    let free = free_of_pressure().unwrap_or(0);
-    (MOST_OF_ALL.min(free / 2) / (buffers.max(1) as u64)).min(MOST)
+    let all = free_of_pressure().map_or(MOST, |free| MOST_OF_ALL.min(free / 2));
+    (all / (buffers.max(1) as u64)).min(MOST)
 }
 
 /// Bytes.
@@ -148,8 +148,8 @@ mod tests {
 
     #[test]
     fn the_shares_of_many_are_bounded_together() {
-        let free = free_of_pressure().expect("proc");
-        assert!(free > 0);
+        // Not told in every network namespace.
+        let free = free_of_pressure().unwrap_or(MOST);
         for buffers in [1, 7, 1000] {
             assert!(share(buffers) <= MOST && share(buffers) * buffers as u64 <= MOST_OF_ALL.min(free));
         }
