@@ -139,8 +139,8 @@ fn migrate(cluster: &Cluster, way: &str, from: Node, row: &mut Row) -> Result<()
     if way == "job" { check_cut(mpi) } else { Ok(()) }
 }
 
-/// All ranks stood still, so each connection was seen from both its ends. What a full receive queue has dropped cannot be
-/// acknowledged while its reader stands still: such a cut is unclean, and the report has to say so in every figure.
+/// All ranks stood still, so each connection was seen from both its ends. What a full receive queue has dropped, and found no
+/// room for in time, makes the cut unclean, and the report has to say so in every figure.
 fn check_cut(mpi: &Value) -> Result<()> {
     let (agreed, disagreed) = (number(mpi, "/connections-agreed")?, number(mpi, "/connections-disagreed")?);
     ensure!(agreed + disagreed > 0.0 && mpi["connections-one-ended"] == 0, "{mpi}");

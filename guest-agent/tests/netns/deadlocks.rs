@@ -18,7 +18,7 @@ const AHEAD: Duration = Duration::from_millis(150);
 
 pub fn staggered() -> Result<()> {
     let world = World::new()?;
-    let job = Job::start(&world, 5, &[])?;
+    let job = Job::start(&world, &[])?;
     for epoch in 1..=4 {
         let mut both = Coordinator::of_both(&world, epoch)?;
         for coordinator in &mut both {
@@ -90,7 +90,7 @@ fn still_unsent(sending: &mut Coordinator) -> Result<()> {
 pub fn coordinator_dies() -> Result<()> {
     const SHORT: Duration = Duration::from_millis(400);
     let world = World::new()?;
-    let job = Job::start(&world, 3, &[])?;
+    let job = Job::start(&world, &[])?;
     let mut both = Coordinator::of_both(&world, 1)?;
     for coordinator in &mut both {
         coordinator.ready()?;
@@ -114,7 +114,7 @@ pub fn coordinator_dies() -> Result<()> {
 
 pub fn agent_dies() -> Result<()> {
     let mut world = World::new()?;
-    let job = Job::start(&world, 2, &[])?;
+    let job = Job::start(&world, &[])?;
     let mut both = Coordinator::of_both(&world, 1)?;
     crate::coordinator::freeze_both(&mut both)?;
     world.domains[0].end_agent(Signal::SIGKILL)?;
