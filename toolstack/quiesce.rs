@@ -12,7 +12,7 @@
 //!    | prepare -----------------------> all domains of the job        nack: nothing has been frozen yet
 //!    | freeze ------------------------> all: barrier
 //!    |   (one more live pass: ranks that stand still dirty nothing)
-//!    | flush -------------------------> all: barrier; once more if the cut's two ends disagree
+//!    | flush -------------------------> all: barrier; again, for 2 s, while the cut's two ends disagree
 //!    |   (suspend, last pages, READY)                                    leases of the others are renewed
 //!    | GO, with `hold` ---------------------------------------------------> into the new tree, then unpause
 //!    | <------------------------------------------------------------ Done |

@@ -183,7 +183,7 @@ impl<S: Store, G: Guest> Engine<S, G> {
             (Verb::Survey, Phase::Idle) => self.survey(),
             (Verb::Prepare(how), Phase::Idle) => Ok(self.prepare(how)),
             (Verb::Freeze { deadline, .. }, Phase::Prepared) => self.freeze(*deadline),
-            (Verb::Flush { deadline, .. }, Phase::Frozen) => self.flush(*deadline),
+            (Verb::Flush { deadline, room, .. }, Phase::Frozen) => self.flush(*deadline, *room),
             (Verb::Hold { .. }, phase) => Ok(Status::Resumed { frozen: phase == Phase::Frozen }),
             (Verb::Thaw { .. }, Phase::Frozen) => self.thaw().map(Status::Thawed),
             (Verb::Thaw { .. }, _) => Ok(Status::Thawed(Thawed::default())),
@@ -235,8 +235,11 @@ impl<S: Store, G: Guest> Engine<S, G> {
         Ok(Status::Frozen(Frozen { how: self.guest.freezer(), processes: stopped.processes, took: stopped.took }))
     }
 
-    fn flush(&mut self, deadline: Duration) -> Result<Status, Refusal> {
+    fn flush(&mut self, deadline: Duration, room: bool) -> Result<Status, Refusal> {
         let start = self.guest.now();
+        if room {
+            self.note_buffers()?;
+        }
         let cut = self.guest.flush(deadline)?;
         let took = self.guest.now() - start;
         let (chunks, left_out) = pack(&cut.connections);
@@ -253,6 +256,17 @@ impl<S: Store, G: Guest> Engine<S, G> {
         };
         self.record.chunks = chunks;
         Ok(Status::Flushed(flushed))
+    }
+
+    /// As in `prepare`: recorded first, changed then.
+    fn note_buffers(&mut self) -> Result<(), Refusal> {
+        self.guest.note_buffers()?;
+        let held = self.guest.held();
+        if held == self.record.held {
+            return Ok(());
+        }
+        self.record.held = held;
+        self.record.save(&self.file).map_err(Refusal::system("write the agent's record"))
     }
 
     fn thaw(&mut self) -> Result<Thawed, Refusal> {

@@ -77,6 +77,22 @@ pub struct Held {
     pub groups: Vec<PathBuf>,
     /// Processes to be stopped by signal: pid, and start time in clock ticks since boot, which together name a process.
     pub processes: Vec<(i32, u64)>,
+    /// Receive buffers of ranks that were raised, or were about to be.
+    #[serde(default)]
+    pub buffers: Vec<Buffer>,
+}
+
+/// A socket's receive buffer as its rank had it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Buffer {
+    /// The socket.
+    pub inode: u64,
+    /// Bytes, as getsockopt(SO_RCVBUF) tells.
+    pub size: usize,
+    /// As getsockopt(SO_BUF_LOCK) tells: which of its buffers are not tuned by the kernel.
+    pub locks: u32,
+    /// Bytes, as getsockopt(TCP_WINDOW_CLAMP) tells.
+    pub clamp: u32,
 }
 
 /// The ranks of one domain. Only `prepare` and `freeze` may refuse for reasons that lie in the ranks; after any refusal the
@@ -97,7 +113,10 @@ pub trait Guest {
     /// Stops what was gathered within the deadline.
     fn freeze(&mut self, deadline: Duration) -> Result<Stopped, Refusal>;
 
-    /// Waits, no longer than the deadline, until nothing is in flight.
+    /// Finds the receive buffers that a flush will raise. They stand in `held` from then on; nothing is changed yet.
+    fn note_buffers(&mut self) -> Result<(), Refusal>;
+
+    /// Raises those buffers, and waits, no longer than the deadline, until nothing is in flight.
     fn flush(&mut self, deadline: Duration) -> Result<Cut, Refusal>;
 
     /// Lets them run. Harmless when they run already.

@@ -1,19 +1,22 @@
 //! The ranks of this Linux, stopped by its freezer and seen through /proc and sock_diag.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 use rxl_agent_protocol::{Connection, Freezer, JobRow, Prepare, Reason};
+use tracing::warn;
 
-use crate::guest::{Cut, Guest, Held, Prepared, Refusal, Since, Stopped};
+use crate::guest::{Buffer, Cut, Guest, Held, Prepared, Refusal, Since, Stopped};
 
 mod cgroup;
 mod descriptor;
 mod environment;
 pub mod ranks;
+mod room;
 mod sigstop;
 mod sockets;
 mod stopper;
@@ -29,6 +32,9 @@ pub struct Linux {
     holders: Holders,
     /// Retransmissions of each connection at the freeze, or at the last cut.
     before: Ends,
+    /// Receive buffers to be put back by `finish`, of which so many are raised.
+    buffers: Vec<Buffer>,
+    raised: usize,
 }
 
 /// Retransmissions by local and remote address.
@@ -43,11 +49,39 @@ const CALM_LOOKS: u32 = 2;
 /// Looks between two requests for acknowledgements. The first finds what is on its way anyway.
 const ASK_EVERY: u32 = 16;
 
+/// Whether enough time has passed since something last arrived.
+struct Rest {
+    wanted: Duration,
+    received: u64,
+    since: Instant,
+}
+
+impl Rest {
+    fn of(wanted: Duration) -> Self {
+        Self { wanted, received: 0, since: Instant::now() }
+    }
+
+    fn holds(&mut self, sockets: &[Socket]) -> bool {
+        let received = sockets.iter().map(|socket| socket.connection.received).fold(0, u64::wrapping_add);
+        if received != self.received {
+            (self.received, self.since) = (received, Instant::now());
+        }
+        self.since.elapsed() >= self.wanted
+    }
+}
+
 impl Linux {
     /// With `own_namespace_only`, ranks in other network namespaces are none of this agent's business; else they are a veto.
     pub fn new(own_namespace_only: bool) -> Result<Self, Refusal> {
         let name = format!("rxl.ranks.{}", ranks::own_namespace()?);
-        Ok(Self { stopper: stopper::choose(&name), own_namespace_only, holders: Holders::new(), before: Ends::new() })
+        Ok(Self {
+            stopper: stopper::choose(&name),
+            own_namespace_only,
+            holders: Holders::new(),
+            before: Ends::new(),
+            buffers: Vec::new(),
+            raised: 0,
+        })
     }
 
     /// Finds the ranks to be frozen and waits until none of them is in a state in which they cannot be.
@@ -137,6 +171,39 @@ impl Linux {
             .for_each(|(_, handle)| descriptor::ask_for_acknowledgement(&handle));
     }
 
+    /// Raises the buffers that were noted, and tells how long they must have been still to be at rest.
+    fn raise_buffers(&mut self) -> Result<Duration, Refusal> {
+        let fresh = &self.buffers[self.raised..];
+        if fresh.is_empty() {
+            return Ok(Duration::ZERO);
+        }
+        let (share, sockets) = (room::share(fresh.len()), self.look()?);
+        let of = |socket: &Socket| fresh.iter().find(|buffer| buffer.inode == socket.inode);
+        let theirs = || sockets.iter().filter(|socket| of(socket).is_some());
+        for (socket, handle) in self.handles(theirs()) {
+            of(socket).into_iter().for_each(|buffer| room::raise(buffer, &handle, share));
+        }
+        self.raised = self.buffers.len();
+        Ok(room::rest(theirs()))
+    }
+
+    /// Not at the thaw: the queues are still full then, and what the windows promise would find no room.
+    fn put_buffers_back(&mut self) -> io::Result<()> {
+        if self.buffers.is_empty() {
+            return Ok(());
+        }
+        let holders = sockets::held_by(&self.stopper.members()?);
+        for buffer in self.buffers.drain(..) {
+            let holder = holders.get(&buffer.inode);
+            let handle = holder.and_then(|&(pid, fd)| descriptor::duplicate_of(pid, fd, buffer.inode));
+            if let Some(Err(error)) = handle.map(|handle| room::put_back(&buffer, &handle)) {
+                warn!("cannot put a receive buffer back: {error}");
+            }
+        }
+        self.raised = 0;
+        Ok(())
+    }
+
     /// What has become of the connections of the last cut.
     fn since_cut(&self) -> Result<Since, Refusal> {
         let now = by_ends(&self.look()?);
@@ -192,15 +259,27 @@ impl Guest for Linux {
         Ok(Stopped { processes: members.len() as u32, took })
     }
 
+    fn note_buffers(&mut self) -> Result<(), Refusal> {
+        let known: HashSet<u64> = self.buffers.iter().map(|buffer| buffer.inode).collect();
+        let sockets = self.look()?;
+        let scarce = sockets.iter().filter(|socket| room::is_scarce(socket) && !known.contains(&socket.inode));
+        let fresh: Vec<_> =
+            self.handles(scarce).filter_map(|(socket, handle)| room::note(socket.inode, &handle)).collect();
+        self.buffers.extend(fresh);
+        Ok(())
+    }
+
     fn flush(&mut self, deadline: Duration) -> Result<Cut, Refusal> {
         let until = Instant::now() + deadline;
+        let mut rest = Rest::of(self.raise_buffers()?);
         let (mut calm, mut look) = (0, 0);
         loop {
             let sockets = self.look()?;
             if look % ASK_EVERY == 1 {
                 self.ask_for_acknowledgements(&sockets);
             }
-            calm = if sockets.iter().all(Socket::settled) { calm + 1 } else { 0 };
+            let at_rest = rest.holds(&sockets);
+            calm = if at_rest && sockets.iter().all(Socket::settled) { calm + 1 } else { 0 };
             let clean = calm >= CALM_LOOKS;
             if clean || Instant::now() >= until {
                 self.before = by_ends(&sockets);
@@ -221,6 +300,7 @@ impl Guest for Linux {
 
     fn finish(&mut self) -> Result<Since, Refusal> {
         let since = self.since_cut().unwrap_or_default();
+        self.put_buffers_back().map_err(Refusal::system("put receive buffers back"))?;
         self.stopper.scatter().map_err(Refusal::system("put the ranks back"))?;
         self.before.clear();
         self.holders.clear();
@@ -228,10 +308,12 @@ impl Guest for Linux {
     }
 
     fn held(&self) -> Held {
-        self.stopper.held()
+        Held { buffers: self.buffers.clone(), ..self.stopper.held() }
     }
 
     fn take_over(&mut self, held: Held) -> Result<bool, Refusal> {
+        // Whether they are raised is not known. To raise them again would do no harm.
+        self.buffers.clone_from(&held.buffers);
         let frozen = self.stopper.take_over(held).map_err(Refusal::system("take over what was frozen"))?;
         self.find_sockets()?;
         self.before = by_ends(&self.look()?);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rxl_agent_protocol::*;
 use rxl_guest_agent::engine::Engine;
-use rxl_guest_agent::guest::{Cut, Guest, Held, Prepared, Refusal, Since, Stopped};
+use rxl_guest_agent::guest::{Buffer, Cut, Guest, Held, Prepared, Refusal, Since, Stopped};
 use rxl_guest_agent::store::Store;
 
 /// A tree that both sides share, and can be told to fail.
@@ -86,6 +86,9 @@ struct Condition {
     /// So many thaws fail.
     stuck: u32,
     connections: usize,
+    buffers: Vec<Buffer>,
+    /// The next flush is the agent's end.
+    deadly: bool,
 }
 
 impl Ranks {
@@ -144,7 +147,13 @@ impl Guest for Ranks {
         Ok(Stopped { processes: 2, took: Duration::from_micros(5) })
     }
 
+    fn note_buffers(&mut self) -> Result<(), Refusal> {
+        self.0.borrow_mut().buffers = vec![Buffer { inode: 7, size: 4096, locks: 2, clamp: 2048 }];
+        Ok(())
+    }
+
     fn flush(&mut self, _: Duration) -> Result<Cut, Refusal> {
+        assert!(!self.0.borrow().deadly, "killed");
         self.refusal()?;
         let connections = (0..self.0.borrow().connections).map(connection).collect();
         Ok(Cut { clean: true, connections })
@@ -162,12 +171,15 @@ impl Guest for Ranks {
 
     fn finish(&mut self) -> Result<Since, Refusal> {
         assert!(!self.frozen(), "put back while frozen");
-        self.0.borrow_mut().gathered = false;
+        let mut state = self.0.borrow_mut();
+        state.gathered = false;
+        state.buffers.clear();
         Ok(Since { lost: 0, retransmits: 2, connections: 1 })
     }
 
     fn held(&self) -> Held {
-        Held { groups: if self.gathered() { vec!["/group".into()] } else { Vec::new() }, processes: Vec::new() }
+        let groups = if self.gathered() { vec!["/group".into()] } else { Vec::new() };
+        Held { groups, processes: Vec::new(), buffers: self.0.borrow().buffers.clone() }
     }
 
     fn take_over(&mut self, held: Held) -> Result<bool, Refusal> {
@@ -249,7 +261,7 @@ fn a_whole_epoch() {
     assert!(matches!(bench.say("7 2 prepare lease=1000 deadline=100 pause=100"), Status::Ready(_)));
     assert!(matches!(bench.say("7 3 freeze lease=1000 deadline=100"), Status::Frozen(_)));
     bench.ranks.0.borrow_mut().connections = 40;
-    let Status::Flushed(flushed) = bench.say("7 4 flush lease=1000 deadline=100") else { panic!("not flushed") };
+    let Status::Flushed(flushed) = bench.say("7 4 flush lease=1000 deadline=100 room=1") else { panic!("not flushed") };
     assert_eq!((flushed.connections, flushed.unread), (40, 120));
     assert_eq!(bench.tree.count("data/rxl/cut/"), flushed.chunks as usize);
     bench.ranks.advance(300);
@@ -358,7 +370,7 @@ fn a_store_that_fails_keeps_nothing_frozen() {
 fn a_fresh_tree_is_filled_again() {
     let mut bench = Bench::frozen();
     bench.ranks.0.borrow_mut().connections = 40;
-    bench.say("7 3 flush lease=1000 deadline=100");
+    bench.say("7 3 flush lease=1000 deadline=100 room=1");
     let before = bench.tree.0.borrow().nodes.clone();
     bench.tree.0.borrow_mut().nodes.clear();
     // The clock may have gone on while the domain was away.
@@ -387,9 +399,9 @@ fn what_stands_there_is_not_written_again() {
 fn leftover_rows_are_removed() {
     let mut bench = Bench::frozen();
     bench.ranks.0.borrow_mut().connections = 40;
-    bench.say("7 3 flush lease=1000 deadline=100");
+    bench.say("7 3 flush lease=1000 deadline=100 room=1");
     bench.ranks.0.borrow_mut().connections = 1;
-    bench.say("7 4 flush lease=1000 deadline=100");
+    bench.say("7 4 flush lease=1000 deadline=100 room=1");
     assert_eq!(bench.tree.count("data/rxl/cut/"), 1);
 }
 
@@ -425,6 +437,21 @@ fn a_death_in_the_middle_of_a_freeze_leaves_nothing_frozen() {
     bench.ranks.0.borrow_mut().frozen = true;
     bench.restart();
     assert!(bench.runs());
+}
+
+#[test]
+fn buffers_are_recorded_before_they_are_raised() {
+    let mut bench = Bench::frozen();
+    bench.say("7 3 flush lease=1000 deadline=100 room=0");
+    assert!(bench.ranks.held().buffers.is_empty(), "who still sends needs no room");
+    bench.ranks.0.borrow_mut().deadly = true;
+    bench.tree.put(path::COMMAND, "7 4 flush lease=1000 deadline=100 room=1");
+    let killed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| bench.step()));
+    assert!(killed.is_err() && bench.ranks.held().buffers.len() == 1);
+    // Taking over asserts that the record says what is held.
+    bench.restart();
+    bench.say("7 5 abort");
+    assert!(bench.runs() && bench.ranks.held().buffers.is_empty());
 }
 
 #[test]

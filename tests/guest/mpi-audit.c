@@ -1,7 +1,7 @@
 /*
  * MPI traffic of many kinds in which every message can be told from every other.
  *
- *     mpi-audit SECONDS [SEED] [--inject corrupt|drop|duplicate|reorder]
+ *     mpi-audit SECONDS [SEED] [--until FILE] [--inject corrupt|drop|duplicate|reorder]
  *
  * 2 to 64 ranks repeat an iteration of five phases: a ring, an exchange in random pairs, an all-to-all, an allreduce, and a
  * flood of messages that nobody has asked for yet. Sizes lie on both sides of the 64 KiB at which Open MPI goes from eager to
@@ -12,6 +12,8 @@
  * with a message that says how many were sent. --inject makes rank 0 do one of these things, in its first flood: a run that
  * does not notice it is worth nothing.
  *
+ * It ends after so many seconds, or when rank 0 finds the file that --until names; in both cases with all that is said below.
+ *
  * Rank 0 prints a line of JSON a second, and one at the end: sums over all ranks, then each rank's own figures. A stall is the
  * time of an iteration less the median. The exit status is 1 if anything was lost, duplicated, reordered or corrupt.
  */
@@ -20,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MAX_RANKS = 64, MAX_MESSAGE = 1 << 20, FLOOD = 24, MAX_MISSING = 1024 };
 
@@ -57,6 +60,7 @@ static struct {
     int rank, ranks;
     uint64_t random; /* the same on all ranks */
     enum fault inject;
+    const char *until; /* a file that ends the job, or NULL */
     uint64_t next[STREAMS][MAX_RANKS];
     struct incoming incoming[STREAMS][MAX_RANKS];
     struct counts counts;
@@ -401,10 +405,15 @@ static void print_progress(double start, double now)
     fflush(stdout);
 }
 
+static int is_over(double start, double seconds)
+{
+    return MPI_Wtime() - start >= seconds || (self.until && access(self.until, F_OK) == 0);
+}
+
 /* Whether to go on is rank 0's to say, or one rank would leave while another waits for it. */
 static int go_on(double start, double seconds)
 {
-    int go = self.rank != 0 || MPI_Wtime() - start < seconds;
+    int go = self.rank != 0 || !is_over(start, seconds);
 
     MPI_Bcast(&go, 1, MPI_INT, 0, MPI_COMM_WORLD);
     return go;
@@ -515,6 +524,13 @@ static enum fault fault_of(const char *name)
     return NONE;
 }
 
+static const char *file_of(const char *name)
+{
+    if (!name)
+        fail("--until takes a file");
+    return name;
+}
+
 int main(int argc, char **argv)
 {
     double seconds = 0;
@@ -527,13 +543,15 @@ int main(int argc, char **argv)
     for (int n = 1; n < argc; n++) {
         if (strcmp(argv[n], "--inject") == 0)
             self.inject = fault_of(argv[++n]);
+        else if (strcmp(argv[n], "--until") == 0)
+            self.until = file_of(argv[++n]);
         else if (numbers++ == 0)
             seconds = atof(argv[n]);
         else
             self.random = strtoull(argv[n], NULL, 0);
     }
     if (seconds <= 0 || numbers > 2 || self.ranks < 2 || self.ranks > MAX_RANKS)
-        fail("usage: mpi-audit SECONDS [SEED] [--inject FAULT], on 2 to 64 ranks");
+        fail("usage: mpi-audit SECONDS [SEED] [--until FILE] [--inject FAULT], on 2 to 64 ranks");
     make_crc_tables();
     self.room = 2 * MAX_MESSAGE;
     self.out = malloc(self.room);

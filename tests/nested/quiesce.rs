@@ -10,8 +10,11 @@ use crate::cluster::{COMMAND, Cluster, MIGRATION, number};
 
 const GUESTS: [&str; 2] = ["dom3", "dom4"];
 
-/// How long a migration may keep the job busy, for its running time.
+/// How long a migration may keep the job busy: should nobody end it, the job ends when all of them could be over.
 const SECONDS_A_MIGRATION: usize = 110;
+
+/// The file in rank 0's guest that ends the job.
+const STOP: &str = "/run/mpi-audit.stop";
 
 /// What one way of moving cost.
 struct Row {
@@ -71,7 +74,7 @@ fn prepare(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// One job, moved back and forth while it runs, which ends by itself.
+/// One job, moved back and forth while it runs, and ended when it has been.
 fn audited(cluster: &Cluster, way: &str, runs: usize, at: &mut Node) -> Result<Row> {
     let mut job = start_job(cluster, 30 + runs * SECONDS_A_MIGRATION)?;
     let before = retransmitted(cluster)?;
@@ -92,7 +95,7 @@ fn audited(cluster: &Cluster, way: &str, runs: usize, at: &mut Node) -> Result<R
     }
     ensure!(job.is_running()?, "the job ended before the last migration did: {}", job.stdout());
     row.retransmits = retransmitted(cluster)?.saturating_sub(before);
-    let saw = summary(job)?;
+    let saw = summary(cluster, job)?;
     row.stall = number(&saw, "/longest_stall_ms")?;
     row.median = number(&saw, "/median_ms")?;
     row.messages = saw["received"].as_u64().context("received")?;
@@ -136,8 +139,8 @@ fn migrate(cluster: &Cluster, way: &str, from: Node, row: &mut Row) -> Result<()
     if way == "job" { check_cut(mpi) } else { Ok(()) }
 }
 
-/// All ranks stood still, so each connection was seen from both its ends. What a full receive queue has dropped cannot be
-/// acknowledged while its reader stands still: such a cut is unclean, and the report has to say so in every figure.
+/// All ranks stood still, so each connection was seen from both its ends. What a full receive queue has dropped, and found no
+/// room for in time, makes the cut unclean, and the report has to say so in every figure.
 fn check_cut(mpi: &Value) -> Result<()> {
     let (agreed, disagreed) = (number(mpi, "/connections-agreed")?, number(mpi, "/connections-disagreed")?);
     ensure!(agreed + disagreed > 0.0 && mpi["connections-one-ended"] == 0, "{mpi}");
@@ -154,13 +157,15 @@ fn check_cut(mpi: &Value) -> Result<()> {
 /// Rank 0 in dom4, which stays; its progress says that messages flow.
 fn start_job(cluster: &Cluster, seconds: usize) -> Result<RemoteProcess> {
     let launcher = cluster.lab.guest_via("dom4", Node::B)?;
-    let mut job = launcher.spawn(&format!("mpirun --host dom4,dom3 -np 2 mpi-audit {seconds}"))?;
+    launcher.check(&format!("rm -f {STOP}"), COMMAND)?;
+    let mut job = launcher.spawn(&format!("mpirun --host dom4,dom3 -np 2 mpi-audit {seconds} --until {STOP}"))?;
     job.wait_for_stdout("progress", Duration::from_secs(180)).context("the job does not start")?;
     Ok(job)
 }
 
-/// Nothing was lost, doubled, reordered or damaged, and the job has ended by itself.
-fn summary(mut job: RemoteProcess) -> Result<Value> {
+/// Ends the job: nothing was lost, doubled, reordered or damaged.
+fn summary(cluster: &Cluster, mut job: RemoteProcess) -> Result<Value> {
+    cluster.lab.guest("dom4")?.check(&format!("touch {STOP}"), COMMAND)?;
     let output = job.wait(MIGRATION * 3)?;
     ensure!(output.success(), "the job failed: {} {}", output.stdout, output.stderr);
     let last = output.stdout.lines().last().context("the job said nothing")?;
@@ -231,5 +236,5 @@ pub fn a_coordinator_killed_while_frozen(cluster: &Cluster) -> Result<()> {
     cluster.wait_until(Node::B, "! pgrep -x rxl >/dev/null")?;
     source.check("rxl status", COMMAND)?;
     cluster.check_clean("dom3", Node::A)?;
-    summary(job).map(drop)
+    summary(cluster, job).map(drop)
 }

@@ -24,7 +24,12 @@ const ANNOUNCED_PAUSE: Duration = Duration::from_secs(60);
 const PREPARE_DEADLINE: Duration = Duration::from_secs(10);
 const PREPARE_PATIENCE: Duration = Duration::from_secs(30);
 const FREEZE_DEADLINE: Duration = Duration::from_secs(1);
-const FLUSH_DEADLINE: Duration = Duration::from_millis(200);
+/// What a full receiver has dropped comes with its sender's next retransmission, and a timer that doubles is at most 0.2 s more
+/// away than the receiver's rank has already stood still: freezing and the barrier may take more than 1 s where ranks spin. A cut
+/// that is clean sooner does not wait.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
+/// Enough where nothing has to be sent again.
+const SHORTEST_FLUSH: Duration = Duration::from_millis(200);
 /// From unpause to the agent's word: its guest thaws its own tasks first.
 const RESUME_PATIENCE: Duration = Duration::from_secs(60);
 /// How long one look for that word keeps the hosts from the keeper.
@@ -169,23 +174,25 @@ impl Coordinator {
             return Ok(());
         }
         let begun = Instant::now();
-        self.flush_once()?;
-        if !self.figures.is_cut_clean() {
-            // A domain may have been written down while another was still sending to it.
-            self.flush_once()?;
-        }
+        // A domain may have been written down while another was still sending to it.
+        while self.flush_once(FLUSH_DEADLINE.saturating_sub(begun.elapsed()).max(SHORTEST_FLUSH))?
+            && begun.elapsed() < FLUSH_DEADLINE
+        {}
         self.figures.flush = Some(ms(begun.elapsed()));
         self.phase = Phase::Flushed;
         Ok(())
     }
 
-    fn flush_once(&mut self) -> Outcome<()> {
-        let (mut ends, mut clean) = (Vec::new(), true);
+    /// Tells whether another flush may find a better cut.
+    fn flush_once(&mut self, deadline: Duration) -> Outcome<bool> {
+        let (mut ends, mut clean, mut settled) = (Vec::new(), true, true);
         let (mut unacked, mut notsent, mut unread) = (0, 0, 0);
-        for (index, state) in
-            self.all(&Verb::Flush { lease: LEASE, deadline: FLUSH_DEADLINE }, FLUSH_DEADLINE)?.into_iter().enumerate()
-        {
+        // At level domain the others send on.
+        let room = self.figures.level != Level::Domain;
+        let flush = Verb::Flush { lease: LEASE, deadline, room };
+        for (index, state) in self.all(&flush, deadline)?.into_iter().enumerate() {
             let Status::Flushed(flushed) = state.status else { return Err(self.refused(index, &state)) };
+            settled &= flushed.clean;
             clean &= flushed.clean && flushed.left_out == 0;
             unacked += flushed.unacked;
             notsent += flushed.notsent;
@@ -199,7 +206,7 @@ impl Coordinator {
         self.figures.connections_one_ended = Some(audit.one_ended.len());
         (self.figures.unacked, self.figures.notsent, self.figures.unread) =
             (Some(unacked), Some(notsent), Some(unread));
-        Ok(())
+        Ok(!settled || !audit.disagreed.is_empty())
     }
 
     fn cut(&self, index: usize, chunks: u32) -> Outcome<Vec<Connection>> {

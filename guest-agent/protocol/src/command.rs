@@ -36,6 +36,9 @@ pub enum Verb {
         lease: Duration,
         /// After it the cut is called unclean.
         deadline: Duration,
+        /// Whether the ranks at the other ends stand still, too: then receive queues that are full are given room for what is
+        /// in flight to them. Who still sends would only fill them again.
+        room: bool,
     },
     /// Stay as you are and say that you run, after a suspend. Answer: `resumed`.
     Hold {
@@ -92,7 +95,9 @@ impl Verb {
             "survey" => Ok(Self::Survey),
             "prepare" => Prepare::take(fields).map(Self::Prepare),
             "freeze" => Ok(Self::Freeze { lease: lease(fields)?, deadline: deadline(fields)? }),
-            "flush" => Ok(Self::Flush { lease: lease(fields)?, deadline: deadline(fields)? }),
+            "flush" => {
+                Ok(Self::Flush { lease: lease(fields)?, deadline: deadline(fields)?, room: fields.flag("room")? })
+            }
             "hold" => Ok(Self::Hold { lease: lease(fields)? }),
             "thaw" => Ok(Self::Thaw { lease: lease(fields)? }),
             "finish" => Ok(Self::Finish),
@@ -158,8 +163,9 @@ impl fmt::Display for Verb {
             Self::Freeze { lease, deadline } => {
                 write!(f, "freeze lease={} deadline={}", lease.as_millis(), deadline.as_millis())
             }
-            Self::Flush { lease, deadline } => {
-                write!(f, "flush lease={} deadline={}", lease.as_millis(), deadline.as_millis())
+            Self::Flush { lease, deadline, room } => {
+                let room = u8::from(*room);
+                write!(f, "flush lease={} deadline={} room={room}", lease.as_millis(), deadline.as_millis())
             }
             Self::Hold { lease } => write!(f, "hold lease={}", lease.as_millis()),
             Self::Thaw { lease } => write!(f, "thaw lease={}", lease.as_millis()),

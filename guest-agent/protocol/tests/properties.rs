@@ -38,7 +38,7 @@ fn verb() -> impl Strategy<Value = Verb> {
         Just(Verb::Survey),
         prepare.prop_map(|(lease, deadline, pause, job)| Verb::Prepare(Prepare { lease, deadline, pause, job })),
         (lease(), deadline()).prop_map(|(lease, deadline)| Verb::Freeze { lease, deadline }),
-        (lease(), deadline()).prop_map(|(lease, deadline)| Verb::Flush { lease, deadline }),
+        (lease(), deadline(), any::<bool>()).prop_map(|(lease, deadline, room)| Verb::Flush { lease, deadline, room }),
         lease().prop_map(|lease| Verb::Hold { lease }),
         lease().prop_map(|lease| Verb::Thaw { lease }),
         Just(Verb::Finish),

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use nix::sys::stat::fstat;
 use rustix::net::sockopt as options;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
@@ -12,6 +13,12 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 pub fn duplicate(pid: i32, fd: i32) -> Option<OwnedFd> {
     let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
     pidfd_getfd(process, fd, PidfdGetfdFlags::empty()).ok()
+}
+
+/// The same, if it is still the socket of that inode: who runs may have closed it and opened another.
+pub fn duplicate_of(pid: i32, fd: i32, inode: u64) -> Option<OwnedFd> {
+    let handle = duplicate(pid, fd)?;
+    (fstat(&handle).ok()?.st_ino == inode).then_some(handle)
 }
 
 /// Makes the peer's kernel acknowledge at once what it has received.

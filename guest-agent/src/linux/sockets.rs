@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::SockDiagMessage;
@@ -44,6 +45,12 @@ pub struct Socket {
     pub connecting: bool,
     /// Whether the peer's closed window is being probed.
     probing: bool,
+    /// Memory that its receive queue takes, in bytes, and the most that it may.
+    pub queued: u32,
+    /// See `queued`.
+    pub buffer: u32,
+    /// As its kernel has smoothed it.
+    pub round_trip: Duration,
     /// How it stands.
     pub connection: Connection,
 }
@@ -86,6 +93,11 @@ fn to_socket(response: &InetResponse) -> Socket {
         _ => None,
     });
     let info = info.unwrap_or(TcpInfo(&[]));
+    let memory = response.nlas.iter().find_map(|nla| match nla {
+        Nla::MemInfo(memory) => Some((memory.receive_queue, memory.receive_queue_max)),
+        _ => None,
+    });
+    let (queued, buffer) = memory.unwrap_or_default();
     let notsent = info.u32_at(144).unwrap_or(0);
     let id = &header.socket_id;
     let connection = Connection {
@@ -104,6 +116,9 @@ fn to_socket(response: &InetResponse) -> Socket {
         inode: header.inode.into(),
         connecting: header.state == TCP_SYN_SENT,
         probing: matches!(header.timer, Some(Timer::Probe(_))),
+        queued,
+        buffer,
+        round_trip: Duration::from_micros(info.u32_at(68).unwrap_or(0).into()),
         connection,
     }
 }
@@ -152,7 +167,7 @@ fn request(family: u8, any: IpAddr) -> Vec<u8> {
     let request = InetRequest {
         family,
         protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::INFO,
+        extensions: ExtensionFlags::INFO | ExtensionFlags::SKMEMINFO,
         states: StateFlags::all() - unconnected,
         socket_id,
     };

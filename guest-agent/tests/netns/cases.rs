@@ -14,7 +14,7 @@ const AWAY: Duration = Duration::from_millis(500);
 
 pub fn moved() -> Result<()> {
     let world = World::new()?;
-    let job = Job::start(&world, 4, &[])?;
+    let job = Job::start(&world, &[])?;
     let before = world.counts()?;
     for epoch in 1..=3 {
         let mut both = Coordinator::of_both(&world, epoch)?;
@@ -48,7 +48,7 @@ pub fn quick() -> Result<()> {
     const PAUSE: Duration = Duration::from_millis(510);
     const BOUND: Duration = Duration::from_millis(50);
     let world = World::new()?;
-    let job = Job::start(&world, 8, &[])?;
+    let job = Job::start(&world, &[])?;
     let (mut freezes, mut flushes, mut prepares) = (Vec::new(), Vec::new(), Vec::new());
     for epoch in 1..=CYCLES {
         let mut both = Coordinator::of_both(&world, epoch)?;
@@ -76,7 +76,7 @@ pub fn quick() -> Result<()> {
 /// segments are sent again. If this did not happen, `moved` would show nothing.
 pub fn unprotected() -> Result<()> {
     let world = World::new()?;
-    let job = Job::start(&world, 3, &[])?;
+    let job = Job::start(&world, &[])?;
     let before = world.counts()?;
     world.unplug(0)?;
     std::thread::sleep(AWAY);
@@ -91,7 +91,7 @@ pub fn unprotected() -> Result<()> {
 pub fn injected() -> Result<()> {
     let world = World::new()?;
     for fault in ["corrupt", "drop", "duplicate", "reorder"] {
-        let (verdict, good) = Job::start(&world, 1, &["--inject", fault])?.end(Duration::from_secs(20))?;
+        let (verdict, good) = Job::start(&world, &["--inject", fault])?.end(Duration::from_secs(20))?;
         let seen = match fault {
             "corrupt" => verdict.corrupt,
             "drop" => verdict.lost,

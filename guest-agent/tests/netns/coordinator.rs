@@ -14,6 +14,9 @@ use crate::world::{Domain, World};
 
 pub const LEASE: Duration = Duration::from_secs(20);
 
+/// rxl's.
+pub const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
+
 /// One agent's commands.
 pub struct Coordinator {
     store: Directory,
@@ -115,8 +118,8 @@ impl Coordinator {
         }
     }
 
-    pub fn begin_flush(&mut self) -> Result<Stamp> {
-        self.write(Verb::Flush { lease: LEASE, deadline: Duration::from_millis(200) })
+    pub fn begin_flush(&mut self, room: bool) -> Result<Stamp> {
+        self.write(Verb::Flush { lease: LEASE, deadline: FLUSH_DEADLINE, room })
     }
 
     /// The cut as the agent has written it.
@@ -163,16 +166,20 @@ impl Coordinator {
 
 /// FLUSH in both domains at once, as the barrier before it wants; then the audit of both cuts. Again, if one had nothing more
 /// to send while the other still had something for it.
-pub fn flush_both(coordinators: &mut [Coordinator; 2]) -> Result<([Flushed; 2], Audit)> {
-    match flush_once(coordinators)? {
-        (flushed, audit) if audit.disagreed.is_empty() => Ok((flushed, audit)),
-        _ => flush_once(coordinators),
+pub fn flush_both(coordinators: &mut [Coordinator; 2], room: bool) -> Result<([Flushed; 2], Audit)> {
+    let until = Instant::now() + FLUSH_DEADLINE;
+    loop {
+        let (flushed, audit) = flush_once(coordinators, room)?;
+        let good = flushed.iter().all(|flushed| flushed.clean) && audit.disagreed.is_empty();
+        if good || Instant::now() >= until {
+            return Ok((flushed, audit));
+        }
     }
 }
 
-fn flush_once(coordinators: &mut [Coordinator; 2]) -> Result<([Flushed; 2], Audit)> {
+fn flush_once(coordinators: &mut [Coordinator; 2], room: bool) -> Result<([Flushed; 2], Audit)> {
     for coordinator in &mut *coordinators {
-        coordinator.begin_flush()?;
+        coordinator.begin_flush(room)?;
     }
     let [one, two] = coordinators;
     let flushed = [one.flushed()?, two.flushed()?];
@@ -185,7 +192,7 @@ pub fn freeze_both(coordinators: &mut [Coordinator; 2]) -> Result<[Frost; 2]> {
     let [one, two] = &mut *coordinators;
     let ready = [one.ready()?, two.ready()?];
     let frozen = [one.freeze()?, two.freeze()?];
-    let (flushed, audit) = flush_both(coordinators)?;
+    let (flushed, audit) = flush_both(coordinators, true)?;
     check_cut(&flushed.each_ref(), &audit)?;
     let parts = ready.into_iter().zip(frozen).zip(flushed);
     let frost: Vec<_> = parts.map(|((ready, frozen), flushed)| Frost { ready, frozen, flushed }).collect();

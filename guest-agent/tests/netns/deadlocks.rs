@@ -18,7 +18,7 @@ const AHEAD: Duration = Duration::from_millis(150);
 
 pub fn staggered() -> Result<()> {
     let world = World::new()?;
-    let job = Job::start(&world, 5, &[])?;
+    let job = Job::start(&world, &[])?;
     for epoch in 1..=4 {
         let mut both = Coordinator::of_both(&world, epoch)?;
         for coordinator in &mut both {
@@ -31,7 +31,7 @@ pub fn staggered() -> Result<()> {
             check_hangs(&job)?;
         }
         both[last].freeze()?;
-        let (flushed, audit) = flush_both(&mut both)?;
+        let (flushed, audit) = flush_both(&mut both, true)?;
         check_cut(&flushed.each_ref(), &audit)?;
         world.unplug(first)?;
         std::thread::sleep(AHEAD);
@@ -55,7 +55,7 @@ fn check_hangs(job: &Job) -> Result<()> {
 
 pub fn zero_window() -> Result<()> {
     let world = World::new()?;
-    let [mut reader, mut sender] = Role::pair(&world.domains[0], &world.domains[1], "sender")?;
+    let [mut reader, mut sender] = Role::pair(["reader", "sender"], &world.domains[0], &world.domains[1])?;
     let mut both = Coordinator::of_both(&world, 1)?;
     for coordinator in &mut both {
         coordinator.ready()?;
@@ -64,7 +64,7 @@ pub fn zero_window() -> Result<()> {
     std::thread::sleep(Duration::from_millis(300));
     both[1].freeze()?;
     let frozen_at = reader.blocks()?;
-    let (flushed, audit) = flush_both(&mut both)?;
+    let (flushed, audit) = flush_both(&mut both, false)?;
     check_cut(&flushed.each_ref(), &audit)?;
     let [receiving, sending] = flushed;
     ensure!(sending.notsent > 0 && receiving.unread > 0, "the window never closed: {receiving:?} {sending:?}");
@@ -81,7 +81,7 @@ pub fn zero_window() -> Result<()> {
 /// Without the term for a closed window the flush would not end: half a second later the send queue is as full as before.
 fn still_unsent(sending: &mut Coordinator) -> Result<()> {
     std::thread::sleep(Duration::from_millis(500));
-    sending.begin_flush()?;
+    sending.begin_flush(false)?;
     let flushed = sending.flushed()?;
     ensure!(flushed.notsent > 0, "{flushed:?}");
     Ok(())
@@ -90,7 +90,7 @@ fn still_unsent(sending: &mut Coordinator) -> Result<()> {
 pub fn coordinator_dies() -> Result<()> {
     const SHORT: Duration = Duration::from_millis(400);
     let world = World::new()?;
-    let job = Job::start(&world, 3, &[])?;
+    let job = Job::start(&world, &[])?;
     let mut both = Coordinator::of_both(&world, 1)?;
     for coordinator in &mut both {
         coordinator.ready()?;
@@ -114,7 +114,7 @@ pub fn coordinator_dies() -> Result<()> {
 
 pub fn agent_dies() -> Result<()> {
     let mut world = World::new()?;
-    let job = Job::start(&world, 2, &[])?;
+    let job = Job::start(&world, &[])?;
     let mut both = Coordinator::of_both(&world, 1)?;
     crate::coordinator::freeze_both(&mut both)?;
     world.domains[0].end_agent(Signal::SIGKILL)?;
@@ -202,7 +202,7 @@ pub fn uninterruptible() -> Result<()> {
 
 pub fn impatient() -> Result<()> {
     let world = World::new()?;
-    let _roles = Role::pair(&world.domains[0], &world.domains[1], "impatient")?;
+    let _roles = Role::pair(["reader", "impatient"], &world.domains[0], &world.domains[1])?;
     let mut sending = Coordinator::of(&world.domains[1], 1)?;
     let refused = sending.prepare(Duration::from_secs(2))?;
     ensure!(matches!(refused, Status::Nack { reason: Reason::ImpatientConnection, .. }), "{refused}");

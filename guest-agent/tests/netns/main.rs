@@ -7,6 +7,7 @@
 mod cases;
 mod coordinator;
 mod deadlocks;
+mod full_queues;
 mod mpi;
 mod roles;
 mod world;
@@ -35,6 +36,9 @@ fn main() {
         trial("the_audit_notices_each_kind_of_damage", cases::injected),
         trial("domains_are_frozen_and_thawed_at_different_times", deadlocks::staggered),
         trial("a_closed_window_does_not_hold_up_the_flush", deadlocks::zero_window),
+        trial("what_a_full_queue_has_dropped_arrives_before_the_cut", full_queues::dropped),
+        trial("autotuning_goes_on_after_the_thaw", full_queues::autotuned),
+        trial("an_agent_that_dies_has_its_buffers_put_back", full_queues::agent_dies),
         trial("a_dead_coordinator_leaves_nothing_frozen", deadlocks::coordinator_dies),
         trial("an_agent_killed_while_frozen_is_taken_over", deadlocks::agent_dies),
         trial("an_agent_killed_for_too_long_thaws_at_its_start", deadlocks::agent_dies_for_long),

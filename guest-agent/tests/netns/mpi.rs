@@ -15,7 +15,12 @@ use crate::world::{ADDRESSES, World};
 pub struct Job {
     mpirun: Child,
     output: PathBuf,
+    /// Ends the job when it is there.
+    stop: PathBuf,
 }
+
+/// How long a job runs that nobody ends, in seconds.
+const LONGEST: &str = "60";
 
 /// mpi-audit's last line.
 #[derive(Debug, Deserialize)]
@@ -36,8 +41,9 @@ struct Progress {
 
 impl Job {
     /// Starts the job and waits until it makes progress.
-    pub fn start(world: &World, seconds: u32, more: &[&str]) -> Result<Self> {
-        let output = world.scratch.path().join("job");
+    pub fn start(world: &World, more: &[&str]) -> Result<Self> {
+        let [output, stop] = ["job", "stop"].map(|name| world.scratch.path().join(name));
+        let _ = fs::remove_file(&stop);
         let file = fs::File::create(&output)?;
         let mut command = world.domains[0].command("mpirun");
         command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
@@ -53,12 +59,10 @@ impl Job {
             command.args(["--mca", name, value]);
         }
         command.args(["--host", &hosts, "-n", "4"]).arg(build()?);
-        command.arg(seconds.to_string()).arg("7").args(more);
+        command.args([LONGEST, "7", "--until"]).arg(&stop).args(more);
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-        let job = Self { mpirun: command.spawn().context("mpirun (openmpi-bin)")?, output };
-        if more.is_empty() {
-            job.wait_for_progress()?;
-        }
+        let job = Self { mpirun: command.spawn().context("mpirun (openmpi-bin)")?, output, stop };
+        job.wait_for_progress()?;
         Ok(job)
     }
 
@@ -81,8 +85,9 @@ impl Job {
             .map_or(0, |line| line.progress))
     }
 
-    /// Waits for the job's end, no longer than this, and returns its last line and whether it calls itself good.
+    /// Ends the job, waits for its end, no longer than this, and returns its last line and whether it calls itself good.
     pub fn end(mut self, patience: Duration) -> Result<(Verdict, bool)> {
+        fs::write(&self.stop, "")?;
         let until = Instant::now() + patience;
         let status = loop {
             if let Some(status) = self.mpirun.try_wait()? {

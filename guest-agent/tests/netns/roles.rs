@@ -7,12 +7,16 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::world::{ADDRESSES, Domain};
 
 const ROLE: &str = "RXL_NETNS_ROLE";
 const PROGRESS: &str = "RXL_NETNS_PROGRESS";
 const PORT: u16 = 7777;
+
+/// Longer than a test takes to freeze it.
+const LATE: Duration = Duration::from_secs(2);
 
 /// A process that looks like a rank. It is killed in the end.
 pub struct Role {
@@ -34,8 +38,9 @@ impl Role {
     }
 
     /// A reader in one domain and a sender in the other, connected.
-    pub fn pair(reader: &Domain, sender: &Domain, sender_role: &str) -> Result<[Self; 2]> {
-        let mut reader = Self::start(reader, "reader", 0)?;
+    pub fn pair(roles: [&str; 2], reader: &Domain, sender: &Domain) -> Result<[Self; 2]> {
+        let [reader_role, sender_role] = roles;
+        let mut reader = Self::start(reader, reader_role, 0)?;
         reader.wait_until_ready()?;
         let mut sender = Self::start(sender, sender_role, 1)?;
         sender.wait_until_ready()?;
@@ -93,7 +98,8 @@ impl Drop for Role {
 pub fn play() -> bool {
     let Some(role) = std::env::var_os(ROLE) else { return false };
     let played = match role.to_str() {
-        Some("reader") => read(),
+        Some("reader") => read(false),
+        Some("late") => read(true),
         Some("sender") => send(None),
         Some("impatient") => send(Some(1000)),
         _ => panic!("no such role"),
@@ -111,24 +117,39 @@ fn ready() {
 }
 
 /// Numbers in order: whatever is lost, doubled or damaged breaks the sequence.
-fn read() -> std::io::Result<()> {
+///
+/// A late reader has less room than its window has promised, which is what a queue of small segments comes to, and lets all
+/// that is sent run into it before it reads.
+fn read(late: bool) -> std::io::Result<()> {
     let listener = TcpListener::bind((ADDRESSES[0], PORT))?;
     ready();
     let (mut stream, _) = listener.accept()?;
+    note_progress(0)?;
+    if late {
+        setsockopt(&stream, sockopt::RcvBuf, &4096)?;
+    }
+    stream.write_all(&[0])?;
+    if late {
+        std::thread::sleep(LATE);
+    }
     let mut expected = 0u64;
     let mut block = vec![0; 64 << 10];
-    let progress = std::env::var_os(PROGRESS).map(PathBuf::from).unwrap_or_default();
-    for blocks in 0u64.. {
-        let unfinished = progress.with_extension("unfinished");
-        std::fs::write(&unfinished, blocks.to_string())?;
-        std::fs::rename(&unfinished, &progress)?;
+    for blocks in 1u64.. {
         stream.read_exact(&mut block)?;
         for number in block.chunks_exact(8) {
             assert_eq!(number, expected.to_le_bytes(), "the sequence is broken");
             expected += 1;
         }
+        note_progress(blocks)?;
     }
     Ok(())
+}
+
+fn note_progress(blocks: u64) -> std::io::Result<()> {
+    let progress = std::env::var_os(PROGRESS).map(PathBuf::from).unwrap_or_default();
+    let unfinished = progress.with_extension("unfinished");
+    std::fs::write(&unfinished, blocks.to_string())?;
+    std::fs::rename(&unfinished, &progress)
 }
 
 fn send(user_timeout_ms: Option<u32>) -> std::io::Result<()> {
@@ -136,6 +157,9 @@ fn send(user_timeout_ms: Option<u32>) -> std::io::Result<()> {
     if let Some(ms) = user_timeout_ms {
         rustix::net::sockopt::set_tcp_user_timeout(&stream, ms)?;
     }
+    // More than a raised receive buffer takes.
+    setsockopt(&stream, sockopt::SndBufForce, &(64 << 20))?;
+    stream.read_exact(&mut [0])?;
     ready();
     let mut next = 0u64;
     loop {

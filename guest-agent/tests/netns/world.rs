@@ -13,6 +13,8 @@ use tempfile::TempDir;
 /// The domains' addresses.
 pub const ADDRESSES: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
 
+const AGENT: &str = env!("CARGO_BIN_EXE_rxl-guest-agent");
+
 /// Two domains, and a namespace with a bridge between them.
 pub struct World {
     pub domains: [Domain; 2],
@@ -102,7 +104,17 @@ impl Domain {
     }
 
     pub fn start_agent(&mut self) -> Result<()> {
-        let mut command = self.command(env!("CARGO_BIN_EXE_rxl-guest-agent"));
+        self.run_agent(self.command(AGENT))
+    }
+
+    /// One that can change nothing of a socket.
+    pub fn start_powerless_agent(&mut self) -> Result<()> {
+        let mut command = self.command("setpriv");
+        command.args(["--bounding-set", "-net_admin", "--inh-caps", "-net_admin", AGENT]);
+        self.run_agent(command)
+    }
+
+    fn run_agent(&mut self, mut command: Command) -> Result<()> {
         command.args(["run", "--own-namespace-only", "--store"]).arg(&self.tree);
         command.arg("--runtime-directory").arg(&self.runtime);
         fs::create_dir_all(&self.runtime)?;
