@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rxl::control::Transport;
 use rxl::error::Exit;
+use rxl::guard::Word;
 use rxl::host::memory::{Faults, Guest};
 use rxl::host::{RunState, Walker};
 use rxl::policy::{Otherwise, Why};
@@ -47,6 +48,22 @@ fn a_migration_moves_every_byte_and_counts_them() {
     assert!(report.downtime.unwrap() > 0.0);
     assert_eq!(report.checksum.digest.as_ref().map(String::len), Some(64));
     println!("{}", report.to_table());
+}
+
+/// The guard has let go before the target can have the word, and not before.
+#[test]
+fn the_source_is_guarded_until_go() {
+    let pair = Pair::new(small_guest());
+    let heard = pair.host.hear_guards();
+    pair.migrate().0.unwrap();
+    let leaving = Word::Leaving { domid: 1, name: "dom3".into() };
+    assert_eq!(heard.try_iter().collect::<Vec<_>>(), [leaving.clone(), Word::Done]);
+
+    let pair = Pair::with(small_guest(), "fault=restore-end");
+    let heard = pair.host.hear_guards();
+    pair.migrate().0.unwrap_err();
+    assert_eq!(heard.try_iter().collect::<Vec<_>>(), [leaving, Word::Done]);
+    assert_source_untouched(&pair);
 }
 
 /// With rxl's own walk: what it decides on goes with the last pass, holes stay at home, and log-dirty mode ends with the copy.

@@ -65,6 +65,9 @@ pub enum Command {
     /// Look at a saved domain or a migration stream; needs no Xen
     #[command(subcommand, after_help = exit_codes())]
     Stream(StreamCommand),
+    /// Look after a domain in case rxl is killed
+    #[command(hide = true)]
+    Guard,
 }
 
 /// `rxl save`.

@@ -6,6 +6,7 @@
 //! Every method blocks its thread until libxl has answered. The long ones take an [`Abort`], which another thread may pull.
 
 use std::fmt;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -17,7 +18,9 @@ use serde::{Deserialize, Serialize};
 use crate::announce::Vif;
 use crate::data::Broken;
 use crate::data::feed::Feed;
+use crate::guard::Guard;
 use crate::io::Cancel;
+use crate::state_dir::DomainLock;
 
 pub mod libxl;
 pub mod memory;
@@ -384,6 +387,11 @@ impl<T> Drop for Operation<T> {
 pub trait Host: Send + Sync + 'static {
     /// Version, memory, paging modes.
     fn facts(&self) -> Result<HostFacts, HostError>;
+
+    /// Starts the process that puts a domain right when this one is killed. It shares the domain's lock.
+    fn guard(&self, _lock: &DomainLock) -> io::Result<Guard> {
+        Ok(Guard::none())
+    }
 
     /// Finds a domain by name or by number, as xl does: a number is a domid.
     fn find(&self, name_or_domid: &str) -> Result<Domain, HostError>;

@@ -11,6 +11,7 @@ pub mod control;
 pub mod data;
 pub mod error;
 pub mod gang;
+pub mod guard;
 pub mod host;
 pub mod io;
 pub mod plugin;

@@ -15,6 +15,7 @@ use nix::sys::signal::{SigSet, Signal};
 use rxl::cli::{AgentCommand, Cli, Command, Jobs, MigrateReceive, Receive, Restore, Save, Status};
 use rxl::data::Packing;
 use rxl::error::{Exit, Failure};
+use rxl::guard::{self, Word};
 use rxl::host::libxl::LibxlHost;
 use rxl::host::{Host, HostError};
 use rxl::io::{Cancel, Guarded};
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         Command::Save(options) => save(options),
         Command::Restore(options) => restore(options),
         Command::Stream(command) => rxl::stream::run(command),
+        Command::Guard => serve_guard(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -72,6 +74,30 @@ fn start_log(verbose: u8) {
     };
     let filter = EnvFilter::try_from_env("RXL_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+}
+
+/// Looks after a domain until rxl, at the other end of the line, says that it need not, or is gone.
+fn serve_guard() -> Result<(), Failure> {
+    let failed = |e: nix::Error| Failure::internal("guard", &e.into());
+    // What ends rxl must not end its guard, nor be taken for a word to it.
+    nix::sys::prctl::set_name(c"rxl-guard").map_err(failed)?;
+    let mut held = SigSet::empty();
+    [Signal::SIGINT, Signal::SIGHUP, Signal::SIGTERM].into_iter().for_each(|signal| held.add(signal));
+    held.thread_block().map_err(failed)?;
+    nix::unistd::setsid().map_err(failed)?;
+    let Some(word) = guard::last_word(std::io::stdin().as_fd()).filter(|word| *word != Word::Done) else {
+        return Ok(());
+    };
+    if let Err(failure) = StateDir::system().sweep() {
+        guard::log(&failure.to_string());
+    }
+    let host = LibxlHost::new().map_err(Failure::from);
+    let said = host.map(|host| guard::put_right(&host, &word, guard::Settling::HOST));
+    match said {
+        Ok(said) => said.iter().for_each(|line| guard::log(line)),
+        Err(failure) => guard::log(&format!("rxl was killed, and nothing could be put right: {failure}")),
+    }
+    Ok(())
 }
 
 /// Turns signals into events.

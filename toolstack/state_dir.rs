@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,14 @@ use crate::error::{Exit, Failure, one_line};
 pub struct StateDir(PathBuf);
 
 /// Held while a domain is being migrated. The kernel gives it back however the process ends.
-pub struct DomainLock(#[expect(dead_code, reason = "held for its drop")] Flock<File>);
+pub struct DomainLock(Flock<File>);
+
+/// The open file that is locked: a process that has it keeps the lock.
+impl AsFd for DomainLock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl StateDir {
     /// The system's.

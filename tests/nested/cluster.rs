@@ -69,8 +69,10 @@ impl Cluster {
             ensure!(here == usize::from(node == home), "{name} on {node}: {domains:?}");
             let odd = domains.iter().find(|domain| domain.name.contains("--"));
             ensure!(odd.is_none(), "left on {node}: {odd:?}");
-            let processes =
-                self.lab.node(node).run("pgrep -a 'libxl-save-help|rxl-save-helper'; pgrep -ax rxl", COMMAND)?;
+            let processes = self
+                .lab
+                .node(node)
+                .run("pgrep -a 'libxl-save-help|rxl-save-helper|rxl-guard'; pgrep -ax rxl", COMMAND)?;
             ensure!(processes.stdout.is_empty(), "left on {node}: {}", processes.stdout);
             let sockets = self.lab.node(node).run("ls /run/rxl/*.sock", COMMAND)?;
             ensure!(sockets.stdout.is_empty(), "left on {node}: {}", sockets.stdout);

@@ -30,7 +30,7 @@ fn broken(cluster: &Cluster, options: &str, code: i32, breaking: impl FnOnce() -
 /// The guest answers, nothing is left, and the next migration of the same guest works.
 fn recovered(cluster: &Cluster) -> Result<()> {
     // The other side may need its own deadline to notice.
-    cluster.wait_until(Node::B, "! pgrep -x rxl >/dev/null")?;
+    cluster.wait_until(Node::B, "! pgrep -x 'rxl|rxl-guard' >/dev/null")?;
     cluster.check_clean("dom3", Node::A)?;
     cluster.lab.guest("dom3")?.check("uptime", Duration::from_secs(60))?;
     cluster.migrate(Node::A, "dom3 nodeB")?;
@@ -40,15 +40,36 @@ fn recovered(cluster: &Cluster) -> Result<()> {
 pub fn a_receiver_killed_in_precopy(cluster: &Cluster) -> Result<()> {
     let target = cluster.lab.node(Node::B);
     broken(cluster, "", 11, || target.check("pkill -KILL -x rxl", Duration::from_secs(30)).map(drop))?;
-    // What the killed process held: a half-built domain, which its operator removes, and sockets, which the next rxl sweeps.
-    target.run("xl destroy dom3--incoming; rm -f /run/rxl/*.sock", Duration::from_secs(60))?;
+    // What the killed process held, a half-built domain and sockets, its guard removes.
+    cluster.wait_until(Node::B, "! pgrep -x 'rxl|rxl-guard' >/dev/null")?;
+    recovered(cluster)
+}
+
+/// rxl is killed while its domain stands still for it: the guard runs the domain on, within seconds.
+pub fn rxl_killed_while_the_domain_is_suspended(cluster: &Cluster) -> Result<()> {
+    let source = cluster.lab.node(Node::A);
+    for command in ["rxl save dom3 /root/dom3.save", "rxl migrate --progress none --non-live dom3 nodeB"] {
+        let mut doomed = source.spawn(&format!("exec {command}"))?;
+        cluster.wait_until(Node::A, "xl list dom3 | awk 'END {exit $5 !~ /s/}'")?;
+        source.check("pkill -KILL -x rxl", Duration::from_secs(30))?;
+        let killed = Instant::now();
+        doomed.wait(MIGRATION)?;
+        cluster.wait_until(Node::A, "xl list dom3 | awk 'END {exit $5 ~ /s/}'")?;
+        println!("  {command}: killed; dom3 ran again {:.1} s later", killed.elapsed().as_secs_f64());
+        cluster.lab.guest("dom3")?.check("uptime", Duration::from_secs(60))?;
+        for node in Node::ALL {
+            cluster.wait_until(node, "! pgrep -x 'rxl|rxl-guard|rxl-save-helper|libxl-save-help' >/dev/null")?;
+        }
+        cluster.check_clean("dom3", Node::A)?;
+        source.check("test ! -e /root/dom3.save && journalctl -t rxl-guard | tail -1", Duration::from_secs(30))?;
+    }
     recovered(cluster)
 }
 
 pub fn a_link_cut_in_precopy(cluster: &Cluster) -> Result<()> {
     broken(cluster, "--peer-timeout 10", 11, || cluster.lab.set_link(Node::B, false))?;
     // The target gives the source up by itself, without a network.
-    cluster.wait_until(Node::B, "! pgrep -x rxl >/dev/null")?;
+    cluster.wait_until(Node::B, "! pgrep -x 'rxl|rxl-guard' >/dev/null")?;
     cluster.lab.set_link(Node::B, true)?;
     recovered(cluster)
 }
@@ -57,7 +78,7 @@ pub fn a_link_cut_in_precopy(cluster: &Cluster) -> Result<()> {
 pub fn ssh_cut_and_then_ctrl_c_in_precopy(cluster: &Cluster) -> Result<()> {
     let source = cluster.lab.node(Node::A);
     broken(cluster, "", 11, || source.check("pkill -KILL -f '^ssh .*rxl receive'", Duration::from_secs(30)).map(drop))?;
-    cluster.wait_until(Node::B, "! pgrep -x rxl >/dev/null")?;
+    cluster.wait_until(Node::B, "! pgrep -x 'rxl|rxl-guard' >/dev/null")?;
     cluster.check_clean("dom3", Node::A)?;
 
     let mut migration = source.spawn("rxl migrate --progress none dom3 nodeB")?;

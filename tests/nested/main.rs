@@ -32,6 +32,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("mpi::a_ring_survives_the_move_of_a_rank", mpi::a_ring_survives_the_move_of_a_rank),
     ("damage::a_flipped_bit_is_refused_where_xl_restores_it", damage::a_flipped_bit_is_refused_where_xl_restores_it),
     ("failures::a_receiver_killed_in_precopy", failures::a_receiver_killed_in_precopy),
+    ("failures::rxl_killed_while_the_domain_is_suspended", failures::rxl_killed_while_the_domain_is_suspended),
     ("failures::ssh_cut_and_then_ctrl_c_in_precopy", failures::ssh_cut_and_then_ctrl_c_in_precopy),
     ("failures::a_link_cut_in_precopy", failures::a_link_cut_in_precopy),
     ("precopy::rounds_are_what_was_sent", precopy::rounds_are_what_was_sent),

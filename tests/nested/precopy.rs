@@ -59,7 +59,7 @@ pub fn a_guest_that_dirties_faster_than_the_link(cluster: &Cluster) -> Result<()
     println!("  --on-timeout cancel: {:.1} s: {code}: {said}", took.as_secs_f64());
     ensure!(code == 12 && said.contains("runs on here") && took < Duration::from_secs(60), "{took:?} {said}");
     check_memory(&mut probe, "after the cancel")?;
-    cluster.wait_until(Node::B, "! pgrep -x rxl >/dev/null")?;
+    cluster.wait_until(Node::B, "! pgrep -x 'rxl|rxl-guard' >/dev/null")?;
     cluster.check_clean("small", Node::A)?;
 
     let (code, said) = cluster.migrate_fails(Node::A, "--abort-if-busy --max-rounds 1 small nodeB")?;
@@ -100,7 +100,7 @@ fn killed_in_precopy(cluster: &Cluster, what: &str, code: Option<i32>) -> Result
     println!("  {what} killed: {}: {}", output.status, output.stderr.trim());
     ensure!(code.is_none_or(|code| output.status == code), "{}", output.stderr);
     for node in Node::ALL {
-        cluster.wait_until(node, "! pgrep -x 'rxl|rxl-save-helper|libxl-save-help' >/dev/null")?;
+        cluster.wait_until(node, "! pgrep -x 'rxl|rxl-guard|rxl-save-helper|libxl-save-help' >/dev/null")?;
         cluster.lab.node(node).check("rxl status", COMMAND)?;
     }
     cluster.check_clean("dom3", Node::A)?;
@@ -132,7 +132,7 @@ pub fn status_and_cancel(cluster: &Cluster) -> Result<()> {
     ensure!(code == 12 && said.contains("runs on here"), "{said}");
     let (code, said) = failed(&source.run("rxl cancel dom3", COMMAND)?)?;
     ensure!(code == 4 && said.contains("not being migrated"), "{said}");
-    cluster.wait_until(Node::B, "! pgrep -x rxl >/dev/null")?;
+    cluster.wait_until(Node::B, "! pgrep -x 'rxl|rxl-guard' >/dev/null")?;
     cluster.check_clean("dom3", Node::A)
 }
 

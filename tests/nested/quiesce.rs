@@ -233,7 +233,7 @@ pub fn a_coordinator_killed_while_frozen(cluster: &Cluster) -> Result<()> {
         wait_for_state(cluster, node, guest, "expired")?;
     }
     println!("  both ranks ran again {:.1} s after the coordinator was killed", killed.elapsed().as_secs_f64());
-    cluster.wait_until(Node::B, "! pgrep -x rxl >/dev/null")?;
+    cluster.wait_until(Node::B, "! pgrep -x 'rxl|rxl-guard' >/dev/null")?;
     source.check("rxl status", COMMAND)?;
     cluster.check_clean("dom3", Node::A)?;
     summary(cluster, job).map(drop)

@@ -12,9 +12,11 @@ use super::{
     SpecialPages, Walker,
 };
 use crate::announce::{Vif, parse_mac};
+use crate::guard::Guard;
 use crate::io::{Cancel, Guarded, pipe};
 use crate::plugin::session::{Announced, Plugin, Saving};
 use crate::session::STALL_PATIENCE;
+use crate::state_dir::DomainLock;
 use crate::xen::{self, Canceller, Context, Failure, GuestMemory, Library, PhysInfo, XenStore};
 
 mod ahead;
@@ -213,6 +215,10 @@ impl Host for LibxlHost {
 
     fn resume(&self, domid: DomId) -> Result<(), HostError> {
         self.on(domid, "libxl_domain_resume", Context::resume)
+    }
+
+    fn guard(&self, lock: &DomainLock) -> std::io::Result<Guard> {
+        Guard::start(lock.as_fd())
     }
 
     fn rename(&self, domid: DomId, from: &str, to: &str) -> Result<(), HostError> {

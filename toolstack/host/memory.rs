@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,8 @@ use super::{
 };
 use crate::announce::Vif;
 use crate::data::feed::Feed;
+use crate::guard::{Guard, Word};
+use crate::state_dir::DomainLock;
 use crate::walker::Walk;
 
 mod walked;
@@ -89,6 +92,7 @@ struct State {
     domains: BTreeMap<DomId, Kept>,
     next: u32,
     faults: Faults,
+    words: Option<Sender<Word>>,
 }
 
 impl MemoryHost {
@@ -101,7 +105,7 @@ impl MemoryHost {
             shadow_paging: false,
             hap: true,
         };
-        let state = State { facts, domains: BTreeMap::new(), next: 1, faults: Faults::default() };
+        let state = State { facts, domains: BTreeMap::new(), next: 1, faults: Faults::default(), words: None };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -115,6 +119,13 @@ impl MemoryHost {
     /// Makes things go wrong from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.lock().faults = faults;
+    }
+
+    /// What guards are told from now on comes out here.
+    pub fn hear_guards(&self) -> Receiver<Word> {
+        let (words, heard) = channel();
+        self.lock().words = Some(words);
+        heard
     }
 
     /// Puts a domain into a state.
@@ -240,6 +251,10 @@ impl Host for MemoryHost {
     fn resume(&self, domid: DomId) -> Result<(), HostError> {
         let resumed = |kept: &mut Kept| if kept.paused { RunState::Paused } else { RunState::Running };
         self.change(domid, |kept| kept.domain.state = resumed(kept))
+    }
+
+    fn guard(&self, _lock: &DomainLock) -> std::io::Result<Guard> {
+        Ok(self.lock().words.clone().map_or_else(Guard::none, Guard::in_memory))
     }
 
     fn rename(&self, domid: DomId, from: &str, to: &str) -> Result<(), HostError> {

@@ -12,6 +12,7 @@ use super::writer::{Writer, Written};
 use crate::data::feed::feed;
 use crate::data::{At, Broken, Packing};
 use crate::error::{Exit, Failure};
+use crate::guard::{self, Guard};
 use crate::host::{Domain, Host, Operation, RunState, Save, SaveFlags, Unsteered, Walker};
 use crate::io::{Cancel, Guarded, pipe};
 use crate::session::check::at_source;
@@ -67,7 +68,10 @@ pub fn save(
     let mut saving = Saving::begin(host, request, &domain, &file, events, lock)?;
     let written = saving.transfer(events).and_then(|written| saving.finish(file, written));
     match written {
-        Ok(written) => release(host, &domain, request).map(|()| (domain, written)),
+        Ok(written) => {
+            saving.guard.done();
+            release(host, &domain, request).map(|()| (domain, written))
+        }
         Err(failure) => Err(saving.give_up(failure)),
     }
 }
@@ -89,6 +93,7 @@ struct Saving<'a> {
     path: String,
     operation: Option<Operation<()>>,
     writer: Option<Writer>,
+    guard: Guard,
     _lock: DomainLock,
 }
 
@@ -118,11 +123,12 @@ impl<'a> Saving<'a> {
         let (feed, _) = feed(Arc::default());
         let steering = Box::new(Unsteered);
         let save = Save { stream: writing, flags, walker: Walker::Stock, notes, steering, feed };
+        let guard = guard::leaving(host, domain, &lock);
         let operation = host.save(domain.domid, save);
         let operation = operation.map_err(|e| Failure::from(e).with_exit(Exit::Internal))?;
         let path = request.path.display().to_string();
         let (operation, writer) = (Some(operation), Some(writer));
-        Ok(Self { host, domain: domain.clone(), path, operation, writer, _lock: lock })
+        Ok(Self { host, domain: domain.clone(), path, operation, writer, guard, _lock: lock })
     }
 
     /// Until libxl has saved and the last byte has been written.
@@ -204,7 +210,10 @@ impl<'a> Saving<'a> {
             _ => Ok(()),
         });
         match run_on {
-            Ok(()) => Failure { what: format!("{}; {name} runs on here", failure.what), ..failure },
+            Ok(()) => {
+                self.guard.done();
+                Failure { what: format!("{}; {name} runs on here", failure.what), ..failure }
+            }
             Err(error) => {
                 Failure { what: format!("{}; and {name} could not be resumed: {error}", failure.what), ..failure }
                     .next(format!("`xl list` shows its state; `xl resume {name}` tries again"))

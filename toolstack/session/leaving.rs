@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use crate::data::feed::Feed;
 use crate::error::{Exit, Failure};
 use crate::gang::words::ToMember;
+use crate::guard::{self, Guard};
 use crate::host::{Decision, DomId, Domain, Host, HostError, Operation, PrecopyStats, RunState, Save};
 use crate::policy::{Limits, Measured, Otherwise, Policy, Verdict};
 use crate::session::check::at_source;
@@ -66,6 +67,7 @@ pub struct Saving {
     signals: Signals,
     policy: Policy,
     waiting: Option<Waiting>,
+    guard: Guard,
 }
 
 /// A question whose answer depends on other domains.
@@ -89,11 +91,18 @@ impl Saving {
         let notes = events.notes().map_err(|e| Failure::internal("data path", &e))?;
         let signals = Signals::default();
         let steering = Box::new(Desk::new(events.sender(), signals.clone()));
+        let guard = guard::leaving(&*leaving.host, &leaving.domain, &leaving.lock);
         let save = Save { stream, flags: request.flags, walker: request.walker, notes, steering, feed };
         let operation = leaving.host.save(leaving.domain.domid, save);
-        let operation = operation.map_err(|e| Failure::from(e).with_exit(Exit::Internal))?;
+        let operation = match operation {
+            Ok(operation) => operation,
+            Err(error) => {
+                guard.done();
+                return Err(Failure::from(error).with_exit(Exit::Internal));
+            }
+        };
         let policy = Policy::new(request.limits);
-        Ok(Self { leaving, job, operation: Some(operation), signals, policy, waiting: None })
+        Ok(Self { leaving, job, operation: Some(operation), signals, policy, waiting: None, guard })
     }
 
     /// libxl has ended, and [`Saving::ended`] has seen it.
@@ -234,7 +243,10 @@ impl Saving {
         }
         let resumed = run_on(&**host, domain.domid);
         match resumed {
-            Ok(()) => self.job.returned(),
+            Ok(()) => {
+                self.job.returned();
+                self.guard.done();
+            }
             Err(_) => self.job.abort(),
         }
         record.mpi = self.job.figures();
@@ -256,9 +268,10 @@ impl Saving {
         renamed.map(|()| Renamed(away)).map_err(|e| Failure::from(e).with_exit(Exit::FailedSourceRuns))
     }
 
-    /// What is left of it to hold.
+    /// What is left of it to hold. From here on nothing runs it here by itself, the guard neither.
     pub fn into_away(self, Renamed(name): Renamed) -> (Away, Job) {
-        let Self { leaving: Leaving { host, domain, lock, .. }, job, .. } = self;
+        let Self { leaving: Leaving { host, domain, lock, .. }, job, guard, .. } = self;
+        guard.done();
         (Away { host, domain, name, _lock: lock }, job)
     }
 }

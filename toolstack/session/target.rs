@@ -9,6 +9,7 @@ use crate::control::{Accept, Control, Hello, Incoming, Message, Offer, Refusal, 
 use crate::data::receive::{Pipe, Received, Receiver};
 use crate::data::{At, Broken};
 use crate::error::{Exit, Failure, one_line};
+use crate::guard::{self, Guard, Word};
 use crate::host::{DomId, Host, HostError, Notes, Operation, RestoreAhead, RestoreAs, Restorer, RunState};
 use crate::io::{Cancel, Guarded, pipe};
 use crate::report::{TargetSpans, ms};
@@ -192,6 +193,7 @@ pub struct Receiving {
     restore: Option<Operation<DomId>>,
     restorer: Restorer,
     began: Instant,
+    guard: Guard,
     lock: DomainLock,
 }
 
@@ -213,21 +215,23 @@ impl Receiving {
         lock: DomainLock,
     ) -> Result<Self, Failure> {
         let incoming = format!("{}{INCOMING}", offer.name);
+        let guard = guard::coming(&*host, &incoming, &lock);
         let started = start_restore(&session, &*host, &offer, &incoming, connections);
         let Started { receiver, restore, restorer } = started.inspect_err(|failure| {
             session.control.send(Message::Failed { reason: failure.to_string() });
         })?;
         let began = Instant::now();
-        Ok(Self { session, host, offer, incoming, receiver, restore: Some(restore), restorer, began, lock })
+        Ok(Self { session, host, offer, incoming, receiver, restore: Some(restore), restorer, began, guard, lock })
     }
 
     fn run(mut self) -> Result<Holding, Failure> {
         let mut parts = Parts::default();
         match self.collect(&mut parts).and_then(|()| self.verify(&parts)) {
             Ok(spans) => {
+                self.guard.tell(&Word::Held);
                 self.session.control.send(Message::Ready(spans));
-                let Self { session, host, offer, incoming, lock, .. } = self;
-                Ok(Holding { session, host, offer, incoming, domid: DomId(spans.domid), spans, _lock: lock })
+                let Self { session, host, offer, incoming, guard, lock, .. } = self;
+                Ok(Holding { session, host, offer, incoming, domid: DomId(spans.domid), spans, guard, _lock: lock })
             }
             Err(failure) => Err(self.give_up(failure)),
         }
@@ -322,6 +326,7 @@ impl Receiving {
         if let Ok(left) = self.host.find(&self.incoming) {
             destroy(&*self.host, left.domid);
         }
+        self.guard.done();
         self.session.control.send(Message::Failed { reason: failure.to_string() });
         self.session.await_end();
         failure
@@ -412,6 +417,7 @@ pub struct Holding {
     incoming: String,
     domid: DomId,
     spans: TargetSpans,
+    guard: Guard,
     _lock: DomainLock,
 }
 
@@ -422,6 +428,12 @@ struct Go {
 
 impl Holding {
     fn run(mut self) -> Result<(), Failure> {
+        let decided = self.decide();
+        self.guard.done();
+        decided
+    }
+
+    fn decide(&mut self) -> Result<(), Failure> {
         match self.await_go() {
             Ok(Some(go)) => self.take_over(&go),
             Ok(None) => {
@@ -452,7 +464,15 @@ impl Holding {
 
     fn take_over(&mut self, go: &Go) -> Result<(), Failure> {
         let begun = Instant::now();
-        match self.start_domain(go) {
+        self.guard.tell(&Word::Taken {
+            domid: self.domid.0,
+            incoming: self.incoming.clone(),
+            name: self.offer.name.clone(),
+            paused: self.offer.leave_paused,
+        });
+        let started = self.start_domain(go);
+        self.guard.tell(&Word::Held);
+        match started {
             Ok(()) => {
                 self.spans.resume = ms(begun.elapsed());
                 self.session.control.send(Message::Done(self.spans));
