@@ -7,6 +7,7 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use clap::builder::Resettable;
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
@@ -61,7 +62,8 @@ fn page_name(command: &Command) -> String {
 
 fn page(command: &Command, version: &str) -> String {
     let name = page_name(command);
-    let man = Man::new(command.clone());
+    // A synopsis shows every option, which the usage line of --help need not.
+    let man = Man::new(command.clone().override_usage(Resettable::Reset));
     // By hand: clap_mangen would leave an empty date out, and the version would be taken for it.
     let mut page = format!(".TH {name} 1 \"\" \"rxl {version}\" \"Xen\"\n");
     page += &rendered(|out| man.render_name_section(out));

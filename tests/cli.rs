@@ -108,6 +108,40 @@ fn an_option_is_not_taken_for_a_host() {
 }
 
 #[test]
+fn several_domains_that_cannot_share_are_refused_in_one_line() {
+    for (arguments, words) in [
+        (&["migrate", "dom3:nodeB", "dom4", "nodeC"][..], "mixes"),
+        (&["migrate", "dom3", "dom4:nodeC"], "mixes"),
+        (&["migrate", "dom3", "dom3", "nodeB"], "named twice"),
+        (&["migrate", "-C", "dom3.cfg", "dom3", "dom4", "nodeB"], "-C is for one domain"),
+        (&["migrate", "--peer", "xl", "dom3", "dom4", "nodeB"], "one domain at a time"),
+        (&["migrate", "dom3", "dom4", "--", "-oProxyCommand=true"], "is not a host"),
+        (&["--gang-member", "0", "migrate", "dom3", "dom4", "nodeB"], "rxl's own"),
+    ] {
+        let said = failure(arguments, Exit::Usage);
+        assert!(said.contains(words), "{arguments:?}: {said}");
+    }
+}
+
+/// Each is moved by a process of its own, which tells the first why it cannot.
+#[test]
+fn several_domains_have_a_line_each() {
+    if ["/proc/xen/capabilities", "/dev/xen/privcmd"].iter().any(|path| Path::new(path).exists()) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let report = directory.path().join("report.json");
+    let output = rxl(&["migrate", "--report", report.to_str().unwrap(), "nosuch", "norsuch", "nodeB"]);
+    let said = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!((output.status.code(), stdout(&output)), (Some(Exit::NoXen.code().into()), ""), "{said}");
+    assert_eq!(said.lines().count(), 2, "{said}");
+    for name in ["nosuch", "norsuch"] {
+        assert!(said.contains(&format!("rxl: {name}: ")) && said.contains("not a Xen dom0"), "{said}");
+    }
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "no report of what did not begin");
+}
+
+#[test]
 fn where_there_is_no_xen_one_line_says_so() {
     // A dom0 has both, and then another line is right.
     if ["/proc/xen/capabilities", "/dev/xen/privcmd"].iter().any(|path| Path::new(path).exists()) {

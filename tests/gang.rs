@@ -351,3 +351,32 @@ fn a_member_that_is_ready_does_not_cancel_by_itself() {
         .unwrap();
     session.join().unwrap().unwrap();
 }
+
+/// libxl's stock helper suspends when it wants to: then nobody can be waited for.
+#[test]
+fn a_guest_that_was_suspended_unasked_ends_the_epoch() {
+    let scene = Scene::new();
+    let (ours, theirs): (Vec<_>, Vec<_>) = DOMAINS.iter().map(|_| UnixStream::pair().unwrap()).unzip();
+    let scripted = |(member, mut line): (usize, UnixStream)| {
+        std::thread::spawn(move || {
+            let (domid, name) = DOMAINS[member];
+            say(&mut line, &FromMember::Prepared { name: name.into(), domid }).unwrap();
+            let mut from = BufReader::new(line.try_clone().unwrap());
+            assert!(matches!(hear(&mut from).unwrap(), Some(ToMember::Begin { together: true, .. })));
+            say(&mut line, &FromMember::Stop).unwrap();
+            assert_eq!(hear(&mut from).unwrap(), Some(ToMember::Frozen));
+            if member == 0 {
+                say(&mut line, &FromMember::Unasked).unwrap();
+            }
+            let Some(ToMember::Alone { figures }) = hear(&mut from).unwrap() else { panic!() };
+            assert!(figures.problem.unwrap().contains("does not ask"));
+            say(&mut line, &FromMember::Settled(Place::Target { domid: 9 })).unwrap();
+            say(&mut line, &FromMember::Ended(Box::default())).unwrap();
+        })
+    };
+    let members: Vec<_> = theirs.into_iter().enumerate().map(scripted).collect();
+    let ended = lead(&DOMAINS.map(|(_, name)| name.into()), ours, scene.quiesce(Level::Job), &scene.events).unwrap();
+    members.into_iter().for_each(|member| member.join().unwrap());
+    assert!(ended.failure.is_none() && ended.first.is_none());
+    assert!(DOMAINS.iter().all(|(domid, _)| !scene.here.is_frozen(*domid)));
+}

@@ -35,8 +35,8 @@ pub struct Cli {
 /// Subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Move a running domain to another host
-    #[command(after_help = exit_codes())]
+    /// Move a running domain to another host, or several
+    #[command(after_help = exit_codes(), override_usage = "rxl migrate [OPTIONS] <DOMAIN>... <HOST>\n       rxl migrate [OPTIONS] <DOMAIN:HOST>...")]
     Migrate(Box<Migrate>),
     /// Show the migrations that run from this host
     #[command(after_help = exit_codes())]
@@ -164,11 +164,11 @@ pub enum Compress {
 /// `rxl migrate`.
 #[derive(Debug, Args)]
 pub struct Migrate {
-    /// The domain, by name or number (digits alone are a number, as for xl); or several, which move together
-    #[arg(value_name = "DOMAIN", required = true)]
-    pub domains: Vec<String>,
-    /// The target, as ssh knows it. Where domains have different ones, name DOMAIN:HOST for each and nothing else
-    pub host: String,
+    /// The domain, by name or number (digits alone are a number, as for xl), and the target, as ssh knows it. Several domains
+    /// before the target move together; where their targets differ, name DOMAIN:HOST for each
+    // One list: clap takes no HOST for the last of two that begins with a dash, even after `--`.
+    #[arg(value_names = ["DOMAIN", "HOST"], required = true, num_args = 2..)]
+    pub places: Vec<String>,
 
     /// Use this command instead of ssh; it gets HOST and `rxl receive` as arguments. If empty, HOST itself is the command
     #[arg(short = 's', value_name = "SSHCOMMAND")]
@@ -382,13 +382,13 @@ mod tests {
     #[test]
     fn several_domains_come_before_their_host() {
         let parsed = |line: &str| match Cli::try_parse_from(line.split(' ')).unwrap().command {
-            Command::Migrate(migrate) => (migrate.domains.join(" "), migrate.host, migrate.mpi_quiesce),
+            Command::Migrate(migrate) => (migrate.places.join(" "), migrate.mpi_quiesce),
             other => panic!("{other:?}"),
         };
-        let (domains, host, level) = parsed("rxl migrate dom3 dom4 nodeB --mpi-quiesce");
-        assert_eq!((domains.as_str(), host.as_str(), level), ("dom3 dom4", "nodeB", Level::Job));
-        let (domains, host, _) = parsed("rxl --gang-member 1 migrate --mpi-quiesce=require dom3:nodeB dom4:nodeC");
-        assert_eq!((domains.as_str(), host.as_str()), ("dom3:nodeB", "dom4:nodeC"));
+        let (places, level) = parsed("rxl migrate dom3 dom4 nodeB --mpi-quiesce");
+        assert_eq!((places.as_str(), level), ("dom3 dom4 nodeB", Level::Job));
+        let (places, _) = parsed("rxl --gang-member 1 migrate --mpi-quiesce=require dom3:nodeB dom4:nodeC");
+        assert_eq!(places, "dom3:nodeB dom4:nodeC");
     }
 
     /// What xl 4.17's `migrate` can ask of a receiver, in its order.

@@ -35,7 +35,7 @@ type Moved = (Result<(), Failure>, Option<Report>);
 
 /// Does what the command line asks for, in the part that this process has in it.
 pub fn run(options: &Migrate, member: Option<usize>) -> Result<(), Failure> {
-    let all = placements(&options.domains, &options.host, options.ssh_command.as_deref())?;
+    let all = placements(&options.places, options.ssh_command.as_deref())?;
     match (member, all.as_slice()) {
         (Some(member), all) => follow(options, all.get(member)),
         (None, [one]) => alone(options, one),

@@ -188,6 +188,15 @@ const MIGRATE: &[Section] = &[
                  not move.",
             ),
             Text(
+                "Several domains before the host, or DOMAIN:HOST for each, move at the same time, each by a process of its own. With \
+                 --mpi-quiesce they must belong to one job, which then stands still once: no domain is let run at its target \
+                 before all targets are ready, and until then any failure, Ctrl-C or rxl cancel of one leaves all of them \
+                 running at the source. After that each is on its own. Without --mpi-quiesce, or where the job cannot be \
+                 held still, they wait for each other only until all checks have passed. -C and --peer xl take one domain. \
+                 A domain whose name has a colon is named by its number among pairs. The exit code is 13 when any domain is \
+                 undecided, else that of the domain that failed first.",
+            ),
+            Text(
                 "Until the target has put all of it together, has compared checksums and has said that it is ready, any failure \
                  leaves the domain running at the source and nothing at the target; so do Ctrl-C, SIGTERM and SIGHUP. Then \
                  the source renames its copy to DOMAIN--migratedaway and tells the target to go ahead. From that moment on the \
@@ -264,6 +273,8 @@ const MIGRATE: &[Section] = &[
             ),
             Example("A PV domain where Xen has no shadow paging:", "rxl migrate --non-live pv1 nodeB"),
             Example("With its MPI job standing still meanwhile:", "rxl migrate dom3 nodeB --mpi-quiesce"),
+            Example("Two domains of that job, at once:", "rxl migrate dom3 dom4 nodeB --mpi-quiesce"),
+            Example("To a target each:", "rxl migrate dom3:nodeB dom4:nodeC --mpi-quiesce"),
             Example("Give up when its data has not been sent in ten minutes:", "rxl migrate --timeout 600 dom3 nodeB"),
         ],
     },

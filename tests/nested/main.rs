@@ -6,6 +6,7 @@ mod cluster;
 mod compare;
 mod damage;
 mod failures;
+mod gang;
 mod interop;
 mod mpi;
 mod precopy;
@@ -43,6 +44,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("precopy::to_and_fro_without_a_leak", precopy::to_and_fro_without_a_leak),
     ("quiesce::an_audited_job_by_level", quiesce::an_audited_job_by_level),
     ("quiesce::a_coordinator_killed_while_frozen", quiesce::a_coordinator_killed_while_frozen),
+    ("gang::two_domains_of_a_job_move_together", gang::two_domains_of_a_job_move_together),
+    ("gang::what_fails_before_go_leaves_both_at_home", gang::what_fails_before_go_leaves_both_at_home),
     ("interop::stock_xl_sends_to_rxl", interop::stock_xl_sends_to_rxl),
     ("interop::to_a_host_with_xl_alone_and_back", interop::to_a_host_with_xl_alone_and_back),
     ("interop::a_ring_survives_the_way_over_xls_protocol", interop::a_ring_survives_the_way_over_xls_protocol),

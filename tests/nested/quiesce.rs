@@ -60,7 +60,7 @@ pub fn an_audited_job_by_level(cluster: &Cluster) -> Result<()> {
 }
 
 /// Agents from their package; the busy guest that no test here needs gives its processor back.
-fn prepare(cluster: &Cluster) -> Result<()> {
+pub fn prepare(cluster: &Cluster) -> Result<()> {
     cluster.lab.node(Node::A).check("xl destroy small", COMMAND)?;
     for node in Node::ALL {
         // Ranks spin; with two on one host dom0 would get a third of its only processor. A scheduler without weights has none.
@@ -76,7 +76,7 @@ fn prepare(cluster: &Cluster) -> Result<()> {
 
 /// One job, moved back and forth while it runs, and ended when it has been.
 fn audited(cluster: &Cluster, way: &str, runs: usize, at: &mut Node) -> Result<Row> {
-    let mut job = start_job(cluster, 30 + runs * SECONDS_A_MIGRATION)?;
+    let mut job = start_job(cluster, Node::B, 30 + runs * SECONDS_A_MIGRATION)?;
     let before = retransmitted(cluster)?;
     let mut row = Row {
         way: way.into(),
@@ -141,7 +141,7 @@ fn migrate(cluster: &Cluster, way: &str, from: Node, row: &mut Row) -> Result<()
 
 /// All ranks stood still, so each connection was seen from both its ends. What a full receive queue has dropped, and found no
 /// room for in time, makes the cut unclean, and the report has to say so in every figure.
-fn check_cut(mpi: &Value) -> Result<()> {
+pub fn check_cut(mpi: &Value) -> Result<()> {
     let (agreed, disagreed) = (number(mpi, "/connections-agreed")?, number(mpi, "/connections-disagreed")?);
     ensure!(agreed + disagreed > 0.0 && mpi["connections-one-ended"] == 0, "{mpi}");
     if mpi["clean"] == true {
@@ -154,9 +154,9 @@ fn check_cut(mpi: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Rank 0 in dom4, which stays; its progress says that messages flow.
-fn start_job(cluster: &Cluster, seconds: usize) -> Result<RemoteProcess> {
-    let launcher = cluster.lab.guest_via("dom4", Node::B)?;
+/// Rank 0 in dom4, reached through one of the hosts; its progress says that messages flow.
+pub fn start_job(cluster: &Cluster, via: Node, seconds: usize) -> Result<RemoteProcess> {
+    let launcher = cluster.lab.guest_via("dom4", via)?;
     launcher.check(&format!("rm -f {STOP}"), COMMAND)?;
     let mut job = launcher.spawn(&format!("mpirun --host dom4,dom3 -np 2 mpi-audit {seconds} --until {STOP}"))?;
     job.wait_for_stdout("progress", Duration::from_secs(180)).context("the job does not start")?;
@@ -164,7 +164,7 @@ fn start_job(cluster: &Cluster, seconds: usize) -> Result<RemoteProcess> {
 }
 
 /// Ends the job: nothing was lost, doubled, reordered or damaged.
-fn summary(cluster: &Cluster, mut job: RemoteProcess) -> Result<Value> {
+pub fn summary(cluster: &Cluster, mut job: RemoteProcess) -> Result<Value> {
     cluster.lab.guest("dom4")?.check(&format!("touch {STOP}"), COMMAND)?;
     let output = job.wait(MIGRATION * 3)?;
     ensure!(output.success(), "the job failed: {} {}", output.stdout, output.stderr);
@@ -186,7 +186,7 @@ fn summary(cluster: &Cluster, mut job: RemoteProcess) -> Result<Value> {
 }
 
 /// Segments that both guests have retransmitted since they booted.
-fn retransmitted(cluster: &Cluster) -> Result<u64> {
+pub fn retransmitted(cluster: &Cluster) -> Result<u64> {
     let count = "awk '/^Tcp:/ {value = $13} END {print value}' /proc/net/snmp";
     let of = |guest: &str| -> Result<u64> {
         let said = cluster.lab.guest(guest)?.check(count, COMMAND * 2)?;
@@ -196,13 +196,13 @@ fn retransmitted(cluster: &Cluster) -> Result<u64> {
 }
 
 /// Up to 3 s, so that migrations meet the job in any of its phases.
-fn some_moment() -> Duration {
+pub fn some_moment() -> Duration {
     let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
     Duration::from_millis(u64::from(nanos / 1000) % 3000)
 }
 
 /// The agent of a domain says one of these words.
-fn wait_for_state(cluster: &Cluster, node: Node, guest: &str, states: &str) -> Result<()> {
+pub fn wait_for_state(cluster: &Cluster, node: Node, guest: &str, states: &str) -> Result<()> {
     let domid = cluster.domid(node, guest)?.with_context(|| format!("{guest} is not on {node}"))?;
     let read = format!("xenstore-read /local/domain/{domid}/data/rxl/state");
     let poll =
@@ -213,7 +213,7 @@ fn wait_for_state(cluster: &Cluster, node: Node, guest: &str, states: &str) -> R
 /// rxl dies while the ranks stand still: they run again when their lease ends, and nobody has lost anything.
 pub fn a_coordinator_killed_while_frozen(cluster: &Cluster) -> Result<()> {
     prepare(cluster)?;
-    let job = start_job(cluster, 240)?;
+    let job = start_job(cluster, Node::B, 240)?;
     let source = cluster.lab.node(Node::A);
 
     // Without the agent of the rank that stays, `require` begins nothing.

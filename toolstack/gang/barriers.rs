@@ -7,7 +7,7 @@ use crate::error::{Exit, Failure, one_line};
 use crate::quiesce::cluster::AgentHost;
 use crate::quiesce::coordinator::{Coordinator, Level, Mover, NotQuiesced};
 use crate::report::MpiPart;
-use crate::session::job::{lock_job, required};
+use crate::session::job::{lock_job, required, unasked};
 use crate::state_dir::{DomainLock, StateDir};
 
 /// Until all are prepared: a target that has accepted waits 120 s for data, and the job is yet to be found.
@@ -137,6 +137,9 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
                     epoch.suspended(member);
                 }
             }
+            FromMember::Unasked if (Stage::Copying..Stage::Gone).contains(&self.stage) => self.alone(unasked()),
+            // The others go their own ways already.
+            FromMember::Unasked => {}
             FromMember::Cancel => self.fail(format!("{} was cancelled", self.seats[member].name)),
             FromMember::Failing { what } => self.failing(member, &what),
             FromMember::Settled(place) => self.settled(member, place),

@@ -14,15 +14,15 @@ pub struct Placement {
     pub host: String,
 }
 
-/// Reads the command line's domains and what follows them. Hosts are taken apart at a pair's first colon, so they may have
-/// colons themselves; a domain whose name has one is named by its number there.
-pub fn placements(domains: &[String], last: &str, ssh_command: Option<&str>) -> Result<Vec<Placement>, Failure> {
-    let to_last = |domain: &String| Placement { domain: domain.clone(), host: last.to_owned() };
-    let all: Vec<&str> = domains.iter().map(String::as_str).chain([last]).collect();
-    let pairs: Vec<Option<Placement>> = all.iter().map(|word| pair(word)).collect();
-    let placements: Vec<Placement> = match pairs.iter().cloned().collect() {
+/// Reads the command line's words, of which there are two at least. Hosts are taken apart at a pair's first colon, so they may
+/// have colons themselves; a domain whose name has one is named by its number there.
+pub fn placements(words: &[String], ssh_command: Option<&str>) -> Result<Vec<Placement>, Failure> {
+    let Some((last, domains)) = words.split_last() else { return Ok(Vec::new()) };
+    let to_last = |domain: &String| Placement { domain: domain.clone(), host: last.clone() };
+    let pairs: Option<Vec<Placement>> = words.iter().map(|word| pair(word)).collect();
+    let placements = match pairs {
         Some(pairs) if ssh_command != Some("") => pairs,
-        _ if is_mixed(domains, last, ssh_command) => return Err(mixed(&all)),
+        _ if is_mixed(domains, last, ssh_command) => return Err(mixed(words)),
         _ => domains.iter().map(to_last).collect(),
     };
     let mut named = BTreeSet::new();
@@ -45,7 +45,7 @@ fn is_mixed(domains: &[String], last: &str, ssh_command: Option<&str>) -> bool {
     several || (ssh_command.is_none() && looks_like_pair(last))
 }
 
-fn mixed(all: &[&str]) -> Failure {
+fn mixed(all: &[String]) -> Failure {
     let what = format!("'{}' mixes DOMAIN... HOST and DOMAIN:HOST...", one_line(&all.join(" ")));
     usage(&what, "give every domain its host, or all of them one at the end")
 }
@@ -72,9 +72,8 @@ mod tests {
     use super::*;
 
     fn read(line: &str, ssh_command: Option<&str>) -> Result<String, String> {
-        let mut words: Vec<String> = line.split(' ').map(str::to_owned).collect();
-        let last = words.pop().unwrap();
-        let placements = placements(&words, &last, ssh_command).map_err(|failure| {
+        let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        let placements = placements(&words, ssh_command).map_err(|failure| {
             assert_eq!((failure.exit, failure.to_string().lines().count()), (Exit::Usage, 1), "{failure}");
             failure.what
         })?;

@@ -9,8 +9,8 @@ use serde_json::Value;
 use crate::error::{Exit, Failure};
 use crate::report::MpiPart;
 
-/// Longest line in bytes: a report with a thousand passes is a quarter of it.
-const MAX_LINE: u64 = 1 << 20;
+/// Longest line in bytes: a report with a thousand passes is a tenth of it.
+const MAX_LINE: u64 = 4 << 20;
 
 /// What a member says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub enum FromMember {
     Suspend,
     /// The guest stands still.
     Suspended,
+    /// It does already, and nobody has asked.
+    Unasked,
     /// The target has all of it.
     Ready,
     /// The user wants it cancelled, and it may not do so by itself.
@@ -171,7 +173,7 @@ mod tests {
         assert_eq!(hear(&mut input).unwrap(), Some(FromMember::Ready));
         assert_eq!(hear::<FromMember>(&mut input).unwrap(), None);
         assert!(hear::<FromMember>(&mut &b"\"explode\"\n"[..]).is_err());
-        assert!(hear::<FromMember>(&mut vec![b'['; 2 << 20].as_slice()).is_err());
+        assert!(hear::<FromMember>(&mut vec![b'['; 5 << 20].as_slice()).is_err());
     }
 
     #[test]

@@ -244,9 +244,12 @@ impl Coordinator {
         if !std::mem::take(&mut self.members[mover].away) || self.phase != Phase::Over {
             return;
         }
-        let member = self.members[mover].clone();
-        if let Err(error) = self.ask(&[member], &Verb::Abort, SLACK) {
-            tracing::warn!("{error}: its ranks run on when their lease ends");
+        self.stamp = self.stamp.next();
+        let Member { host, domid, name, .. } = &self.members[mover];
+        let command = Command { stamp: self.stamp, verb: Verb::Abort };
+        // Its devices are still coming back; the agent finds this when it runs.
+        if let Err(error) = self.hosts.lock()[*host].nodes.command(*domid, &command) {
+            tracing::warn!("{name}: {error}: its ranks run on when their lease ends");
         }
     }
 
@@ -336,15 +339,11 @@ impl Coordinator {
 
     /// One command to all domains but those that are away; then all answers, each no later than the deadline and some slack.
     fn all(&mut self, verb: &Verb, deadline: Duration) -> Outcome<Vec<State>> {
-        let present: Vec<_> = self.members.iter().filter(|member| !member.away).cloned().collect();
-        self.ask(&present, verb, deadline)
-    }
-
-    fn ask(&mut self, members: &[Member], verb: &Verb, deadline: Duration) -> Outcome<Vec<State>> {
         self.stamp = self.stamp.next();
         let stamp = self.stamp;
+        let present: Vec<_> = self.members.iter().filter(|member| !member.away).cloned().collect();
         let mut hosts = self.hosts.lock();
-        for member in members {
+        for member in &present {
             let command = Command { stamp, verb: verb.clone() };
             hosts[member.host].nodes.command(member.domid, &command).map_err(not)?;
         }
@@ -356,7 +355,7 @@ impl Coordinator {
                 not(format!("the agent of {} did not answer in {} s", member.name, (deadline + SLACK).as_secs()))
             })
         };
-        members.iter().map(answer).collect()
+        present.iter().map(answer).collect()
     }
 
     fn refused(&self, index: usize, state: &State) -> NotQuiesced {

@@ -181,7 +181,6 @@ impl Job {
 
     /// The domain that moves stands still, whichever way it came to that.
     pub fn suspended(&mut self) -> Result<(), Failure> {
-        let unasked = || NotQuiesced("libxl's stock save helper does not ask before it suspends".into());
         match &mut self.holder {
             Holder::Nobody => Ok(()),
             Holder::Own(coordinator) if coordinator.is_frozen() => {
@@ -190,11 +189,10 @@ impl Job {
             }
             Holder::Own(_) => self.without(unasked()),
             Holder::Leader(link) if !link.together => Ok(()),
-            Holder::Leader(link) if link.flushed => {
-                link.member.say(&FromMember::Suspended);
+            Holder::Leader(link) => {
+                link.member.say(if link.flushed { &FromMember::Suspended } else { &FromMember::Unasked });
                 Ok(())
             }
-            Holder::Leader(_) => Err(required(&unasked())),
         }
     }
 
@@ -327,6 +325,11 @@ impl Link {
     }
 }
 
+/// Why a guest is suspended that the job has not been held still for.
+pub fn unasked() -> NotQuiesced {
+    NotQuiesced("libxl's stock save helper does not ask before it suspends".into())
+}
+
 fn await_begin<D: Send + 'static>(events: &Events<D>) -> Result<(Option<Box<MpiPart>>, bool), Failure> {
     let deadline = Instant::now() + BEGIN_PATIENCE;
     loop {
@@ -358,10 +361,10 @@ fn close_own(mut coordinator: Coordinator, place: Place) -> MpiPart {
             coordinator.settle()
         }
         Place::Source | Place::Elsewhere => {
+            coordinator.abort();
             if place == Place::Source {
                 coordinator.returned(0);
             }
-            coordinator.abort();
             Ok(())
         }
     };

@@ -175,10 +175,25 @@ impl Scene {
 
     /// The domain and its agent's memory are on the other host, in a tree of its own.
     fn move_dom3(&self, hold: &str) {
-        let mut dom3 = self.here.0.lock().unwrap().remove(&3).unwrap();
-        dom3.nodes.remove(path::STATE);
-        dom3.obey(hold);
-        self.there.0.lock().unwrap().insert(12, dom3);
+        self.move_to(3, 12, hold);
+    }
+
+    fn move_to(&self, from: u32, to: u32, hold: &str) {
+        let mut agent = self.here.0.lock().unwrap().remove(&from).unwrap();
+        agent.nodes.remove(path::STATE);
+        agent.obey(hold);
+        self.there.0.lock().unwrap().insert(to, agent);
+    }
+
+    /// Both domains are on the first host, and are to leave it.
+    fn gang(dom4_ranks: &[u32], level: Level) -> (Self, Outcome<Option<Coordinator>>) {
+        let scene = Self::new(Quirk::None, None);
+        scene.here.0.lock().unwrap().insert(4, agent("dom4", dom4_ranks, Quirk::None));
+        let host = |name: &str, nodes: &Fake| AgentHost { name: name.into(), nodes: Box::new(nodes.clone()) };
+        let hosts = vec![host("nodeA", &scene.here), host("nodeB", &scene.there)];
+        // Not in the order in which xenstore has them.
+        let found = Coordinator::survey(hosts, &[Mover { domid: 4, to: 1 }, Mover { domid: 3, to: 1 }], level);
+        (scene, found)
     }
 }
 
@@ -282,4 +297,75 @@ fn a_coordinator_that_is_dropped_leaves_nobody_frozen() {
     coordinator.freeze().unwrap();
     drop(coordinator);
     assert!(!scene.frozen());
+}
+
+#[test]
+fn a_gang_is_thawed_when_the_last_has_arrived() {
+    let (scene, found) = Scene::gang(&[1], Level::Job);
+    let mut coordinator = found.unwrap().unwrap();
+    coordinator.freeze().unwrap();
+    coordinator.flush().unwrap();
+    coordinator.suspended(0);
+    coordinator.suspended(1);
+    let hold = coordinator.hold();
+    scene.move_to(4, 13, &hold);
+    coordinator.arrived(0, 13);
+    assert!(scene.frozen(), "one of two");
+    scene.move_dom3(&hold);
+    coordinator.arrived(1, 12);
+    coordinator.settle().unwrap();
+    assert!(!scene.frozen());
+    let figures = coordinator.figures();
+    assert!(figures.is_cut_clean() && figures.resume.is_some());
+    assert_eq!(figures.gang, ["dom4", "dom3"]);
+    assert_eq!(figures.domains.iter().map(|domain| domain.name.as_str()).collect::<Vec<_>>(), ["dom4", "dom3"]);
+    for domid in [12, 13] {
+        assert_eq!(scene.heard(&scene.there, domid), "survey prepare freeze flush hold thaw finish");
+    }
+}
+
+#[test]
+fn one_of_a_gang_that_is_given_back_is_thawed_where_it_was() {
+    let (scene, found) = Scene::gang(&[1], Level::Job);
+    let mut coordinator = found.unwrap().unwrap();
+    coordinator.freeze().unwrap();
+    coordinator.flush().unwrap();
+    coordinator.suspended(0);
+    coordinator.suspended(1);
+    let hold = coordinator.hold();
+    coordinator.returned(0);
+    scene.move_dom3(&hold);
+    coordinator.arrived(1, 12);
+    coordinator.settle().unwrap();
+    assert!(!scene.frozen());
+    assert_eq!(scene.heard(&scene.here, 4), "survey prepare freeze flush thaw finish");
+}
+
+/// Who is suspended cannot hear of the end. When it runs again where it was, it is told.
+#[test]
+fn a_gang_given_up_runs_as_each_comes_back() {
+    let (scene, found) = Scene::gang(&[1], Level::Job);
+    let mut coordinator = found.unwrap().unwrap();
+    coordinator.freeze().unwrap();
+    coordinator.flush().unwrap();
+    coordinator.suspended(0);
+    coordinator.abort();
+    assert_eq!(scene.heard(&scene.here, 3), "survey prepare freeze flush abort");
+    assert_eq!(scene.heard(&scene.here, 4), "survey prepare freeze flush");
+    coordinator.returned(0);
+    assert_eq!(scene.heard(&scene.here, 4), "survey prepare freeze flush abort");
+    assert!(!scene.frozen());
+}
+
+#[test]
+fn a_gang_is_of_one_job() {
+    let (scene, found) = Scene::gang(&[], Level::Job);
+    assert!(found.err().unwrap().0.contains("dom4 and dom3 do not belong to the same job"));
+    assert!(!scene.frozen());
+    let (scene, found) = Scene::gang(&[1], Level::Domain);
+    let mut coordinator = found.unwrap().unwrap();
+    coordinator.freeze().unwrap();
+    coordinator.flush().unwrap();
+    coordinator.abort();
+    assert!(scene.heard(&scene.here, 3).contains("freeze") && scene.heard(&scene.here, 4).contains("freeze"));
 }

@@ -1,0 +1,116 @@
+//! Both domains of a job, moved from one host in one epoch.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use rxl_lab::Node;
+use serde_json::Value;
+
+use crate::cluster::{COMMAND, Cluster, MIGRATION, failed, number};
+use crate::quiesce::{check_cut, prepare, retransmitted, some_moment, start_job, summary, wait_for_state};
+
+/// dom3 is on nodeA from the beginning.
+const GANG: [&str; 2] = ["dom3", "dom4"];
+
+/// How long the job is to run, that it outlives the migration.
+const SECONDS: usize = 300;
+
+fn together(cluster: &Cluster) -> Result<()> {
+    prepare(cluster)?;
+    let report = cluster.migrate(Node::B, "dom4 nodeA")?;
+    println!("  dom4 to nodeA alone: total {:.1} s", number(&report, "/total-time")? / 1e3);
+    cluster.check_clean("dom4", Node::A)
+}
+
+pub fn two_domains_of_a_job_move_together(cluster: &Cluster) -> Result<()> {
+    together(cluster)?;
+    let dry = cluster.lab.node(Node::A).check("rxl migrate --dry-run dom3 dom4 nodeB --mpi-quiesce", MIGRATION)?;
+    ensure!(dry.stderr.matches("every check passed").count() == 2, "{}", dry.stderr);
+    // Through the host that it does not leave.
+    let mut job = start_job(cluster, Node::B, SECONDS)?;
+    let before = retransmitted(cluster)?;
+    std::thread::sleep(some_moment());
+    let begun = Instant::now();
+    let all = cluster.migrate(Node::A, "dom3 dom4 nodeB --mpi-quiesce")?;
+    let took = begun.elapsed();
+    ensure!(job.is_running()?, "the job ended before the migration did: {}", job.stdout());
+    let reports = all["migrations"].as_array().context("migrations")?;
+    ensure!(reports.len() == GANG.len(), "{all}");
+    for report in reports {
+        tell(report)?;
+        let mpi = &report["mpi"];
+        ensure!(report["status"] == "completed" && mpi["problem"].is_null(), "{report}");
+        ensure!(mpi["gang"] == serde_json::json!(GANG), "{mpi}");
+        ensure!(number(mpi, "/application-pause")? > number(report, "/downtime")?, "{report}");
+        check_cut(mpi)?;
+    }
+    ensure!(reports[0]["mpi"] == reports[1]["mpi"], "one epoch, the same figures: {all}");
+    println!("  both: {:.1} s in all; the guests have retransmitted {} segments", took.as_secs_f64(), {
+        retransmitted(cluster)?.saturating_sub(before)
+    });
+    GANG.iter().try_for_each(|name| cluster.check_clean(name, Node::B))?;
+    summary(cluster, job).map(drop)
+}
+
+fn tell(report: &Value) -> Result<()> {
+    let mpi = &report["mpi"];
+    println!(
+        "  {}: total {:.1} s, downtime {:.1} s, {} rounds; epoch {}: prepare {} ms, freeze {} ms, flush {} ms, resume {} ms, thaw {} ms, \
+         pause {} ms, {} in flight, {} agree, {} retransmits",
+        report["domain"]["name"],
+        number(report, "/total-time")? / 1e3,
+        number(report, "/downtime")? / 1e3,
+        report["ram"]["dirty-sync-count"],
+        mpi["epoch"],
+        mpi["prepare"],
+        mpi["freeze"],
+        mpi["flush"],
+        mpi["resume"],
+        mpi["thaw"],
+        mpi["application-pause"],
+        mpi["unacked"],
+        mpi["connections-agreed"],
+        mpi["retransmits"],
+    );
+    Ok(())
+}
+
+/// The targets die while the job stands still; then the leader is killed during pre-copy. Both times the job runs on where it
+/// was.
+pub fn what_fails_before_go_leaves_both_at_home(cluster: &Cluster) -> Result<()> {
+    together(cluster)?;
+    let job = start_job(cluster, Node::B, SECONDS)?;
+    let (source, target) = (cluster.lab.node(Node::A), cluster.lab.node(Node::B));
+    let command = "exec rxl migrate --progress none --mpi-quiesce dom3 dom4 nodeB";
+
+    let mut migration = source.spawn(command)?;
+    wait_for_state(cluster, Node::A, "dom4", "frozen|flushed").context("the job is not frozen")?;
+    target.check("pkill -KILL -x rxl", COMMAND)?;
+    let killed = Instant::now();
+    let (code, said) = failed(&migration.wait(MIGRATION)?)?;
+    println!("  targets killed: {code} after {:.1} s: {said}", killed.elapsed().as_secs_f64());
+    ensure!(code == 11 && said.matches("runs on here").count() == GANG.len(), "{code}: {said}");
+    at_home(cluster)?;
+
+    let mut migration = source.spawn(command)?;
+    cluster.wait_until(Node::A, "rxl status dom4 2>/dev/null | grep -q 'round 0'")?;
+    // The oldest of them is the one that was started here.
+    source.check("kill -KILL $(pgrep -o -x rxl)", COMMAND)?;
+    let killed = Instant::now();
+    migration.wait(MIGRATION)?;
+    cluster.wait_until(Node::A, "! pgrep -x 'rxl|rxl-guard' >/dev/null")?;
+    println!("  leader killed: its members have ended after {:.1} s", killed.elapsed().as_secs_f64());
+    at_home(cluster)?;
+    summary(cluster, job).map(drop)
+}
+
+/// Both run on nodeA, their ranks with them. A copy that was whole when its receiver was killed is kept.
+fn at_home(cluster: &Cluster) -> Result<()> {
+    for name in GANG {
+        wait_for_state(cluster, Node::A, name, "finished|expired|surveyed|thawed")?;
+    }
+    cluster.wait_until(Node::B, "! pgrep -x 'rxl|rxl-guard' >/dev/null")?;
+    let left = "for name in dom3 dom4; do xl destroy $name--incoming; done";
+    cluster.lab.node(Node::B).run(left, COMMAND)?;
+    GANG.iter().try_for_each(|name| cluster.check_clean(name, Node::A))
+}
