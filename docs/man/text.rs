@@ -434,8 +434,8 @@ const SAVE: &[Section] = &[
             Text(
                 "The file appears under its name when all of it is on the disk; until then a file of that name stays as it is. \
                  Whatever fails before, a full disk too, leaves the domain running and no part of a file, and so do Ctrl-C, \
-                 SIGTERM and SIGHUP. If rxl itself is killed, the unfinished file .FILE*.part stays, and the domain may be \
-                 suspended: xl resume runs it on.",
+                 SIGTERM and SIGHUP. If rxl itself is killed, the unfinished file .FILE*.part stays, and a process that rxl has \
+                 left behind for that (rxl-guard, which says so to syslog) runs the domain on.",
             ),
         ],
     },

@@ -28,6 +28,7 @@ type Scenario = fn(&Cluster) -> Result<()>;
 const SCENARIOS: &[(&str, Scenario)] = &[
     ("survival::there_and_back_with_a_connection_open", survival::there_and_back_with_a_connection_open),
     ("survival::over_parallel_tcp_connections", survival::over_parallel_tcp_connections),
+    ("survival::a_guest_with_two_vcpus_and_two_vifs", survival::a_guest_with_two_vcpus_and_two_vifs),
     ("survival::a_pv_guest_without_live_migration", survival::a_pv_guest_without_live_migration),
     ("survival::options_of_xl", survival::options_of_xl),
     ("mpi::a_ring_survives_the_move_of_a_rank", mpi::a_ring_survives_the_move_of_a_rank),

@@ -68,6 +68,38 @@ pub fn over_parallel_tcp_connections(cluster: &Cluster) -> Result<()> {
     cluster.check_clean("small", Node::B)
 }
 
+/// There and back, as other guests with one of each.
+pub fn a_guest_with_two_vcpus_and_two_vifs(cluster: &Cluster) -> Result<()> {
+    let change = r#"s/^vcpus = .*/vcpus = 2/; s/^vif = \["\([^"]*\):20,\([^"]*\)"\]/vif = ["\1:20,\2", "\1:2f,\2"]/"#;
+    let create =
+        format!("xl destroy small && sed '{change}' /etc/xen/small.cfg > /root/two.cfg && xl create /root/two.cfg");
+    cluster.lab.node(Node::A).check(&create, COMMAND)?;
+    let small = guest("small")?;
+    let answers = format!("echo | socat -u TCP:{}:7000,connect-timeout=5 STDOUT | head -n 1 | grep -q pages", small.ip);
+    cluster.wait_until(Node::B, &answers)?;
+    let mut probe = cluster.lab.watch_memcheck(Node::B, small.ip)?;
+    check_memory(&mut probe, "before")?;
+    has_two_of_each(cluster, Node::A)?;
+    for from in Node::ALL {
+        let to = from.other();
+        let report = cluster.migrate(from, &format!("small {to}"))?;
+        println!("  {from} -> {to}: downtime {:.0} ms", number(&report, "/downtime")?);
+        check_memory(&mut probe, &format!("on {to}"))?;
+        has_two_of_each(cluster, to)?;
+        cluster.check_clean("small", to)?;
+    }
+    Ok(())
+}
+
+/// As the guest's host sees it: vCPUs that have run, interfaces that are connected (xenbus state 4).
+fn has_two_of_each(cluster: &Cluster, node: Node) -> Result<()> {
+    let look = "xl vcpu-list small | awk 'NR > 1 && $6 > 0' | wc -l; \
+                xl network-list small | awk 'NR > 1 && $5 == 4' | wc -l";
+    let seen = cluster.lab.node(node).check(look, COMMAND)?.stdout;
+    ensure!(seen.split_whitespace().collect::<Vec<_>>() == ["2", "2"], "on {node}: {seen}");
+    Ok(())
+}
+
 /// Debian's Xen has no shadow paging: live is refused with the other way offered, and that works.
 pub fn a_pv_guest_without_live_migration(cluster: &Cluster) -> Result<()> {
     cluster.lab.create(Node::A, "small-pv", Duration::from_secs(240))?;

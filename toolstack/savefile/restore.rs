@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::saved::Saved;
 use crate::data::Broken;
 use crate::error::{Exit, Failure};
+use crate::guard;
 use crate::host::{DomId, Host, HostError, RestoreAs};
 use crate::io::{Cancel, Guarded};
 use crate::session::Events;
@@ -46,14 +47,18 @@ pub fn restore(
 ) -> Result<Restored, Failure> {
     let saved = Saved::open(&request.path)?;
     let name = name_of(&saved, request)?;
-    let _lock = state.lock(&format!("incoming-{}", lock_key(&name)), &name)?;
+    let lock = state.lock(&format!("incoming-{}", lock_key(&name)), &name)?;
     match host.find(&name) {
         Err(HostError::NoSuchDomain(_)) => {}
         Ok(_) => return Err(Failure::from(HostError::NameTaken(name.clone())).next(rename_it(&name))),
         Err(error) => return Err(Failure::from(error)),
     }
     saved.check()?;
-    let (domid, stream_bytes) = rebuild(host, &saved, &name, events)?;
+    let guard = guard::coming(host, &name, &lock);
+    let rebuilt = rebuild(host, &saved, &name, events);
+    // Before it may run: what runs is not to be destroyed.
+    guard.done();
+    let (domid, stream_bytes) = rebuilt?;
     if !request.leave_paused {
         host.unpause(domid).map_err(|error| {
             let what = format!("{name} is restored, but does not run: {error}");

@@ -12,6 +12,7 @@ use super::wire::{Announced, Go, read_announcement, read_go, say};
 use crate::announce::arrival;
 use crate::data::Broken;
 use crate::error::{Exit, Failure, one_line};
+use crate::guard;
 use crate::host::{DomId, Host, HostError, RestoreAs, RunState};
 use crate::io::{Cancel, Guarded};
 use crate::session::check::{Arrival, at_target};
@@ -63,8 +64,11 @@ pub fn receive(
     let lock = state.lock(&format!("incoming-{}", lock_key(&announced.name)), &announced.name)?;
     check(&**host, &announced)?;
     tracing::info!("receiving {} over xl's protocol", announced.name);
-    let domid = restore(&**host, &wire, &announced, events)?;
     let incoming = incoming_name(&announced.name);
+    let guard = guard::coming(&**host, &incoming, &lock);
+    let restored = restore(&**host, &wire, &announced, events);
+    guard.done();
+    let domid = restored?;
     Held { host: host.clone(), wire, name: announced.name, incoming, domid, options, _lock: lock }.run()
 }
 
