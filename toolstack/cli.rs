@@ -65,8 +65,8 @@ pub enum Command {
     /// Look at a saved domain or a migration stream; needs no Xen
     #[command(subcommand, after_help = exit_codes())]
     Stream(StreamCommand),
-    /// Look after a domain in case rxl is killed
-    #[command(hide = true)]
+    /// Look after a domain in case rxl is killed; started by the others
+    #[command(after_help = exit_codes())]
     Guard,
 }
 

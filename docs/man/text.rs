@@ -31,6 +31,7 @@ pub fn sections(page: &str) -> &'static [Section] {
         "rxl-jobs" => JOBS,
         "rxl-agent" => AGENT,
         "rxl-agent-serve" => AGENT_SERVE,
+        "rxl-guard" => GUARD,
         "rxl-migrate-receive" => MIGRATE_RECEIVE,
         "rxl-save" => SAVE,
         "rxl-restore" => RESTORE,
@@ -124,6 +125,30 @@ const AGENT_SERVE: &[Section] = &[
         blocks: &[Example("Which domains nodeB has:", "echo '\"guests\"' | ssh nodeB rxl agent serve")],
     },
     Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-migrate(1), rxl-jobs(1)")] },
+];
+
+const GUARD: &[Section] = &[
+    Section {
+        title: "DESCRIPTION",
+        blocks: &[
+            Text(
+                "Reads from standard input, a socket, what a domain is to become, and does that when the line ends without a last \
+                 word: because the rxl that started it was killed. A domain that was being saved is run on here; one that was \
+                 being built is destroyed; one that was to run is run. rxl migrate, receive, save, restore and \
+                 migrate-receive start it; nobody else needs to.",
+            ),
+            Text(
+                "It calls itself rxl-guard, keeps the domain's lock until it has done its work, some seconds after rxl's end, and \
+                 says to syslog what it has done.",
+            ),
+        ],
+    },
+    Section { title: "FILES", blocks: &[STATE] },
+    Section {
+        title: "EXAMPLES",
+        blocks: &[Example("What guards have done on this host:", "journalctl -t rxl-guard")],
+    },
+    Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-migrate(1), rxl-save(1)")] },
 ];
 
 const RXL: &[Section] = &[

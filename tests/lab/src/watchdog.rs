@@ -19,10 +19,10 @@ use crate::monitor::Monitor;
 use crate::topology::Node;
 
 /// Between two looks. Xen's timers are due every few milliseconds: one that is pending twice is stuck.
-const GLANCE: Duration = Duration::from_millis(700);
+const GLANCE: Duration = Duration::from_millis(200);
 
 /// How often the end is looked for meanwhile.
-const STEP: Duration = Duration::from_millis(100);
+const STEP: Duration = Duration::from_millis(50);
 
 const MONITOR_LIMIT: Duration = Duration::from_secs(30);
 
