@@ -149,17 +149,18 @@ impl Coordinator {
         Ok(self.store.write(path::LEASE, &Lease { epoch: self.last.epoch, count }.to_string())?)
     }
 
-    /// As after a move: a tree with nothing in it but `hold`. The agent must fill it and say that it is still frozen.
+    /// As after a move: a tree with nothing in it but `hold`. The agent must say that it is still frozen, and then fill it.
     pub fn move_to_fresh_tree(&mut self) -> Result<()> {
         let before = self.store.read(path::JOBS)?;
         fs::remove_dir_all(self.tree.join(path::DATA))?;
         self.store.remove(path::LEASE)?;
         let resumed = self.ask(Verb::Hold { lease: LEASE })?;
         ensure!(resumed == Status::Resumed { frozen: true }, "{resumed}");
-        ensure!(
-            self.store.read(path::AGENT)?.is_some() && self.store.read(path::JOBS)? == before,
-            "not advertised anew"
-        );
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while self.store.read(path::AGENT)?.is_none() || self.store.read(path::JOBS)? != before {
+            ensure!(Instant::now() < deadline, "not advertised anew");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         Ok(())
     }
 }
