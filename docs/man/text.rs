@@ -144,10 +144,7 @@ const GUARD: &[Section] = &[
         ],
     },
     Section { title: "FILES", blocks: &[STATE] },
-    Section {
-        title: "EXAMPLES",
-        blocks: &[Example("What guards have done on this host:", "journalctl -t rxl-guard")],
-    },
+    Section { title: "EXAMPLES", blocks: &[Example("What guards have done on this host:", "journalctl -t rxl-guard")] },
     Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-migrate(1), rxl-save(1)")] },
 ];
 
