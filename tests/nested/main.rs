@@ -58,7 +58,11 @@ const SCENARIOS: &[(&str, Scenario)] = &[
 ];
 
 /// Run by `make bench` alone: what they show is shown in part by shorter ones.
-const LONG: &[&str] = &["interop::a_ring_survives_the_way_over_xls_protocol", "precopy::to_and_fro_without_a_leak"];
+const LONG: &[&str] = &[
+    "interop::a_ring_survives_the_way_over_xls_protocol",
+    "precopy::to_and_fro_without_a_leak",
+    "gang::what_fails_before_go_leaves_both_at_home",
+];
 
 fn main() {
     let mut arguments = Arguments::from_args();

@@ -68,7 +68,7 @@ pub fn over_parallel_tcp_connections(cluster: &Cluster) -> Result<()> {
     cluster.check_clean("small", Node::B)
 }
 
-/// There and back, as other guests with one of each.
+/// Moved as other guests, with one of each.
 pub fn a_guest_with_two_vcpus_and_two_vifs(cluster: &Cluster) -> Result<()> {
     let change = r#"s/^vcpus = .*/vcpus = 2/; s/^vif = \["\([^"]*\):20,\([^"]*\)"\]/vif = ["\1:20,\2", "\1:2f,\2"]/"#;
     let create =
@@ -80,15 +80,11 @@ pub fn a_guest_with_two_vcpus_and_two_vifs(cluster: &Cluster) -> Result<()> {
     let mut probe = cluster.lab.watch_memcheck(Node::B, small.ip)?;
     check_memory(&mut probe, "before")?;
     has_two_of_each(cluster, Node::A)?;
-    for from in Node::ALL {
-        let to = from.other();
-        let report = cluster.migrate(from, &format!("small {to}"))?;
-        println!("  {from} -> {to}: downtime {:.0} ms", number(&report, "/downtime")?);
-        check_memory(&mut probe, &format!("on {to}"))?;
-        has_two_of_each(cluster, to)?;
-        cluster.check_clean("small", to)?;
-    }
-    Ok(())
+    let report = cluster.migrate(Node::A, "small nodeB")?;
+    println!("  downtime {:.0} ms", number(&report, "/downtime")?);
+    check_memory(&mut probe, "on nodeB")?;
+    has_two_of_each(cluster, Node::B)?;
+    cluster.check_clean("small", Node::B)
 }
 
 /// As the guest's host sees it: vCPUs that have run, interfaces that are connected (xenbus state 4).
