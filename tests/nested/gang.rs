@@ -7,7 +7,7 @@ use rxl_lab::Node;
 use serde_json::Value;
 
 use crate::cluster::{COMMAND, Cluster, MIGRATION, failed, number};
-use crate::quiesce::{check_cut, prepare, retransmitted, some_moment, start_job, summary, wait_for_state};
+use crate::quiesce::{check_cut, figures, prepare, retransmitted, some_moment, start_job, summary, wait_for_state};
 
 /// dom3 is on nodeA from the beginning.
 const GANG: [&str; 2] = ["dom3", "dom4"];
@@ -53,24 +53,14 @@ pub fn two_domains_of_a_job_move_together(cluster: &Cluster) -> Result<()> {
 }
 
 fn tell(report: &Value) -> Result<()> {
-    let mpi = &report["mpi"];
     println!(
-        "  {}: total {:.1} s, downtime {:.1} s, {} rounds; epoch {}: prepare {} ms, freeze {} ms, flush {} ms, resume {} ms, thaw {} ms, \
-         pause {} ms, {} in flight, {} agree, {} retransmits",
+        "  {}: total {:.1} s, downtime {:.1} s, {} rounds; epoch {}: {}",
         report["domain"]["name"],
         number(report, "/total-time")? / 1e3,
         number(report, "/downtime")? / 1e3,
         report["ram"]["dirty-sync-count"],
-        mpi["epoch"],
-        mpi["prepare"],
-        mpi["freeze"],
-        mpi["flush"],
-        mpi["resume"],
-        mpi["thaw"],
-        mpi["application-pause"],
-        mpi["unacked"],
-        mpi["connections-agreed"],
-        mpi["retransmits"],
+        report["mpi"]["epoch"],
+        figures(&report["mpi"]),
     );
     Ok(())
 }

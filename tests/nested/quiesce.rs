@@ -115,18 +115,7 @@ fn migrate(cluster: &Cluster, way: &str, from: Node, row: &mut Row) -> Result<()
         return Ok(());
     }
     let mpi = &report["mpi"];
-    println!(
-        "  {way}: prepare {} ms, freeze {} ms, flush {} ms, resume {} ms, thaw {} ms, pause {} ms, {} in flight, {} agree, {} retransmits",
-        mpi["prepare"],
-        mpi["freeze"],
-        mpi["flush"],
-        mpi["resume"],
-        mpi["thaw"],
-        mpi["application-pause"],
-        mpi["unacked"],
-        mpi["connections-agreed"],
-        mpi["retransmits"],
-    );
+    println!("  {way}: {}", figures(mpi));
     row.pauses.push(number(mpi, "/application-pause")?);
     row.flushes.push(number(mpi, "/flush")?);
     ensure!(mpi["problem"].is_null(), "{mpi}");
@@ -137,6 +126,22 @@ fn migrate(cluster: &Cluster, way: &str, from: Node, row: &mut Row) -> Result<()
     let domains = mpi["domains"].as_array().map_or(0, Vec::len);
     ensure!(domains == if way == "domain" { 1 } else { 2 }, "{mpi}");
     if way == "job" { check_cut(mpi) } else { Ok(()) }
+}
+
+/// The report's `mpi` part, in a line.
+pub fn figures(mpi: &Value) -> String {
+    format!(
+        "prepare {} ms, freeze {} ms, flush {} ms, resume {} ms, thaw {} ms, pause {} ms, {} in flight, {} agree, {} retransmits",
+        mpi["prepare"],
+        mpi["freeze"],
+        mpi["flush"],
+        mpi["resume"],
+        mpi["thaw"],
+        mpi["application-pause"],
+        mpi["unacked"],
+        mpi["connections-agreed"],
+        mpi["retransmits"],
+    )
 }
 
 /// All ranks stood still, so each connection was seen from both its ends. What a full receive queue has dropped, and found no
