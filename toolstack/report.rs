@@ -11,7 +11,7 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 
 use crate::host::{Restorer, Walker};
-use crate::policy::Why;
+use crate::policy::{Measured, Why};
 use crate::rounds::Round;
 
 mod mpi;
@@ -164,7 +164,7 @@ pub struct RamPart {
 }
 
 /// How pre-copy was steered.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PrecopyPart {
     /// Who walked over the memory. `stock` means that libxl's own helper did, with its own policy.
@@ -175,6 +175,34 @@ pub struct PrecopyPart {
     pub expected_downtime: Option<f64>,
     /// Why it ended; null where libxl's own policy decided, and in a save that is not live.
     pub stopped: Option<Why>,
+    /// What it was decided by, one for each time that the policy was asked.
+    pub judged: Vec<JudgedPart>,
+}
+
+/// What the policy was told after a live pass.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct JudgedPart {
+    /// Live passes made.
+    pub rounds: u32,
+    /// Pages dirty then.
+    pub dirty_pages: u64,
+    /// Pages a second that the target had restored of late. None while nothing had been sent.
+    pub pages_per_second: Option<f64>,
+    /// Since the migration began, ms.
+    pub elapsed: f64,
+}
+
+impl JudgedPart {
+    /// As the policy was told.
+    pub fn new(measured: &Measured) -> Self {
+        Self {
+            rounds: measured.rounds,
+            dirty_pages: measured.dirty,
+            pages_per_second: measured.pages_per_second,
+            elapsed: ms(measured.elapsed),
+        }
+    }
 }
 
 impl PrecopyPart {
@@ -193,7 +221,7 @@ impl PrecopyPart {
 
     /// Before anything is known.
     pub fn new(limit: Duration) -> Self {
-        Self { walker: Walker::Stock, downtime_limit: ms(limit), expected_downtime: None, stopped: None }
+        Self { walker: Walker::Stock, downtime_limit: ms(limit), expected_downtime: None, stopped: None, judged: Vec::new() }
     }
 }
 

@@ -191,7 +191,7 @@ pub fn summary(cluster: &Cluster, mut job: RemoteProcess) -> Result<Value> {
 }
 
 /// Segments that both guests have retransmitted since they booted.
-pub fn retransmitted(cluster: &Cluster) -> Result<u64> {
+fn retransmitted(cluster: &Cluster) -> Result<u64> {
     let count = "awk '/^Tcp:/ {value = $13} END {print value}' /proc/net/snmp";
     let of = |guest: &str| -> Result<u64> {
         let said = cluster.lab.guest(guest)?.check(count, COMMAND * 2)?;

@@ -11,7 +11,7 @@ use crate::host::{Domain, Note, NoteKind};
 use crate::policy::{Measured, Verdict, expected_downtime};
 use crate::progress::{Phase, Snapshot};
 use crate::report::{
-    ChecksumPart, CompressionPart, DomainPart, MpiPart, PrecopyPart, RamPart, Report, RoundPart, SCHEMA, Status,
+    ChecksumPart, CompressionPart, DomainPart, MpiPart, PrecopyPart, JudgedPart, RamPart, Report, RoundPart, SCHEMA, Status,
     TargetSpans, Timeline, TransportPart, ms,
 };
 use crate::session::Events;
@@ -96,6 +96,7 @@ impl Record {
     /// The policy has judged a pass.
     pub fn judged(&mut self, measured: &Measured, verdict: Verdict) {
         self.precopy.expected_downtime = expected_downtime(measured).map(ms);
+        self.precopy.judged.push(JudgedPart::new(measured));
         match verdict {
             Verdict::Stop(why) | Verdict::Cancel(why) => self.precopy.stopped = Some(why),
             Verdict::Continue => {}
