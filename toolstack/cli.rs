@@ -89,6 +89,11 @@ pub struct Save {
     /// zstd's level
     #[arg(long, value_name = "LEVEL", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-7..=19), conflicts_with = "plain")]
     pub zstd_level: i32,
+    /// Hold the domain's MPI job still from before the domain is suspended until it runs on (-c) or its file is written: all
+    /// ranks of the job (job, the default when given bare), those in this domain (domain), or all or no save (require). Needs
+    /// rxl-guest-agent in the job's domains, and /etc/rxl/cluster.toml where they are on other hosts
+    #[arg(long, value_enum, value_name = "LEVEL", num_args = 0..=1, require_equals = true, default_value = "off", default_missing_value = "job")]
+    pub mpi_quiesce: Level,
 }
 
 /// `rxl restore`.

@@ -26,6 +26,7 @@ use rxl::quiesce::nodes::LocalNodes;
 use rxl::report::bytes;
 use rxl::savefile::save::After;
 use rxl::savefile::{self, Format};
+use rxl::session::job::reach_agents;
 use rxl::session::xl;
 use rxl::session::{Event, Events, monitor, target};
 use rxl::state_dir::StateDir;
@@ -189,6 +190,7 @@ fn save(options: &Save) -> Result<(), Failure> {
     let events = Events::default();
     watch_signals(events.sender())?;
     let host = LibxlHost::new().map_err(Failure::from)?;
+    let agents = reach_agents(options.mpi_quiesce, &[])?;
     let after = match (options.checkpoint, options.paused) {
         (true, _) => After::Run,
         (_, true) => After::Pause,
@@ -200,11 +202,13 @@ fn save(options: &Save) -> Result<(), Failure> {
         format: if options.plain { Format::Plain } else { Format::Rxl },
         after,
         packing: Packing { compress: true, level: options.zstd_level, threads: Packing::default_threads() },
+        quiesce: options.mpi_quiesce,
     };
-    let (domain, written) = savefile::save::save(&host, &StateDir::system(), &request, &events)?;
-    let (name, file) = (&domain.name, options.file.display());
-    let digest = written.digest.map_or_else(String::new, |digest| format!(", digest {digest}"));
+    let saved = savefile::save::save(&host, &StateDir::system(), &request, agents, &events)?;
+    let (name, written, file) = (&saved.domain.name, &saved.written, options.file.display());
+    let digest = written.digest.as_ref().map_or_else(String::new, |digest| format!(", digest {digest}"));
     say(&format!("{name} saved in {file}: {} of {}{digest}", bytes(written.file_bytes), bytes(written.stream_bytes)));
+    saved.mpi.iter().for_each(|mpi| say(&format!("  {}", mpi.describe())));
     Ok(())
 }
 

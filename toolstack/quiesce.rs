@@ -31,3 +31,5 @@ pub mod keeper;
 pub mod nodes;
 pub mod remote;
 mod survey;
+
+pub use survey::epoch_now;

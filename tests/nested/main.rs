@@ -31,6 +31,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("survival::over_parallel_tcp_connections", survival::over_parallel_tcp_connections),
     ("survival::a_guest_with_two_vcpus_and_two_vifs", survival::a_guest_with_two_vcpus_and_two_vifs),
     ("survival::a_pv_guest_without_live_migration", survival::a_pv_guest_without_live_migration),
+    ("survival::an_hvm_guest_there_and_back", survival::an_hvm_guest_there_and_back),
+    ("survival::a_writable_disk_on_shared_storage", survival::a_writable_disk_on_shared_storage),
     ("survival::options_of_xl", survival::options_of_xl),
     ("mpi::a_ring_survives_the_move_of_a_rank", mpi::a_ring_survives_the_move_of_a_rank),
     ("damage::a_flipped_bit_is_refused_where_xl_restores_it", damage::a_flipped_bit_is_refused_where_xl_restores_it),

@@ -40,10 +40,9 @@ pub fn dirty_traces_at_several_rates(cluster: &Cluster) -> Result<()> {
 
 /// The small guest anew, with a memory checker that dirties so fast.
 fn restart(cluster: &Cluster, rate: u32) -> Result<()> {
-    let node = cluster.lab.node(Node::A);
-    let change = format!("s/--rate=[0-9]*/--rate={rate}/");
-    let create = format!("xl destroy small; sed '{change}' /etc/xen/small.cfg >/run/small.cfg && xl create /run/small.cfg");
-    node.check(&create, COMMAND * 2).map(drop)
+    let change = format!("xl destroy small; sed -i 's/--rate=[0-9]*/--rate={rate}/' /etc/xen/small.cfg");
+    cluster.lab.node(Node::A).check(&change, COMMAND)?;
+    cluster.lab.create(Node::A, "small", COMMAND * 2)
 }
 
 fn keep(folder: &Path, rate: u32, trace: &Value) -> Result<()> {

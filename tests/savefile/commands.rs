@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use rxl::error::{Exit, Failure};
 use rxl::host::memory::{Faults, Guest, Kept, MemoryHost};
 use rxl::host::{GuestType, RunState};
+use rxl::quiesce::coordinator::Level;
 use rxl::savefile::save::{After, Request};
 use rxl::savefile::writer::Written;
 use rxl::savefile::{Format, restore, save};
@@ -38,8 +39,8 @@ impl Setting {
         StateDir::at(self.directory.path().join("state"))
     }
 
-    fn request(&self, format: Format, after: After) -> Request {
-        Request { domain: "dom3".into(), path: self.path(), format, after, packing: PACKING }
+    pub fn request(&self, format: Format, after: After) -> Request {
+        Request { domain: "dom3".into(), path: self.path(), format, after, packing: PACKING, quiesce: Level::Off }
     }
 
     pub fn save(&self, format: Format, after: After) -> Result<Written, Failure> {
@@ -51,15 +52,15 @@ impl Setting {
         if self.interrupt {
             events.sender().send(Event::Interrupt).unwrap();
         }
-        save::save(&self.host, &self.state(), request, &events).map(|(_, written)| written)
+        save::save(&self.host, &self.state(), request, None, &events).map(|saved| saved.written)
     }
 
-    fn restore(&self, leave_paused: bool) -> Result<restore::Restored, Failure> {
+    pub fn restore(&self, leave_paused: bool) -> Result<restore::Restored, Failure> {
         let request = restore::Request { path: self.path(), leave_paused };
         restore::restore(&self.host, &self.state(), &request, &Events::default())
     }
 
-    fn only_domain(&self) -> Kept {
+    pub fn only_domain(&self) -> Kept {
         let mut domains = self.host.domains();
         assert_eq!(domains.len(), 1, "{domains:?}");
         domains.remove(0)

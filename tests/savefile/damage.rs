@@ -10,6 +10,7 @@ use rxl::error::{Exit, Failure};
 use rxl::host::GuestType;
 use rxl::host::memory::{Guest, MemoryHost};
 use rxl::savefile::Format;
+use rxl::quiesce::coordinator::Level;
 use rxl::savefile::saved::Saved;
 use rxl::savefile::{restore, save};
 use rxl::session::Events;
@@ -41,8 +42,9 @@ fn sound() -> Sound {
         format: Format::Rxl,
         after: save::After::Destroy,
         packing: PACKING,
+        quiesce: Level::Off,
     };
-    save::save(&host, &StateDir::at(directory.path().join("state")), &request, &Events::default()).unwrap();
+    save::save(&host, &StateDir::at(directory.path().join("state")), &request, None, &Events::default()).unwrap();
     let bytes = std::fs::read(&path).unwrap();
     let head = bytes.first_chunk().unwrap();
     let mut at = savefile::HEADER_LEN + savefile::Header::parse(head).unwrap().config_len as usize;

@@ -1,7 +1,11 @@
 //! Saved domains: written, read back, damaged, and what becomes of the domain.
 
+#[path = "../support/agents.rs"]
+#[expect(dead_code, reason = "a save has no target")]
+mod agents;
 mod commands;
 mod damage;
 mod disk;
 mod files;
+mod quiesce;
 mod round_trip;

@@ -108,10 +108,15 @@ fn guests(hosts: &mut [AgentHost]) -> Outcome<Vec<Found>> {
     Ok(all)
 }
 
+/// An epoch that is later than any before it on hosts whose clocks agree: milliseconds since 1970.
+pub fn epoch_now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis());
+    u64::try_from(now).unwrap_or(1)
+}
+
 /// Epochs only grow. Another coordinator's that is under way is a reason not to begin.
 fn epoch_after(hosts: &mut [AgentHost], all: &[Found]) -> Outcome<u64> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis());
-    let mut epoch = u64::try_from(now).unwrap_or(1);
+    let mut epoch = epoch_now();
     for found in all {
         let Some(state) = hosts[found.host].nodes.state(found.domid).map_err(not)? else { continue };
         let under_way = [

@@ -125,8 +125,8 @@ impl MpiPart {
         self.clean == Some(true) && self.connections_disagreed == Some(0)
     }
 
-    /// For people.
-    pub(super) fn describe(&self) -> String {
+    /// For people; from the second line on with two spaces before it.
+    pub fn describe(&self) -> String {
         if self.domains.is_empty() {
             return format!("mpi: {}", self.problem.as_deref().unwrap_or("no rank runs in it"));
         }

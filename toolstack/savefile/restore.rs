@@ -3,12 +3,15 @@
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
+use rxl_agent_protocol::{Command, Stamp, Verb};
+
 use super::saved::Saved;
 use crate::data::Broken;
 use crate::error::{Exit, Failure};
 use crate::guard;
 use crate::host::{DomId, Host, HostError, RestoreAs};
 use crate::io::{Cancel, Guarded};
+use crate::quiesce::epoch_now;
 use crate::session::Events;
 use crate::session::restoring::Restoring;
 use crate::session::target::lock_key;
@@ -59,6 +62,7 @@ pub fn restore(
     // Before it may run: what runs is not to be destroyed.
     guard.done();
     let (domid, stream_bytes) = rebuilt?;
+    let_ranks_run(host, domid, &name);
     if !request.leave_paused {
         host.unpause(domid).map_err(|error| {
             let what = format!("{name} is restored, but does not run: {error}");
@@ -66,6 +70,15 @@ pub fn restore(
         })?;
     }
     Ok(Restored { name, domid, stream_bytes })
+}
+
+/// A domain that was saved with its MPI ranks frozen has its agent's epoch in it. A later one ends that; without a word the
+/// agent would wait for the end of its lease. Without an agent nobody reads it.
+fn let_ranks_run(host: &dyn Host, domid: DomId, name: &str) {
+    let command = Command { stamp: Stamp { epoch: epoch_now(), sequence: 1 }, verb: Verb::Abort };
+    if let Err(error) = host.tell_agent(domid, &command.to_string()) {
+        tracing::warn!("{name}: its agent: {error}");
+    }
 }
 
 fn rebuild(host: &dyn Host, saved: &Saved, name: &str, events: &Events<u64>) -> Result<(DomId, u64), Failure> {

@@ -15,7 +15,11 @@ use crate::error::{Exit, Failure};
 use crate::guard::{self, Guard};
 use crate::host::{Domain, Host, Operation, RunState, Save, SaveFlags, Unsteered, Walker};
 use crate::io::{Cancel, Guarded, pipe};
+use crate::quiesce::cluster::AgentHost;
+use crate::quiesce::coordinator::Level;
+use crate::report::MpiPart;
 use crate::session::check::at_source;
+use crate::session::job::Job;
 use crate::session::{Event, Events, STALL_PATIENCE};
 use crate::state_dir::{DomainLock, StateDir};
 
@@ -49,15 +53,29 @@ pub struct Request {
     pub after: After,
     /// How pages are packed in rxl's format.
     pub packing: Packing,
+    /// Who of the domain's MPI job stands still meanwhile.
+    pub quiesce: Level,
 }
 
-/// Saves a domain.
+/// A domain that was saved.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    /// As it was.
+    pub domain: Domain,
+    /// Its file.
+    pub written: Written,
+    /// Its MPI job, where that was asked for.
+    pub mpi: Option<MpiPart>,
+}
+
+/// Saves a domain. `agents`: the hosts of the cluster, from [`crate::session::job::reach_agents`].
 pub fn save(
     host: &dyn Host,
     state: &StateDir,
     request: &Request,
+    agents: Option<Vec<AgentHost>>,
     events: &Events<Written>,
-) -> Result<(Domain, Written), Failure> {
+) -> Result<Saved, Failure> {
     let domain = host.find(&request.domain).map_err(Failure::from)?;
     let facts = host.facts().map_err(Failure::from)?;
     at_source(&domain, &facts, false)?;
@@ -65,15 +83,25 @@ pub fn save(
     let config = host.config_json(domain.domid).map_err(|e| Failure::from(e).with_exit(Exit::Internal))?;
     let mut file = Unfinished::create(&request.path)?;
     file.write_head(request.format, &without_domid(&config)?)?;
-    let mut saving = Saving::begin(host, request, &domain, &file, events, lock)?;
+    let job = hold_still(Job::find(request.quiesce, agents, &domain, state)?)?;
+    let mut saving = Saving::begin(host, request, &domain, &file, events, lock, job)?;
     let written = saving.transfer(events).and_then(|written| saving.finish(file, written));
     match written {
         Ok(written) => {
             saving.guard.done();
-            release(host, &domain, request).map(|()| (domain, written))
+            release(host, &domain, request)?;
+            let mpi = let_go(saving.job, request.after);
+            Ok(Saved { domain, written, mpi })
         }
         Err(failure) => Err(saving.give_up(failure)),
     }
+}
+
+/// The whole save is made while the domain stands still, so its job does so from before it.
+fn hold_still(mut job: Job) -> Result<Job, Failure> {
+    job.stop()?;
+    job.may_suspend()?;
+    Ok(job)
 }
 
 /// As xl does without -D: the number is not to be kept, or a restore would fail where it is taken.
@@ -94,6 +122,7 @@ struct Saving<'a> {
     operation: Option<Operation<()>>,
     writer: Option<Writer>,
     guard: Guard,
+    job: Job,
     _lock: DomainLock,
 }
 
@@ -105,6 +134,7 @@ impl<'a> Saving<'a> {
         file: &Unfinished,
         events: &Events<Written>,
         lock: DomainLock,
+        mut job: Job,
     ) -> Result<Self, Failure> {
         let broken = |e| Failure::internal("data path", &e);
         // Of a file that may grow no further, and would end the process with the domain suspended: writing then fails.
@@ -126,9 +156,10 @@ impl<'a> Saving<'a> {
         let guard = guard::leaving(host, domain, &lock);
         let operation = host.save(domain.domid, save);
         let operation = operation.map_err(|e| Failure::from(e).with_exit(Exit::Internal))?;
+        job.suspended()?;
         let path = request.path.display().to_string();
         let (operation, writer) = (Some(operation), Some(writer));
-        Ok(Self { host, domain: domain.clone(), path, operation, writer, guard, _lock: lock })
+        Ok(Self { host, domain: domain.clone(), path, operation, writer, guard, job, _lock: lock })
     }
 
     /// Until libxl has saved and the last byte has been written.
@@ -212,6 +243,7 @@ impl<'a> Saving<'a> {
         match run_on {
             Ok(()) => {
                 self.guard.done();
+                self.job.returned();
                 Failure { what: format!("{}; {name} runs on here", failure.what), ..failure }
             }
             Err(error) => {
@@ -239,6 +271,15 @@ fn release(host: &dyn Host, domain: &Domain, request: &Request) -> Result<(), Fa
         };
         Failure::new(Exit::MovedWithWarnings, what).next(next)
     })
+}
+
+/// The domain is what the user asked for. Where it is not to run, the rest of its job does.
+fn let_go(mut job: Job, after: After) -> Option<MpiPart> {
+    match after {
+        After::Run => job.runs_on(),
+        After::Destroy | After::Pause => job.abort(),
+    }
+    job.figures()
 }
 
 #[cfg(test)]

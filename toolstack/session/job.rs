@@ -259,6 +259,16 @@ impl Job {
         self.close(Place::Target { domid });
     }
 
+    /// The domain was suspended, as was meant, and runs on here: thaws the job, its own ranks among them.
+    pub fn runs_on(&mut self) {
+        if let Holder::Own(coordinator) = &mut self.holder {
+            coordinator.returned(0);
+            let thawed = coordinator.settle();
+            self.figures = Some(ended(coordinator, thawed));
+            self.holder = Holder::Nobody;
+        }
+    }
+
     /// The domain runs here: the job runs.
     pub fn returned(&mut self) {
         self.close(Place::Source);
@@ -368,7 +378,11 @@ fn close_own(mut coordinator: Coordinator, place: Place) -> MpiPart {
             Ok(())
         }
     };
-    let problem = closed.err().map(|problem| problem.0);
+    ended(&coordinator, closed)
+}
+
+fn ended(coordinator: &Coordinator, how: Result<(), NotQuiesced>) -> MpiPart {
+    let problem = how.err().map(|problem| problem.0);
     if let Some(problem) = &problem {
         tracing::warn!("{problem}");
     }

@@ -14,7 +14,8 @@ printf 'virtio_pci\nvirtio_blk\nvirtio_net\next4\n' >"$root/tmp/modules"
 install_packages "$root" initramfs-tools
 cp "$root/tmp/modules" "$root/etc/initramfs-tools/modules"
 install_packages "$root" linux-image-amd64 xen-hypervisor-4.17-amd64 xen-utils-4.17 xen-utils-common xenstore-utils bridge-utils \
-    libxenmisc4.17 libzstd1 socat arping strace zstd
+    libxenmisc4.17 libzstd1 socat arping strace zstd qemu-system-xen \
+    nbd-client nbd-server
 
 allow_lab_key "$root"
 cp -a "$images/files/dom0/." "$root/"
@@ -24,7 +25,7 @@ ln -s ../lab-node.service "$root/etc/systemd/system/multi-user.target.wants/lab-
 ln -s ../lab-domains.service "$root/etc/systemd/system/multi-user.target.wants/lab-domains.service"
 mask_units "$root" apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service \
     fstrim.timer systemd-timesyncd.service networking.service xendomains.service systemd-networkd.service \
-    systemd-tmpfiles-clean.timer logrotate.timer man-db.timer
+    systemd-tmpfiles-clean.timer logrotate.timer man-db.timer nbd-server.service nbd-client.service
 
 version=$(basename "$root"/lib/modules/*)
 gunzip -c "$root"/boot/xen-4.17-amd64.gz >"$out/xen"

@@ -1,0 +1,104 @@
+//! The policy, replayed on dirty traces that were recorded on Xen.
+//!
+//! `tests/traces/small-RATE.json`: a guest of 128 MiB whose memory checker rewrites RATE of 6,144 pages a second, migrated with
+//! a downtime limit of 1 ms, so that pre-copy went on for as long as it brought anything; `judged` is what the policy was told
+//! after each live pass. `RXL_TRACES=tests/traces cargo test --release --test nested -- --ignored traces` records them anew.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rxl::policy::{Limits, Measured, Otherwise, Policy, Verdict, Why, expected_downtime};
+use serde_json::Value;
+
+/// libxc's own policy (xg_sr_save.c: simple_precopy_policy): five passes, or fewer than 50 dirty pages.
+const LIBXC_MAX_ITERATIONS: u32 = 5;
+const LIBXC_TARGET_DIRTY: u64 = 50;
+
+struct Trace {
+    rate: u64,
+    judged: Vec<Measured>,
+}
+
+fn traces() -> Vec<Trace> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/traces");
+    let files = std::fs::read_dir(&folder).expect("tests/traces").flatten();
+    let mut traces: Vec<Trace> = files.map(|file| read(&file.path())).collect();
+    traces.sort_by_key(|trace| trace.rate);
+    traces
+}
+
+fn read(file: &Path) -> Trace {
+    let trace: Value = serde_json::from_slice(&std::fs::read(file).expect("a trace")).expect("JSON");
+    let measured = |pass: &Value| Measured {
+        rounds: pass["rounds"].as_u64().expect("rounds") as u32,
+        dirty: pass["dirty-pages"].as_u64().expect("dirty-pages"),
+        pages_per_second: pass["pages-per-second"].as_f64(),
+        elapsed: Duration::from_secs_f64(pass["elapsed"].as_f64().expect("elapsed") / 1e3),
+    };
+    let judged = trace["judged"].as_array().expect("judged").iter().map(measured).collect();
+    Trace { rate: trace["rate"].as_u64().expect("rate"), judged }
+}
+
+fn limits(downtime_ms: u64, when_busy: Otherwise) -> Limits {
+    Limits {
+        downtime: Duration::from_millis(downtime_ms),
+        max_rounds: 30,
+        timeout: None,
+        on_timeout: Otherwise::Cancel,
+        when_busy,
+    }
+}
+
+/// Where it ends: the index into the trace, and how.
+fn replay(limits: Limits, trace: &[Measured]) -> (usize, Verdict) {
+    let mut policy = Policy::new(limits);
+    let ends = |(index, measured)| {
+        let verdict = policy.decide(measured);
+        (verdict != Verdict::Continue).then_some((index, verdict))
+    };
+    trace.iter().enumerate().find_map(ends).expect("each trace ends")
+}
+
+/// Where libxc would have suspended the guest; none where the trace ends before.
+fn libxc(trace: &[Measured]) -> Option<&Measured> {
+    trace.iter().find(|pass| pass.rounds >= LIBXC_MAX_ITERATIONS || pass.dirty < LIBXC_TARGET_DIRTY)
+}
+
+fn shown(pass: &Measured) -> String {
+    let expected = expected_downtime(pass).map_or("?".into(), |time| format!("{:.0} ms", time.as_secs_f64() * 1e3));
+    format!("pass {}, {} dirty, {expected}", pass.rounds, pass.dirty)
+}
+
+#[test]
+fn recorded_guests_are_suspended_below_the_limit_or_because_nothing_helps() {
+    let traces = traces();
+    assert!(traces.len() >= 5, "{} traces", traces.len());
+    for trace in &traces {
+        for limit in [100, 300, 1000] {
+            let (index, verdict) = replay(limits(limit, Otherwise::Force), &trace.judged);
+            let pass = &trace.judged[index];
+            println!("{} pages/s, limit {limit} ms: {verdict:?} at {}", trace.rate, shown(pass));
+            let fits = |pass: &Measured| expected_downtime(pass).is_some_and(|time| time.as_millis() <= limit.into());
+            assert!(!trace.judged[..index].iter().any(fits), "an earlier pass would have done");
+            assert_eq!(verdict == Verdict::Stop(Why::BelowLimit), fits(pass), "{verdict:?}");
+        }
+        println!("{} pages/s, libxc: {}", trace.rate, libxc(&trace.judged).map_or("later".into(), shown));
+    }
+}
+
+#[test]
+fn a_larger_limit_never_takes_longer() {
+    for trace in traces() {
+        let ends = [1, 10, 100, 300, 1000, 10_000].map(|limit| replay(limits(limit, Otherwise::Force), &trace.judged).0);
+        assert!(ends.is_sorted_by(|sooner, later| sooner >= later), "{} pages/s: {ends:?}", trace.rate);
+    }
+}
+
+#[test]
+fn a_guest_faster_than_the_link_is_given_up_where_the_user_wants_that() {
+    let traces = traces();
+    let (slowest, fastest) = (&traces[0], traces.last().expect("a trace"));
+    let cancel = limits(300, Otherwise::Cancel);
+    assert_eq!(replay(cancel, &slowest.judged).1, Verdict::Stop(Why::BelowLimit));
+    assert_eq!(replay(cancel, &fastest.judged).1, Verdict::Cancel(Why::DirtyRate));
+}
