@@ -248,7 +248,7 @@ pub struct Migrate {
     /// /etc/rxl/cluster.toml where they are on more hosts than these two
     #[arg(long, value_enum, value_name = "LEVEL", num_args = 0..=1, require_equals = true, default_value = "off", default_missing_value = "job")]
     pub mpi_quiesce: Level,
-    /// Who walks over the memory: rxl itself (PVH guests), libxc with rxl's policy, or libxl's stock helper with its own
+    /// Who walks over the memory: rxl itself (PVH and HVM guests), libxc with rxl's policy, or libxl's stock helper with its own
     #[arg(long, value_enum, default_value = "rxl")]
     pub walker: Walker,
     /// Who fills the new domain's memory: rxl itself, while libxl attaches the domain's devices (PVH guests whose disks and

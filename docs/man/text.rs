@@ -459,6 +459,11 @@ const SAVE: &[Section] = &[
                  SIGTERM and SIGHUP. If rxl itself is killed, the unfinished file .FILE*.part stays, and a process that rxl has \
                  left behind for that (rxl-guard, which says so to syslog) runs the domain on.",
             ),
+            Text(
+                "With --mpi-quiesce the domain's MPI job stands still for as long as the domain does. With -c all of it is thawed \
+                 when the domain runs again; otherwise the ranks in other domains are thawed when the file is whole, and \
+                 those in the file when it is restored: by rxl restore at once, after xl restore when their agent's lease ends.",
+            ),
         ],
     },
     Section { title: "ENVIRONMENT", blocks: &[LOGGING] },
@@ -468,6 +473,7 @@ const SAVE: &[Section] = &[
         blocks: &[
             Example("Put dom3 away:", "rxl save dom3 /var/lib/xen/save/dom3"),
             Example("Keep a copy, and let it run on:", "rxl save -c dom3 dom3.save"),
+            Example("The same, while its MPI job stands still:", "rxl save -c --mpi-quiesce dom3 dom3.save"),
             Example("For a host without rxl:", "rxl save --plain dom3 dom3.save"),
         ],
     },

@@ -30,6 +30,8 @@ pub struct Linux {
     own_namespace_only: bool,
     /// The ranks' sockets, as found when they were frozen.
     holders: Holders,
+    /// Sockets of launchers, by inode, as found when the ranks were prepared.
+    launchers: HashSet<u64>,
     /// Retransmissions of each connection at the freeze, or at the last cut.
     before: Ends,
     /// Receive buffers to be put back by `finish`, of which so many are raised.
@@ -78,6 +80,7 @@ impl Linux {
             stopper: stopper::choose(&name),
             own_namespace_only,
             holders: Holders::new(),
+            launchers: HashSet::new(),
             before: Ends::new(),
             buffers: Vec::new(),
             raised: 0,
@@ -124,8 +127,16 @@ impl Linux {
 
     fn find_sockets(&mut self) -> Result<(), Refusal> {
         let members = self.stopper.members().map_err(Refusal::system("list the gathered processes"))?;
-        self.holders = sockets::held_by(&members);
+        let launchers = ranks::launchers()?;
+        self.launchers = sockets::held_by(&launchers).into_keys().collect();
+        self.note_sockets(&members);
         Ok(())
+    }
+
+    /// A launcher's connections are inherited by what it starts (hydra's are). It is not frozen, and neither are they.
+    fn note_sockets(&mut self, members: &[i32]) {
+        self.holders = sockets::held_by(members);
+        self.holders.retain(|inode, _| !self.launchers.contains(inode));
     }
 
     fn wait_for_connects(&self, until: Instant) -> Result<Vec<Socket>, Refusal> {
@@ -253,7 +264,7 @@ impl Guest for Linux {
         stopper::freeze(&mut *self.stopper, start + deadline)?;
         let took = start.elapsed();
         let members = self.stopper.members().map_err(Refusal::system("list the frozen processes"))?;
-        self.holders = sockets::held_by(&members);
+        self.note_sockets(&members);
         let sockets = self.look()?;
         self.before = by_ends(&sockets);
         Ok(Stopped { processes: members.len() as u32, took })

@@ -50,9 +50,9 @@ fn main() -> Result<()> {
 
 /// The hosts of the cluster are named once; then each sees the job, which its agents notice within seconds.
 fn jobs(cluster: &Cluster) -> Result<String> {
-    let name_hosts = "mkdir -p /etc/rxl && echo 'hosts = [\"nodeA\", \"nodeB\"]' >/etc/rxl/cluster.toml";
+    cluster.name_hosts(Node::A)?;
     let look = "for i in $(seq 10); do rxl jobs | tee /run/jobs | grep -c openmpi | grep -qx 2 && break; sleep 1; done; cat /run/jobs";
-    Ok(cluster.lab.node(Node::A).check(&format!("{name_hosts}; {look}"), MIGRATION)?.stdout)
+    Ok(cluster.lab.node(Node::A).check(look, MIGRATION)?.stdout)
 }
 
 fn say(text: &str) {

@@ -48,6 +48,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("precopy::to_and_fro_without_a_leak", precopy::to_and_fro_without_a_leak),
     ("quiesce::an_audited_job_by_level", quiesce::an_audited_job_by_level),
     ("quiesce::a_coordinator_killed_while_frozen", quiesce::a_coordinator_killed_while_frozen),
+    ("quiesce::a_rank_saved_to_a_file_and_restored", quiesce::a_rank_saved_to_a_file_and_restored),
     ("gang::two_domains_of_a_job_move_together", gang::two_domains_of_a_job_move_together),
     ("gang::what_fails_before_go_leaves_both_at_home", gang::what_fails_before_go_leaves_both_at_home),
     ("interop::stock_xl_sends_to_rxl", interop::stock_xl_sends_to_rxl),

@@ -243,3 +243,26 @@ pub fn a_coordinator_killed_while_frozen(cluster: &Cluster) -> Result<()> {
     cluster.check_clean("dom3", Node::A)?;
     summary(cluster, job).map(drop)
 }
+
+/// A rank's domain is saved while its job stands still, first to run on and then to come back from its file. The job runs on
+/// over all of it.
+pub fn a_rank_saved_to_a_file_and_restored(cluster: &Cluster) -> Result<()> {
+    const FILE: &str = "/var/tmp/dom3.save";
+    prepare(cluster)?;
+    cluster.name_hosts(Node::A)?;
+    let job = start_job(cluster, Node::B, 400)?;
+    let source = cluster.lab.node(Node::A);
+    for then in ["-c", ""] {
+        let begun = Instant::now();
+        let said = source.check(&format!("rxl save {then} --mpi-quiesce=require dom3 {FILE}"), MIGRATION)?.stdout;
+        println!("  save {then}: {:.1} s: {}", begun.elapsed().as_secs_f64(), said.trim());
+        ensure!(said.contains("connections agree at both ends") && said.contains("application pause"), "{said}");
+        ensure!(cluster.domid(Node::A, "dom3")?.is_some() == (then == "-c"), "{then}: dom3");
+    }
+    let begun = Instant::now();
+    source.check(&format!("rxl restore {FILE} && rm {FILE}"), MIGRATION)?;
+    wait_for_state(cluster, Node::A, "dom3", "finished")?;
+    println!("  restored, and its ranks ran again: {:.1} s", begun.elapsed().as_secs_f64());
+    summary(cluster, job)?;
+    cluster.check_clean("dom3", Node::A)
+}

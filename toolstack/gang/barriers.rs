@@ -7,7 +7,7 @@ use crate::error::{Exit, Failure, one_line};
 use crate::quiesce::cluster::AgentHost;
 use crate::quiesce::coordinator::{Coordinator, Level, Mover, NotQuiesced};
 use crate::report::MpiPart;
-use crate::session::job::{lock_job, required, unasked};
+use crate::session::job::{lock_job, required, too_long, unasked};
 use crate::state_dir::{DomainLock, StateDir};
 
 /// Until all are prepared: a target that has accepted waits 120 s for data, and the job is yet to be found.
@@ -317,6 +317,9 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
     }
 
     fn go(&mut self) {
+        if let Some(Err(problem)) = self.epoch.as_ref().map(Coordinator::check_outage) {
+            return self.refuse(too_long(problem));
+        }
         let agent_command = self.epoch.as_mut().map_or_else(String::new, Coordinator::hold);
         self.enter(Stage::Gone, Some(SETTLE_PATIENCE));
         self.tell(&ToMember::Go { agent_command });

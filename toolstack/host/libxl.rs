@@ -73,14 +73,14 @@ impl LibxlHost {
         })
     }
 
-    /// Who can walk: rxl over PVH guests, libxc over all; with VERIFY only libxc; without our helper libxl's own.
+    /// Who can walk: rxl over PVH and HVM guests, libxc over all; with VERIFY only libxc; without our helper libxl's own.
     fn walker(&self, domid: DomId, save: &Save) -> Result<Walker, HostError> {
         if self.plugin.is_none() {
             return Ok(Walker::Stock);
         }
-        let pvh = self.domain(domid)?.guest_type == GuestType::Pvh;
+        let pv = self.domain(domid)?.guest_type == GuestType::Pv;
         Ok(match save.walker {
-            Walker::Rxl if !pvh || save.flags.debug => Walker::Libxc,
+            Walker::Rxl if pv || save.flags.debug => Walker::Libxc,
             walker => walker,
         })
     }

@@ -17,8 +17,13 @@ pub const LEASE: Duration = Duration::from_secs(30);
 /// How long a domain that moves may be away: its agent counts only the time that its guest runs.
 const HOLD_LEASE: Duration = Duration::from_secs(60);
 
-/// The longest pause that agents are told of: a connection that gives up sooner is a reason not to freeze.
-const ANNOUNCED_PAUSE: Duration = Duration::from_secs(60);
+/// What every connection must bear, or nothing is frozen: longer than domains were seen to be away, and shorter than the
+/// least patience that was seen, UCX's of 27 s. Those that bear more are asked when it comes to it, by `check_outage`.
+const ANNOUNCED_PAUSE: Duration = Duration::from_secs(20);
+
+/// The part of the least patience that may have passed at the agreement: the rest is for the target to let the domain run, and
+/// for the network to find it.
+const OUTAGE_SHARE: f64 = 2.0 / 3.0;
 
 /// Nothing is frozen yet, so there is time: finding the ranks means reading all of a guest's /proc.
 const PREPARE_DEADLINE: Duration = Duration::from_secs(10);
@@ -93,6 +98,7 @@ pub struct Coordinator {
     stamp: Stamp,
     phase: Phase,
     frozen_at: Option<Instant>,
+    suspended_at: Option<Instant>,
     keeper: Option<Keeper>,
     job: Option<Token>,
     figures: MpiPart,
@@ -124,7 +130,7 @@ impl Coordinator {
             figures.gang = members.iter().filter(|member| member.to.is_some()).map(Member::shown).collect();
         }
         let (hosts, phase) = (Hosts::new(hosts), Phase::Surveyed);
-        Ok(Some(Self { hosts, members, stamp, phase, frozen_at: None, keeper: None, job, figures }))
+        Ok(Some(Self { hosts, members, stamp, phase, frozen_at: None, suspended_at: None, keeper: None, job, figures }))
     }
 
     /// Whether the ranks stand still.
@@ -145,6 +151,8 @@ impl Coordinator {
             let Status::Ready(ready) = state.status else { return Err(self.refused(index, &state)) };
             self.figures.processes += ready.processes;
             self.figures.connections += ready.connections;
+            let patience = ready.patience.map(ms);
+            self.figures.patience = [self.figures.patience, patience].into_iter().flatten().reduce(f64::min);
         }
         self.figures.prepare = Some(ms(begun.elapsed()));
         let begun = Instant::now();
@@ -218,6 +226,19 @@ impl Coordinator {
     /// A domain that moves stands still: its agent cannot answer until it runs again, and keeps no time meanwhile.
     pub fn suspended(&mut self, mover: usize) {
         self.members[mover].away = true;
+        self.suspended_at.get_or_insert_with(Instant::now);
+    }
+
+    /// Before a domain is let go to its target: whether the job's connections will still be there when it runs. They last
+    /// while ranks are frozen, as kernels answer for them; a domain that is suspended answers nobody.
+    pub fn check_outage(&self) -> Outcome<()> {
+        let (Some(at), Some(patience)) = (self.suspended_at, self.figures.patience) else { return Ok(()) };
+        let away = ms(at.elapsed());
+        if away <= patience * OUTAGE_SHARE {
+            return Ok(());
+        }
+        let (away, patience) = (away / 1e3, patience / 1e3);
+        Err(not(format!("the domain has stood still for {away:.1} s, and a connection of its job gives up after {patience:.0} s")))
     }
 
     /// What the targets write into the domains' new trees before they let them run: their agents then say that they are

@@ -33,6 +33,8 @@ pub struct MpiPart {
     pub processes: u32,
     /// TCP connections of theirs.
     pub connections: u32,
+    /// The least time, ms, for which one of these bears to hear nothing. None where there are none.
+    pub patience: Option<f64>,
     /// Until all domains were ready to freeze.
     pub prepare: Option<f64>,
     /// Until all ranks of all domains stood still.
@@ -95,6 +97,7 @@ impl MpiPart {
             gang: Vec::new(),
             processes: 0,
             connections: 0,
+            patience: None,
             prepare: None,
             freeze: None,
             freeze_in_guest: None,

@@ -203,11 +203,13 @@ impl Job {
         }
     }
 
-    /// Whether the domain may be committed.
-    pub fn may_go(&self) -> bool {
+    /// Whether the domain may be committed. Not for so long after its suspend that its job would not survive it: that is an
+    /// error.
+    pub fn may_go(&self) -> Result<bool, Failure> {
         match &self.holder {
-            Holder::Leader(link) => !link.together || link.go.is_some(),
-            _ => true,
+            Holder::Nobody => Ok(true),
+            Holder::Own(coordinator) => coordinator.check_outage().map(|()| true).map_err(too_long),
+            Holder::Leader(link) => Ok(!link.together || link.go.is_some()),
         }
     }
 
@@ -333,6 +335,12 @@ impl Link {
         self.ask(Asked::Suspend);
         !self.together || self.flushed
     }
+}
+
+/// A suspend that the job would not survive.
+pub fn too_long(problem: NotQuiesced) -> Failure {
+    Failure::new(Exit::FailedSourceRuns, problem.0)
+        .next("a lower --downtime-limit or --walker rxl and --restorer rxl shorten it; --mpi-quiesce=off does not ask")
 }
 
 /// Why a guest is suspended that the job has not been held still for.

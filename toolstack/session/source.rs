@@ -394,7 +394,7 @@ impl<'a> Uncommitted<'a> {
         let timeout = Timeout::new(&self.request.limits, record.timeline.began);
         let last = Instant::now() + GO_PATIENCE;
         let mut deadline = timeout.or(last);
-        while !self.saving.job.may_go() {
+        while !self.saving.job.may_go()? {
             match self.events.next(deadline) {
                 Some(Event::Gang(word)) => self.saving.heard(word, record)?,
                 Some(Event::Control(incoming)) => self.check_control(incoming)?,

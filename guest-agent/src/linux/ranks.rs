@@ -63,6 +63,11 @@ fn all_stats() -> Result<BTreeMap<i32, Stat>, Refusal> {
     Ok(all.flatten().filter_map(|process| process.stat().ok()).map(|stat| (stat.pid, stat)).collect())
 }
 
+/// The processes that start ranks and look after them.
+pub fn launchers() -> Result<Vec<i32>, Refusal> {
+    Ok(all_stats()?.values().filter(|stat| is_launcher(&stat.comm)).map(|stat| stat.pid).collect())
+}
+
 /// The job and identity of a process that is a rank.
 fn rank_of(pid: i32, stat: &Stat, stats: &BTreeMap<i32, Stat>) -> Option<(Token, Identity)> {
     if is_launcher(&stat.comm) || stat.vsize == 0 {

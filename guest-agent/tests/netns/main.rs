@@ -2,7 +2,7 @@
 //! for a migration, and a few lines of coordinator for rxl. No Xen, so nothing here says anything about a domain's suspend;
 //! all that happens before and after it is real.
 //!
-//! Needs root, iproute2, util-linux and Open MPI (`make deps`).
+//! Needs root, iproute2, util-linux, Open MPI and MPICH (`make deps`).
 
 mod cases;
 mod coordinator;
@@ -31,6 +31,7 @@ fn main() {
     };
     let trials = vec![
         trial("a_job_is_moved_without_a_retransmission", cases::moved),
+        trial("a_job_of_mpich_is_moved_without_a_retransmission", cases::moved_on_mpich),
         trial("freezing_and_flushing_are_quick", cases::quick),
         trial("without_protection_the_job_stalls_and_retransmits", cases::unprotected),
         trial("the_audit_notices_each_kind_of_damage", cases::injected),

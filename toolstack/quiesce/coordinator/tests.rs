@@ -32,6 +32,8 @@ enum Quirk {
     LateBytes,
     ThawedEarly,
     OldProtocol,
+    /// Its connections give up after 90 ms.
+    Impatient,
 }
 
 fn agent(name: &'static str, ranks: &[u32], quirk: Quirk) -> Agent {
@@ -50,7 +52,7 @@ impl Agent {
             processes: 1,
             connections: 1,
             how: Freezer::Cgroup,
-            patience: None,
+            patience: Some(Duration::from_millis(if self.quirk == Quirk::Impatient { 90 } else { 900_000 })),
             took: Duration::ZERO,
         };
         let frozen = Frozen { how: Freezer::Cgroup, processes: 1, took: Duration::from_millis(2) };
@@ -219,6 +221,21 @@ fn a_job_on_two_hosts_is_held_still_and_let_go() {
     assert_eq!(scene.heard(&scene.there, 12), "survey prepare freeze flush hold thaw finish");
     assert_eq!(scene.heard(&scene.there, 4), "survey prepare freeze flush thaw finish");
     assert_eq!(scene.heard(&scene.here, 9), "survey", "a domain without ranks is left alone");
+}
+
+#[test]
+fn a_domain_that_was_away_for_too_long_is_not_let_go() {
+    let scene = Scene::new(Quirk::None, Some(Quirk::Impatient));
+    let mut coordinator = scene.survey(Level::Job).unwrap().unwrap();
+    coordinator.freeze().unwrap();
+    coordinator.flush().unwrap();
+    std::thread::sleep(Duration::from_millis(90));
+    assert_eq!(coordinator.check_outage(), Ok(()), "while it runs its kernel answers");
+    assert_eq!(coordinator.figures().patience, Some(90.0));
+    coordinator.suspended(0);
+    std::thread::sleep(Duration::from_millis(61));
+    let problem = coordinator.check_outage().unwrap_err();
+    assert!(problem.0.contains("gives up after 0 s"), "{problem}");
 }
 
 #[test]
