@@ -28,33 +28,35 @@ struct Row {
     messages: u64,
 }
 
+impl Row {
+    fn print(&self) {
+        let median = |values: &[f64]| match values {
+            [] => "-".to_owned(),
+            values => format!("{:.2} s", crate::cluster::median(values.to_vec()) / 1e3),
+        };
+        println!(
+            "  {}: downtime {}, pause {}, flush {}, longest stall {:.1} s beyond the median iteration of {:.1} s, \
+             {} segments retransmitted, {} messages",
+            self.way,
+            median(&self.downtimes),
+            median(&self.pauses),
+            median(&self.flushes),
+            (self.stall - self.median) / 1e3,
+            self.median / 1e3,
+            self.retransmits,
+            self.messages,
+        );
+    }
+}
+
 /// RXL_QUIESCE_WAYS and RXL_QUIESCE_RUNS: which ways, and how many migrations of each.
 pub fn an_audited_job_by_level(cluster: &Cluster) -> Result<()> {
     let ways = std::env::var("RXL_QUIESCE_WAYS").unwrap_or_else(|_| "job".into());
     let runs: usize = std::env::var("RXL_QUIESCE_RUNS").map_or(Ok(1), |runs| runs.parse())?;
     prepare(cluster)?;
     let mut at = Node::A;
-    let mut rows = Vec::new();
     for way in ways.split_whitespace() {
-        rows.push(audited(cluster, way, runs, &mut at)?);
-    }
-    println!(
-        "  {:<8} {:>10} {:>10} {:>10} {:>10} {:>12} {:>10}",
-        "way", "downtime", "pause", "flush", "stall", "retransmits", "messages"
-    );
-    for row in &rows {
-        let median = |values: &[f64]| crate::cluster::median(values.to_vec()) / 1e3;
-        println!(
-            "  {:<8} {:>8.1} s {:>8.1} s {:>8.2} s {:>8.1} s {:>12} {:>10}   (median iteration {:.1} s)",
-            row.way,
-            median(&row.downtimes),
-            median(&row.pauses),
-            median(&row.flushes),
-            (row.stall - row.median) / 1e3,
-            row.retransmits,
-            row.messages,
-            row.median / 1e3,
-        );
+        audited(cluster, way, runs, &mut at)?.print();
     }
     cluster.check_clean("dom3", at)
 }

@@ -36,9 +36,10 @@ fn memory(cluster: &Cluster, name: &str, when: &str) -> Result<()> {
 
 pub fn rxl_and_xl_take_each_others_files(cluster: &Cluster) -> Result<()> {
     cluster.lab.create(Node::A, "small-pv", Duration::from_secs(240))?;
-    for name in ["small", "small-pv"] {
+    // What differs between formats does so for both guests: the second shows that its own records pass, each way once.
+    for (name, ways) in [("small", &WAYS[..]), ("small-pv", &WAYS[2..])] {
         memory(cluster, name, &format!("of {name} at first"))?;
-        for (save, restore, begins) in WAYS {
+        for (save, restore, begins) in ways {
             there_and_back(cluster, name, save, restore, begins)?;
         }
         left_alive(cluster, name)?;

@@ -180,6 +180,6 @@ pub fn a_writable_disk_on_shared_storage(cluster: &Cluster) -> Result<()> {
         number(&report, "/downtime")?,
         report["target"]["restorer"],
     );
-    ensure!(lines.trim() == "1024", "{lines}");
+    ensure!(lines.trim() == "1024" && report["target"]["restorer"] == "rxl", "{lines} {report}");
     cluster.check_clean("dom3", Node::B)
 }

@@ -28,7 +28,9 @@ const OUTAGE_SHARE: f64 = 2.0 / 3.0;
 /// Nothing is frozen yet, so there is time: finding the ranks means reading all of a guest's /proc.
 const PREPARE_DEADLINE: Duration = Duration::from_secs(10);
 const PREPARE_PATIENCE: Duration = Duration::from_secs(30);
-const FREEZE_DEADLINE: Duration = Duration::from_secs(1);
+/// A rank is stopped when it next enters the kernel, which takes it milliseconds once its virtual processor runs. On a host with
+/// three busy ones for one processor more than a second was seen.
+const FREEZE_DEADLINE: Duration = Duration::from_secs(5);
 /// What a full receiver has dropped comes with its sender's next retransmission, and a timer that doubles is at most 0.2 s more
 /// away than the receiver's rank has already stood still: freezing and the barrier may take more than 1 s where ranks spin. A cut
 /// that is clean sooner does not wait.

@@ -18,7 +18,7 @@ use crate::io::{Cancel, Guarded, pipe};
 use crate::quiesce::cluster::AgentHost;
 use crate::quiesce::coordinator::Level;
 use crate::report::MpiPart;
-use crate::session::check::at_source;
+use crate::session::check::{at_source, may_be_saved};
 use crate::session::job::Job;
 use crate::session::{Event, Events, STALL_PATIENCE};
 use crate::state_dir::{DomainLock, StateDir};
@@ -81,6 +81,7 @@ pub fn save(
     at_source(&domain, &facts, false)?;
     let lock = state.lock(&format!("domain-{}", domain.domid), &domain.name)?;
     let config = host.config_json(domain.domid).map_err(|e| Failure::from(e).with_exit(Exit::Internal))?;
+    may_be_saved(&domain.name, &config)?;
     let mut file = Unfinished::create(&request.path)?;
     file.write_head(request.format, &without_domid(&config)?)?;
     let job = hold_still(Job::find(request.quiesce, agents, &domain, state)?)?;

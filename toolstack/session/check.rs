@@ -1,5 +1,10 @@
 //! What is checked before anything is begun, on either side.
 
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
 use crate::control::{Accept, Offer, Refusal};
 use crate::error::{Exit, Failure, one_line};
 use crate::host::{Domain, GuestType, Host, HostError, HostFacts, RunState};
@@ -21,6 +26,61 @@ pub fn type_name(guest_type: GuestType) -> &'static str {
 pub fn at_source(domain: &Domain, facts: &HostFacts, live: bool) -> Result<(), Failure> {
     check_state(domain)?;
     if live { check_log_dirty(domain, facts) } else { Ok(()) }
+}
+
+/// May a domain of this configuration leave this host?
+pub fn may_leave(name: &str, config_json: &str) -> Result<(), Failure> {
+    may_be_saved(name, config_json)?;
+    let config = parse(name, config_json)?;
+    let Some(device) = config.pcidevs.first() else { return Ok(()) };
+    let what = format!("{name} has the PCI device {device}, which stays where it is");
+    Err(Failure::new(Exit::GuestUnsupported, what).next(format!("`xl pci-detach {name} {device}` first")))
+}
+
+/// May it be written down at all? libxl says so when it is about to (libxl_dom_save.c: libxl__domain_save).
+pub fn may_be_saved(name: &str, config_json: &str) -> Result<(), Failure> {
+    if parse(name, config_json)?.b_info.vnuma_nodes.is_empty() {
+        return Ok(());
+    }
+    let what = format!("{name} has virtual NUMA nodes, which no stream of libxl's can describe");
+    let next = format!("start it without `vnuma` in its configuration, and {name} can be saved and migrated");
+    Err(Failure::new(Exit::GuestUnsupported, what).next(next))
+}
+
+fn parse(name: &str, config_json: &str) -> Result<Devices, Failure> {
+    serde_json::from_str(config_json).map_err(|error| {
+        let what = format!("libxl's configuration of {name} cannot be read: {}", one_line(&error.to_string()));
+        Failure::new(Exit::Internal, what)
+    })
+}
+
+/// What of a `libxl_domain_config` stands in the way. libxl's JSON leaves empty lists out.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Devices {
+    b_info: Nodes,
+    pcidevs: Vec<PciDevice>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Nodes {
+    vnuma_nodes: Vec<IgnoredAny>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PciDevice {
+    domain: u32,
+    bus: u8,
+    dev: u8,
+    func: u8,
+}
+
+impl fmt::Display for PciDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04x}:{:02x}:{:02x}.{:x}", self.domain, self.bus, self.dev, self.func)
+    }
 }
 
 fn check_state(domain: &Domain) -> Result<(), Failure> {
@@ -166,6 +226,22 @@ mod tests {
         assert_eq!(failure.exit, Exit::GuestUnsupported);
         assert!(failure.to_string().contains("--non-live"), "{failure}");
         at_source(&pv, &facts(), false).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_taken_along_is_named_before_anything_is_begun() {
+        let plain = r#"{"c_info":{"name":"dom3"},"b_info":{"max_vcpus":1},"disks":[{"vdev":"xvda"}]}"#;
+        may_leave("dom3", plain).unwrap();
+        let pci = r#"{"b_info":{},"pcidevs":[{"dev":2,"bus":3,"func":1,"domain":0,"msitranslate":false}]}"#;
+        let failure = may_leave("dom3", pci).unwrap_err();
+        assert_eq!(failure.exit, Exit::GuestUnsupported);
+        assert!(failure.to_string().contains("`xl pci-detach dom3 0000:03:02.1` first"), "{failure}");
+        may_be_saved("dom3", pci).unwrap();
+        let vnuma = r#"{"b_info":{"vnuma_nodes":[{"memkb":1024,"vcpus":[0]}]}}"#;
+        for failure in [may_leave("dom3", vnuma).unwrap_err(), may_be_saved("dom3", vnuma).unwrap_err()] {
+            assert!(failure.exit == Exit::GuestUnsupported && failure.what.contains("NUMA"), "{failure}");
+        }
+        assert_eq!(may_leave("dom3", "no").unwrap_err().exit, Exit::Internal);
     }
 
     #[test]

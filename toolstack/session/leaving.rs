@@ -18,7 +18,7 @@ use crate::gang::words::ToMember;
 use crate::guard::{self, Guard};
 use crate::host::{Decision, DomId, Domain, Host, HostError, Operation, PrecopyStats, RunState, Save};
 use crate::policy::{Limits, Measured, Otherwise, Policy, Verdict};
-use crate::session::check::at_source;
+use crate::session::check::{at_source, may_leave};
 use crate::session::job::{Job, Stop};
 use crate::session::record::Record;
 use crate::session::source::Request;
@@ -50,10 +50,9 @@ impl Leaving {
         let facts = host.facts().map_err(Failure::from)?;
         at_source(&domain, &facts, request.flags.live)?;
         let lock = state.lock(&format!("domain-{}", domain.domid), &domain.name)?;
-        let config_json = match &request.config_json {
-            Some(config) => config.clone(),
-            None => host.config_json(domain.domid).map_err(|e| Failure::from(e).with_exit(Exit::Internal))?,
-        };
+        let own = host.config_json(domain.domid).map_err(|e| Failure::from(e).with_exit(Exit::Internal))?;
+        may_leave(&domain.name, &own)?;
+        let config_json = request.config_json.clone().unwrap_or(own);
         Ok(Self { host, domain, config_json, xen_version: facts.xen_version, lock })
     }
 }

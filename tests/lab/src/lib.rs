@@ -24,6 +24,7 @@ mod monitor;
 mod pair;
 mod ping;
 mod process;
+mod processor;
 mod qemu;
 mod remote;
 mod run_dir;

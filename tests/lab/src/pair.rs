@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::accelerator::Accelerator;
 use crate::monitor::Monitor;
 use crate::process::{ProcessId, wait_for};
+use crate::processor;
 use crate::qemu::{self, Life, Parts, Qemu, SNAPSHOT, Start};
 use crate::run_dir::State;
 use crate::topology::Node;
@@ -34,6 +35,7 @@ impl Pair {
         let mut start_one = |node| -> Result<Qemu> {
             let qemu = Qemu::start(node, run_dir, parts, accelerator, start, life)
                 .with_context(|| format!("starting {node}"))?;
+            processor::bind(qemu.id().pid(), node)?;
             state.qemus.push(qemu.id());
             state.write(run_dir)?;
             Ok(qemu)

@@ -200,6 +200,11 @@ impl ProcessId {
         (state != "Z").then_some(Self { pid: i32::try_from(pid).ok()?, start })
     }
 
+    /// The number alone.
+    pub(crate) fn pid(self) -> i32 {
+        self.pid
+    }
+
     /// This process.
     pub(crate) fn own() -> Option<Self> {
         Self::of(std::process::id())

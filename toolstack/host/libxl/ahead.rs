@@ -47,10 +47,20 @@ fn check_disk(disk: &Value) -> Result<(), String> {
     check_script(disk, "block")?;
     let writable = disk.get("readwrite").and_then(Value::as_i64).unwrap_or(0) != 0;
     let path = text(disk, "pdev_path");
-    if !writable || text(disk, "backend") == "phy" && is_block_device(Path::new(path)) {
+    if !writable || is_for_blkback(disk) && is_block_device(Path::new(path)) {
         return Ok(());
     }
     Err(format!("its disk {} ({path}) is no block device", text(disk, "vdev")))
+}
+
+/// A disk that was attached later is as the user wrote it, often without a backend; libxl then tries blkback first, which takes
+/// raw block devices (libxl_disk.c: device_disk_add; libxl_device.c: disk_try_backend).
+fn is_for_blkback(disk: &Value) -> bool {
+    let chosen = |key: &str| Some(text(disk, key)).filter(|value| !["", "unknown"].contains(value));
+    match chosen("backend") {
+        Some(backend) => backend == "phy",
+        None => chosen("format").is_none_or(|format| format == "raw"),
+    }
 }
 
 fn check_script(device: &Value, usual: &str) -> Result<(), String> {
@@ -154,6 +164,8 @@ mod tests {
         let refused = checked(disk(1, "phy", "/dev/null"), none()).unwrap_err();
         assert_eq!(refused, "its disk xvda (/dev/null) is no block device");
         assert!(checked(disk(1, "qdisk", "/images/root.img"), none()).is_err());
+        assert!(is_for_blkback(&json!({"backend": "unknown", "format": "raw"})) && is_for_blkback(&json!({})));
+        assert!(!is_for_blkback(&json!({"format": "qcow2"})) && !is_for_blkback(&json!({"backend": "qdisk"})));
         assert_eq!(checked(json!([]), ("p9s", json!([{"tag": "x"}]))).unwrap_err(), "it has p9s");
         let nics = |script: &str| ("nics", json!([{"mac": "x"}, {"mac": "y", "script": script}]));
         assert_eq!(checked(json!([]), nics("/etc/xen/scripts/vif-bridge")), Ok(()));
