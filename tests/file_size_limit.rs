@@ -7,8 +7,8 @@ use rxl::data::Packing;
 use rxl::error::Exit;
 use rxl::host::memory::{Guest, MemoryHost};
 use rxl::host::{GuestType, RunState};
-use rxl::savefile::Format;
 use rxl::quiesce::coordinator::Level;
+use rxl::savefile::Format;
 use rxl::savefile::save::{After, Request, save};
 use rxl::session::Events;
 use rxl::state_dir::StateDir;
@@ -27,7 +27,8 @@ fn a_file_that_may_not_grow_leaves_the_domain_running() {
         );
         let path = directory.path().join("dom3.save");
         let packing = Packing { compress: true, level: 1, threads: 2 };
-        let request = Request { domain: "dom3".into(), path, format, after: After::Destroy, packing, quiesce: Level::Off };
+        let request =
+            Request { domain: "dom3".into(), path, format, after: After::Destroy, packing, quiesce: Level::Off };
         let state = StateDir::at(directory.path().join("state"));
         let failure = save(&host, &state, &request, None, &Events::default()).unwrap_err();
         assert_eq!(failure.exit, Exit::FailedSourceRuns, "{failure}");

@@ -90,7 +90,8 @@ fn recorded_guests_are_suspended_below_the_limit_or_because_nothing_helps() {
 #[test]
 fn a_larger_limit_never_takes_longer() {
     for trace in traces() {
-        let ends = [1, 10, 100, 300, 1000, 10_000].map(|limit| replay(limits(limit, Otherwise::Force), &trace.judged).0);
+        let ends =
+            [1, 10, 100, 300, 1000, 10_000].map(|limit| replay(limits(limit, Otherwise::Force), &trace.judged).0);
         assert!(ends.is_sorted_by(|sooner, later| sooner >= later), "{}: {ends:?}", trace.name);
     }
 }

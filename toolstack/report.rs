@@ -221,7 +221,13 @@ impl PrecopyPart {
 
     /// Before anything is known.
     pub fn new(limit: Duration) -> Self {
-        Self { walker: Walker::Stock, downtime_limit: ms(limit), expected_downtime: None, stopped: None, judged: Vec::new() }
+        Self {
+            walker: Walker::Stock,
+            downtime_limit: ms(limit),
+            expected_downtime: None,
+            stopped: None,
+            judged: Vec::new(),
+        }
     }
 }
 

@@ -154,7 +154,10 @@ pub fn an_hvm_guest_there_and_back(cluster: &Cluster) -> Result<()> {
 
 /// A writable disk that both hosts see: what the guest has written before, while and after it moved is on it.
 pub fn a_writable_disk_on_shared_storage(cluster: &Cluster) -> Result<()> {
-    cluster.lab.node(Node::A).check("truncate -s 4M /srv/disk && chown nbd /srv/disk && nbd-server 10809 /srv/disk", COMMAND)?;
+    cluster
+        .lab
+        .node(Node::A)
+        .check("truncate -s 4M /srv/disk && chown nbd /srv/disk && nbd-server 10809 /srv/disk", COMMAND)?;
     for node in Node::ALL {
         cluster.lab.node(node).check("modprobe nbd && nbd-client 10.77.0.1 10809 /dev/nbd0", COMMAND)?;
     }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rxl::error::Exit;
-use rxl::savefile::Format;
 use rxl::quiesce::coordinator::Level;
+use rxl::savefile::Format;
 use rxl::savefile::save::{After, Request};
 
 use crate::commands::Setting;
@@ -40,7 +40,14 @@ fn a_full_disk_leaves_the_domain_running_and_no_file() {
         let disk = SmallDisk::mount(&setting.directory.path().join("state")).expect("root may mount");
         let path = disk.0.join("dom3.save");
         std::fs::write(&path, b"of yesterday").unwrap();
-        let request = Request { quiesce: Level::Off, domain: "dom3".into(), path, format, after: After::Destroy, packing: PACKING };
+        let request = Request {
+            quiesce: Level::Off,
+            domain: "dom3".into(),
+            path,
+            format,
+            after: After::Destroy,
+            packing: PACKING,
+        };
         let failure = setting.save_as(&request).unwrap_err();
         assert_eq!(failure.exit, Exit::FailedSourceRuns, "{failure}");
         assert!(failure.to_string().contains("No space left on device"), "{failure}");

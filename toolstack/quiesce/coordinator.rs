@@ -240,7 +240,9 @@ impl Coordinator {
             return Ok(());
         }
         let (away, patience) = (away / 1e3, patience / 1e3);
-        Err(not(format!("the domain has stood still for {away:.1} s, and a connection of its job gives up after {patience:.0} s")))
+        Err(not(format!(
+            "the domain has stood still for {away:.1} s, and a connection of its job gives up after {patience:.0} s"
+        )))
     }
 
     /// What the targets write into the domains' new trees before they let them run: their agents then say that they are

@@ -11,8 +11,8 @@ use crate::host::{Domain, Note, NoteKind};
 use crate::policy::{Measured, Verdict, expected_downtime};
 use crate::progress::{Phase, Snapshot};
 use crate::report::{
-    ChecksumPart, CompressionPart, DomainPart, MpiPart, PrecopyPart, JudgedPart, RamPart, Report, RoundPart, SCHEMA, Status,
-    TargetSpans, Timeline, TransportPart, ms,
+    ChecksumPart, CompressionPart, DomainPart, JudgedPart, MpiPart, PrecopyPart, RamPart, Report, RoundPart, SCHEMA,
+    Status, TargetSpans, Timeline, TransportPart, ms,
 };
 use crate::session::Events;
 use crate::session::check::type_name;

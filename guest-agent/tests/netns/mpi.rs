@@ -58,7 +58,7 @@ impl Library {
 
     /// mpirun in the first domain, for two ranks in each.
     fn mpirun(self, world: &World) -> Result<Command> {
-        let mut command = world.domains[0].command(&format!("mpirun.{}", self.suffix()));
+        let mut command = world.domains[0].command(format!("mpirun.{}", self.suffix()));
         let rsh = rsh(world)?.to_str().context("a path that is not UTF-8")?.to_owned();
         match self {
             Self::OpenMpi => {

@@ -1,6 +1,6 @@
 //! Wakes a QEMU that sits on an interrupt.
 //!
-//! QEMU under TCG (10.0, with nested SVM) now and then keeps a pending interrupt to itself while the nested guest runs on: the
+//! QEMU under TCG (7.2, with nested SVM) now and then keeps a pending interrupt to itself while the nested guest runs on: the
 //! local APIC has Xen's timer in its request register, its counter stands at zero, and nothing is delivered until something
 //! else makes the virtual processor leave the guest. With guests that spin, as MPI ranks do, that was seen to take minutes, in
 //! which dom0 and the other guests stood still ("Platform timer appears to have unexpectedly wrapped 5 times"). Stopping
