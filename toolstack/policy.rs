@@ -18,9 +18,9 @@ pub const DEFAULT_MAX_ROUNDS: u32 = 30;
 /// Passes in a row that brought nothing, after which no more are tried.
 const FLAT_PASSES: u32 = 2;
 
-/// What counts as having brought something: the dirty count is lower by this part of itself than after the last pass that did.
-/// The counts of a guest that rewrites its memory without end differ by a hundredth from pass to pass, and were seen to keep
-/// pre-copy going for ten more of them.
+/// What counts as having brought something: the dirty count is lower by this part of itself than after the pass before, or, for one
+/// that falls slowly, than the lowest that did. The counts of a guest that rewrites its memory without end differ by a hundredth
+/// from pass to pass, and were seen to keep pre-copy going for ten more of them.
 const PROGRESS: u64 = 16;
 
 /// What is left to do when pre-copy does not come below the limit.
@@ -98,10 +98,11 @@ impl Why {
     }
 }
 
-/// The policy. It remembers no more than the dirty count of the last pass that brought something, and how many have not since.
+/// The policy. It remembers no more than two dirty counts, and for how many passes they have not fallen.
 #[derive(Clone, Debug)]
 pub struct Policy {
     limits: Limits,
+    last: Option<u64>,
     lowest: Option<u64>,
     flat: u32,
 }
@@ -109,15 +110,12 @@ pub struct Policy {
 impl Policy {
     /// With these limits.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, lowest: None, flat: 0 }
+        Self { limits, last: None, lowest: None, flat: 0 }
     }
 
     /// To be asked after each live pass, in order.
     pub fn decide(&mut self, measured: &Measured) -> Verdict {
-        match self.lowest {
-            Some(lowest) if measured.dirty > lowest - lowest.div_ceil(PROGRESS) => self.flat += 1,
-            _ => (self.lowest, self.flat) = (Some(measured.dirty), 0),
-        }
+        self.note(measured.dirty);
         if self.is_below_limit(measured) {
             return Verdict::Stop(Why::BelowLimit);
         }
@@ -131,6 +129,16 @@ impl Policy {
             return otherwise(self.limits.when_busy, Why::DirtyRate);
         }
         Verdict::Continue
+    }
+
+    fn note(&mut self, dirty: u64) {
+        let has_fallen = |from: Option<u64>| from.is_none_or(|from| dirty <= from - from.div_ceil(PROGRESS));
+        let (than_last, than_lowest) = (has_fallen(self.last), has_fallen(self.lowest));
+        self.flat = if than_last || than_lowest { 0 } else { self.flat + 1 };
+        self.last = Some(dirty);
+        if than_lowest {
+            self.lowest = Some(dirty);
+        }
     }
 
     fn is_below_limit(&self, measured: &Measured) -> bool {
