@@ -25,6 +25,7 @@ fn main() -> Result<()> {
         cluster.install_agent(guest)?;
     }
 
+    cluster.lab.bind_processors()?;
     say("An MPI ring: two ranks, one in dom3 and one in dom4, 64 KiB a message, each with its number and a checksum.");
     let launcher = cluster.lab.guest_via("dom4", Node::B)?;
     let mut ring = launcher.spawn(&format!("mpirun --host dom3,dom4 -np 2 mpi-ring {RING_SECONDS} 65536"))?;

@@ -97,6 +97,7 @@ pub fn a_stock_receiver_killed_and_a_cancel(cluster: &Cluster) -> Result<()> {
 
 /// Over TCP a job survives that way, too.
 pub fn a_ring_survives_the_way_over_xls_protocol(cluster: &Cluster) -> Result<()> {
+    cluster.lab.bind_processors()?;
     let launcher = cluster.lab.guest_via("dom4", Node::B)?;
     let mut ring = launcher.spawn(&format!("{RING} {RING_SECONDS} 65536"))?;
     ring.wait_for_stdout("progress", Duration::from_secs(120)).context("the ring does not start")?;

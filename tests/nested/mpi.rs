@@ -15,6 +15,7 @@ pub const RING: &str = "mpirun --host dom3,dom4 -np 2 mpi-ring";
 const RING_SECONDS: u32 = 120;
 
 pub fn a_ring_survives_the_move_of_a_rank(cluster: &Cluster) -> Result<()> {
+    cluster.lab.bind_processors()?;
     // From dom4, which stays: its own clock sees the whole stall.
     let launcher = cluster.lab.guest_via("dom4", Node::B)?;
     let mut ring = launcher.spawn(&format!("{RING} {RING_SECONDS} 65536"))?;

@@ -63,6 +63,7 @@ pub fn an_audited_job_by_level(cluster: &Cluster) -> Result<()> {
 
 /// Agents from their package; the busy guest that no test here needs gives its processor back.
 pub fn prepare(cluster: &Cluster) -> Result<()> {
+    cluster.lab.bind_processors()?;
     cluster.lab.node(Node::A).check("xl destroy small", COMMAND)?;
     for node in Node::ALL {
         // Ranks spin; with two on one host dom0 would get a third of its only processor. A scheduler without weights has none.

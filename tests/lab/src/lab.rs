@@ -199,6 +199,14 @@ impl Lab {
         create_guest(self.node(node), topology::guest(name)?, deadline)
     }
 
+    /// Keeps each host's QEMU to one processor, as guests that spin need it (`processor`).
+    ///
+    /// # Errors
+    /// A QEMU has ended.
+    pub fn bind_processors(&self) -> Result<()> {
+        self.pair.bind()
+    }
+
     /// Starts a ping of an address from a host, 20 times a second.
     ///
     /// # Errors

@@ -35,7 +35,6 @@ impl Pair {
         let mut start_one = |node| -> Result<Qemu> {
             let qemu = Qemu::start(node, run_dir, parts, accelerator, start, life)
                 .with_context(|| format!("starting {node}"))?;
-            processor::bind(qemu.id().pid(), node)?;
             state.qemus.push(qemu.id());
             state.write(run_dir)?;
             Ok(qemu)
@@ -60,6 +59,11 @@ impl Pair {
             bail!("the lab in {} is not up", run_dir.display());
         };
         Ok(Self { qemus: [Qemu::existing(a, run_dir, Node::A), Qemu::existing(b, run_dir, Node::B)] })
+    }
+
+    /// Binds each to a processor of its own.
+    pub(crate) fn bind(&self) -> Result<()> {
+        Node::ALL.into_iter().try_for_each(|node| processor::bind(self.qemus[node.index()].id().pid(), node))
     }
 
     /// A connection to a node's monitor.

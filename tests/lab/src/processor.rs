@@ -3,7 +3,8 @@
 //! QEMU under TCG sets and clears a bit of its list of pending interrupts without a lock whenever Xen enters or leaves a guest
 //! that waits for a virtual interrupt (svm_helper.c: helper_vmrun, do_vmexit), while its main loop may be adding a real one: on
 //! two processors that one is sometimes lost, and Xen's timer with it (see `watchdog`). On one processor the two cannot meet
-//! within an instruction. The machine has one virtual processor, so it loses little.
+//! within an instruction. What runs in between then takes about a fifth longer, so this is for guests that spin, as MPI ranks do:
+//! 131 wakes in 379 s were seen with them before, none in 1,050 s since.
 
 use std::fs;
 
