@@ -30,8 +30,8 @@ pub fn at_source(domain: &Domain, facts: &HostFacts, live: bool) -> Result<(), F
 
 /// May a domain of this configuration leave this host?
 pub fn may_leave(name: &str, config_json: &str) -> Result<(), Failure> {
-    may_be_saved(name, config_json)?;
     let config = parse(name, config_json)?;
+    config.may_be_saved(name)?;
     let Some(device) = config.pcidevs.first() else { return Ok(()) };
     let what = format!("{name} has the PCI device {device}, which stays where it is");
     Err(Failure::new(Exit::GuestUnsupported, what).next(format!("`xl pci-detach {name} {device}` first")))
@@ -39,12 +39,7 @@ pub fn may_leave(name: &str, config_json: &str) -> Result<(), Failure> {
 
 /// May it be written down at all? libxl says so when it is about to (libxl_dom_save.c: libxl__domain_save).
 pub fn may_be_saved(name: &str, config_json: &str) -> Result<(), Failure> {
-    if parse(name, config_json)?.b_info.vnuma_nodes.is_empty() {
-        return Ok(());
-    }
-    let what = format!("{name} has virtual NUMA nodes, which no stream of libxl's can describe");
-    let next = format!("start it without `vnuma` in its configuration, and {name} can be saved and migrated");
-    Err(Failure::new(Exit::GuestUnsupported, what).next(next))
+    parse(name, config_json)?.may_be_saved(name)
 }
 
 fn parse(name: &str, config_json: &str) -> Result<Devices, Failure> {
@@ -60,6 +55,17 @@ fn parse(name: &str, config_json: &str) -> Result<Devices, Failure> {
 struct Devices {
     b_info: Nodes,
     pcidevs: Vec<PciDevice>,
+}
+
+impl Devices {
+    fn may_be_saved(&self, name: &str) -> Result<(), Failure> {
+        if self.b_info.vnuma_nodes.is_empty() {
+            return Ok(());
+        }
+        let what = format!("{name} has virtual NUMA nodes, which no stream of libxl's can describe");
+        let next = format!("start it without `vnuma` in its configuration, and {name} can be saved and migrated");
+        Err(Failure::new(Exit::GuestUnsupported, what).next(next))
+    }
 }
 
 #[derive(Default, Deserialize)]

@@ -182,7 +182,12 @@ impl Drop for Context {
 
 /// Runs `work` with SIGCHLD blocked on this thread: libxl's handler must not run while libxl installs or removes it here.
 fn with_sigchld_blocked<T>(work: impl FnOnce() -> T) -> T {
-    let before = SigSet::from(Signal::SIGCHLD).thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    with_signal(Signal::SIGCHLD, SigmaskHow::SIG_BLOCK, work)
+}
+
+/// Runs `work` with one signal blocked or unblocked on this thread, and so in what libxl forks there.
+pub(super) fn with_signal<T>(signal: Signal, how: SigmaskHow, work: impl FnOnce() -> T) -> T {
+    let before = SigSet::from(signal).thread_swap_mask(how);
     let result = work();
     // Neither call can fail: both sets are valid, and so is the way of combining them.
     if let Ok(before) = before {

@@ -6,11 +6,11 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::null;
 use std::sync::Arc;
 
-use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signal::{SigmaskHow, Signal};
 
 use super::balloon::MemoryRoom;
 use super::config::{self, DomainConfig};
-use super::context::Context;
+use super::context::{Context, with_signal};
 use super::domain::guest;
 use super::failure::Failure;
 use super::stream;
@@ -24,19 +24,6 @@ const NO_SEND_BACK: c_int = -1;
 
 /// libxl.h: `INVALID_DOMID`.
 const INVALID_DOMID: u32 = u32::MAX;
-
-/// Runs `work` with SIGHUP unblocked on this thread, and so in what libxl forks there. SIGHUP is how libxl ends a device model
-/// (libxl_dm.c: kill_device_model): one that had it blocked outlived its domain, and kept that from going away. This process
-/// takes a SIGHUP on any thread.
-fn hangup_unblocked<T>(work: impl FnOnce() -> T) -> T {
-    let before = SigSet::from(Signal::SIGHUP).thread_swap_mask(SigmaskHow::SIG_UNBLOCK);
-    let result = work();
-    // Neither call can fail: both sets are valid, and so is the way of combining them.
-    if let Ok(before) = before {
-        let _ = before.thread_set_mask();
-    }
-    result
-}
 
 impl Context {
     /// Saves the domain into `stream`, a blocking pipe, and leaves it suspended.
@@ -67,7 +54,10 @@ impl Context {
         stream::check_start(stream, self.canceller())?;
         let _room = MemoryRoom::make(self, &mut config)?;
         let mut domid = INVALID_DOMID;
-        let result = hangup_unblocked(|| self.restore_into(&mut config, &mut domid, stream));
+        // SIGHUP is how libxl ends a device model (libxl_dm.c: kill_device_model): one that had it blocked outlived its domain,
+        // and kept that from going away. This process takes a SIGHUP on any thread.
+        let result =
+            with_signal(Signal::SIGHUP, SigmaskHow::SIG_UNBLOCK, || self.restore_into(&mut config, &mut domid, stream));
         match result {
             Ok(()) => Ok(domid),
             Err(failure) => {

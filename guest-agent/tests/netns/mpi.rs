@@ -139,8 +139,7 @@ impl Job {
             std::thread::sleep(Duration::from_millis(20));
         };
         let text = fs::read_to_string(&self.output)?;
-        let verdict = text.lines().rev().find_map(|line| serde_json::from_str(line).ok());
-        match verdict {
+        match Verdict::find(&text) {
             Some(verdict) => Ok((verdict, status.success())),
             None => bail!("the job ended with {status} and no last line:\n{text}"),
         }
@@ -159,7 +158,7 @@ impl Job {
         let until = Instant::now() + Duration::from_secs(30);
         loop {
             let text = fs::read_to_string(&self.output)?;
-            if let Some(verdict) = text.lines().rev().find_map(|line| serde_json::from_str::<Verdict>(line).ok()) {
+            if let Some(verdict) = Verdict::find(&text) {
                 return verdict.check(true);
             }
             ensure!(Instant::now() < until, "the job hangs:\n{text}");
@@ -169,14 +168,15 @@ impl Job {
 }
 
 impl Verdict {
+    /// In what the job has said so far.
+    fn find(text: &str) -> Option<Self> {
+        text.lines().rev().find_map(|line| serde_json::from_str(line).ok())
+    }
+
     fn check(self, good: bool) -> Result<Self> {
-        let verdict = self;
-        let Verdict { lost, duplicated, reordered, corrupt, .. } = verdict;
-        ensure!(
-            good && [lost, duplicated, reordered, corrupt] == [0; 4] && verdict.sent == verdict.received,
-            "{verdict:?}"
-        );
-        Ok(verdict)
+        let Self { lost, duplicated, reordered, corrupt, .. } = self;
+        ensure!(good && [lost, duplicated, reordered, corrupt] == [0; 4] && self.sent == self.received, "{self:?}");
+        Ok(self)
     }
 }
 

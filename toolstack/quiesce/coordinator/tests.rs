@@ -199,6 +199,14 @@ impl Scene {
     }
 }
 
+/// A job that was found, and stands still with nothing on the wire.
+fn flushed(found: Outcome<Option<Coordinator>>) -> Coordinator {
+    let mut coordinator = found.unwrap().unwrap();
+    coordinator.freeze().unwrap();
+    coordinator.flush().unwrap();
+    coordinator
+}
+
 #[test]
 fn a_job_on_two_hosts_is_held_still_and_let_go() {
     let scene = Scene::new(Quirk::None, Some(Quirk::None));
@@ -226,9 +234,7 @@ fn a_job_on_two_hosts_is_held_still_and_let_go() {
 #[test]
 fn a_domain_that_was_away_for_too_long_is_not_let_go() {
     let scene = Scene::new(Quirk::None, Some(Quirk::Impatient));
-    let mut coordinator = scene.survey(Level::Job).unwrap().unwrap();
-    coordinator.freeze().unwrap();
-    coordinator.flush().unwrap();
+    let mut coordinator = flushed(scene.survey(Level::Job));
     std::thread::sleep(Duration::from_millis(90));
     assert_eq!(coordinator.check_outage(), Ok(()), "while it runs its kernel answers");
     assert_eq!(coordinator.figures().patience, Some(90.0));
@@ -241,9 +247,7 @@ fn a_domain_that_was_away_for_too_long_is_not_let_go() {
 #[test]
 fn at_level_domain_the_others_run_on() {
     let scene = Scene::new(Quirk::None, Some(Quirk::None));
-    let mut coordinator = scene.survey(Level::Domain).unwrap().unwrap();
-    coordinator.freeze().unwrap();
-    coordinator.flush().unwrap();
+    let mut coordinator = flushed(scene.survey(Level::Domain));
     coordinator.abort();
     assert_eq!(scene.heard(&scene.there, 4), "survey");
     assert_eq!(coordinator.figures().connections_one_ended, Some(1));
@@ -253,9 +257,7 @@ fn at_level_domain_the_others_run_on() {
 #[test]
 fn ends_that_disagree_are_looked_at_again() {
     let scene = Scene::new(Quirk::LateBytes, Some(Quirk::None));
-    let mut coordinator = scene.survey(Level::Job).unwrap().unwrap();
-    coordinator.freeze().unwrap();
-    coordinator.flush().unwrap();
+    let coordinator = flushed(scene.survey(Level::Job));
     assert!(coordinator.figures().is_cut_clean());
     assert_eq!(scene.heard(&scene.there, 4), "survey prepare freeze flush flush flush");
     assert!(scene.there.0.lock().unwrap()[&4].room);
@@ -278,9 +280,7 @@ fn a_veto_or_a_missed_deadline_lets_all_run() {
 #[test]
 fn ranks_that_ran_too_early_are_told_and_the_job_runs() {
     let scene = Scene::new(Quirk::ThawedEarly, Some(Quirk::None));
-    let mut coordinator = scene.survey(Level::Job).unwrap().unwrap();
-    coordinator.freeze().unwrap();
-    coordinator.flush().unwrap();
+    let mut coordinator = flushed(scene.survey(Level::Job));
     coordinator.suspended(0);
     let hold = coordinator.hold();
     scene.move_dom3(&hold);
@@ -319,9 +319,7 @@ fn a_coordinator_that_is_dropped_leaves_nobody_frozen() {
 #[test]
 fn a_gang_is_thawed_when_the_last_has_arrived() {
     let (scene, found) = Scene::gang(&[1], Level::Job);
-    let mut coordinator = found.unwrap().unwrap();
-    coordinator.freeze().unwrap();
-    coordinator.flush().unwrap();
+    let mut coordinator = flushed(found);
     coordinator.suspended(0);
     coordinator.suspended(1);
     let hold = coordinator.hold();
@@ -344,9 +342,7 @@ fn a_gang_is_thawed_when_the_last_has_arrived() {
 #[test]
 fn one_of_a_gang_that_is_given_back_is_thawed_where_it_was() {
     let (scene, found) = Scene::gang(&[1], Level::Job);
-    let mut coordinator = found.unwrap().unwrap();
-    coordinator.freeze().unwrap();
-    coordinator.flush().unwrap();
+    let mut coordinator = flushed(found);
     coordinator.suspended(0);
     coordinator.suspended(1);
     let hold = coordinator.hold();
@@ -362,9 +358,7 @@ fn one_of_a_gang_that_is_given_back_is_thawed_where_it_was() {
 #[test]
 fn a_gang_given_up_runs_as_each_comes_back() {
     let (scene, found) = Scene::gang(&[1], Level::Job);
-    let mut coordinator = found.unwrap().unwrap();
-    coordinator.freeze().unwrap();
-    coordinator.flush().unwrap();
+    let mut coordinator = flushed(found);
     coordinator.suspended(0);
     coordinator.abort();
     assert_eq!(scene.heard(&scene.here, 3), "survey prepare freeze flush abort");
@@ -380,9 +374,7 @@ fn a_gang_is_of_one_job() {
     assert!(found.err().unwrap().0.contains("dom4 and dom3 do not belong to the same job"));
     assert!(!scene.frozen());
     let (scene, found) = Scene::gang(&[1], Level::Domain);
-    let mut coordinator = found.unwrap().unwrap();
-    coordinator.freeze().unwrap();
-    coordinator.flush().unwrap();
+    let mut coordinator = flushed(found);
     coordinator.abort();
     assert!(scene.heard(&scene.here, 3).contains("freeze") && scene.heard(&scene.here, 4).contains("freeze"));
 }
