@@ -14,8 +14,8 @@
  *
  * It ends after so many seconds, or when rank 0 finds the file that --until names; in both cases with all that is said below.
  *
- * Rank 0 prints a line of JSON a second, and one at the end: sums over all ranks, then each rank's own figures. A stall is the
- * time of an iteration less the median. The exit status is 1 if anything was lost, duplicated, reordered or corrupt.
+ * Rank 0 prints a line of JSON a second, with its longest iteration since the last, and one at the end: sums over all ranks, then
+ * each rank's own figures. A stall is the time of an iteration less the median. The exit status is 1 if anything was lost, duplicated, reordered or corrupt.
  */
 #include <mpi.h>
 #include <stdint.h>
@@ -393,16 +393,20 @@ static uint64_t bad(const struct counts *counts)
     return counts->lost + counts->duplicated + counts->reordered + counts->corrupt;
 }
 
-static void print_progress(double start, double now)
+static void print_progress(double start, double now, double iteration)
 {
-    static double last;
+    static double last, longest;
 
+    if (iteration > longest)
+        longest = iteration;
     if (now - last < 1.0)
         return;
     last = now;
-    printf("{\"progress\":%llu,\"elapsed_ms\":%.0f,\"bad\":%llu}\n", (unsigned long long)self.counts.iterations,
-           (now - start) * 1000, (unsigned long long)bad(&self.counts));
+    printf("{\"progress\":%llu,\"elapsed_ms\":%.0f,\"longest_ms\":%.0f,\"bad\":%llu}\n",
+           (unsigned long long)self.counts.iterations, (now - start) * 1000, longest * 1000,
+           (unsigned long long)bad(&self.counts));
     fflush(stdout);
+    longest = 0;
 }
 
 static int is_over(double start, double seconds)
@@ -435,7 +439,7 @@ static void summarize(struct samples *samples)
 
 static void iterate(double seconds)
 {
-    double start = MPI_Wtime(), last = 0;
+    double start = MPI_Wtime(), last = start;
     struct samples samples = { 0 };
 
     while (go_on(start, seconds)) {
@@ -450,9 +454,9 @@ static void iterate(double seconds)
         /* The first iteration opens the connections. */
         if (self.counts.iterations++ > 0)
             add_sample(&samples, (now - last) * 1000);
-        last = now;
         if (self.rank == 0)
-            print_progress(start, now);
+            print_progress(start, now, now - last);
+        last = now;
     }
     summarize(&samples);
     free(samples.ms);

@@ -20,7 +20,9 @@ install_packages "$root" linux-image-amd64 xen-hypervisor-4.17-amd64 xen-utils-4
 allow_lab_key "$root"
 cp -a "$images/files/dom0/." "$root/"
 install -m 644 "$images/files/hosts" "$root/etc/hosts"
-mkdir -p "$root/guests" "$root/var/log/journal" "$root/etc/systemd/system/multi-user.target.wants"
+# What guests print is kept: a kernel that dies says why there alone.
+echo 'XENCONSOLED_ARGS="--log=guest"' >>"$root/etc/default/xen"
+mkdir -p "$root/guests" "$root/var/log/xen/console" "$root/var/log/journal" "$root/etc/systemd/system/multi-user.target.wants"
 ln -s ../lab-node.service "$root/etc/systemd/system/multi-user.target.wants/lab-node.service"
 ln -s ../lab-domains.service "$root/etc/systemd/system/multi-user.target.wants/lab-domains.service"
 mask_units "$root" apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service \

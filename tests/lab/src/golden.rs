@@ -1,4 +1,4 @@
-//! The golden snapshot: both hosts booted, their guests up and warm. A lab starts from it within seconds, where booting
+//! The golden snapshot: hosts booted, their guests up and warm. A lab starts from it within seconds, where booting
 //! takes minutes.
 
 use std::fs;
@@ -12,8 +12,8 @@ use crate::accelerator::Accelerator;
 use crate::cache::{Cache, recipe_hash};
 use crate::host::{self, Host, guest_alias};
 use crate::images::{Images, crate_path};
-use crate::lab::{create_guest, hosts};
-use crate::pair::{self, Pair};
+use crate::lab::create_guest;
+use crate::machines::{Machines, on_each};
 use crate::process::{check, wait_for};
 use crate::qemu::{self, Life, SNAPSHOT, Start};
 use crate::run_dir;
@@ -26,68 +26,96 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(300);
 /// The sources that decide what a snapshot holds, or whether a QEMU can load it.
 const INPUTS: [&str; 3] = ["src/golden.rs", "src/qemu.rs", "src/topology.rs"];
 
-/// The cache's name for it.
-const PART: &str = "golden";
+/// A set of hosts that were booted together.
+struct Set {
+    /// The cache's name for it.
+    part: &'static str,
+    nodes: &'static [Node],
+}
+
+/// Of every lab.
+const PAIR: Set = Set { part: "golden", nodes: &Node::PAIR };
+
+/// Of labs with three hosts. It knows nothing of the others yet, and no guest runs on it: it is booted alone.
+const THIRD: Set = Set { part: "third", nodes: &[Node::C] };
 
 /// A finished snapshot.
 pub(crate) struct Golden {
-    dir: PathBuf,
+    /// Each host, and the directory with its disk.
+    disks: Vec<(Node, PathBuf)>,
 }
 
 impl Golden {
-    /// Makes the snapshot if the cache lacks it.
-    pub(crate) fn build(cache: &Cache, images: &Images, accelerator: Accelerator) -> Result<Self> {
+    /// Makes the snapshots of these hosts that the cache lacks.
+    pub(crate) fn build(cache: &Cache, images: &Images, accelerator: Accelerator, nodes: &[Node]) -> Result<Self> {
         let inputs = INPUTS.map(crate_path);
         let hash = recipe_hash(&[&images.hash, accelerator.name(), &qemu::version()?], &inputs)?;
-        let dir = cache.part(PART, &hash, |out| make(out, images, accelerator))?;
-        Ok(Self { dir })
+        let mut disks = Vec::new();
+        for set in [PAIR, THIRD] {
+            if set.nodes.iter().all(|node| nodes.contains(node)) {
+                let dir = cache.part(set.part, &hash, |out| make(&set, out, images, accelerator))?;
+                disks.extend(set.nodes.iter().map(|node| (*node, dir.clone())));
+            }
+        }
+        Ok(Self { disks })
     }
 
     /// Removes snapshots that nobody used for two weeks.
     pub(crate) fn prune(cache: &Cache) -> Result<()> {
-        cache.prune(PART)
+        [PAIR, THIRD].iter().try_for_each(|set| cache.prune(set.part))
     }
 
-    /// Where the hosts' disks are, with the snapshot in them.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
+    /// Copies the hosts' disks, with the snapshot in them, to a run directory.
+    pub(crate) fn copy_disks(&self, run_dir: &Path) -> Result<()> {
+        let nodes: Vec<Node> = self.disks.iter().map(|(node, _)| *node).collect();
+        on_each(&nodes, |node| {
+            let from = self.disks.iter().filter(|(other, _)| *other == node);
+            from.map(|(_, dir)| qemu::disk_path(dir, node)).try_for_each(|disk| copy_disk(&disk, run_dir, node))
+        })
     }
 }
 
-fn make(out: &Path, images: &Images, accelerator: Accelerator) -> Result<()> {
+fn copy_disk(disk: &Path, dir: &Path, node: Node) -> Result<()> {
+    fs::copy(disk, qemu::disk_path(dir, node)).map(drop).with_context(|| format!("copying {}", disk.display()))
+}
+
+fn make(set: &Set, out: &Path, images: &Images, accelerator: Accelerator) -> Result<()> {
     let run_dir = run_dir::create(None)?;
-    let made = boot_and_save(&run_dir, out, images, accelerator);
+    let made = boot_and_save(set, &run_dir, out, images, accelerator);
     if made.is_err() {
-        keep_consoles(&run_dir, out);
+        keep_consoles(set.nodes, &run_dir, out);
     }
     run_dir::destroy(&run_dir)?;
     made
 }
 
-fn boot_and_save(run_dir: &Path, out: &Path, images: &Images, accelerator: Accelerator) -> Result<()> {
-    eprintln!("lab: making the golden snapshot under {}", accelerator.name());
-    for node in Node::ALL {
-        create_disk(&images.parts.dom0.join("dom0.qcow2"), &qemu::disk_path(run_dir, node))?;
+fn boot_and_save(set: &Set, run_dir: &Path, out: &Path, images: &Images, accelerator: Accelerator) -> Result<()> {
+    eprintln!("lab: making the golden snapshot of {} host(s) under {}", set.nodes.len(), accelerator.name());
+    for node in set.nodes {
+        create_disk(&images.parts.dom0.join("dom0.qcow2"), &qemu::disk_path(run_dir, *node))?;
     }
-    let mut pair = Pair::start(run_dir, &images.parts, accelerator, Start::Boot, Life::Owned)?;
-    host::write_ssh_config(run_dir, &images.key, pair.ssh_ports()?)?;
-    let hosts = hosts(run_dir);
-    pair::both(|node| wait_for_xen(&hosts[node.index()]))?;
-    eprintln!("lab: both hosts are up");
-    pair::both(|node| create_guests(&hosts[node.index()], node))?;
+    let mut machines = Machines::start(set.nodes, run_dir, &images.parts, accelerator, Start::Boot, Life::Owned)?;
+    host::write_ssh_config(run_dir, &images.key, &machines.ssh_ports()?)?;
+    on_each(set.nodes, |node| wait_for_xen(&Host::new(run_dir, node.name())))?;
+    eprintln!("lab: hosts are up");
+    on_each(set.nodes, |node| create_guests(&Host::new(run_dir, node.name()), node))?;
     eprintln!("lab: all guests are up");
-    warm_up(run_dir, &hosts)?;
-    for host in &hosts {
+    on_each(set.nodes, |node| warm_up_host(&Host::new(run_dir, node.name())))?;
+    if set.part == PAIR.part {
+        warm_up_pair(run_dir)?;
+    }
+    for node in set.nodes {
+        let host = Host::new(run_dir, node.name());
         host.check("sync", COMMAND_LIMIT)?;
         host.close();
     }
-    pair.stop()?;
-    pair.save()?;
-    pair.end()?;
-    for node in Node::ALL {
-        let disk = qemu::disk_path(run_dir, node);
+    machines.stop()?;
+    machines.save()?;
+    machines.end()?;
+    for node in set.nodes {
+        let disk = qemu::disk_path(run_dir, *node);
         verify_snapshot(&disk)?;
-        fs::copy(&disk, qemu::disk_path(out, node)).with_context(|| format!("copying {}", disk.display()))?;
+        copy_disk(&disk, out, *node)?;
     }
     Ok(())
 }
@@ -113,18 +141,21 @@ fn create_guests(host: &Host, node: Node) -> Result<()> {
         .try_for_each(|guest| create_guest(host, guest, GUEST_LIMIT))
 }
 
-/// Proves what tests rely on, and so brings the programs they use into the page caches.
-fn warm_up(run_dir: &Path, hosts: &[Host; 2]) -> Result<()> {
-    pair::both(|node| {
+/// Brings the programs that tests use into the page cache.
+fn warm_up_host(host: &Host) -> Result<()> {
+    let command = "xl info >/dev/null && xenstore-ls >/dev/null && cat /usr/lib/xen-4.17/bin/* >/dev/null";
+    host.check(command, COMMAND_LIMIT).map(drop)
+}
+
+/// Proves what tests rely on, which warms up what it uses.
+fn warm_up_pair(run_dir: &Path) -> Result<()> {
+    on_each(&Node::PAIR, |node| {
         let other = node.other();
-        let command = format!(
-            "ssh {other} true && ping -c 2 {other} && xl info >/dev/null && xenstore-ls >/dev/null && \
-             cat /usr/lib/xen-4.17/bin/* >/dev/null"
-        );
-        hosts[node.index()].check(&command, COMMAND_LIMIT)
+        let command = format!("ssh {other} true && ping -c 2 {other}");
+        Host::new(run_dir, node.name()).check(&command, COMMAND_LIMIT).map(drop)
     })?;
     // A save goes through all that a migration's sender uses; small is the guest that is saved fastest.
-    hosts[Node::A.index()].check("xl save -c small /dev/null && xl list small", COMMAND_LIMIT)?;
+    Host::new(run_dir, Node::A.name()).check("xl save -c small /dev/null && xl list small", COMMAND_LIMIT)?;
     let ring = Host::new(run_dir, &guest_alias("dom3", Node::A));
     Host::new(run_dir, &guest_alias("dom4", Node::B)).check("ssh dom3 true", COMMAND_LIMIT)?;
     let output = ring.check("mpirun --host dom3,dom4 -np 2 mpi-ring 5", COMMAND_LIMIT)?;
@@ -147,9 +178,9 @@ fn verify_snapshot(disk: &Path) -> Result<()> {
 }
 
 /// For whoever has to find out why a host or guest did not boot.
-fn keep_consoles(run_dir: &Path, out: &Path) {
-    for node in Node::ALL {
-        let console = qemu::console_path(run_dir, node);
+fn keep_consoles(nodes: &[Node], run_dir: &Path, out: &Path) {
+    for node in nodes {
+        let console = qemu::console_path(run_dir, *node);
         let kept = out.with_extension(format!("{node}.console"));
         if fs::copy(&console, &kept).is_ok() {
             eprintln!("lab: {node}'s console is in {}", kept.display());

@@ -158,17 +158,17 @@ pub(crate) fn guest_alias(guest: &str, via: Node) -> String {
 }
 
 /// Writes the ssh configuration for hosts whose sshd is behind the given local ports.
-pub(crate) fn write_ssh_config(run_dir: &Path, key: &Path, ports: [u16; 2]) -> Result<()> {
+pub(crate) fn write_ssh_config(run_dir: &Path, key: &Path, ports: &[(Node, u16)]) -> Result<()> {
     let config = config_path(run_dir);
     let mut text = String::new();
-    for node in Node::ALL {
-        text += &format!("Host {node}\n    HostName 127.0.0.1\n    Port {}\n", ports[node.index()]);
+    for (node, port) in ports {
+        text += &format!("Host {node}\n    HostName 127.0.0.1\n    Port {port}\n");
     }
     for guest in GUESTS.iter().filter(|guest| guest.ssh) {
-        for via in Node::ALL {
+        for (via, _) in ports {
             text += &format!(
                 "Host {}\n    HostName {}\n    ProxyCommand ssh -F {} -W %h:%p {via}\n",
-                guest_alias(guest.name, via),
+                guest_alias(guest.name, *via),
                 guest.ip,
                 config.display()
             );

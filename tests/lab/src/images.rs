@@ -30,7 +30,7 @@ const RECIPES: [Recipe; 6] = [
     Recipe {
         name: "programs",
         after: &[],
-        inputs: &["../guest/memcheck/src", "../guest/mpi-ring.c", "../guest/mpi-audit.c"],
+        inputs: &["../guest/memcheck/src", "../guest/mpi-ring.c", "../guest/mpi-audit.c", "../guest/mpi-hold.c"],
     },
     Recipe {
         name: "dom0",

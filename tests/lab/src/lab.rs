@@ -12,8 +12,8 @@ use crate::cache::Cache;
 use crate::golden::Golden;
 use crate::host::{self, Host};
 use crate::images::Images;
+use crate::machines::{Machines, on_each};
 use crate::memcheck::MemcheckProbe;
-use crate::pair::{self, Pair};
 use crate::ping::PingProbe;
 use crate::process::wait_for;
 use crate::qemu::{self, Life, Start};
@@ -36,21 +36,23 @@ pub struct Options {
     pub life: Life,
     /// Where the logs go before the lab ends.
     pub keep_logs: Option<PathBuf>,
+    /// The hosts: [`Node::PAIR`] or [`Node::THREE`].
+    pub nodes: &'static [Node],
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { name: None, life: Life::Owned, keep_logs: None }
+        Self { name: None, life: Life::Owned, keep_logs: None, nodes: &Node::PAIR }
     }
 }
 
-/// Two nested Xen hosts at the golden snapshot: `small` and `dom3` run on [`Node::A`], `dom4` on [`Node::B`].
+/// Nested Xen hosts at the golden snapshot: `small` and `dom3` run on [`Node::A`], `dom4` on [`Node::B`].
 ///
 /// A lab that this process owns ends on drop.
 pub struct Lab {
-    pair: Pair,
+    machines: Machines,
     run_dir: PathBuf,
-    hosts: [Host; 2],
+    hosts: Vec<Host>,
     life: Life,
     keep_logs: Option<PathBuf>,
     /// Of a lab that this process owns.
@@ -69,7 +71,7 @@ pub struct Domain {
 }
 
 impl Lab {
-    /// Builds what the cache lacks (minutes, the first time) and starts both hosts from the golden snapshot (seconds).
+    /// Builds what the cache lacks (minutes, the first time) and starts the hosts from the golden snapshot (seconds).
     ///
     /// # Errors
     /// The images cannot be built, or the hosts do not come up.
@@ -77,7 +79,7 @@ impl Lab {
         let cache = Cache::open()?;
         let images = Images::build(&cache)?;
         let accelerator = Accelerator::choose(&cache, &images.parts.dom0)?;
-        let golden = Golden::build(&cache, &images, accelerator)?;
+        let golden = Golden::build(&cache, &images, accelerator, options.nodes)?;
         let run_dir = run_dir::create(options.name.as_deref())?;
         let lab = Self::start(&run_dir, &images, accelerator, &golden, options);
         if lab.is_err() {
@@ -93,16 +95,17 @@ impl Lab {
         golden: &Golden,
         options: Options,
     ) -> Result<Self> {
-        pair::copy_disks(golden.dir(), run_dir)?;
-        let pair = Pair::start(run_dir, &images.parts, accelerator, Start::Golden, options.life)?;
-        host::write_ssh_config(run_dir, &images.key, pair.ssh_ports()?)?;
+        golden.copy_disks(run_dir)?;
+        let machines =
+            Machines::start(options.nodes, run_dir, &images.parts, accelerator, Start::Golden, options.life)?;
+        host::write_ssh_config(run_dir, &images.key, &machines.ssh_ports()?)?;
         let lab = Self {
-            pair,
+            machines,
             run_dir: run_dir.to_owned(),
-            hosts: hosts(run_dir),
+            hosts: hosts(run_dir, options.nodes),
             life: options.life,
             keep_logs: options.keep_logs,
-            watchdog: (options.life == Life::Owned).then(|| watchdog(run_dir)),
+            watchdog: (options.life == Life::Owned).then(|| watchdog(run_dir, options.nodes)),
         };
         lab.run_hosts()?;
         Ok(lab)
@@ -114,8 +117,9 @@ impl Lab {
     /// No lab of this name is up.
     pub fn connect(name: &str) -> Result<Self> {
         let run_dir = run_dir::path(name)?;
-        let pair = Pair::existing(&run_dir).with_context(|| format!("no lab {name} is up"))?;
-        Ok(Self { pair, hosts: hosts(&run_dir), run_dir, life: Life::Detached, keep_logs: None, watchdog: None })
+        let machines = Machines::existing(&run_dir).with_context(|| format!("no lab {name} is up"))?;
+        let hosts = hosts(&run_dir, machines.nodes());
+        Ok(Self { machines, hosts, run_dir, life: Life::Detached, keep_logs: None, watchdog: None })
     }
 
     /// Looks after a lab that another process started, until it ends.
@@ -124,8 +128,8 @@ impl Lab {
     /// No lab of this name is up.
     pub fn watch(name: &str) -> Result<()> {
         let run_dir = run_dir::path(name)?;
-        Pair::existing(&run_dir).with_context(|| format!("no lab {name} is up"))?;
-        watchdog(&run_dir).wait();
+        let machines = Machines::existing(&run_dir).with_context(|| format!("no lab {name} is up"))?;
+        watchdog(&run_dir, machines.nodes()).wait();
         Ok(())
     }
 
@@ -135,8 +139,13 @@ impl Lab {
     }
 
     fn run_hosts(&self) -> Result<()> {
-        self.pair.resume()?;
-        pair::both(|node| set_clock(self.node(node))).map(drop)
+        self.machines.resume()?;
+        on_each(self.nodes(), |node| set_clock(self.node(node)))
+    }
+
+    /// Its hosts, in the order of their numbers.
+    pub fn nodes(&self) -> &'static [Node] {
+        self.machines.nodes()
     }
 
     fn close_connections(&self) {
@@ -144,13 +153,13 @@ impl Lab {
             host.close();
         }
         for guest in topology::GUESTS.iter().filter(|guest| guest.ssh) {
-            for via in Node::ALL {
-                Host::new(&self.run_dir, &host::guest_alias(guest.name, via)).close();
+            for via in self.nodes() {
+                Host::new(&self.run_dir, &host::guest_alias(guest.name, *via)).close();
             }
         }
     }
 
-    /// A nested host's dom0.
+    /// A nested host's dom0; one that [`Lab::nodes`] names.
     pub fn node(&self, node: Node) -> &Host {
         &self.hosts[node.index()]
     }
@@ -174,13 +183,14 @@ impl Lab {
         Ok(Host::new(&self.run_dir, &host::guest_alias(name, via)))
     }
 
-    /// Copies local files to both hosts, each with its permissions.
+    /// Copies local files to all hosts, each with its permissions.
     ///
     /// # Errors
     /// A file cannot be read or written.
     pub fn install(&self, files: &[(&Path, &str)]) -> Result<()> {
-        pair::both(|node| files.iter().try_for_each(|(local, remote)| self.node(node).put(local, remote, COPY_LIMIT)))
-            .map(drop)
+        on_each(self.nodes(), |node| {
+            files.iter().try_for_each(|(local, remote)| self.node(node).put(local, remote, COPY_LIMIT))
+        })
     }
 
     /// The domains on a host, dom0 included.
@@ -204,7 +214,7 @@ impl Lab {
     /// # Errors
     /// A QEMU has ended.
     pub fn bind_processors(&self) -> Result<()> {
-        self.pair.bind()
+        self.machines.bind()
     }
 
     /// Starts a ping of an address from a host, 20 times a second.
@@ -230,7 +240,7 @@ impl Lab {
     /// QEMU refuses.
     pub fn set_link(&self, node: Node, up: bool) -> Result<()> {
         let state = if up { "on" } else { "off" };
-        self.pair.monitor(node)?.human_silent(&format!("set_link link {state}"))
+        self.machines.monitor(node)?.human_silent(&format!("set_link link {state}"))
     }
 
     /// Freezes a host as if it had died, without a word to its peers, until [`Lab::thaw`].
@@ -238,7 +248,7 @@ impl Lab {
     /// # Errors
     /// QEMU refuses.
     pub fn freeze(&self, node: Node) -> Result<()> {
-        self.pair.monitor(node)?.execute("stop", &Value::Null).map(drop)
+        self.machines.monitor(node)?.execute("stop", &Value::Null).map(drop)
     }
 
     /// Lets a frozen host run on.
@@ -246,17 +256,17 @@ impl Lab {
     /// # Errors
     /// QEMU refuses.
     pub fn thaw(&self, node: Node) -> Result<()> {
-        self.pair.monitor(node)?.execute("cont", &Value::Null).map(drop)
+        self.machines.monitor(node)?.execute("cont", &Value::Null).map(drop)
     }
 
-    /// Writes both hosts' logs to `dir`: console, journal, Xen's messages and `/var/log/xen`. What a host that is down
+    /// Writes the hosts' logs to `dir`: console, journal, Xen's messages, `/var/log/xen` with the guests' consoles. What a host that is down
     /// cannot tell is left out.
     ///
     /// # Errors
     /// `dir` cannot be written to.
     pub fn collect_logs(&self, dir: &Path) -> Result<()> {
         fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
-        pair::both(|node| {
+        on_each(self.nodes(), |node| {
             let console = qemu::console_path(&self.run_dir, node);
             fs::copy(&console, dir.join(format!("{node}.console")))
                 .with_context(|| format!("copying {}", console.display()))?;
@@ -267,7 +277,6 @@ impl Lab {
             }
             Ok(())
         })
-        .map(drop)
     }
 
     /// Ends the lab and removes its run directory.
@@ -283,7 +292,7 @@ impl Lab {
             self.collect_logs(&dir)?;
         }
         self.close_connections();
-        self.pair.end()?;
+        self.machines.end()?;
         run_dir::destroy(&self.run_dir)
     }
 }
@@ -299,12 +308,12 @@ impl Drop for Lab {
     }
 }
 
-fn watchdog(run_dir: &Path) -> Watchdog {
-    Watchdog::start(Node::ALL.map(|node| qemu::monitor_path(run_dir, node)))
+fn watchdog(run_dir: &Path, nodes: &[Node]) -> Watchdog {
+    Watchdog::start(nodes.iter().map(|node| qemu::monitor_path(run_dir, *node)).collect())
 }
 
-pub(crate) fn hosts(run_dir: &Path) -> [Host; 2] {
-    Node::ALL.map(|node| Host::new(run_dir, node.name()))
+pub(crate) fn hosts(run_dir: &Path, nodes: &[Node]) -> Vec<Host> {
+    nodes.iter().map(|node| Host::new(run_dir, node.name())).collect()
 }
 
 /// Waits until a host takes commands and gives it the present time: a snapshot brings its own time back.

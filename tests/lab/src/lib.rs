@@ -1,4 +1,4 @@
-//! The lab: two nested Xen hosts, each in one QEMU, with guests that check their own memory and run MPI jobs.
+//! The lab: two nested Xen hosts or three, each in one QEMU, with guests that check their own memory and run MPI jobs.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -10,7 +10,7 @@
 //! # anyhow::Ok(())
 //! ```
 //!
-//! Images and a *golden snapshot* of both hosts are built once and cached ([`Lab::up`] says where); a lab starts from
+//! Images and a *golden snapshot* of the hosts are built once and cached ([`Lab::up`] says where); a lab starts from
 //! copies of the snapshot, within seconds. `README.md` beside this crate tells what the hosts and guests are.
 
 mod accelerator;
@@ -19,9 +19,9 @@ mod golden;
 mod host;
 mod images;
 mod lab;
+mod machines;
 mod memcheck;
 mod monitor;
-mod pair;
 mod ping;
 mod process;
 mod processor;
@@ -57,7 +57,7 @@ pub fn build() -> anyhow::Result<()> {
     let cache = cache::Cache::open()?;
     let images = images::Images::build(&cache)?;
     let accelerator = accelerator::Accelerator::choose(&cache, &images.parts.dom0)?;
-    golden::Golden::build(&cache, &images, accelerator)?;
+    golden::Golden::build(&cache, &images, accelerator, &topology::Node::THREE)?;
     images::prune(&cache)?;
     golden::Golden::prune(&cache)
 }

@@ -11,7 +11,7 @@ use rxl_lab::{Host, Lab, Life, Node, Options};
 
 const COPY_LIMIT: Duration = Duration::from_secs(600);
 
-/// Two nested Xen hosts in QEMU.
+/// Nested Xen hosts in QEMU.
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -22,20 +22,26 @@ struct Arguments {
 enum Action {
     /// Build the images and the golden snapshot.
     Build,
-    /// Start both hosts from the golden snapshot.
-    Up(Name),
+    /// Start the hosts from the golden snapshot.
+    Up {
+        #[command(flatten)]
+        lab: Name,
+        /// Also start a third host, nodeC, on which no guest runs yet.
+        #[arg(long)]
+        third: bool,
+    },
     /// Look after a lab until it ends (started by `up`).
     #[command(hide = true)]
     Watch(Name),
-    /// End both hosts and forget what they wrote.
+    /// End the hosts and forget what they wrote.
     Down(Name),
     /// List the labs that are up and their domains.
     Status,
-    /// Open a shell, or run a command, on nodeA, nodeB, dom3 or dom4.
+    /// Open a shell, or run a command, on a host, dom3 or dom4.
     Ssh {
         #[command(flatten)]
         lab: Name,
-        /// nodeA, nodeB, dom3 or dom4.
+        /// nodeA, nodeB, nodeC, dom3 or dom4.
         host: String,
         /// The command; a shell where none is given.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -59,7 +65,7 @@ enum Action {
         /// The local file.
         file: PathBuf,
     },
-    /// Write both hosts' logs to a directory.
+    /// Write the hosts' logs to a directory.
     Logs {
         #[command(flatten)]
         lab: Name,
@@ -98,8 +104,9 @@ fn run() -> Result<()> {
             rxl_lab::build()?;
             tell_time("built", start);
         }
-        Action::Up(lab) => {
-            Lab::up(Options { name: Some(lab.name.clone()), life: Life::Detached, keep_logs: None })?;
+        Action::Up { lab, third } => {
+            let nodes: &[Node] = if third { &Node::THREE } else { &Node::PAIR };
+            Lab::up(Options { name: Some(lab.name.clone()), life: Life::Detached, keep_logs: None, nodes })?;
             start_watch(&lab.name)?;
             tell_time("up", start);
         }
@@ -136,8 +143,8 @@ fn status() -> Result<()> {
     for name in rxl_lab::names()? {
         println!("{name}");
         let lab = Lab::connect(&name)?;
-        for node in Node::ALL {
-            for domain in lab.domains(node)? {
+        for node in lab.nodes() {
+            for domain in lab.domains(*node)? {
                 println!("  {node} {:>3} {} {}", domain.domid, domain.state, domain.name);
             }
         }
@@ -157,8 +164,8 @@ fn ssh(host: &Host, command: &[String]) -> Result<()> {
 }
 
 fn find_host(lab: &Lab, name: &str) -> Result<Host> {
-    match Node::ALL.into_iter().find(|node| node.name() == name) {
-        Some(node) => Ok(lab.node(node).clone()),
+    match lab.nodes().iter().find(|node| node.name() == name) {
+        Some(node) => Ok(lab.node(*node).clone()),
         None => lab.guest(name),
     }
 }

@@ -22,7 +22,7 @@ pub(crate) const XEN_ARGUMENTS: &str = "console=com1 com1=115200,8n1 dom0_mem=10
 /// The dom0 kernel's command line, less what tells the hosts apart.
 pub(crate) const DOM0_ARGUMENTS: &str = "console=hvc0 root=/dev/vda rw net.ifnames=0";
 
-/// The tag of the snapshot in both hosts' golden disks.
+/// The tag of the snapshot in the hosts' golden disks.
 pub(crate) const SNAPSHOT: &str = "golden";
 
 /// Longest wait for an answer of the monitor; loading a snapshot takes two seconds on an idle machine.
@@ -69,8 +69,11 @@ pub(crate) struct Qemu {
 
 impl Qemu {
     /// Starts the QEMU of `node` in its run directory, which holds its disk, and waits until its monitor answers.
+    ///
+    /// `nodes` are all that the lab has, for the links between them.
     pub(crate) fn start(
         node: Node,
+        nodes: &[Node],
         run_dir: &Path,
         parts: &Parts,
         accelerator: Accelerator,
@@ -87,6 +90,7 @@ impl Qemu {
         };
         machine(&mut command, accelerator, start);
         host(&mut command, node, run_dir, parts);
+        link(&mut command, node, nodes, run_dir);
         let log = File::create(run_dir.join(format!("{node}.qemu.log"))).context("QEMU's log")?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = match life {
@@ -179,9 +183,14 @@ pub(crate) fn monitor_path(run_dir: &Path, node: Node) -> PathBuf {
     run_dir.join(format!("{node}.qmp"))
 }
 
-/// The socket of the link between the hosts.
-pub(crate) fn link_path(run_dir: &Path) -> PathBuf {
-    run_dir.join("link")
+/// The sockets of the links between these hosts, at which the first of them listens.
+pub(crate) fn links(nodes: &[Node], run_dir: &Path) -> Vec<PathBuf> {
+    nodes.iter().skip(1).map(|node| link_path(run_dir, *node)).collect()
+}
+
+/// The socket of the link between the first host and this one.
+fn link_path(run_dir: &Path, node: Node) -> PathBuf {
+    run_dir.join(format!("{node}.link"))
 }
 
 fn machine(command: &mut Command, accelerator: Accelerator, start: Start) {
@@ -207,16 +216,36 @@ fn host(command: &mut Command, node: Node, run_dir: &Path, parts: &Parts) {
     disk(command, "qcow2,cache=unsafe,discard=unmap", &disk_path(run_dir, node));
     disk(command, "raw,readonly=on", &parts.big.join("big.ext4"));
     disk(command, "raw,readonly=on", &parts.boot.join("boot.ext4"));
-    // Node A listens on the link between the hosts: it is started first.
-    let server = if node == Node::A { "on" } else { "off" };
     command
         .args(["-netdev", "user,id=management,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"])
         .args(["-device", &format!("virtio-net-pci,netdev=management,mac=52:54:00:77:00:0{number}")])
-        .arg("-netdev")
-        .arg(format!("stream,id=link,server={server},addr.type=unix,addr.path={}", link_path(run_dir).display()))
         .args(["-device", &format!("virtio-net-pci,netdev=link,mac=52:54:00:77:02:0{number}")])
         .args(["-serial", &format!("file:{}", console_path(run_dir, node).display())])
         .args(["-qmp", &format!("unix:{},server=on,wait=off", monitor_path(run_dir, node).display())]);
+}
+
+/// The hosts' network: a link where there are two, a hub in the first host's QEMU where there are more. A host alone has a
+/// hub to itself.
+fn link(command: &mut Command, node: Node, nodes: &[Node], run_dir: &Path) {
+    let mut stream = |id: &str, server: &str, of: Node| {
+        let path = link_path(run_dir, of);
+        command.arg("-netdev");
+        command.arg(format!("stream,id={id},server={server},addr.type=unix,addr.path={}", path.display()));
+    };
+    match nodes.split_first() {
+        Some((first, _)) if *first != node => stream("link", "off", node),
+        Some((_, [other])) => stream("link", "on", *other),
+        Some((_, others)) => {
+            for other in others {
+                stream(other.name(), "on", *other);
+            }
+            command.args(["-netdev", "hubport,id=link,hubid=0"]);
+            for other in others {
+                command.args(["-netdev", &format!("hubport,id=to-{other},hubid=0,netdev={other}")]);
+            }
+        }
+        None => {}
+    }
 }
 
 fn disk(command: &mut Command, options: &str, path: &Path) {

@@ -24,7 +24,7 @@ const LONGEST_PATH: usize = 70;
 pub(crate) struct State {
     /// The process that ends the lab; none for one that `lab down` ends.
     pub(crate) owner: Option<ProcessId>,
-    /// The QEMUs of nodes A and B, as far as they were started.
+    /// The QEMUs in the order of their nodes, as far as they were started.
     pub(crate) qemus: Vec<ProcessId>,
 }
 

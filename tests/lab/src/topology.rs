@@ -7,24 +7,30 @@ use anyhow::{Context, Result};
 /// TCP port of the guests' memcheck.
 pub const MEMCHECK_PORT: u16 = 7000;
 
-/// One of the two nested Xen hosts.
+/// One of the nested Xen hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Node {
     /// 10.77.0.1; in the golden snapshot it runs `small` and `dom3`.
     A,
     /// 10.77.0.2; in the golden snapshot it runs `dom4`.
     B,
+    /// 10.77.0.3; in labs that ask for it ([`Node::THREE`]), and without guests.
+    C,
 }
 
 impl Node {
-    /// Both, in order.
-    pub const ALL: [Self; 2] = [Self::A, Self::B];
+    /// The hosts that every lab has, in order.
+    pub const PAIR: [Self; 2] = [Self::A, Self::B];
+
+    /// All hosts, in order.
+    pub const THREE: [Self; 3] = [Self::A, Self::B, Self::C];
 
     /// The host's name, by which the hosts and guests know it too.
     pub fn name(self) -> &'static str {
         match self {
             Self::A => "nodeA",
             Self::B => "nodeB",
+            Self::C => "nodeC",
         }
     }
 
@@ -33,22 +39,24 @@ impl Node {
         match self {
             Self::A => "10.77.0.1",
             Self::B => "10.77.0.2",
+            Self::C => "10.77.0.3",
         }
     }
 
-    /// 1 or 2: the last part of every address of the host.
+    /// 1, 2 or 3: the last part of every address of the host.
     pub fn number(self) -> u8 {
         match self {
             Self::A => 1,
             Self::B => 2,
+            Self::C => 3,
         }
     }
 
-    /// The host that this one is not.
+    /// The host of the pair that this one is not.
     pub fn other(self) -> Self {
         match self {
             Self::A => Self::B,
-            Self::B => Self::A,
+            Self::B | Self::C => Self::A,
         }
     }
 
@@ -63,7 +71,7 @@ impl fmt::Display for Node {
     }
 }
 
-/// A domain for which both hosts have `/etc/xen/NAME.cfg`.
+/// A domain for which all hosts have `/etc/xen/NAME.cfg`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Guest {
     /// The domain's name.
@@ -106,7 +114,7 @@ mod tests {
     #[test]
     fn the_images_use_the_same_addresses() {
         let hosts = recipe("hosts");
-        let nodes = Node::ALL.map(|node| (node.name(), node.ip()));
+        let nodes = Node::THREE.map(|node| (node.name(), node.ip()));
         for (name, ip) in nodes.into_iter().chain(GUESTS.map(|guest| (guest.name, guest.ip))) {
             assert!(hosts.lines().any(|line| line == format!("{ip} {name}")), "{name}");
         }
@@ -119,9 +127,9 @@ mod tests {
 
     #[test]
     fn nodes_differ_from_each_other() {
-        for node in Node::ALL {
+        for node in Node::THREE {
             assert_ne!(node.other(), node);
-            assert_eq!(Node::ALL[node.index()], node);
+            assert_eq!(Node::THREE[node.index()], node);
         }
     }
 }

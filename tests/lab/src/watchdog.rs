@@ -26,29 +26,29 @@ const STEP: Duration = Duration::from_millis(50);
 
 const MONITOR_LIMIT: Duration = Duration::from_secs(30);
 
-/// Looks after both machines of a lab, on a thread each, until dropped.
+/// Looks after the machines of a lab, on a thread each, until dropped.
 pub(crate) struct Watchdog {
     ended: Arc<AtomicBool>,
-    woken: Arc<[AtomicU32; 2]>,
+    woken: Vec<Arc<AtomicU32>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Watchdog {
-    /// `monitors` are the sockets in the order of [`Node::ALL`].
-    pub(crate) fn start(monitors: [PathBuf; 2]) -> Self {
+    /// `monitors` are the sockets in the order of the nodes' numbers.
+    pub(crate) fn start(monitors: Vec<PathBuf>) -> Self {
         let ended = Arc::new(AtomicBool::new(false));
-        let woken = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
-        let watch = |(index, path): (usize, PathBuf)| {
+        let woken: Vec<_> = monitors.iter().map(|_| Arc::new(AtomicU32::new(0))).collect();
+        let watch = |(path, woken): (PathBuf, &Arc<AtomicU32>)| {
             let (ended, woken) = (ended.clone(), woken.clone());
-            std::thread::spawn(move || watch(&path, &ended, &woken[index]))
+            std::thread::spawn(move || watch(&path, &ended, &woken))
         };
-        let threads = monitors.into_iter().enumerate().map(watch).collect();
+        let threads = monitors.into_iter().zip(&woken).map(watch).collect();
         Self { ended, woken, threads }
     }
 
     /// How often a machine had to be woken.
     pub(crate) fn woken(&self, node: Node) -> u32 {
-        self.woken[node.index()].load(Ordering::Relaxed)
+        self.woken.get(node.index()).map_or(0, |woken| woken.load(Ordering::Relaxed))
     }
 
     /// Waits until a machine has ended.

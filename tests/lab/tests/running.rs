@@ -29,7 +29,7 @@ fn a_lab_does_what_it_promises() -> Result<()> {
     a_cut_link_loses_packets_until_mended(&lab)?;
     a_migration_keeps_memory_and_connection(&lab)?;
     drop(lab);
-    for node in Node::ALL {
+    for node in Node::PAIR {
         let log = fs::read_to_string(logs.join(format!("{node}.log")))?;
         assert!(log.contains("Xen version"), "{node}'s log lacks Xen's messages");
     }
@@ -78,7 +78,7 @@ fn files_go_both_ways(lab: &Lab) -> Result<()> {
     let bytes: Vec<u8> = (0..3_000_000_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     fs::write(&local, &bytes)?;
     lab.install(&[(&local, "/usr/local/bin/it's a file")])?;
-    for node in Node::ALL {
+    for node in Node::PAIR {
         let back: PathBuf = local.with_extension(node.name());
         lab.node(node).get("/usr/local/bin/it's a file", &back, SHORT)?;
         assert!(fs::read(&back)? == bytes, "{node} gave back other bytes");
