@@ -95,7 +95,7 @@ impl Scene {
     fn quiesce(&self, level: Level) -> Quiesce {
         let hosts = vec![self.here.host("nodeA"), self.there[0].host("nodeB"), self.there[1].host("nodeC")];
         let hosts = (level != Level::Off).then_some(hosts);
-        Quiesce { level, dry_run: false, hosts, targets: vec![1, 2], state: self.state() }
+        Quiesce { level, dry_run: false, hosts, targets: vec![1, 2] }
     }
 
     fn run(&self, level: Level) -> Outcome {

@@ -23,6 +23,7 @@ use rxl::plugin::session::{Announced, Plugin};
 use rxl::quiesce;
 use rxl::quiesce::cluster::{CLUSTER_FILE, agent_hosts};
 use rxl::quiesce::nodes::LocalNodes;
+use rxl::quiesce::remote::IDLE_PATIENCE;
 use rxl::report::bytes;
 use rxl::savefile::save::After;
 use rxl::savefile::{self, Format};
@@ -164,8 +165,10 @@ fn jobs(options: &Jobs) -> Result<(), Failure> {
 
 fn serve_agents() -> Result<(), Failure> {
     let mut nodes = LocalNodes::connect().map_err(|line| Failure::new(Exit::NoXen, line))?;
-    let served = quiesce::remote::serve(&mut nodes, std::io::stdin().lock(), std::io::stdout().lock());
-    served.map_err(|error| Failure::internal("agent requests", &error))
+    let failed = |error| Failure::internal("agent requests", &error);
+    let input = std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
+    let input = Guarded::new(input, Cancel::new().map_err(failed)?, Some(IDLE_PATIENCE)).map_err(failed)?;
+    quiesce::remote::serve(&mut nodes, input, std::io::stdout().lock()).map_err(failed)
 }
 
 fn status(options: &Status) -> Result<(), Failure> {

@@ -100,7 +100,6 @@ fn lead(options: &Migrate, all: &[Placement]) -> Result<(), Failure> {
         hosts: reach_agents(options.mpi_quiesce, &routes)?,
         // The first is this one.
         targets: places.iter().map(|place| place + 1).collect(),
-        state: StateDir::system(),
     };
     let program = std::env::current_exe().map_err(|e| Failure::internal("this program", &e))?;
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();

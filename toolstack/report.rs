@@ -16,7 +16,7 @@ use crate::rounds::Round;
 
 mod mpi;
 
-pub use mpi::{MpiDomain, MpiPart};
+pub use mpi::{Direction, MpiDomain, MpiPart};
 
 /// Name and version of the JSON form. A field that changes its meaning changes the number.
 pub const SCHEMA: &str = "rxl-migration-report/1";

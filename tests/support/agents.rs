@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use rxl::quiesce::cluster::AgentHost;
-use rxl::quiesce::nodes::{Guest, Nodes};
+use rxl::quiesce::nodes::{Guest, Lock, MemoryLocks, Nodes};
 use rxl_agent_protocol::{
     Command, Connection, Finished, Flushed, Freezer, Frozen, PROTOCOL_VERSION, Ready, Reason, Stamp, State, Status,
     Thawed, Verb, pack, path,
@@ -25,6 +25,7 @@ struct Agent {
 #[derive(Clone, Default)]
 pub struct Agents {
     all: Arc<Mutex<BTreeMap<u32, Agent>>>,
+    locks: MemoryLocks,
     is_target: bool,
     vetoes: bool,
 }
@@ -36,7 +37,7 @@ impl Agents {
         for (rank, (domid, name)) in domains.iter().enumerate() {
             let info = format!("version=1 protocol={PROTOCOL_VERSION} pid=1 boot=b freezer=cgroup");
             let nodes = BTreeMap::from([(path::AGENT.to_owned(), info)]);
-            agents.lock().insert(*domid, Agent { name: (*name).into(), rank, nodes, ..Agent::default() });
+            agents.agents().insert(*domid, Agent { name: (*name).into(), rank, nodes, ..Agent::default() });
         }
         agents
     }
@@ -53,15 +54,15 @@ impl Agents {
 
     /// What a domain's has heard.
     pub fn heard(&self, domid: u32) -> String {
-        self.lock().get(&domid).map_or_else(String::new, |agent| agent.heard.join(" "))
+        self.agents().get(&domid).map_or_else(String::new, |agent| agent.heard.join(" "))
     }
 
     /// Whether a domain's ranks stand still.
     pub fn is_frozen(&self, domid: u32) -> bool {
-        self.lock().get(&domid).is_some_and(|agent| agent.frozen)
+        self.agents().get(&domid).is_some_and(|agent| agent.frozen)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Agent>> {
+    fn agents(&self) -> MutexGuard<'_, BTreeMap<u32, Agent>> {
         self.all.lock().unwrap()
     }
 }
@@ -73,27 +74,40 @@ impl Nodes for Agents {
             name: agent.name.clone(),
             agent: agent.nodes.get(path::AGENT).cloned(),
         };
-        Ok(self.lock().iter().map(guest).collect())
+        Ok(self.agents().iter().map(guest).collect())
     }
 
     fn read(&mut self, domid: u32, node: &str) -> Result<Option<String>, String> {
-        Ok(self.lock().get(&domid).and_then(|agent| agent.nodes.get(node).cloned()))
+        Ok(self.agents().get(&domid).and_then(|agent| agent.nodes.get(node).cloned()))
     }
 
     fn write(&mut self, domid: u32, node: &str, value: &str) -> Result<(), String> {
         let vetoes = self.vetoes;
         if node == path::COMMAND {
-            self.lock().get_mut(&domid).ok_or("no such domain")?.obey(&value.parse().unwrap(), vetoes);
+            self.agents().get_mut(&domid).ok_or("no such domain")?.obey(&value.parse().unwrap(), vetoes);
         }
         Ok(())
     }
 
+    fn lock(&mut self, lock: Lock) -> Result<bool, String> {
+        Ok(self.locks.take(lock))
+    }
+
+    fn unlock(&mut self, lock: Lock) -> Result<(), String> {
+        self.locks.give_back(lock);
+        Ok(())
+    }
+
+    fn greet(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+
     fn wait(&mut self, domid: u32, stamp: Stamp, _patience: Duration) -> Result<Option<State>, String> {
-        let is_new = self.is_target && !self.lock().contains_key(&domid);
+        let is_new = self.is_target && !self.agents().contains_key(&domid);
         if is_new {
             let mut agent = Agent { frozen: true, ..Agent::default() };
             agent.say(stamp, Status::Resumed { frozen: true });
-            self.lock().insert(domid, agent);
+            self.agents().insert(domid, agent);
         }
         Ok(self.state(domid)?.filter(|state| state.stamp == stamp))
     }

@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 use super::words::{Ended, FromMember, Place, ToMember, Told};
 use crate::error::{Exit, Failure, one_line};
 use crate::quiesce::cluster::AgentHost;
-use crate::quiesce::coordinator::{Coordinator, Level, Mover, NotQuiesced};
+use crate::quiesce::coordinator::{Coordinator, Level, Mover, NotFound, NotQuiesced};
 use crate::report::MpiPart;
-use crate::session::job::{lock_job, required, too_long, unasked};
-use crate::state_dir::{DomainLock, StateDir};
+use crate::session::job::{job_is_busy, required, too_long, unasked};
 
 /// Until all are prepared: a target that has accepted waits 120 s for data, and the job is yet to be found.
 const PREPARE_PATIENCE: Duration = Duration::from_secs(80);
@@ -33,8 +32,6 @@ pub struct Quiesce {
     pub hosts: Option<Vec<AgentHost>>,
     /// Each member's target, an index into the hosts.
     pub targets: Vec<usize>,
-    /// For the job's lock.
-    pub state: StateDir,
 }
 
 /// How far a member has come.
@@ -79,7 +76,6 @@ pub struct Gang<S> {
     deadline: Option<Instant>,
     quiesce: Quiesce,
     epoch: Option<Coordinator>,
-    lock: Option<DomainLock>,
     failure: Option<Failure>,
     first: Option<usize>,
 }
@@ -105,7 +101,6 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
             deadline: Some(Instant::now() + PREPARE_PATIENCE),
             quiesce,
             epoch: None,
-            lock: None,
             failure: None,
             first: None,
         }
@@ -257,20 +252,21 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
             Ok(Some(epoch)) if self.quiesce.dry_run => self.open(Some(epoch.figures())),
             Ok(Some(epoch)) => self.begin_together(epoch),
             Ok(None) => self.open(Some(MpiPart { problem: None, ..MpiPart::none(level, String::new()) })),
-            Err(problem) if level == Level::Require => self.refuse(required(&problem)),
-            Err(problem) => {
-                tracing::warn!("the MPI job is not quiesced: {problem}");
-                self.open(Some(MpiPart::none(level, problem.0)));
-            }
+            Err(NotFound::Busy(line)) => self.refuse(job_is_busy(line)),
+            Err(NotFound::Not(problem)) => self.without(problem),
         }
+    }
+
+    fn without(&mut self, problem: NotQuiesced) {
+        if self.quiesce.level == Level::Require {
+            return self.refuse(required(&problem));
+        }
+        tracing::warn!("the MPI job is not quiesced: {problem}");
+        self.open(Some(MpiPart::none(self.quiesce.level, problem.0)));
     }
 
     fn begin_together(&mut self, epoch: Coordinator) {
         let figures = epoch.figures();
-        match lock_job(&figures, &self.quiesce.state) {
-            Ok(lock) => self.lock = Some(lock),
-            Err(failure) => return self.refuse(failure),
-        }
         self.epoch = Some(epoch);
         self.enter(Stage::Copying, None);
         self.tell(&ToMember::Begin { figures: Some(Box::new(figures)), together: true });

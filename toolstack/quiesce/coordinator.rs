@@ -6,10 +6,11 @@ use rxl_agent_protocol::{Command, Connection, Prepare, Stamp, State, Status, Tok
 use serde::{Deserialize, Serialize};
 
 use super::cluster::AgentHost;
-use super::keeper::{Hosts, Keeper, Places};
+use super::keeper::{Hosts, Keeper};
+use super::nodes::Lock;
 use super::survey::{Survey, survey};
 use crate::error::one_line;
-use crate::report::{MpiDomain, MpiPart, ms};
+use crate::report::{Direction, MpiDomain, MpiPart, ms};
 
 /// How long ranks stay frozen without a word of ours.
 pub const LEASE: Duration = Duration::from_secs(30);
@@ -69,6 +70,17 @@ pub enum Level {
 #[error("{0}")]
 pub struct NotQuiesced(pub String);
 
+/// Why no job is held still.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotFound {
+    /// Another migration holds it, or is about to. To move without would disturb that one.
+    #[error("{0}")]
+    Busy(String),
+    /// Another reason.
+    #[error(transparent)]
+    Not(#[from] NotQuiesced),
+}
+
 /// A domain of the first host that is to move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mover {
@@ -123,7 +135,9 @@ pub(super) fn not(line: impl Into<String>) -> NotQuiesced {
 impl Coordinator {
     /// Finds the job of these domains of the first host, and all domains of it. None when no rank runs in them. From here on
     /// a domain that moves is known by its place among them.
-    pub fn survey(hosts: Vec<AgentHost>, movers: &[Mover], level: Level) -> Outcome<Option<Self>> {
+    ///
+    /// Until it is dropped no other coordinator commands their agents.
+    pub fn survey(hosts: Vec<AgentHost>, movers: &[Mover], level: Level) -> Result<Option<Self>, NotFound> {
         let Some(Survey { hosts, members, stamp, job, mut figures }) = survey(hosts, movers, level)? else {
             return Ok(None);
         };
@@ -132,7 +146,9 @@ impl Coordinator {
             figures.gang = members.iter().filter(|member| member.to.is_some()).map(Member::shown).collect();
         }
         let (hosts, phase) = (Hosts::new(hosts), Phase::Surveyed);
-        Ok(Some(Self { hosts, members, stamp, phase, frozen_at: None, suspended_at: None, keeper: None, job, figures }))
+        let keeper = Keeper::start(hosts.clone(), stamp.epoch).map_err(|error| not(format!("leases: {error}")))?;
+        let keeper = Some(keeper);
+        Ok(Some(Self { hosts, members, stamp, phase, frozen_at: None, suspended_at: None, keeper, job, figures }))
     }
 
     /// Whether the ranks stand still.
@@ -171,9 +187,9 @@ impl Coordinator {
         }
         self.figures.freeze = Some(ms(begun.elapsed()));
         self.phase = Phase::Frozen;
-        let places = Places::new(self.members.iter().map(|member| (member.host, member.domid)).collect());
-        let keeper = Keeper::start(self.hosts.clone(), self.stamp.epoch, places);
-        self.keeper = Some(keeper.map_err(|error| not(format!("leases: {error}")))?);
+        if let Some(keeper) = &self.keeper {
+            keeper.places().are(self.members.iter().map(|member| (member.host, member.domid)).collect());
+        }
         Ok(())
     }
 
@@ -216,6 +232,7 @@ impl Coordinator {
         self.figures.connections_one_ended = Some(audit.one_ended.len());
         (self.figures.unacked, self.figures.notsent, self.figures.unread) =
             (Some(unacked), Some(notsent), Some(unread));
+        self.figures.cut = Direction::all(&ends);
         Ok(!settled || !audit.disagreed.is_empty())
     }
 
@@ -259,6 +276,8 @@ impl Coordinator {
         (member.host, member.domid) = (member.to.unwrap_or(member.host), domid);
         (member.away, member.arrived) = (false, Some(Instant::now()));
         let is_now = (member.host, member.domid);
+        // Another's survey of the moment before may have it, and gives it back.
+        let _ = self.hosts.lock()[is_now.0].nodes.lock(Lock::Agent(domid));
         if let Some(keeper) = &self.keeper {
             keeper.places().moved(left, is_now);
         }

@@ -1,4 +1,4 @@
-//! Renews the leases of frozen domains while the session waits for other things.
+//! Renews the leases of frozen domains, and keeps the lines to other hosts alive, while the session waits for other things.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +11,9 @@ use super::cluster::AgentHost;
 
 /// How often: a small part of [`super::coordinator::LEASE`].
 const EVERY: Duration = Duration::from_secs(3);
+
+/// One renewal in so many also greets all hosts: their servers hold locks, and end where nothing is heard.
+const GREETING: u64 = 5;
 
 /// The hosts, for the coordinator and the keeper in turn.
 #[derive(Clone)]
@@ -29,13 +32,13 @@ impl Hosts {
 }
 
 /// Where the frozen domains are: index of the host, number of the domain.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Places(Arc<Mutex<Vec<(usize, u32)>>>);
 
 impl Places {
-    /// At first.
-    pub fn new(places: Vec<(usize, u32)>) -> Self {
-        Self(Arc::new(Mutex::new(places)))
+    /// From here on.
+    pub fn are(&self, places: Vec<(usize, u32)>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = places;
     }
 
     /// One has moved: what it has left is soon destroyed, and nothing is to be written there any more.
@@ -58,14 +61,20 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Renews the epoch's leases of the domains that are there.
-    pub fn start(hosts: Hosts, epoch: u64, places: Places) -> std::io::Result<Self> {
+    /// Renews the epoch's leases of the domains in its places: none at first.
+    pub fn start(hosts: Hosts, epoch: u64) -> std::io::Result<Self> {
         let (stop, stopped) = channel();
+        let places = Places::default();
         let theirs = places.clone();
         let work = move || {
             for count in 1.. {
                 match stopped.recv_timeout(EVERY) {
-                    Err(RecvTimeoutError::Timeout) => renew(&hosts, Lease { epoch, count }, &theirs),
+                    Err(RecvTimeoutError::Timeout) => {
+                        renew(&hosts, Lease { epoch, count }, &theirs);
+                        if count % GREETING == 0 {
+                            greet(&hosts);
+                        }
+                    }
                     Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
                 }
             }
@@ -88,6 +97,14 @@ fn renew(hosts: &Hosts, lease: Lease, places: &Places) {
         {
             // The agent then thaws by itself, which is what leases are for.
             tracing::warn!("lease of domain {domid} on {}: {error}", host.name);
+        }
+    }
+}
+
+fn greet(hosts: &Hosts) {
+    for host in hosts.lock().iter_mut() {
+        if let Err(error) = host.nodes.greet() {
+            tracing::warn!("agents on {}: {error}", host.name);
         }
     }
 }

@@ -1,12 +1,14 @@
 //! The agents' nodes in one host's xenstore.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rxl_agent_protocol::{AgentInfo, Command, Connection, JobRow, Lease, MAX_CUT_CHUNKS, MAX_JOB_ROWS, Stamp, State};
 use rxl_agent_protocol::{path, unpack};
 use serde::{Deserialize, Serialize};
 
-use crate::error::one_line;
+use crate::error::{Exit, one_line};
+use crate::state_dir::{DomainLock, StateDir};
 use crate::xen::{Library, XenStore};
 
 /// Shortest and longest pause between two looks at a state. Between them it is a twentieth of what has been waited: a look
@@ -24,7 +26,17 @@ pub struct Guest {
     pub agent: Option<String>,
 }
 
-/// One host's nodes. Errors are one line. All that comes from below `data/` is a guest's own word.
+/// What one coordinator alone may do on a host at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lock {
+    /// Ask agents for their ranks.
+    Survey,
+    /// Command the agent of this domain.
+    Agent(u32),
+}
+
+/// One host's nodes, and its locks. Errors are one line. All that comes from below `data/` is a guest's own word.
 pub trait Nodes: Send {
     /// Its domains but dom0.
     fn guests(&mut self) -> Result<Vec<Guest>, String>;
@@ -34,6 +46,15 @@ pub trait Nodes: Send {
 
     /// Writes one.
     fn write(&mut self, domid: u32, node: &str, value: &str) -> Result<(), String>;
+
+    /// Takes a lock of this host's for as long as these nodes live, or until it is given back. False when another has it.
+    fn lock(&mut self, lock: Lock) -> Result<bool, String>;
+
+    /// Gives a lock back.
+    fn unlock(&mut self, lock: Lock) -> Result<(), String>;
+
+    /// Lets the other end know that this one is there, where there is another end.
+    fn greet(&mut self) -> Result<(), String>;
 
     /// The agent's state, as soon as it answers a command of this stamp. None when it has not by then.
     fn wait(&mut self, domid: u32, stamp: Stamp, patience: Duration) -> Result<Option<State>, String> {
@@ -98,13 +119,14 @@ impl Guest {
 /// This host's.
 pub struct LocalNodes {
     store: XenStore,
+    locks: Vec<(Lock, DomainLock)>,
 }
 
 impl LocalNodes {
     /// Connects to xenstore.
     pub fn connect() -> Result<Self, String> {
         let library = Library::open()?;
-        XenStore::connect(library).map(|store| Self { store }).map_err(|failure| failure.to_string())
+        XenStore::connect(library).map(|store| Self { store, locks: Vec::new() }).map_err(|failure| failure.to_string())
     }
 
     fn get(&self, path: &str) -> Result<Option<String>, String> {
@@ -130,6 +152,75 @@ impl Nodes for LocalNodes {
 
     fn write(&mut self, domid: u32, node: &str, value: &str) -> Result<(), String> {
         self.store.write(&below(domid, node), value).map_err(|failure| failure.to_string())
+    }
+
+    fn lock(&mut self, lock: Lock) -> Result<bool, String> {
+        let key = match lock {
+            Lock::Survey => "survey".to_owned(),
+            Lock::Agent(domid) => format!("agent-{domid}"),
+        };
+        match StateDir::system().lock(&key, &key) {
+            Ok(held) => self.locks.push((lock, held)),
+            Err(failure) if failure.exit == Exit::Busy => return Ok(false),
+            Err(failure) => return Err(failure.to_string()),
+        }
+        Ok(true)
+    }
+
+    fn unlock(&mut self, lock: Lock) -> Result<(), String> {
+        self.locks.retain(|(held, _)| *held != lock);
+        Ok(())
+    }
+
+    fn greet(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// A host's locks in memory. A clone is another coordinator's view of the same host.
+#[derive(Debug, Default)]
+pub struct MemoryLocks {
+    all: Arc<Mutex<Vec<Lock>>>,
+    mine: Vec<Lock>,
+}
+
+impl MemoryLocks {
+    /// As [`Nodes::lock`].
+    pub fn take(&mut self, lock: Lock) -> bool {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_free = !all.contains(&lock);
+        if is_free {
+            all.push(lock);
+            self.mine.push(lock);
+        }
+        is_free
+    }
+
+    /// As [`Nodes::unlock`].
+    pub fn give_back(&mut self, lock: Lock) {
+        if self.mine.contains(&lock) {
+            self.mine.retain(|mine| *mine != lock);
+            self.all.lock().unwrap_or_else(PoisonError::into_inner).retain(|held| *held != lock);
+        }
+    }
+
+    /// Those that anyone has.
+    pub fn held(&self) -> Vec<Lock> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Clone for MemoryLocks {
+    fn clone(&self) -> Self {
+        Self { all: self.all.clone(), mine: Vec::new() }
+    }
+}
+
+impl Drop for MemoryLocks {
+    fn drop(&mut self) {
+        for lock in self.mine.clone() {
+            self.give_back(lock);
+        }
     }
 }
 

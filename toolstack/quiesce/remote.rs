@@ -1,7 +1,7 @@
 //! Another host's nodes: `rxl agent serve` there, asked over ssh.
 //!
 //! One JSON value a line each way; every request has one answer. The server does what root could do there anyway, and no
-//! more: it touches nodes under `control/rxl` and `data/rxl` alone.
+//! more: it touches nodes under `control/rxl` and `data/rxl`, and its own locks, alone.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use rxl_agent_protocol::{Stamp, State, path};
 use serde::{Deserialize, Serialize};
 
-use super::nodes::{Guest, Nodes};
+use super::nodes::{Guest, Lock, Nodes};
 use crate::error::Failure;
 use crate::io::{Cancel, Guarded};
 use crate::remote::{AGENT_SERVER, Remote, Route};
@@ -20,6 +20,10 @@ const MAX_LINE: u64 = 1 << 20;
 /// How long an answer may take, beside what it was asked to wait for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long the server waits for a request. A coordinator that lives asks, or greets, several times in that; the locks of one whose
+/// host is gone are given back.
+pub const IDLE_PATIENCE: Duration = Duration::from_secs(120);
+
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Request {
@@ -27,6 +31,9 @@ enum Request {
     Read { domid: u32, node: String },
     Write { domid: u32, node: String, value: String },
     Wait { domid: u32, epoch: u64, sequence: u32, millis: u64 },
+    Lock(Lock),
+    Unlock(Lock),
+    Greet,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -35,6 +42,7 @@ enum Answer {
     Guests(Vec<Guest>),
     Value(Option<String>),
     Done,
+    Locked(bool),
     Error(String),
 }
 
@@ -67,6 +75,14 @@ impl RemoteNodes {
         }
     }
 
+    /// A request without an answer but that it was done.
+    fn tell(&mut self, request: &Request) -> Result<(), String> {
+        match self.ask(request)? {
+            Answer::Done => Ok(()),
+            other => Err(self.odd(&other)),
+        }
+    }
+
     fn odd(&self, answer: &Answer) -> String {
         format!("agents on {}: an answer to another question ({answer:?})", self.host)
     }
@@ -88,10 +104,23 @@ impl Nodes for RemoteNodes {
     }
 
     fn write(&mut self, domid: u32, node: &str, value: &str) -> Result<(), String> {
-        match self.ask(&Request::Write { domid, node: node.into(), value: value.into() })? {
-            Answer::Done => Ok(()),
+        self.tell(&Request::Write { domid, node: node.into(), value: value.into() })
+    }
+
+    /// Kept there by the server, which ends with its connection.
+    fn lock(&mut self, lock: Lock) -> Result<bool, String> {
+        match self.ask(&Request::Lock(lock))? {
+            Answer::Locked(locked) => Ok(locked),
             other => Err(self.odd(&other)),
         }
+    }
+
+    fn unlock(&mut self, lock: Lock) -> Result<(), String> {
+        self.tell(&Request::Unlock(lock))
+    }
+
+    fn greet(&mut self) -> Result<(), String> {
+        self.tell(&Request::Greet)
     }
 
     /// Waited for there: a round trip of ssh is longer than a freeze.
@@ -126,6 +155,12 @@ fn answer(nodes: &mut dyn Nodes, request: Request) -> Result<Answer, String> {
             let state = nodes.wait(domid, Stamp { epoch, sequence }, patience)?;
             Answer::Value(state.map(|state| state.to_string()))
         }
+        Request::Lock(lock) => Answer::Locked(nodes.lock(lock)?),
+        Request::Unlock(lock) => {
+            nodes.unlock(lock)?;
+            Answer::Done
+        }
+        Request::Greet => Answer::Done,
     })
 }
 
@@ -167,6 +202,18 @@ mod tests {
             self.0.push((domid, node.into(), value.into()));
             Ok(())
         }
+
+        fn lock(&mut self, lock: Lock) -> Result<bool, String> {
+            Ok(lock == Lock::Survey)
+        }
+
+        fn unlock(&mut self, _lock: Lock) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn greet(&mut self) -> Result<(), String> {
+            Ok(())
+        }
     }
 
     fn served(requests: &str) -> String {
@@ -181,11 +228,19 @@ mod tests {
 {"write":{"domid":7,"node":"control/rxl/command","value":"1 1 survey"}}
 {"read":{"domid":7,"node":"control/rxl/command"}}
 {"wait":{"domid":7,"epoch":1,"sequence":1,"millis":1}}
+{"lock":"survey"}
+{"lock":{"agent":7}}
+{"unlock":{"agent":7}}
+"greet"
 "#;
         let answers = r#"{"guests":[{"domid":7,"name":"dom3","agent":null}]}
 "done"
 {"value":"1 1 survey"}
 {"value":null}
+{"locked":true}
+{"locked":false}
+"done"
+"done"
 "#;
         assert_eq!(served(requests), answers);
     }

@@ -6,11 +6,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rxl_agent_protocol::{Command, JobRow, PROTOCOL_VERSION, Stamp, Status, Token, Verb};
 
 use super::cluster::AgentHost;
-use super::coordinator::{Level, Member, Mover, Outcome, not};
+use super::coordinator::{Level, Member, Mover, NotFound, Outcome, not};
+use super::nodes::Lock;
 use crate::error::one_line;
 use crate::report::MpiPart;
 
 const SURVEY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Two surveys one after the other, each with an agent that does not answer.
+const TURN_PATIENCE: Duration = Duration::from_secs(70);
+const TURN_PAUSE: Duration = Duration::from_millis(100);
 
 /// What was found.
 pub(super) struct Survey {
@@ -24,23 +29,95 @@ pub(super) struct Survey {
 }
 
 /// See [`super::coordinator::Coordinator::survey`].
-pub(super) fn survey(mut hosts: Vec<AgentHost>, movers: &[Mover], level: Level) -> Outcome<Option<Survey>> {
-    let mut all = guests(&mut hosts)?;
+///
+/// An agent obeys whoever has the latest epoch, and a survey is a command. So surveys that concern a host come one after the
+/// other, and leave those agents alone that another coordinator holds: it may be about to freeze them.
+pub(super) fn survey(mut hosts: Vec<AgentHost>, movers: &[Mover], level: Level) -> Result<Option<Survey>, NotFound> {
+    let turn = await_turn(&mut hosts)?;
+    let (mine, others) = claim(&mut hosts, movers)?;
+    let stamp = Stamp { epoch: epoch_after(&mut hosts, &mine)?, sequence: 1 };
+    let rows = surveyed(&mut hosts, &mine, stamp)?;
+    let Some(first) = rows[..movers.len()].iter().flatten().next() else { return Ok(None) };
+    let jobs = shared_jobs(&mine, &rows[..movers.len()])?;
+    let job = (jobs.len() == 1).then(|| first.id.clone());
+    let names = jobs.iter().cloned().collect();
+    let figures = MpiPart::new(level, stamp.epoch, names, first.launcher.to_string(), first.size);
+    if level != Level::Domain {
+        check_held(&mut hosts, &others, &jobs)?;
+    }
+    let claimed: Vec<_> = mine.iter().map(|found| (found.host, found.domid)).collect();
+    let members = members(mine, &rows, &jobs, level, movers);
+    check_complete(&figures, &members, level, jobs.len())?;
+    let is_member = |claim: &(usize, u32)| members.iter().any(|member| (member.host, member.domid) == *claim);
+    let released =
+        claimed.into_iter().filter(|claim| !is_member(claim)).map(|(host, domid)| (host, Lock::Agent(domid)));
+    for (host, lock) in released.chain(turn.into_iter().map(|host| (host, Lock::Survey))) {
+        hosts[host].nodes.unlock(lock).map_err(not)?;
+    }
+    Ok(Some(Survey { hosts, members, stamp, job, figures }))
+}
+
+/// Waits until no other survey concerns any of these hosts. All wait in the order of the hosts' names, so that none waits for
+/// one that waits for it.
+fn await_turn(hosts: &mut [AgentHost]) -> Result<Vec<usize>, NotFound> {
+    let mut order: Vec<usize> = (0..hosts.len()).collect();
+    order.sort_by(|a, b| hosts[*a].name.cmp(&hosts[*b].name));
+    let until = Instant::now() + TURN_PATIENCE;
+    for host in &order {
+        while !hosts[*host].nodes.lock(Lock::Survey).map_err(not)? {
+            if Instant::now() >= until {
+                let name = &hosts[*host].name;
+                return Err(NotFound::Busy(format!(
+                    "another migration has been looking for its job on {name} for too long"
+                )));
+            }
+            std::thread::sleep(TURN_PAUSE);
+        }
+    }
+    Ok(order)
+}
+
+/// All domains with agents: those that are this coordinator's now, the movers first, and those that are another's.
+fn claim(hosts: &mut [AgentHost], movers: &[Mover]) -> Result<(Vec<Found>, Vec<Found>), NotFound> {
+    let mut all = guests(hosts)?;
     let place = |found: &Found| movers.iter().position(|mover| (found.host, found.domid) == (0, mover.domid));
     all.sort_by_key(|found| place(found).unwrap_or(movers.len()));
     for (index, mover) in movers.iter().enumerate() {
         check_agent(all.get(index).filter(|found| place(found) == Some(index)), mover)?;
     }
-    let stamp = Stamp { epoch: epoch_after(&mut hosts, &all)?, sequence: 1 };
-    let rows = surveyed(&mut hosts, &all, stamp)?;
-    let Some(first) = rows[..movers.len()].iter().flatten().next() else { return Ok(None) };
-    let jobs = shared_jobs(&all, &rows[..movers.len()])?;
-    let job = (jobs.len() == 1).then(|| first.id.clone());
-    let names = jobs.iter().cloned().collect();
-    let figures = MpiPart::new(level, stamp.epoch, names, first.launcher.to_string(), first.size);
-    let members = members(all, &rows, &jobs, level, movers);
-    check_complete(&figures, &members, level, jobs.len())?;
-    Ok(Some(Survey { hosts, members, stamp, job, figures }))
+    let (mut mine, mut others) = (Vec::new(), Vec::new());
+    for found in all {
+        let nodes = &mut hosts[found.host].nodes;
+        let is_mine = nodes.lock(Lock::Agent(found.domid)).map_err(not)?
+            && !nodes.state(found.domid).map_err(not)?.is_some_and(|state| is_under_way(&state.status));
+        match (is_mine, place(&found)) {
+            (true, _) => mine.push(found),
+            (false, None) => others.push(found),
+            (false, Some(_)) => return Err(busy(&found.name)),
+        }
+    }
+    Ok((mine, others))
+}
+
+/// An epoch that nobody has ended, be it that its coordinator is dead: the lease ends it.
+fn is_under_way(status: &Status) -> bool {
+    let held = matches!(status, Status::Ready(_) | Status::Frozen(_) | Status::Flushed(_));
+    held || matches!(status, Status::Resumed { .. } | Status::Thawed(_))
+}
+
+fn busy(name: &str) -> NotFound {
+    NotFound::Busy(format!("{} is being quiesced by another migration", one_line(name)))
+}
+
+/// What others hold must have no rank of these jobs, by what was last found in it.
+fn check_held(hosts: &mut [AgentHost], others: &[Found], jobs: &BTreeSet<String>) -> Result<(), NotFound> {
+    for found in others {
+        let rows = hosts[found.host].nodes.jobs(found.domid).map_err(not)?;
+        if rows.iter().any(|row| jobs.contains(&row.id.to_string())) {
+            return Err(busy(&found.name));
+        }
+    }
+    Ok(())
 }
 
 /// A domain with an agent.
@@ -114,19 +191,13 @@ pub fn epoch_now() -> u64 {
     u64::try_from(now).unwrap_or(1)
 }
 
-/// Epochs only grow. Another coordinator's that is under way is a reason not to begin.
+/// Epochs only grow.
 fn epoch_after(hosts: &mut [AgentHost], all: &[Found]) -> Outcome<u64> {
     let mut epoch = epoch_now();
     for found in all {
-        let Some(state) = hosts[found.host].nodes.state(found.domid).map_err(not)? else { continue };
-        let under_way = [
-            matches!(state.status, Status::Ready(_) | Status::Frozen(_) | Status::Flushed(_)),
-            matches!(state.status, Status::Resumed { .. } | Status::Thawed(_)),
-        ];
-        if under_way.contains(&true) {
-            return Err(not(format!("{} is being quiesced by another migration", found.name)));
+        if let Some(state) = hosts[found.host].nodes.state(found.domid).map_err(not)? {
+            epoch = epoch.max(state.stamp.epoch.saturating_add(1));
         }
-        epoch = epoch.max(state.stamp.epoch.saturating_add(1));
     }
     Ok(epoch)
 }

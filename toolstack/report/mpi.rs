@@ -1,11 +1,17 @@
 //! The report's part about the MPI job.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
+use rxl_agent_protocol::Connection;
 use serde::{Deserialize, Serialize};
 
 use super::seconds;
 use crate::quiesce::coordinator::Level;
+
+/// Most directions that a report lists. Thousands of ranks have millions of connections.
+const LONGEST_CUT: usize = 256;
 
 /// What became of the job. Times are ms on the source's monotonic clock, but for those that say otherwise; a figure is null
 /// where the step was not reached.
@@ -57,6 +63,9 @@ pub struct MpiPart {
     pub notsent: Option<u64>,
     /// Bytes at the cut in the receivers' queues, not yet read.
     pub unread: Option<u64>,
+    /// The cut, a direction of a connection each: those that do not agree first, 256 at most. The counts above are of all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cut: Vec<Direction>,
     /// From the target's word that the domain runs to its agent's.
     pub resume: Option<f64>,
     /// Until all ranks ran again.
@@ -81,6 +90,52 @@ pub struct MpiDomain {
     pub host: String,
     /// Its ranks.
     pub ranks: Vec<u32>,
+}
+
+/// One direction of a connection between ranks, at the cut.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Direction {
+    /// The sender's end.
+    pub from: SocketAddr,
+    /// The receiver's.
+    pub to: SocketAddr,
+    /// Bytes that the sender has had acknowledged. Linux counts the SYN of the end that opened the connection.
+    pub acked: u64,
+    /// Bytes that the receiver has received; none where its end was not found.
+    pub received: Option<u64>,
+    /// Bytes in flight.
+    pub unacked: u32,
+    /// Bytes in the sender's queue, not yet sent.
+    pub notsent: u32,
+    /// Bytes in the receiver's queue, not yet read.
+    pub unread: Option<u32>,
+    /// Whether all that was sent has arrived, and both ends say so.
+    pub agrees: bool,
+}
+
+impl Direction {
+    /// Of the ends of all connections in all domains.
+    pub fn all(ends: &[Connection]) -> Vec<Self> {
+        let by_name: HashMap<_, _> = ends.iter().map(|end| ((end.local, end.remote), end)).collect();
+        let direction = |end: &Connection| {
+            let peer = by_name.get(&(end.remote, end.local));
+            Self {
+                from: end.local,
+                to: end.remote,
+                acked: end.acked,
+                received: peer.map(|peer| peer.received),
+                unacked: end.unacked,
+                notsent: end.notsent,
+                unread: peer.map(|peer| peer.unread),
+                agrees: peer.is_some_and(|peer| end.arrived_at(peer)),
+            }
+        };
+        let mut all: Vec<_> = ends.iter().map(direction).collect();
+        all.sort_by_key(|direction| (direction.agrees, direction.from, direction.to));
+        all.truncate(LONGEST_CUT);
+        all
+    }
 }
 
 impl MpiPart {
@@ -109,6 +164,7 @@ impl MpiPart {
             unacked: None,
             notsent: None,
             unread: None,
+            cut: Vec::new(),
             resume: None,
             thaw: None,
             application_pause: None,

@@ -84,7 +84,7 @@ pub fn save(
     may_be_saved(&domain.name, &config)?;
     let mut file = Unfinished::create(&request.path)?;
     file.write_head(request.format, &without_domid(&config)?)?;
-    let job = hold_still(Job::find(request.quiesce, agents, &domain, state)?)?;
+    let job = hold_still(Job::find(request.quiesce, agents, &domain)?)?;
     let mut saving = Saving::begin(host, request, &domain, &file, events, lock, job)?;
     let written = saving.transfer(events).and_then(|written| saving.finish(file, written));
     match written {

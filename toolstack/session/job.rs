@@ -10,11 +10,10 @@ use crate::gang::member::Member;
 use crate::gang::words::{FromMember, Place, ToMember};
 use crate::host::Domain;
 use crate::quiesce::cluster::{AgentHost, CLUSTER_FILE, agent_hosts};
-use crate::quiesce::coordinator::{Coordinator, Level, Mover, NotQuiesced};
+use crate::quiesce::coordinator::{Coordinator, Level, Mover, NotFound, NotQuiesced};
 use crate::remote::Route;
 use crate::report::MpiPart;
 use crate::session::{Event, Events};
-use crate::state_dir::{DomainLock, StateDir};
 
 /// How long a gang's leader may take until all others are prepared and the job has been found. A target waits 120 s for data.
 const BEGIN_PATIENCE: Duration = Duration::from_secs(150);
@@ -24,7 +23,6 @@ pub struct Job {
     level: Level,
     holder: Holder,
     figures: Option<MpiPart>,
-    _lock: Option<DomainLock>,
 }
 
 /// Who holds the job still.
@@ -81,10 +79,9 @@ pub fn reach_agents(level: Level, targets: &[Route]) -> Result<Option<Vec<AgentH
     }
 }
 
-/// Keeps any other migration of this job out until dropped.
-pub fn lock_job(figures: &MpiPart, state: &StateDir) -> Result<DomainLock, Failure> {
-    let key: String = figures.jobs.concat().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-    state.lock(&format!("job-{key}"), &format!("a domain of job {}", figures.jobs.join(", ")))
+/// Another migration of the job is under way. Moving without would disturb that one, so no level goes on.
+pub fn job_is_busy(line: String) -> Failure {
+    Failure::new(Exit::Busy, line).next("try again when that is over; `rxl jobs` shows the domains of the job")
 }
 
 /// What `require` demands and does not get.
@@ -96,25 +93,18 @@ pub fn required(problem: &NotQuiesced) -> Failure {
 impl Job {
     /// Of a migration without one.
     pub fn none() -> Self {
-        Self { level: Level::Off, holder: Holder::Nobody, figures: None, _lock: None }
+        Self { level: Level::Off, holder: Holder::Nobody, figures: None }
     }
 
-    /// Finds the domain's job, and locks it. With `require` what stands in the way ends the migration here.
-    pub fn find(
-        level: Level,
-        hosts: Option<Vec<AgentHost>>,
-        domain: &Domain,
-        state: &StateDir,
-    ) -> Result<Self, Failure> {
+    /// Finds the domain's job, and keeps other migrations of it out. With `require` what stands in the way ends the migration here.
+    pub fn find(level: Level, hosts: Option<Vec<AgentHost>>, domain: &Domain) -> Result<Self, Failure> {
         let mut job = Self { level, ..Self::none() };
         let Some(hosts) = hosts else { return Ok(job) };
         match Coordinator::survey(hosts, &[Mover { domid: domain.domid.0, to: 1 }], level) {
-            Ok(Some(coordinator)) => {
-                job._lock = Some(lock_job(&coordinator.figures(), state)?);
-                job.holder = Holder::Own(Box::new(coordinator));
-            }
+            Ok(Some(coordinator)) => job.holder = Holder::Own(Box::new(coordinator)),
             Ok(None) => job.figures = Some(MpiPart { problem: None, ..MpiPart::none(level, String::new()) }),
-            Err(problem) => job.without(problem)?,
+            Err(NotFound::Busy(line)) => return Err(job_is_busy(line)),
+            Err(NotFound::Not(problem)) => job.without(problem)?,
         }
         Ok(job)
     }
@@ -130,7 +120,7 @@ impl Job {
         let (figures, together) = await_begin(events)?;
         let figures = figures.map(|figures| *figures);
         let link = Link { member, together, asked: None, frozen: false, last_pass: false, flushed: false, go: None };
-        Ok(Self { level, holder: Holder::Leader(link), figures, _lock: None })
+        Ok(Self { level, holder: Holder::Leader(link), figures })
     }
 
     /// Goes on without, or not at all.

@@ -171,7 +171,7 @@ impl<'a> Prepared<'a> {
         let accept = negotiate(&mut link, offer, events)?;
         let job = match member {
             Some(member) => Job::join(member, request.quiesce, &leaving.domain, events),
-            None => Job::find(request.quiesce, agents, &leaving.domain, state),
+            None => Job::find(request.quiesce, agents, &leaving.domain),
         };
         let job = match job {
             Ok(job) => job,

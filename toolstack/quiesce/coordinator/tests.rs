@@ -7,7 +7,7 @@ use rxl_agent_protocol::PROTOCOL_VERSION;
 use rxl_agent_protocol::{Connection, Finished, Flushed, Freezer, Frozen, JobRow, Ready, Reason, Thawed, pack, path};
 
 use super::*;
-use crate::quiesce::nodes::{Guest, Nodes};
+use crate::quiesce::nodes::{Guest, Lock, MemoryLocks, Nodes};
 
 /// A domain with an agent that does what it is told, but for its quirk.
 #[derive(Clone, Debug)]
@@ -116,11 +116,14 @@ impl Agent {
 
 /// A host's agents, by domid; shared with the test.
 #[derive(Clone, Default)]
-struct Fake(Arc<Mutex<BTreeMap<u32, Agent>>>);
+struct Fake {
+    agents: Arc<Mutex<BTreeMap<u32, Agent>>>,
+    locks: MemoryLocks,
+}
 
 impl Nodes for Fake {
     fn guests(&mut self) -> Result<Vec<Guest>, String> {
-        let agents = self.0.lock().unwrap();
+        let agents = self.agents.lock().unwrap();
         let guest = |(domid, agent): (&u32, &Agent)| Guest {
             domid: *domid,
             name: agent.name.into(),
@@ -130,13 +133,26 @@ impl Nodes for Fake {
     }
 
     fn read(&mut self, domid: u32, node: &str) -> Result<Option<String>, String> {
-        Ok(self.0.lock().unwrap().get(&domid).and_then(|agent| agent.nodes.get(node).cloned()))
+        Ok(self.agents.lock().unwrap().get(&domid).and_then(|agent| agent.nodes.get(node).cloned()))
     }
 
     fn write(&mut self, domid: u32, node: &str, value: &str) -> Result<(), String> {
         if node == path::COMMAND {
-            self.0.lock().unwrap().get_mut(&domid).ok_or("no such domain")?.obey(value);
+            self.agents.lock().unwrap().get_mut(&domid).ok_or("no such domain")?.obey(value);
         }
+        Ok(())
+    }
+
+    fn lock(&mut self, lock: Lock) -> Result<bool, String> {
+        Ok(self.locks.take(lock))
+    }
+
+    fn unlock(&mut self, lock: Lock) -> Result<(), String> {
+        self.locks.give_back(lock);
+        Ok(())
+    }
+
+    fn greet(&mut self) -> Result<(), String> {
         Ok(())
     }
 }
@@ -150,15 +166,15 @@ struct Scene {
 impl Scene {
     fn new(dom3: Quirk, dom4: Option<Quirk>) -> Self {
         let scene = Self { here: Fake::default(), there: Fake::default() };
-        scene.here.0.lock().unwrap().insert(3, agent("dom3", &[0], dom3));
-        scene.here.0.lock().unwrap().insert(9, agent("bystander", &[], Quirk::None));
+        scene.here.agents.lock().unwrap().insert(3, agent("dom3", &[0], dom3));
+        scene.here.agents.lock().unwrap().insert(9, agent("bystander", &[], Quirk::None));
         if let Some(quirk) = dom4 {
-            scene.there.0.lock().unwrap().insert(4, agent("dom4", &[1], quirk));
+            scene.there.agents.lock().unwrap().insert(4, agent("dom4", &[1], quirk));
         }
         scene
     }
 
-    fn survey(&self, level: Level) -> Outcome<Option<Coordinator>> {
+    fn survey(&self, level: Level) -> Result<Option<Coordinator>, NotFound> {
         let host = |name: &str, nodes: &Fake| AgentHost { name: name.into(), nodes: Box::new(nodes.clone()) };
         Coordinator::survey(
             vec![host("nodeA", &self.here), host("nodeB", &self.there)],
@@ -168,11 +184,11 @@ impl Scene {
     }
 
     fn heard(&self, nodes: &Fake, domid: u32) -> String {
-        nodes.0.lock().unwrap().get(&domid).map_or_else(String::new, |agent| agent.heard.join(" "))
+        nodes.agents.lock().unwrap().get(&domid).map_or_else(String::new, |agent| agent.heard.join(" "))
     }
 
     fn frozen(&self) -> bool {
-        [&self.here, &self.there].iter().any(|nodes| nodes.0.lock().unwrap().values().any(|agent| agent.frozen))
+        [&self.here, &self.there].iter().any(|nodes| nodes.agents.lock().unwrap().values().any(|agent| agent.frozen))
     }
 
     /// The domain and its agent's memory are on the other host, in a tree of its own.
@@ -181,16 +197,16 @@ impl Scene {
     }
 
     fn move_to(&self, from: u32, to: u32, hold: &str) {
-        let mut agent = self.here.0.lock().unwrap().remove(&from).unwrap();
+        let mut agent = self.here.agents.lock().unwrap().remove(&from).unwrap();
         agent.nodes.remove(path::STATE);
         agent.obey(hold);
-        self.there.0.lock().unwrap().insert(to, agent);
+        self.there.agents.lock().unwrap().insert(to, agent);
     }
 
     /// Both domains are on the first host, and are to leave it.
-    fn gang(dom4_ranks: &[u32], level: Level) -> (Self, Outcome<Option<Coordinator>>) {
+    fn gang(dom4_ranks: &[u32], level: Level) -> (Self, Result<Option<Coordinator>, NotFound>) {
         let scene = Self::new(Quirk::None, None);
-        scene.here.0.lock().unwrap().insert(4, agent("dom4", dom4_ranks, Quirk::None));
+        scene.here.agents.lock().unwrap().insert(4, agent("dom4", dom4_ranks, Quirk::None));
         let host = |name: &str, nodes: &Fake| AgentHost { name: name.into(), nodes: Box::new(nodes.clone()) };
         let hosts = vec![host("nodeA", &scene.here), host("nodeB", &scene.there)];
         // Not in the order in which xenstore has them.
@@ -200,7 +216,7 @@ impl Scene {
 }
 
 /// A job that was found, and stands still with nothing on the wire.
-fn flushed(found: Outcome<Option<Coordinator>>) -> Coordinator {
+fn flushed(found: Result<Option<Coordinator>, NotFound>) -> Coordinator {
     let mut coordinator = found.unwrap().unwrap();
     coordinator.freeze().unwrap();
     coordinator.flush().unwrap();
@@ -251,7 +267,7 @@ fn at_level_domain_the_others_run_on() {
     coordinator.abort();
     assert_eq!(scene.heard(&scene.there, 4), "survey");
     assert_eq!(coordinator.figures().connections_one_ended, Some(1));
-    assert!(!scene.here.0.lock().unwrap()[&3].room, "it would only be filled");
+    assert!(!scene.here.agents.lock().unwrap()[&3].room, "it would only be filled");
 }
 
 #[test]
@@ -260,7 +276,7 @@ fn ends_that_disagree_are_looked_at_again() {
     let coordinator = flushed(scene.survey(Level::Job));
     assert!(coordinator.figures().is_cut_clean());
     assert_eq!(scene.heard(&scene.there, 4), "survey prepare freeze flush flush flush");
-    assert!(scene.there.0.lock().unwrap()[&4].room);
+    assert!(scene.there.agents.lock().unwrap()[&4].room);
 }
 
 #[test]
@@ -291,20 +307,53 @@ fn ranks_that_ran_too_early_are_told_and_the_job_runs() {
 
 #[test]
 fn what_stands_in_the_way_is_said_before_anything_is_frozen() {
-    let problem = |scene: &Scene| scene.survey(Level::Job).err().unwrap().0;
+    let problem = |scene: &Scene| scene.survey(Level::Job).err().unwrap().to_string();
     assert!(problem(&Scene::new(Quirk::None, None)).contains("2 ranks, and 1 of them were found"));
     assert!(problem(&Scene::new(Quirk::OldProtocol, None)).contains("speaks protocol 7"));
     let scene = Scene::new(Quirk::None, Some(Quirk::None));
-    scene.here.0.lock().unwrap().remove(&3);
+    scene.here.agents.lock().unwrap().remove(&3);
     assert!(problem(&scene).contains("no agent"));
     let scene = Scene::new(Quirk::None, Some(Quirk::None));
-    let first = scene.survey(Level::Job).unwrap().unwrap();
-    let mut first = first;
+    let mut first = scene.survey(Level::Job).unwrap().unwrap();
     first.freeze().unwrap();
     assert!(problem(&scene).contains("by another migration"));
     let idle = Scene::new(Quirk::None, Some(Quirk::None));
-    idle.here.0.lock().unwrap().get_mut(&3).unwrap().ranks.clear();
+    idle.here.agents.lock().unwrap().get_mut(&3).unwrap().ranks.clear();
     assert!(idle.survey(Level::Job).unwrap().is_none(), "no rank runs in it");
+}
+
+#[test]
+fn one_coordinator_commands_an_agent() {
+    let scene = Scene::new(Quirk::None, Some(Quirk::None));
+    let mut first = scene.survey(Level::Job).unwrap().unwrap();
+    assert_eq!(scene.here.locks.held(), [Lock::Agent(3)], "the bystander and the turn are given back");
+    assert_eq!(scene.there.locks.held(), [Lock::Agent(4)]);
+    // Nothing is frozen yet, and still the first comes first: another's command would end its epoch.
+    let before = scene.heard(&scene.here, 3);
+    let refused = scene.survey(Level::Job).err().unwrap();
+    assert!(matches!(&refused, NotFound::Busy(line) if line.starts_with("dom3")), "{refused}");
+    assert_eq!(scene.heard(&scene.here, 3), before);
+    first.freeze().unwrap();
+    drop(first);
+    assert_eq!((scene.here.locks.held(), scene.there.locks.held()), (Vec::new(), Vec::new()));
+    let alone = scene.survey(Level::Domain).unwrap().unwrap();
+    assert_eq!((scene.here.locks.held().len(), scene.there.locks.held().len()), (1, 0), "its members' agents alone");
+    drop(alone);
+}
+
+#[test]
+fn a_domain_that_another_holds_is_left_alone() {
+    let scene = Scene::new(Quirk::None, Some(Quirk::None));
+    let (mut other, mut others) = (scene.here.locks.clone(), scene.there.locks.clone());
+    assert!(other.take(Lock::Agent(9)));
+    let found = scene.survey(Level::Job).unwrap().unwrap();
+    assert_eq!(scene.heard(&scene.here, 9), "", "a bystander");
+    drop(found);
+    assert!(others.take(Lock::Agent(4)));
+    scene.there.agents.lock().unwrap().get_mut(&4).unwrap().advertise();
+    let refused = scene.survey(Level::Job).err().unwrap();
+    assert!(matches!(&refused, NotFound::Busy(line) if line.starts_with("dom4")), "one of its job: {refused}");
+    assert!(scene.survey(Level::Domain).unwrap().is_some(), "at level domain the others do not matter");
 }
 
 #[test]
@@ -371,7 +420,7 @@ fn a_gang_given_up_runs_as_each_comes_back() {
 #[test]
 fn a_gang_is_of_one_job() {
     let (scene, found) = Scene::gang(&[], Level::Job);
-    assert!(found.err().unwrap().0.contains("dom4 and dom3 do not belong to the same job"));
+    assert!(found.err().unwrap().to_string().contains("dom4 and dom3 do not belong to the same job"));
     assert!(!scene.frozen());
     let (scene, found) = Scene::gang(&[1], Level::Domain);
     let mut coordinator = flushed(found);
