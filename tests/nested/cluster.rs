@@ -1,4 +1,4 @@
-//! The lab's two hosts with this build of rxl on them.
+//! The lab's hosts with this build of rxl on them.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,16 +13,16 @@ pub const MIGRATION: Duration = Duration::from_secs(400);
 /// For commands that take moments.
 pub const COMMAND: Duration = Duration::from_secs(60);
 
-/// Two nested Xen hosts with rxl.
+/// Nested Xen hosts with rxl.
 pub struct Cluster {
     /// The lab.
     pub lab: Lab,
 }
 
 impl Cluster {
-    /// Starts a lab and installs these programs on both hosts.
-    pub fn up(programs: &[&Path]) -> Result<Self> {
-        let lab = Lab::up(Options::default())?;
+    /// Starts a lab of these hosts and installs these programs on each.
+    pub fn up(nodes: &'static [Node], programs: &[&Path]) -> Result<Self> {
+        let lab = Lab::up(Options { nodes, ..Options::default() })?;
         for program in programs {
             let name = program.file_name().and_then(|name| name.to_str()).context("a program's name")?;
             lab.install(&[(program, &format!("/usr/bin/{name}"))])?;
@@ -45,8 +45,9 @@ impl Cluster {
 
     /// Tells a host which others its jobs may be on.
     pub fn name_hosts(&self, node: Node) -> Result<()> {
-        let write = "mkdir -p /etc/rxl && echo 'hosts = [\"nodeA\", \"nodeB\"]' >/etc/rxl/cluster.toml";
-        self.lab.node(node).check(write, COMMAND).map(drop)
+        let names: Vec<_> = self.lab.nodes().iter().map(|node| node.name()).collect();
+        let write = format!("mkdir -p /etc/rxl && echo 'hosts = {names:?}' >/etc/rxl/cluster.toml");
+        self.lab.node(node).check(&write, COMMAND).map(drop)
     }
 
     /// Runs `rxl migrate` with these arguments on a host; it must succeed. Returns its report.
@@ -67,9 +68,9 @@ impl Cluster {
         Ok(self.lab.domains(node)?.into_iter().find(|domain| domain.name == name).map(|domain| domain.domid))
     }
 
-    /// The guest runs on this host and nowhere else, and nothing of a migration is left on either.
+    /// The guest runs on this host and nowhere else, and nothing of a migration is left on any.
     pub fn check_clean(&self, name: &str, home: Node) -> Result<()> {
-        for node in Node::ALL {
+        for node in self.lab.nodes().iter().copied() {
             let domains = self.lab.domains(node)?;
             let here = domains.iter().filter(|domain| domain.name == name).count();
             ensure!(here == usize::from(node == home), "{name} on {node}: {domains:?}");

@@ -17,7 +17,7 @@ fn main() -> Result<()> {
     let [rxl, helper] = [beside_this_program("rxl")?, beside_this_program("rxl-save-helper")?];
     say("Two nested Xen hosts, nodeA and nodeB (the first time, their images are built: minutes).");
     let begun = Instant::now();
-    let cluster = Cluster::up(&[&rxl, &helper])?;
+    let cluster = Cluster::up(&Node::PAIR, &[&rxl, &helper])?;
     println!("   up in {:.1} s; dom3 and small run on nodeA, dom4 on nodeB", begun.elapsed().as_secs_f64());
 
     say("The guest agent, from its package, in both domains of the job.");

@@ -57,7 +57,7 @@ pub fn rxl_killed_while_the_domain_is_suspended(cluster: &Cluster) -> Result<()>
         cluster.wait_until(Node::A, "xl list dom3 | awk 'END {exit $5 ~ /s/}'")?;
         println!("  {command}: killed; dom3 ran again {:.1} s later", killed.elapsed().as_secs_f64());
         cluster.lab.guest("dom3")?.check("uptime", Duration::from_secs(60))?;
-        for node in Node::ALL {
+        for node in Node::PAIR {
             cluster.wait_until(node, "! pgrep -x 'rxl|rxl-guard|rxl-save-helper|libxl-save-help' >/dev/null")?;
         }
         cluster.check_clean("dom3", Node::A)?;

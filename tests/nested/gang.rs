@@ -1,4 +1,4 @@
-//! Both domains of a job, moved from one host in one epoch.
+//! Both domains of a job, moved from one host in one epoch, to one host and to two.
 
 use std::time::Instant;
 
@@ -12,8 +12,8 @@ use crate::quiesce::{check_cut, figures, prepare, some_moment, start_job, summar
 /// dom3 is on nodeA from the beginning.
 const GANG: [&str; 2] = ["dom3", "dom4"];
 
-/// How long the job is to run, that it outlives the migration.
-const SECONDS: usize = 300;
+/// How long the job is to run, that it outlives the migrations.
+const SECONDS: usize = 600;
 
 fn together(cluster: &Cluster) -> Result<()> {
     prepare(cluster)?;
@@ -28,11 +28,23 @@ pub fn two_domains_of_a_job_move_together(cluster: &Cluster) -> Result<()> {
     ensure!(dry.stderr.matches("every check passed").count() == 2, "{}", dry.stderr);
     // Through the host that it does not leave.
     let mut job = start_job(cluster, Node::B, SECONDS)?;
-    std::thread::sleep(some_moment());
-    let begun = Instant::now();
-    let all = cluster.migrate(Node::A, "dom3 dom4 nodeB --mpi-quiesce")?;
-    let took = begun.elapsed();
-    ensure!(job.is_running()?, "the job ended before the migration did: {}", job.stdout());
+    for (from, arguments, homes) in
+        [(Node::A, "dom3 dom4 nodeB", [Node::B, Node::B]), (Node::B, "dom3:nodeA dom4:nodeC", [Node::A, Node::C])]
+    {
+        std::thread::sleep(some_moment());
+        let begun = Instant::now();
+        let all = cluster.migrate(from, &format!("{arguments} --mpi-quiesce"))?;
+        println!("  {arguments}: {:.1} s in all", begun.elapsed().as_secs_f64());
+        ensure!(job.is_running()?, "the job ended before the migration did: {}", job.stdout());
+        check_reports(&all)?;
+        GANG.into_iter().zip(homes).try_for_each(|(name, home)| cluster.check_clean(name, home))?;
+    }
+    check_found_on(cluster, [Node::A, Node::C])?;
+    summary(cluster, job).map(drop)
+}
+
+/// A report for each, of one epoch.
+fn check_reports(all: &Value) -> Result<()> {
     let reports = all["migrations"].as_array().context("migrations")?;
     ensure!(reports.len() == GANG.len(), "{all}");
     for report in reports {
@@ -44,9 +56,19 @@ pub fn two_domains_of_a_job_move_together(cluster: &Cluster) -> Result<()> {
         check_cut(mpi)?;
     }
     ensure!(reports[0]["mpi"] == reports[1]["mpi"], "one epoch, the same figures: {all}");
-    println!("  both: {:.1} s in all", took.as_secs_f64());
-    GANG.iter().try_for_each(|name| cluster.check_clean(name, Node::B))?;
-    summary(cluster, job).map(drop)
+    Ok(())
+}
+
+/// `rxl jobs` on a host that has none of them sees both, where they are.
+fn check_found_on(cluster: &Cluster, homes: [Node; 2]) -> Result<()> {
+    cluster.name_hosts(Node::B)?;
+    let shown = cluster.lab.node(Node::B).check("rxl jobs --json", MIGRATION)?.stdout;
+    let domains: Vec<Value> = serde_json::from_str(&shown).with_context(|| format!("not JSON: {shown}"))?;
+    let is_there = |(name, home): (&str, Node)| {
+        domains.iter().any(|domain| domain["domain"] == name && domain["host"] == home.name())
+    };
+    ensure!(GANG.into_iter().zip(homes).all(is_there), "not {homes:?}: {shown}");
+    Ok(())
 }
 
 fn tell(report: &Value) -> Result<()> {

@@ -1,13 +1,15 @@
-//! What only Xen can prove: migrations between two real Xen hosts, nested in QEMU.
+//! What only Xen can prove: migrations between real Xen hosts, nested in QEMU.
 //!
 //! Each scenario starts from the golden snapshot. They run one after the other: two hosts fill two processors.
 
 mod cluster;
 mod compare;
 mod damage;
+mod deadlocks;
 mod failures;
 mod gang;
 mod interop;
+mod levels;
 mod mpi;
 mod precopy;
 mod quiesce;
@@ -46,10 +48,11 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("precopy::helper_and_rxl_killed", precopy::helper_and_rxl_killed),
     ("precopy::status_and_cancel", precopy::status_and_cancel),
     ("precopy::to_and_fro_without_a_leak", precopy::to_and_fro_without_a_leak),
-    ("quiesce::an_audited_job_by_level", quiesce::an_audited_job_by_level),
+    ("levels::an_audited_job_by_level", levels::an_audited_job_by_level),
     ("quiesce::a_coordinator_killed_while_frozen", quiesce::a_coordinator_killed_while_frozen),
     ("quiesce::a_rank_saved_to_a_file_and_restored", quiesce::a_rank_saved_to_a_file_and_restored),
-    ("gang::two_domains_of_a_job_move_together", gang::two_domains_of_a_job_move_together),
+    ("deadlocks::each_is_resumed_or_refused", deadlocks::each_is_resumed_or_refused),
+    (TO_THREE_HOSTS, gang::two_domains_of_a_job_move_together),
     ("gang::what_fails_before_go_leaves_both_at_home", gang::what_fails_before_go_leaves_both_at_home),
     ("interop::stock_xl_sends_to_rxl", interop::stock_xl_sends_to_rxl),
     ("interop::to_a_host_with_xl_alone_and_back", interop::to_a_host_with_xl_alone_and_back),
@@ -62,9 +65,13 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("compare::beside_stock_xl", compare::beside_stock_xl),
 ];
 
+/// The scenario that has the third host.
+const TO_THREE_HOSTS: &str = "gang::two_domains_of_a_job_move_together";
+
 /// Run by `make bench` alone: what they show is shown in part by shorter ones.
 const LONG: &[&str] = &[
     "interop::a_ring_survives_the_way_over_xls_protocol",
+    "mpi::a_ring_survives_the_move_of_a_rank",
     "precopy::to_and_fro_without_a_leak",
     "gang::what_fails_before_go_leaves_both_at_home",
     "traces::dirty_traces_at_several_rates",
@@ -98,18 +105,19 @@ fn run(name: &str, scenario: Scenario) -> Result<(), Failed> {
 
 struct Attempt {
     result: Result<()>,
-    /// How often both hosts' QEMU sat on an interrupt.
+    /// How often the hosts' QEMUs sat on an interrupt.
     woken: u32,
 }
 
 fn attempt(name: &str, scenario: Scenario) -> Result<Attempt> {
     let begun = Instant::now();
-    let cluster =
-        Cluster::up(&[Path::new(env!("CARGO_BIN_EXE_rxl")), Path::new(env!("CARGO_BIN_EXE_rxl-save-helper"))])?;
+    let nodes: &[Node] = if name == TO_THREE_HOSTS { &Node::THREE } else { &Node::PAIR };
+    let programs = [Path::new(env!("CARGO_BIN_EXE_rxl")), Path::new(env!("CARGO_BIN_EXE_rxl-save-helper"))];
+    let cluster = Cluster::up(nodes, &programs)?;
     let ready = begun.elapsed();
     let result = scenario(&cluster);
     let mut woken = 0;
-    for node in Node::ALL {
+    for node in nodes.iter().copied() {
         match cluster.lab.woken(node) {
             0 => {}
             times => println!("  {node}'s QEMU sat on an interrupt {times} times, and was woken"),
@@ -121,7 +129,7 @@ fn attempt(name: &str, scenario: Scenario) -> Result<Attempt> {
         println!("  {error:#}");
         let logs = std::env::temp_dir().join(format!("rxl-nested-{}", name.replace("::", "-")));
         match cluster.lab.collect_logs(&logs) {
-            Ok(()) => println!("  logs of both hosts: {}", logs.display()),
+            Ok(()) => println!("  logs of the hosts: {}", logs.display()),
             Err(error) => println!("  no logs: {error:#}"),
         }
     }

@@ -99,7 +99,7 @@ fn killed_in_precopy(cluster: &Cluster, what: &str, code: Option<i32>) -> Result
     let output = migration.wait(MIGRATION)?;
     println!("  {what} killed: {}: {}", output.status, output.stderr.trim());
     ensure!(code.is_none_or(|code| output.status == code), "{}", output.stderr);
-    for node in Node::ALL {
+    for node in Node::PAIR {
         cluster.wait_until(node, "! pgrep -x 'rxl|rxl-guard|rxl-save-helper|libxl-save-help' >/dev/null")?;
         cluster.lab.node(node).check("rxl status", COMMAND)?;
     }
@@ -142,7 +142,7 @@ pub fn to_and_fro_without_a_leak(cluster: &Cluster) -> Result<()> {
     let mut probe = cluster.lab.watch_memcheck(Node::B, guest("small")?.ip)?;
     let before = [kept(cluster, Node::A)?, kept(cluster, Node::B)?];
     for trip in 0..trips {
-        for from in Node::ALL {
+        for from in Node::PAIR {
             cluster.migrate(from, &format!("small {}", from.other()))?;
         }
         check_memory(&mut probe, &format!("after {} migrations", 2 * (trip + 1)))?;

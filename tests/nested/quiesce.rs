@@ -10,65 +10,15 @@ use crate::cluster::{COMMAND, Cluster, MIGRATION, number};
 
 const GUESTS: [&str; 2] = ["dom3", "dom4"];
 
-/// How long a migration may keep the job busy: should nobody end it, the job ends when all of them could be over.
-const SECONDS_A_MIGRATION: usize = 110;
-
 /// The file in rank 0's guest that ends the job.
 const STOP: &str = "/run/mpi-audit.stop";
-
-/// What one way of moving cost.
-struct Row {
-    way: String,
-    downtimes: Vec<f64>,
-    pauses: Vec<f64>,
-    flushes: Vec<f64>,
-    retransmits: u64,
-    stall: f64,
-    median: f64,
-    messages: u64,
-}
-
-impl Row {
-    fn print(&self) {
-        let median = |values: &[f64]| match values {
-            [] => "-".to_owned(),
-            values => format!("{:.2} s", crate::cluster::median(values.to_vec()) / 1e3),
-        };
-        println!(
-            "  {}: downtime {}, pause {}, flush {}, longest stall {:.1} s beyond the median iteration of {:.1} s, \
-             {} segments retransmitted, {} messages",
-            self.way,
-            median(&self.downtimes),
-            median(&self.pauses),
-            median(&self.flushes),
-            (self.stall - self.median) / 1e3,
-            self.median / 1e3,
-            self.retransmits,
-            self.messages,
-        );
-    }
-}
-
-/// RXL_QUIESCE_WAYS and RXL_QUIESCE_RUNS: which ways, and how many migrations of each.
-pub fn an_audited_job_by_level(cluster: &Cluster) -> Result<()> {
-    let ways = std::env::var("RXL_QUIESCE_WAYS").unwrap_or_else(|_| "job".into());
-    let runs: usize = std::env::var("RXL_QUIESCE_RUNS").map_or(Ok(1), |runs| runs.parse())?;
-    prepare(cluster)?;
-    let mut at = Node::A;
-    for way in ways.split_whitespace() {
-        audited(cluster, way, runs, &mut at)?.print();
-    }
-    cluster.check_clean("dom3", at)
-}
 
 /// Agents from their package; the busy guest that no test here needs gives its processor back.
 pub fn prepare(cluster: &Cluster) -> Result<()> {
     cluster.lab.bind_processors()?;
     cluster.lab.node(Node::A).check("xl destroy small", COMMAND)?;
-    for node in Node::ALL {
-        // Ranks spin; with two on one host dom0 would get a third of its only processor. A scheduler without weights has none.
-        cluster.lab.node(node).run("xl sched-credit2 --domain=Domain-0 --weight=2048", COMMAND)?;
-    }
+    // Ranks spin; with two on one host dom0 would get a third of its only processor, and all takes twice as long.
+    weigh_dom0(cluster, 2048)?;
     for guest in GUESTS {
         cluster.install_agent(guest)?;
     }
@@ -77,58 +27,10 @@ pub fn prepare(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// One job, moved back and forth while it runs, and ended when it has been.
-fn audited(cluster: &Cluster, way: &str, runs: usize, at: &mut Node) -> Result<Row> {
-    let mut job = start_job(cluster, Node::B, 30 + runs * SECONDS_A_MIGRATION)?;
-    let before = retransmitted(cluster)?;
-    let mut row = Row {
-        way: way.into(),
-        downtimes: Vec::new(),
-        pauses: Vec::new(),
-        flushes: Vec::new(),
-        retransmits: 0,
-        stall: 0.0,
-        median: 0.0,
-        messages: 0,
-    };
-    for _ in 0..runs {
-        std::thread::sleep(some_moment());
-        migrate(cluster, way, *at, &mut row)?;
-        *at = at.other();
-    }
-    ensure!(job.is_running()?, "the job ended before the last migration did: {}", job.stdout());
-    row.retransmits = retransmitted(cluster)?.saturating_sub(before);
-    let saw = summary(cluster, job)?;
-    row.stall = number(&saw, "/longest_stall_ms")?;
-    row.median = number(&saw, "/median_ms")?;
-    row.messages = saw["received"].as_u64().context("received")?;
-    Ok(row)
-}
-
-fn migrate(cluster: &Cluster, way: &str, from: Node, row: &mut Row) -> Result<()> {
-    let to = from.other();
-    if way == "xl" {
-        cluster.lab.node(from).check(&format!("xl migrate dom3 {to}"), MIGRATION)?;
-        return Ok(());
-    }
-    let report = cluster.migrate(from, &format!("--mpi-quiesce={way} dom3 {to}"))?;
-    row.downtimes.push(number(&report, "/downtime")?);
-    if way == "off" {
-        ensure!(report.get("mpi").is_none(), "{report}");
-        return Ok(());
-    }
-    let mpi = &report["mpi"];
-    println!("  {way}: {}", figures(mpi));
-    row.pauses.push(number(mpi, "/application-pause")?);
-    row.flushes.push(number(mpi, "/flush")?);
-    ensure!(mpi["problem"].is_null(), "{mpi}");
-    ensure!(
-        number(mpi, "/application-pause")? > number(&report, "/downtime")?,
-        "the pause holds the blackout: {report}"
-    );
-    let domains = mpi["domains"].as_array().map_or(0, Vec::len);
-    ensure!(domains == if way == "domain" { 1 } else { 2 }, "{mpi}");
-    if way == "job" { check_cut(mpi) } else { Ok(()) }
+/// dom0's share of a host's processor; a guest's weight is 256. A scheduler without weights has none.
+pub fn weigh_dom0(cluster: &Cluster, weight: u32) -> Result<()> {
+    let weigh = format!("xl sched-credit2 --domain=Domain-0 --weight={weight}");
+    cluster.lab.nodes().iter().try_for_each(|node| cluster.lab.node(*node).run(&weigh, COMMAND).map(drop))
 }
 
 /// The report's `mpi` part, in a line.
@@ -152,6 +54,7 @@ pub fn figures(mpi: &Value) -> String {
 pub fn check_cut(mpi: &Value) -> Result<()> {
     let (agreed, disagreed) = (number(mpi, "/connections-agreed")?, number(mpi, "/connections-disagreed")?);
     ensure!(agreed + disagreed > 0.0 && mpi["connections-one-ended"] == 0, "{mpi}");
+    check_directions(mpi, 2.0 * (agreed + disagreed))?;
     if mpi["clean"] == true {
         ensure!(disagreed == 0.0 && mpi["unacked"] == 0, "{mpi}");
         ensure!(mpi["retransmits"] == 0, "retransmitted between cut and thaw: {mpi}");
@@ -159,6 +62,18 @@ pub fn check_cut(mpi: &Value) -> Result<()> {
     }
     println!("  the cut is unclean: {} bytes in flight, {} unread", mpi["unacked"], mpi["unread"]);
     ensure!(number(mpi, "/unacked")? > 0.0 && number(mpi, "/unread")? > 0.0, "{mpi}");
+    Ok(())
+}
+
+/// What the report says of each direction of a connection.
+fn check_directions(mpi: &Value, count: f64) -> Result<()> {
+    let all = mpi["cut"].as_array().context("cut")?;
+    ensure!(all.len() as f64 == count, "{mpi}");
+    for direction in all {
+        let (acked, received) = (number(direction, "/acked")?, number(direction, "/received")?);
+        ensure!(received > 0.0, "{direction}");
+        ensure!(direction["agrees"] == false || (0.0..=1.0).contains(&(acked - received)), "{direction}");
+    }
     Ok(())
 }
 
@@ -191,16 +106,6 @@ pub fn summary(cluster: &Cluster, mut job: RemoteProcess) -> Result<Value> {
     let sum: u64 = ["lost", "duplicated", "reordered", "corrupt"].iter().filter_map(|what| saw[*what].as_u64()).sum();
     ensure!(sum == 0 && saw["received"].as_u64() > Some(0), "{last}");
     Ok(saw)
-}
-
-/// Segments that both guests have retransmitted since they booted.
-fn retransmitted(cluster: &Cluster) -> Result<u64> {
-    let count = "awk '/^Tcp:/ {value = $13} END {print value}' /proc/net/snmp";
-    let of = |guest: &str| -> Result<u64> {
-        let said = cluster.lab.guest(guest)?.check(count, COMMAND * 2)?;
-        said.stdout.trim().parse().with_context(|| format!("retransmissions of {guest}: {}", said.stdout))
-    };
-    Ok(of("dom3")? + of("dom4")?)
 }
 
 /// Up to 3 s, so that migrations meet the job in any of its phases.

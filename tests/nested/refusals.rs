@@ -65,7 +65,7 @@ const CASES: &[Case] = &[
 
 pub fn each_in_one_line_with_its_own_code(cluster: &Cluster) -> Result<()> {
     let on_both = |commands: [&str; 2]| -> Result<()> {
-        for (node, command) in Node::ALL.into_iter().zip(commands) {
+        for (node, command) in Node::PAIR.into_iter().zip(commands) {
             cluster.lab.node(node).check(command, Duration::from_secs(120))?;
         }
         Ok(())

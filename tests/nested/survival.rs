@@ -24,7 +24,7 @@ pub fn there_and_back_with_a_connection_open(cluster: &Cluster) -> Result<()> {
     let small = guest("small")?;
     let mut probe = cluster.lab.watch_memcheck(Node::B, small.ip)?;
     check_memory(&mut probe, "before")?;
-    for from in Node::ALL {
+    for from in Node::PAIR {
         let to = from.other();
         let mut ping = cluster.lab.ping_gap(Node::B, small.ip)?;
         ping.wait_for_reply(COMMAND)?;
@@ -135,7 +135,7 @@ pub fn an_hvm_guest_there_and_back(cluster: &Cluster) -> Result<()> {
     cluster.lab.create(Node::A, hvm.name, Duration::from_secs(240))?;
     let mut probe = cluster.lab.watch_memcheck(Node::B, hvm.ip)?;
     check_memory(&mut probe, "an HVM guest")?;
-    for from in Node::ALL {
+    for from in Node::PAIR {
         let to = from.other();
         let report = cluster.migrate(from, &format!("{} {to}", hvm.name))?;
         check_memory(&mut probe, &format!("on {to}"))?;
@@ -158,7 +158,7 @@ pub fn a_writable_disk_on_shared_storage(cluster: &Cluster) -> Result<()> {
         .lab
         .node(Node::A)
         .check("truncate -s 4M /srv/disk && chown nbd /srv/disk && nbd-server 10809 /srv/disk", COMMAND)?;
-    for node in Node::ALL {
+    for node in Node::PAIR {
         cluster.lab.node(node).check("modprobe nbd && nbd-client 10.77.0.1 10809 /dev/nbd0", COMMAND)?;
     }
     cluster.lab.node(Node::A).check("xl block-attach dom3 phy:/dev/nbd0,xvdb,w", COMMAND)?;

@@ -1,0 +1,189 @@
+//! What each level of `--mpi-quiesce`, and stock xl, cost one audited job: ways take turns, so that all meet the same job, the
+//! same hosts and both directions.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rxl_lab::{Node, RemoteProcess};
+use serde_json::Value;
+
+use crate::cluster::{COMMAND, Cluster, MIGRATION, median, number};
+use crate::quiesce::{check_cut, figures, prepare, some_moment, start_job, summary, weigh_dom0};
+
+/// What Xen's documentation gives dom0 on hosts that share their processors: guests keep a third. With more the ranks stand still
+/// for dom0 all through pre-copy, whoever moves them.
+const WEIGHT: u32 = 512;
+
+/// How long a migration may keep the job busy: should nobody end it, the job ends when all of them could be over.
+const SECONDS_A_MIGRATION: usize = 240;
+
+/// Lines of the job's progress after a migration: the first may be of an iteration from before its end.
+const LINES_AFTER: usize = 3;
+
+/// What the migrations of one way cost, ms but for the counts.
+#[derive(Default)]
+struct Way {
+    downtimes: Vec<f64>,
+    pauses: Vec<f64>,
+    flushes: Vec<f64>,
+    unacked: Vec<f64>,
+    /// The longest iteration from before the migration until it runs as usual again.
+    longest: Vec<f64>,
+    retransmits: Vec<f64>,
+}
+
+impl Way {
+    fn print(&self, name: &str) {
+        let seconds = |values: &[f64]| match values {
+            [] => "-".to_owned(),
+            values => format!("{:.2} s", median(values.to_vec()) / 1e3),
+        };
+        let each = |values: &[f64]| values.iter().map(|ms| format!("{:.1}", ms / 1e3)).collect::<Vec<_>>().join(", ");
+        println!(
+            "  {name}: medians: downtime {}, pause {}, flush {}, longest iteration {} (each: {}); {} segments retransmitted, {} bytes in \
+             flight at the cuts",
+            seconds(&self.downtimes),
+            seconds(&self.pauses),
+            seconds(&self.flushes),
+            seconds(&self.longest),
+            each(&self.longest),
+            self.retransmits.iter().sum::<f64>(),
+            self.unacked.iter().sum::<f64>(),
+        );
+    }
+}
+
+/// RXL_QUIESCE_WAYS and RXL_QUIESCE_RUNS: which ways, and how many migrations of each.
+pub fn an_audited_job_by_level(cluster: &Cluster) -> Result<()> {
+    let ways = std::env::var("RXL_QUIESCE_WAYS").unwrap_or_else(|_| "job".into());
+    let ways: Vec<&str> = ways.split_whitespace().collect();
+    let runs: usize = std::env::var("RXL_QUIESCE_RUNS").map_or(Ok(1), |runs| runs.parse())?;
+    prepare(cluster)?;
+    weigh_dom0(cluster, WEIGHT)?;
+    let mut job = Job { process: start_job(cluster, Node::B, 30 + runs * ways.len() * SECONDS_A_MIGRATION)?, read: 0 };
+    let (mut costs, mut at) = (BTreeMap::<&str, Way>::new(), Node::A);
+    for round in 0..runs {
+        // In another order each time, or a way would always go the same direction.
+        for way in (0..ways.len()).map(|n| ways[(n + round) % ways.len()]) {
+            std::thread::sleep(some_moment());
+            job.moved(cluster, way, at, costs.entry(way).or_default()).with_context(|| format!("{way} from {at}"))?;
+            at = at.other();
+        }
+    }
+    let saw = summary(cluster, job.process)?;
+    costs.iter().for_each(|(name, way)| way.print(name));
+    check_stalls(&costs, runs, number(&saw, "/median_ms")?)?;
+    cluster.check_clean("dom3", at)
+}
+
+/// With a few of each: the job that stands still by agreement stands still for less than the one that xl pulls a rank from.
+fn check_stalls(costs: &BTreeMap<&str, Way>, runs: usize, usual: f64) -> Result<()> {
+    let (Some(job), Some(xl)) = (costs.get("job"), costs.get("xl")) else { return Ok(()) };
+    let stall = |way: &Way| median(way.longest.clone()) - usual;
+    let ratio = stall(job) / stall(xl);
+    println!(
+        "  stall, the longest iteration less the median one of {:.2} s: {:.1} s at level job, {:.1} s with xl, {ratio:.2} of it",
+        usual / 1e3,
+        stall(job) / 1e3,
+        stall(xl) / 1e3,
+    );
+    ensure!(runs < 3 || ratio < 1.0, "the job stalls for longer than with xl");
+    Ok(())
+}
+
+struct Job {
+    process: RemoteProcess,
+    /// How much of its output has been read.
+    read: usize,
+}
+
+impl Job {
+    /// Moves one of its domains, and adds what that cost.
+    fn moved(&mut self, cluster: &Cluster, way: &str, from: Node, cost: &mut Way) -> Result<()> {
+        let before = retransmitted(cluster)?;
+        self.iterations()?;
+        let begun = Instant::now();
+        migrate(cluster, way, from, cost)?;
+        let took = begun.elapsed();
+        let iterations = self.settled()?;
+        let longest = iterations.iter().map(|line| line.longest).fold(0.0, f64::max);
+        ensure!(iterations.iter().all(|line| line.bad == 0.0), "a message went wrong: {}", self.process.stdout());
+        cost.longest.push(longest);
+        cost.retransmits.push(retransmitted(cluster)? - before);
+        println!("  {way} from {from}: {:.1} s, longest iteration {:.1} s", took.as_secs_f64(), longest / 1e3);
+        Ok(())
+    }
+
+    /// What it has said since it was last asked, when it runs as usual again.
+    fn settled(&mut self) -> Result<Vec<Line>> {
+        let until = Instant::now() + MIGRATION;
+        let mut lines = self.iterations()?;
+        let enough = lines.len() + LINES_AFTER;
+        while lines.len() < enough {
+            ensure!(self.process.is_running()? && Instant::now() < until, "it stands still: {}", self.process.stdout());
+            std::thread::sleep(Duration::from_millis(500));
+            lines.extend(self.iterations()?);
+        }
+        Ok(lines)
+    }
+
+    fn iterations(&mut self) -> Result<Vec<Line>> {
+        let text = self.process.stdout();
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        let fresh = &text[self.read.min(whole)..whole];
+        self.read = whole;
+        fresh.lines().filter(|line| line.contains("progress")).map(Line::parse).collect()
+    }
+}
+
+/// A line of mpi-audit's progress.
+struct Line {
+    /// Longest iteration since the last, ms.
+    longest: f64,
+    /// Messages lost, doubled, reordered or corrupt, of all so far.
+    bad: f64,
+}
+
+impl Line {
+    fn parse(line: &str) -> Result<Self> {
+        let line: Value = serde_json::from_str(line).with_context(|| format!("not a line of progress: {line}"))?;
+        Ok(Self { longest: number(&line, "/longest_ms")?, bad: number(&line, "/bad")? })
+    }
+}
+
+fn migrate(cluster: &Cluster, way: &str, from: Node, cost: &mut Way) -> Result<()> {
+    let to = from.other();
+    if way == "xl" {
+        return cluster.lab.node(from).check(&format!("xl migrate dom3 {to}"), MIGRATION).map(drop);
+    }
+    let report = cluster.migrate(from, &format!("--mpi-quiesce={way} dom3 {to}"))?;
+    cost.downtimes.push(number(&report, "/downtime")?);
+    if way == "off" {
+        ensure!(report.get("mpi").is_none(), "{report}");
+        return Ok(());
+    }
+    let mpi = &report["mpi"];
+    println!("  {way}: {}", figures(mpi));
+    cost.pauses.push(number(mpi, "/application-pause")?);
+    cost.flushes.push(number(mpi, "/flush")?);
+    cost.unacked.push(number(mpi, "/unacked")?);
+    ensure!(mpi["problem"].is_null(), "{mpi}");
+    ensure!(
+        number(mpi, "/application-pause")? > number(&report, "/downtime")?,
+        "the pause holds the blackout: {report}"
+    );
+    let domains = mpi["domains"].as_array().map_or(0, Vec::len);
+    ensure!(domains == if way == "domain" { 1 } else { 2 }, "{mpi}");
+    if way == "job" { check_cut(mpi) } else { Ok(()) }
+}
+
+/// Segments that both guests have retransmitted since they booted.
+fn retransmitted(cluster: &Cluster) -> Result<f64> {
+    let count = "awk '/^Tcp:/ {value = $13} END {print value}' /proc/net/snmp";
+    let of = |guest: &str| -> Result<f64> {
+        let said = cluster.lab.guest(guest)?.check(count, COMMAND * 2)?;
+        said.stdout.trim().parse().with_context(|| format!("retransmissions of {guest}: {}", said.stdout))
+    };
+    Ok(of("dom3")? + of("dom4")?)
+}
