@@ -61,7 +61,7 @@ bench: build deb
 	RXL_COMPARE_RUNS=5 RXL_COMPARE_GUESTS='dom3 small' $(CARGO) test --release --test nested -- compare
 	RXL_ROUND_TRIPS=10 $(CARGO) test --release --test nested -- --ignored
 
-# Five migrations each way, under one job each: about half an hour.
+# Five migrations each way, which take turns under one job: about forty minutes.
 bench-quiesce: build deb
 	RXL_QUIESCE_WAYS='xl off domain job' RXL_QUIESCE_RUNS=5 $(CARGO) test --release --test nested -- --nocapture an_audited_job_by_level
 

@@ -173,7 +173,7 @@ fn both_arrive_in_one_epoch() {
         assert_eq!((&mpi["clean"], &mpi["connections-agreed"]), (&true.into(), &1.into()), "{mpi}");
         assert!(mpi["application-pause"].as_f64() > report["downtime"].as_f64(), "{report}");
         assert!(ended.members[member].table.contains("moved together: dom3, dom4"));
-        assert_eq!(scene.here.heard(DOMAINS[member].0), "survey prepare freeze flush");
+        assert_eq!(scene.here.heard(DOMAINS[member].0), "survey prepare freeze flush flush");
         assert_eq!(scene.there[member].heard(1), "thaw finish");
         // All of it, until the policy has had enough; one with the job frozen; the last.
         assert!(report["rounds"].as_array().unwrap().len() >= 4, "{report}");
@@ -206,7 +206,11 @@ fn one_that_fails_after_go_stays_alone() {
     scene.assert_at_target(0);
     assert_eq!(failure(&ended, 1).exit, Exit::FailedSourceRuns);
     scene.assert_at_source(1);
-    assert_eq!(scene.here.heard(2), "survey prepare freeze flush thaw finish", "thawed with the others, where it is");
+    assert_eq!(
+        scene.here.heard(2),
+        "survey prepare freeze flush flush thaw finish",
+        "thawed with the others, where it is"
+    );
 }
 
 #[test]

@@ -7,6 +7,9 @@
 //!
 //! So as soon as the interface forwards, the host's own bridge is told by its forwarding database, and the rest of the
 //! network by reverse ARP requests in the guest's name, repeated as QEMU repeats them (net/announce.c).
+//!
+//! Until then all that is sent to the guest, or by it, is lost, and each retransmission doubles the wait for the next. So an MPI job
+//! that stands still is not let go before ([`reachable`]).
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -15,6 +18,7 @@ use std::time::{Duration, Instant};
 use pnet_datalink::Channel;
 
 use crate::host::{DomId, Host};
+use crate::xen::{Failure, XenStore};
 
 /// A guest's network interface on its host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,10 +32,30 @@ pub struct Vif {
 /// How long an interface may take to forward: the guest's frontend connects to it first.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-const GLANCE: Duration = Duration::from_millis(100);
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// BR_STATE_FORWARDING (Linux's linux/if_bridge.h).
+const FORWARDING: &str = "3";
 
 /// Pauses between requests: QEMU's, for five of them.
 const PAUSES: [u64; 5] = [0, 50, 150, 250, 350];
+
+/// The interfaces of a domain, by xenstore.
+pub fn vifs(store: &XenStore, domid: u32) -> Result<Vec<Vif>, Failure> {
+    let top = format!("/local/domain/{domid}/device/vif");
+    let mut vifs = Vec::new();
+    for number in store.list(&top)? {
+        let mac = store.read(&format!("{top}/{number}/mac"))?.and_then(|mac| parse_mac(&mac));
+        vifs.extend(mac.map(|mac| Vif { device: format!("vif{domid}.{number}"), mac }));
+    }
+    Ok(vifs)
+}
+
+/// Waits until this host's bridges forward to these interfaces, and know them. Those that are in no Linux bridge are not waited
+/// for: nothing is known of them.
+pub fn reachable(vifs: &[Vif], deadline: Instant) -> Result<(), String> {
+    vifs.iter().filter(|vif| bridge_of(vif).is_some()).try_for_each(|vif| learn(vif, deadline))
+}
 
 /// Announces a domain that has just been let run here; returns when that is done, or cannot be.
 pub fn arrival(host: &dyn Host, domid: DomId, name: &str) {
@@ -53,17 +77,30 @@ fn announce(vifs: &[Vif]) {
 }
 
 fn announce_one(vif: &Vif, deadline: Instant) -> Result<(), String> {
-    let master = std::fs::read_link(Path::new("/sys/class/net").join(&vif.device).join("master"));
-    let bridge = master.ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
-    let bridge = bridge.filter(|name| Path::new("/sys/class/net").join(name).join("bridge").is_dir());
-    let bridge = bridge.ok_or("it is in no Linux bridge")?;
-    while let Err(why) = teach(vif) {
-        if Instant::now() >= deadline {
-            return Err(why);
+    let bridge = bridge_of(vif).ok_or("it is in no Linux bridge")?;
+    learn(vif, deadline)?;
+    request(&bridge, vif.mac)
+}
+
+fn bridge_of(vif: &Vif) -> Option<String> {
+    let interfaces = Path::new("/sys/class/net");
+    let master = std::fs::read_link(interfaces.join(&vif.device).join("master")).ok()?;
+    let bridge = master.file_name()?.to_str()?.to_owned();
+    interfaces.join(&bridge).join("bridge").is_dir().then_some(bridge)
+}
+
+/// Has the bridge know the guest as soon as its port forwards.
+fn learn(vif: &Vif, deadline: Instant) -> Result<(), String> {
+    let state = Path::new("/sys/class/net").join(&vif.device).join("brport/state");
+    loop {
+        let forwards = std::fs::read_to_string(&state).is_ok_and(|state| state.trim() == FORWARDING);
+        // A program started 50 times a second would take the processor that the interface waits for.
+        let taught = if forwards { teach(vif) } else { Err("its bridge does not forward to it yet".into()) };
+        if taught.is_ok() || Instant::now() >= deadline {
+            return taught;
         }
         std::thread::sleep(GLANCE);
     }
-    request(&bridge, vif.mac)
 }
 
 /// Writes the guest's address into the bridge's forwarding database. The kernel refuses while the port does not forward.
@@ -114,7 +151,7 @@ fn text(mac: [u8; 6]) -> String {
 }
 
 /// Reads it as people write it.
-pub fn parse_mac(text: &str) -> Option<[u8; 6]> {
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
     let mut mac = [0; 6];
     let mut parts = text.trim().split(':');
     for byte in &mut mac {

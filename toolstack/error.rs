@@ -22,7 +22,7 @@ pub enum Exit {
     DomainState = 5,
     /// This kind of guest cannot be migrated that way here.
     GuestUnsupported = 6,
-    /// A migration of this domain is already running.
+    /// A migration of this domain, or of its MPI job, is already running.
     Busy = 7,
     /// The target could not be reached.
     Unreachable = 8,
@@ -52,7 +52,7 @@ impl Exit {
         (Exit::NoSuchDomain, "no such domain"),
         (Exit::DomainState, "the domain is paused, dying, or otherwise not to be migrated now"),
         (Exit::GuestUnsupported, "this kind of guest cannot be migrated that way here"),
-        (Exit::Busy, "a migration of this domain is already running"),
+        (Exit::Busy, "a migration of this domain, or of its MPI job, is already running"),
         (Exit::Unreachable, "the target cannot be reached"),
         (Exit::NoPeer, "no rxl on the target, or one that speaks another protocol"),
         (Exit::Refused, "the target refused"),

@@ -11,12 +11,14 @@
 //!    |  policy: the rest is below the limit
 //!    | prepare -----------------------> all domains of the job        nack: nothing has been frozen yet
 //!    | freeze ------------------------> all: barrier
+//!    | flush -------------------------> all: what is sent again meanwhile finds room in the receivers
 //!    |   (one more live pass: ranks that stand still dirty nothing)
-//!    | flush -------------------------> all: barrier; again, for 2 s, while the cut's two ends disagree
+//!    | flush -------------------------> all: barrier; again, for 2 s, while the cut's two ends disagree, unless what is
+//!    |                                  in flight is sent again only after that
 //!    |   (suspend, last pages, READY)                                    leases of the others are renewed
 //!    | GO, with `hold` ---------------------------------------------------> into the new tree, then unpause
 //!    | <------------------------------------------------------------ Done |
-//!    | wait for `resumed` from the domain that moved, in its new home
+//!    | wait for `resumed` from the domain that moved, in its new home, and until its bridges forward to it
 //!    | thaw --------------------------> all, the one that moved among them
 //!    | finish ------------------------> all: what was retransmitted
 //! ```

@@ -252,6 +252,7 @@ impl<S: Store, G: Guest> Engine<S, G> {
             unacked: sum(|end| end.unacked),
             notsent: sum(|end| end.notsent),
             unread: sum(|end| end.unread),
+            resend: cut.resend,
             took,
         };
         self.record.chunks = chunks;

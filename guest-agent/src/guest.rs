@@ -55,6 +55,8 @@ pub struct Stopped {
 pub struct Cut {
     /// Whether nothing is in flight.
     pub clean: bool,
+    /// When the last of what is in flight is sent again, where that is known.
+    pub resend: Option<Duration>,
     /// All of them.
     pub connections: Vec<Connection>,
 }
@@ -116,7 +118,8 @@ pub trait Guest {
     /// Finds the receive buffers that a flush will raise. They stand in `held` from then on; nothing is changed yet.
     fn note_buffers(&mut self) -> Result<(), Refusal>;
 
-    /// Raises those buffers, and waits, no longer than the deadline, until nothing is in flight.
+    /// Raises those buffers, and waits, no longer than the deadline, until nothing is in flight. Not for what is sent again
+    /// only after the deadline.
     fn flush(&mut self, deadline: Duration) -> Result<Cut, Refusal>;
 
     /// Lets them run. Harmless when they run already.

@@ -45,11 +45,23 @@ type Ends = HashMap<(SocketAddr, SocketAddr), u32>;
 /// Pause between two looks at something that settles by itself.
 const PACE: Duration = Duration::from_micros(500);
 
+/// The same, where that takes long and the ranks need the processor.
+const TIMER_PACE: Duration = Duration::from_millis(20);
+
 /// So many looks in a row must find nothing in flight: data may be on its way to this end, of which only the other knows.
 const CALM_LOOKS: u32 = 2;
 
 /// Looks between two requests for acknowledgements. The first finds what is on its way anyway.
 const ASK_EVERY: u32 = 16;
+
+/// What has to be sent again later than this after a freeze may be too late for the flush. A timer is at first 0.2 s.
+const SOON: Duration = Duration::from_millis(500);
+
+/// How long to wait, before the freeze, for timers that end later.
+const TIMER_PATIENCE: Duration = Duration::from_secs(4);
+
+/// What is on its way, or waits for a delayed acknowledgement, arrives in this time. After it only what is sent again can.
+const ARRIVAL: Duration = Duration::from_millis(200);
 
 /// Whether enough time has passed since something last arrived.
 struct Rest {
@@ -149,6 +161,16 @@ impl Linux {
             }
             std::thread::sleep(PACE);
         }
+    }
+
+    /// Waits while the ranks run: where one has not read for long, what was dropped is sent again so much later. A freeze in that time
+    /// would leave it in flight. No veto: that ranks never read is no reason not to move them.
+    fn wait_for_timers(&self, until: Instant) -> Result<(), Refusal> {
+        let until = until.min(Instant::now() + TIMER_PATIENCE);
+        while self.look()?.iter().filter_map(Socket::resend).any(|after| after > SOON) && Instant::now() < until {
+            std::thread::sleep(TIMER_PACE);
+        }
+        Ok(())
     }
 
     /// The shortest patience, and a veto if it is not longer than the pause.
@@ -255,6 +277,7 @@ impl Guest for Linux {
         self.find_sockets()?;
         let sockets = self.wait_for_connects(until)?;
         let patience = self.check_patience(&sockets, how.pause)?;
+        self.wait_for_timers(until)?;
         let processes = found.processes.len() as u32;
         Ok(Prepared { rows: found.rows, processes, connections: sockets.len() as u32, patience })
     }
@@ -281,10 +304,12 @@ impl Guest for Linux {
     }
 
     fn flush(&mut self, deadline: Duration) -> Result<Cut, Refusal> {
-        let until = Instant::now() + deadline;
+        let begun = Instant::now();
+        let until = begun + deadline;
         let mut rest = Rest::of(self.raise_buffers()?);
         let (mut calm, mut look) = (0, 0);
         loop {
+            let looked = Instant::now();
             let sockets = self.look()?;
             if look % ASK_EVERY == 1 {
                 self.ask_for_acknowledgements(&sockets);
@@ -292,13 +317,18 @@ impl Guest for Linux {
             let at_rest = rest.holds(&sockets);
             calm = if at_rest && sockets.iter().all(Socket::settled) { calm + 1 } else { 0 };
             let clean = calm >= CALM_LOOKS;
-            if clean || Instant::now() >= until {
+            let resend = sockets.iter().filter_map(Socket::resend).max();
+            let (now, arrived) = (Instant::now(), begun.elapsed() >= ARRIVAL);
+            let in_vain = arrived && resend.is_some_and(|after| now + after >= until);
+            if clean || in_vain || now >= until {
                 self.before = by_ends(&sockets);
                 let connections = sockets.into_iter().map(|socket| socket.connection).collect();
-                return Ok(Cut { clean, connections });
+                return Ok(Cut { clean, resend, connections });
             }
             look += 1;
-            std::thread::sleep(PACE);
+            // The agent has real-time priority, and what it waits for may be left to the kernel's softirq thread, which has not. On a
+            // slow processor, where a look takes long, it would keep the acknowledgements waiting that it looks for.
+            std::thread::sleep(PACE.max(looked.elapsed()));
         }
     }
 

@@ -156,7 +156,7 @@ impl Guest for Ranks {
         assert!(!self.0.borrow().deadly, "killed");
         self.refusal()?;
         let connections = (0..self.0.borrow().connections).map(connection).collect();
-        Ok(Cut { clean: true, connections })
+        Ok(Cut { clean: true, resend: None, connections })
     }
 
     fn thaw(&mut self) -> Result<Since, Refusal> {

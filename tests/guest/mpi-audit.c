@@ -14,8 +14,10 @@
  *
  * It ends after so many seconds, or when rank 0 finds the file that --until names; in both cases with all that is said below.
  *
- * Rank 0 prints a line of JSON a second, with its longest iteration since the last, and one at the end: sums over all ranks, then
- * each rank's own figures. A stall is the time of an iteration less the median. The exit status is 1 if anything was lost, duplicated, reordered or corrupt.
+ * Rank 0 prints a line of JSON a second, with its longest iteration and its longest silence since the last, and one at the end:
+ * sums over all ranks, then each rank's own figures. A stall is the time of an iteration less the median; a silence is the time
+ * between the ends of two operations of MPI, in which nothing has come to an end. The exit status is 1 if anything was lost,
+ * duplicated, reordered or corrupt.
  */
 #include <mpi.h>
 #include <stdint.h>
@@ -48,7 +50,7 @@ struct incoming {
 
 struct counts {
     uint64_t sent, received, lost, duplicated, reordered, corrupt, iterations;
-    double longest_stall_ms, median_ms;
+    double longest_stall_ms, median_ms, longest_silence_ms;
 };
 
 struct samples {
@@ -64,6 +66,8 @@ static struct {
     uint64_t next[STREAMS][MAX_RANKS];
     struct incoming incoming[STREAMS][MAX_RANKS];
     struct counts counts;
+    double ended;   /* when an operation of MPI last has */
+    double silence; /* the longest since the last line of progress, in seconds */
     unsigned char *out, *in;
     size_t room; /* bytes in each of the two */
 } self;
@@ -204,12 +208,25 @@ static void check(unsigned char *message, size_t length, enum stream stream, int
     }
 }
 
+/* An operation of MPI has come to its end. */
+static void heard(void)
+{
+    double now = MPI_Wtime();
+
+    if (now - self.ended > self.silence)
+        self.silence = now - self.ended;
+    if (self.silence * 1000 > self.counts.longest_silence_ms)
+        self.counts.longest_silence_ms = self.silence * 1000;
+    self.ended = now;
+}
+
 static void receive(enum stream stream, int source, uint32_t room)
 {
     MPI_Status status;
     int length;
 
     MPI_Recv(self.in, (int)room, MPI_BYTE, source, stream, MPI_COMM_WORLD, &status);
+    heard();
     MPI_Get_count(&status, MPI_BYTE, &length);
     check(self.in, (size_t)length, stream, source);
 }
@@ -224,6 +241,7 @@ static void ring(void)
     MPI_Isend(self.out, (int)size, MPI_BYTE, right, RING, MPI_COMM_WORLD, &request);
     receive(RING, left, size);
     MPI_Wait(&request, MPI_STATUS_IGNORE);
+    heard();
 }
 
 /* A random order of the ranks, in which neighbours are partners; with an odd number of ranks the last has none. */
@@ -260,6 +278,7 @@ static void pairs(void)
     compose(self.out, PAIR, partner, size);
     MPI_Sendrecv(self.out, (int)size, MPI_BYTE, partner, PAIR, self.in, (int)size, MPI_BYTE, partner, PAIR,
                  MPI_COMM_WORLD, &status);
+    heard();
     MPI_Get_count(&status, MPI_BYTE, &length);
     check(self.in, (size_t)length, PAIR, partner);
 }
@@ -271,6 +290,7 @@ static void all_to_all(void)
     for (int rank = 0; rank < self.ranks; rank++)
         compose(self.out + (size_t)rank * size, ALL_TO_ALL, rank, size);
     MPI_Alltoall(self.out, (int)size, MPI_BYTE, self.in, (int)size, MPI_BYTE, MPI_COMM_WORLD);
+    heard();
     for (int rank = 0; rank < self.ranks; rank++)
         check(self.in + (size_t)rank * size, size, ALL_TO_ALL, rank);
 }
@@ -286,6 +306,7 @@ static void allreduce(void)
         mine[n] = (base ^ n) + (uint64_t)self.rank;
     self.counts.sent++;
     MPI_Allreduce(mine, sum, (int)count, MPI_UINT64_T, MPI_SUM, MPI_COMM_WORLD);
+    heard();
     for (uint32_t n = 0; n < count; n++)
         wrong += sum[n] != ranks * (base ^ n) + ranks * (ranks - 1) / 2;
     self.counts.received++;
@@ -338,6 +359,7 @@ static void receive_flood(int left, uint32_t size)
         int length;
 
         MPI_Recv(self.in, (int)size, MPI_BYTE, left, FLOODED, MPI_COMM_WORLD, &status);
+        heard();
         MPI_Get_count(&status, MPI_BYTE, &length);
         if (length == sizeof(total))
             break;
@@ -365,9 +387,11 @@ static void flood(void)
         MPI_Isend(self.out + (size_t)n * size, (int)size, MPI_BYTE, right, FLOODED, MPI_COMM_WORLD, &requests[n]);
     MPI_Isend(&total, sizeof(total), MPI_BYTE, right, FLOODED, MPI_COMM_WORLD, &requests[count]);
     MPI_Barrier(MPI_COMM_WORLD);
+    heard();
     receive_flood(left, size);
     for (int n = 0; n <= count; n++)
         MPI_Wait(&requests[n], MPI_STATUS_IGNORE);
+    heard();
 }
 
 static void add_sample(struct samples *samples, double ms)
@@ -402,11 +426,11 @@ static void print_progress(double start, double now, double iteration)
     if (now - last < 1.0)
         return;
     last = now;
-    printf("{\"progress\":%llu,\"elapsed_ms\":%.0f,\"longest_ms\":%.0f,\"bad\":%llu}\n",
-           (unsigned long long)self.counts.iterations, (now - start) * 1000, longest * 1000,
+    printf("{\"progress\":%llu,\"elapsed_ms\":%.0f,\"longest_ms\":%.0f,\"silence_ms\":%.0f,\"bad\":%llu}\n",
+           (unsigned long long)self.counts.iterations, (now - start) * 1000, longest * 1000, self.silence * 1000,
            (unsigned long long)bad(&self.counts));
     fflush(stdout);
-    longest = 0;
+    longest = self.silence = 0;
 }
 
 static int is_over(double start, double seconds)
@@ -420,6 +444,7 @@ static int go_on(double start, double seconds)
     int go = self.rank != 0 || !is_over(start, seconds);
 
     MPI_Bcast(&go, 1, MPI_INT, 0, MPI_COMM_WORLD);
+    heard();
     return go;
 }
 
@@ -439,7 +464,7 @@ static void summarize(struct samples *samples)
 
 static void iterate(double seconds)
 {
-    double start = MPI_Wtime(), last = start;
+    double start = self.ended = MPI_Wtime(), last = start;
     struct samples samples = { 0 };
 
     while (go_on(start, seconds)) {
@@ -454,6 +479,8 @@ static void iterate(double seconds)
         /* The first iteration opens the connections. */
         if (self.counts.iterations++ > 0)
             add_sample(&samples, (now - last) * 1000);
+        else
+            self.counts.longest_silence_ms = self.silence = 0;
         if (self.rank == 0)
             print_progress(start, now, now - last);
         last = now;
@@ -465,11 +492,11 @@ static void iterate(double seconds)
 static void print_counts(const struct counts *counts)
 {
     printf("\"sent\":%llu,\"received\":%llu,\"lost\":%llu,\"duplicated\":%llu,\"reordered\":%llu,\"corrupt\":%llu,"
-           "\"iterations\":%llu,\"longest_stall_ms\":%.1f,\"median_ms\":%.1f",
+           "\"iterations\":%llu,\"longest_stall_ms\":%.1f,\"median_ms\":%.1f,\"longest_silence_ms\":%.1f",
            (unsigned long long)counts->sent, (unsigned long long)counts->received, (unsigned long long)counts->lost,
            (unsigned long long)counts->duplicated, (unsigned long long)counts->reordered,
            (unsigned long long)counts->corrupt, (unsigned long long)counts->iterations, counts->longest_stall_ms,
-           counts->median_ms);
+           counts->median_ms, counts->longest_silence_ms);
 }
 
 static struct counts sum_of(const struct counts *all)
@@ -487,6 +514,8 @@ static struct counts sum_of(const struct counts *all)
             sum.longest_stall_ms = all[rank].longest_stall_ms;
         if (all[rank].median_ms > sum.median_ms)
             sum.median_ms = all[rank].median_ms;
+        if (all[rank].longest_silence_ms > sum.longest_silence_ms)
+            sum.longest_silence_ms = all[rank].longest_silence_ms;
     }
     return sum;
 }

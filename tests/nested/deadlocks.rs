@@ -50,10 +50,15 @@ impl<'a> Held<'a> {
     }
 }
 
-pub fn each_is_resumed_or_refused(cluster: &Cluster) -> Result<()> {
+/// Both moves find rank 0 inside MPI, and leave it there.
+pub fn ranks_inside_mpi(cluster: &Cluster) -> Result<()> {
     prepare(cluster)?;
     rendezvous_and_two_migrations_of_one_job(cluster)?;
-    collective_and_an_agent_killed(cluster)?;
+    collective_and_an_agent_killed(cluster)
+}
+
+pub fn what_an_agent_cannot_stop_or_flush(cluster: &Cluster) -> Result<()> {
+    prepare(cluster)?;
     uninterruptible(cluster)?;
     closed_window(cluster)?;
     window_that_opens_while_the_sender_is_away(cluster)

@@ -51,7 +51,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("levels::an_audited_job_by_level", levels::an_audited_job_by_level),
     ("quiesce::a_coordinator_killed_while_frozen", quiesce::a_coordinator_killed_while_frozen),
     ("quiesce::a_rank_saved_to_a_file_and_restored", quiesce::a_rank_saved_to_a_file_and_restored),
-    ("deadlocks::each_is_resumed_or_refused", deadlocks::each_is_resumed_or_refused),
+    ("deadlocks::ranks_inside_mpi", deadlocks::ranks_inside_mpi),
+    ("deadlocks::what_an_agent_cannot_stop_or_flush", deadlocks::what_an_agent_cannot_stop_or_flush),
     (TO_THREE_HOSTS, gang::two_domains_of_a_job_move_together),
     ("gang::what_fails_before_go_leaves_both_at_home", gang::what_fails_before_go_leaves_both_at_home),
     ("interop::stock_xl_sends_to_rxl", interop::stock_xl_sends_to_rxl),
@@ -73,6 +74,7 @@ const LONG: &[&str] = &[
     "interop::a_ring_survives_the_way_over_xls_protocol",
     "mpi::a_ring_survives_the_move_of_a_rank",
     "precopy::to_and_fro_without_a_leak",
+    "deadlocks::what_an_agent_cannot_stop_or_flush",
     "gang::what_fails_before_go_leaves_both_at_home",
     "traces::dirty_traces_at_several_rates",
 ];

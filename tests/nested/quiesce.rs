@@ -36,11 +36,12 @@ pub fn weigh_dom0(cluster: &Cluster, weight: u32) -> Result<()> {
 /// The report's `mpi` part, in a line.
 pub fn figures(mpi: &Value) -> String {
     format!(
-        "prepare {} ms, freeze {} ms, flush {} ms, resume {} ms, thaw {} ms, pause {} ms, {} in flight, {} agree, {} retransmits",
+        "prepare {} ms, freeze {} ms, flush {} ms, resume {} ms, network {} ms, thaw {} ms, pause {} ms, {} in flight, {} agree, {} retransmits",
         mpi["prepare"],
         mpi["freeze"],
         mpi["flush"],
         mpi["resume"],
+        mpi["network"],
         mpi["thaw"],
         mpi["application-pause"],
         mpi["unacked"],
@@ -60,7 +61,12 @@ pub fn check_cut(mpi: &Value) -> Result<()> {
         ensure!(mpi["retransmits"] == 0, "retransmitted between cut and thaw: {mpi}");
         return Ok(());
     }
-    println!("  the cut is unclean: {} bytes in flight, {} unread", mpi["unacked"], mpi["unread"]);
+    println!(
+        "  the cut is unclean: {} bytes in flight, {} unread, sent again in {} ms",
+        mpi["unacked"], mpi["unread"], mpi["resend"]
+    );
+    let directions = mpi["cut"].as_array().into_iter().flatten();
+    directions.filter(|direction| direction["agrees"] == false).for_each(|direction| println!("  {direction}"));
     ensure!(number(mpi, "/unacked")? > 0.0 && number(mpi, "/unread")? > 0.0, "{mpi}");
     Ok(())
 }

@@ -30,7 +30,7 @@ fn a_checkpoint_holds_the_job_still_and_thaws_it() {
     let (setting, agents) = (Setting::new(), agents(false));
     let saved = quiesced(&setting, &agents, Level::Job, After::Run).unwrap();
     for domid in [DOM3, DOM4] {
-        assert_eq!(agents.heard(domid), "survey prepare freeze flush thaw finish");
+        assert_eq!(agents.heard(domid), "survey prepare freeze flush flush thaw finish");
         assert!(!agents.is_frozen(domid));
     }
     let mpi = saved.mpi.unwrap();
@@ -45,8 +45,8 @@ fn the_others_run_on_when_it_lives_in_its_file_or_is_paused() {
         let (setting, agents) = (Setting::new(), agents(false));
         let saved = quiesced(&setting, &agents, Level::Require, after).unwrap();
         // What is in the file stands still, and nobody waits for its answer.
-        assert_eq!(agents.heard(DOM3), "survey prepare freeze flush");
-        assert_eq!(agents.heard(DOM4), "survey prepare freeze flush abort");
+        assert_eq!(agents.heard(DOM3), "survey prepare freeze flush flush");
+        assert_eq!(agents.heard(DOM4), "survey prepare freeze flush flush abort");
         assert!(saved.mpi.unwrap().problem.is_none());
     }
 }
@@ -55,7 +55,7 @@ fn the_others_run_on_when_it_lives_in_its_file_or_is_paused() {
 fn the_ranks_of_this_domain_alone() {
     let (setting, agents) = (Setting::new(), agents(false));
     quiesced(&setting, &agents, Level::Domain, After::Run).unwrap();
-    assert_eq!(agents.heard(DOM3), "survey prepare freeze flush thaw finish");
+    assert_eq!(agents.heard(DOM3), "survey prepare freeze flush flush thaw finish");
     assert_eq!(agents.heard(DOM4), "survey");
 }
 

@@ -11,7 +11,7 @@ use super::{
     Abort, DomId, Domain, GuestType, Host, HostError, HostFacts, Notes, Operation, RestoreAhead, RestoreAs, Save,
     SpecialPages, Walker,
 };
-use crate::announce::{Vif, parse_mac};
+use crate::announce::{self, Vif};
 use crate::guard::Guard;
 use crate::io::{Cancel, Guarded, pipe};
 use crate::plugin::session::{Announced, Plugin, Saving};
@@ -239,16 +239,7 @@ impl Host for LibxlHost {
     }
 
     fn vifs(&self, domid: DomId) -> Result<Vec<Vif>, HostError> {
-        self.on(domid, "xs_directory", |context, _| {
-            let store = XenStore::open(context)?;
-            let top = format!("/local/domain/{domid}/device/vif");
-            let mut vifs = Vec::new();
-            for number in store.list(&top)? {
-                let mac = store.read(&format!("{top}/{number}/mac"))?.and_then(|mac| parse_mac(&mac));
-                vifs.extend(mac.map(|mac| Vif { device: format!("vif{domid}.{number}"), mac }));
-            }
-            Ok(vifs)
-        })
+        self.on(domid, "xs_directory", |context, _| announce::vifs(&XenStore::open(context)?, domid.0))
     }
 
     fn tell_agent(&self, domid: DomId, command: &str) -> Result<(), HostError> {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cluster::AgentHost;
 use super::keeper::{Hosts, Keeper};
-use super::nodes::Lock;
+use super::nodes::{Lock, Nodes};
 use super::survey::{Survey, survey};
 use crate::error::one_line;
 use crate::report::{Direction, MpiDomain, MpiPart, ms};
@@ -44,6 +44,10 @@ const RESUME_PATIENCE: Duration = Duration::from_secs(60);
 const RESUME_GLANCE: Duration = Duration::from_secs(1);
 /// The keeper's chance to have them.
 const RESUME_PAUSE: Duration = Duration::from_millis(5);
+
+/// From the agent's word until its host's network forwards to it: its backend connects, and the kernel tells the bridge of a
+/// carrier once a second at most (linkwatch). 1.5 s were seen after the word, on a busy host 5 s. Then the ranks run all the same.
+const NETWORK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What an agent may need beside its own deadline: its poll loop, xenstore, and a guest whose ranks spin on its processors.
 const SLACK: Duration = Duration::from_secs(5);
@@ -181,16 +185,26 @@ impl Coordinator {
             .enumerate()
         {
             let Status::Frozen(frozen) = state.status else { return Err(self.refused(index, &state)) };
-            let took = ms(frozen.took);
-            self.figures.freeze_in_guest =
-                Some(self.figures.freeze_in_guest.map_or(took, |longest: f64| longest.max(took)));
+            keep_longest(&mut self.figures.freeze_in_guest, frozen.took);
         }
         self.figures.freeze = Some(ms(begun.elapsed()));
         self.phase = Phase::Frozen;
         if let Some(keeper) = &self.keeper {
             keeper.places().are(self.members.iter().map(|member| (member.host, member.domid)).collect());
         }
-        Ok(())
+        self.begin_flush()
+    }
+
+    /// Has agents begin while what moves makes its last live pass. Their answers are not waited for: what counts is the cut
+    /// that [`Self::flush`] finds, but what has to be sent again until then has had the time of that pass.
+    fn begin_flush(&mut self) -> Outcome<()> {
+        let flush = self.flush_within(SHORTEST_FLUSH);
+        self.tell(&flush).map(drop)
+    }
+
+    fn flush_within(&self, deadline: Duration) -> Verb {
+        // At level domain the others send on.
+        Verb::Flush { lease: LEASE, deadline, room: self.figures.level != Level::Domain }
     }
 
     /// Waits until nothing of the job is on the wire, and looks whether both ends of every connection say so. A cut that is
@@ -200,22 +214,20 @@ impl Coordinator {
             return Ok(());
         }
         let begun = Instant::now();
-        // A domain may have been written down while another was still sending to it.
-        while self.flush_once(FLUSH_DEADLINE.saturating_sub(begun.elapsed()).max(SHORTEST_FLUSH))?
-            && begun.elapsed() < FLUSH_DEADLINE
+        let until = begun + FLUSH_DEADLINE;
+        while let Some(after) = self.flush_once(until.saturating_duration_since(Instant::now()).max(SHORTEST_FLUSH))?
+            && Instant::now() + after < until
         {}
         self.figures.flush = Some(ms(begun.elapsed()));
         self.phase = Phase::Flushed;
         Ok(())
     }
 
-    /// Tells whether another flush may find a better cut.
-    fn flush_once(&mut self, deadline: Duration) -> Outcome<bool> {
+    /// Tells when another flush may find a better cut; none when it could not be better.
+    fn flush_once(&mut self, deadline: Duration) -> Outcome<Option<Duration>> {
         let (mut ends, mut clean, mut settled) = (Vec::new(), true, true);
-        let (mut unacked, mut notsent, mut unread) = (0, 0, 0);
-        // At level domain the others send on.
-        let room = self.figures.level != Level::Domain;
-        let flush = Verb::Flush { lease: LEASE, deadline, room };
+        let (mut unacked, mut notsent, mut unread, mut resend) = (0, 0, 0, None);
+        let flush = self.flush_within(deadline);
         for (index, state) in self.all(&flush, deadline)?.into_iter().enumerate() {
             let Status::Flushed(flushed) = state.status else { return Err(self.refused(index, &state)) };
             settled &= flushed.clean;
@@ -223,6 +235,7 @@ impl Coordinator {
             unacked += flushed.unacked;
             notsent += flushed.notsent;
             unread += flushed.unread;
+            resend = resend.max(flushed.resend);
             ends.extend(self.cut(index, flushed.chunks)?);
         }
         let audit = audit(&ends);
@@ -232,8 +245,11 @@ impl Coordinator {
         self.figures.connections_one_ended = Some(audit.one_ended.len());
         (self.figures.unacked, self.figures.notsent, self.figures.unread) =
             (Some(unacked), Some(notsent), Some(unread));
+        self.figures.resend = resend.map(ms);
         self.figures.cut = Direction::all(&ends);
-        Ok(!settled || !audit.disagreed.is_empty())
+        // A domain may have been written down while another was still sending to it.
+        let better = !settled || !audit.disagreed.is_empty();
+        Ok(better.then(|| resend.unwrap_or_default()))
     }
 
     fn cut(&self, index: usize, chunks: u32) -> Outcome<Vec<Connection>> {
@@ -302,15 +318,19 @@ impl Coordinator {
     pub fn settle(&mut self) -> Outcome<()> {
         let arrived: Vec<_> = self.members.iter().filter(|member| member.arrived.is_some()).cloned().collect();
         let told = arrived.iter().map(|member| self.await_resumed(member)).fold(Ok(()), Outcome::and);
+        if told.is_ok() {
+            arrived.iter().for_each(|member| self.await_network(member));
+        }
         let thawed = self.thaw();
         told.and(thawed)
     }
 
     fn await_resumed(&mut self, member: &Member) -> Outcome<()> {
         let begun = member.arrived.unwrap_or_else(Instant::now);
-        let state = self.resumed_state(member)?;
-        let took = ms(begun.elapsed());
-        self.figures.resume = Some(self.figures.resume.map_or(took, |longest: f64| longest.max(took)));
+        let (domid, stamp) = (member.domid, self.stamp);
+        let state = self.in_glances(member, RESUME_PATIENCE, |nodes, glance| nodes.wait(domid, stamp, glance));
+        let state = state.map_err(not)?;
+        keep_longest(&mut self.figures.resume, begun.elapsed());
         let name = &member.name;
         match state.map(|state| state.status) {
             Some(Status::Resumed { frozen: true }) => Ok(()),
@@ -320,15 +340,37 @@ impl Coordinator {
         }
     }
 
-    /// In glances, as the leases of the others are to be renewed meanwhile.
-    fn resumed_state(&self, member: &Member) -> Outcome<Option<State>> {
-        let until = Instant::now() + RESUME_PATIENCE;
+    /// What ranks send before is lost, and their kernels' timers double.
+    fn await_network(&mut self, member: &Member) {
+        let domid = member.domid;
+        let reached = self.in_glances(member, NETWORK_PATIENCE, |nodes, glance| {
+            nodes.reachable(domid, glance).map(|reachable| reachable.then_some(()))
+        });
+        match reached {
+            Ok(Some(())) => {
+                let took = member.arrived.map_or_else(Duration::default, |at| at.elapsed());
+                keep_longest(&mut self.figures.network, took);
+            }
+            Ok(None) => tracing::warn!("{}: its new host's network does not forward to it yet", member.name),
+            Err(error) => tracing::warn!("{}: {error}", member.name),
+        }
+    }
+
+    /// Waits for something at a domain's host; none when it has not come by then. In glances, as the leases of the others are to be
+    /// renewed meanwhile.
+    fn in_glances<T>(
+        &self,
+        member: &Member,
+        patience: Duration,
+        look: impl Fn(&mut dyn Nodes, Duration) -> Result<Option<T>, String>,
+    ) -> Result<Option<T>, String> {
+        let until = Instant::now() + patience;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let glance = RESUME_GLANCE.min(left);
-            let state = self.hosts.lock()[member.host].nodes.wait(member.domid, self.stamp, glance).map_err(not)?;
-            if state.is_some() || left <= glance {
-                return Ok(state);
+            let found = look(&mut *self.hosts.lock()[member.host].nodes, glance)?;
+            if found.is_some() || left <= glance {
+                return Ok(found);
             }
             std::thread::sleep(RESUME_PAUSE);
         }
@@ -383,15 +425,9 @@ impl Coordinator {
 
     /// One command to all domains but those that are away; then all answers, each no later than the deadline and some slack.
     fn all(&mut self, verb: &Verb, deadline: Duration) -> Outcome<Vec<State>> {
-        self.stamp = self.stamp.next();
-        let stamp = self.stamp;
-        let present: Vec<_> = self.members.iter().filter(|member| !member.away).cloned().collect();
-        let mut hosts = self.hosts.lock();
-        for member in &present {
-            let command = Command { stamp, verb: verb.clone() };
-            hosts[member.host].nodes.command(member.domid, &command).map_err(not)?;
-        }
+        let stamp = self.tell(verb)?;
         let until = Instant::now() + deadline + SLACK;
+        let mut hosts = self.hosts.lock();
         let answer = |member: &Member| {
             let left = until.saturating_duration_since(Instant::now());
             let state = hosts[member.host].nodes.wait(member.domid, stamp, left).map_err(not)?;
@@ -399,7 +435,18 @@ impl Coordinator {
                 not(format!("the agent of {} did not answer in {} s", member.name, (deadline + SLACK).as_secs()))
             })
         };
-        present.iter().map(answer).collect()
+        self.members.iter().filter(|member| !member.away).map(answer).collect()
+    }
+
+    /// One command to all domains but those that are away.
+    fn tell(&mut self, verb: &Verb) -> Outcome<Stamp> {
+        self.stamp = self.stamp.next();
+        let command = Command { stamp: self.stamp, verb: verb.clone() };
+        let mut hosts = self.hosts.lock();
+        for member in self.members.iter().filter(|member| !member.away) {
+            hosts[member.host].nodes.command(member.domid, &command).map_err(not)?;
+        }
+        Ok(self.stamp)
     }
 
     fn refused(&self, index: usize, state: &State) -> NotQuiesced {
@@ -413,6 +460,12 @@ impl Coordinator {
             other => not(format!("the agent of {name} said {other:?}")),
         }
     }
+}
+
+/// Of several domains the longest counts.
+fn keep_longest(figure: &mut Option<f64>, took: Duration) {
+    let took = ms(took);
+    *figure = Some(figure.map_or(took, |longest| longest.max(took)));
 }
 
 impl Drop for Coordinator {

@@ -7,6 +7,7 @@ use rxl_agent_protocol::{AgentInfo, Command, Connection, JobRow, Lease, MAX_CUT_
 use rxl_agent_protocol::{path, unpack};
 use serde::{Deserialize, Serialize};
 
+use crate::announce;
 use crate::error::{Exit, one_line};
 use crate::state_dir::{DomainLock, StateDir};
 use crate::xen::{Library, XenStore};
@@ -55,6 +56,9 @@ pub trait Nodes: Send {
 
     /// Lets the other end know that this one is there, where there is another end.
     fn greet(&mut self) -> Result<(), String>;
+
+    /// Waits until this host's network forwards to a domain that has come here; tells whether it does by then.
+    fn reachable(&mut self, domid: u32, patience: Duration) -> Result<bool, String>;
 
     /// The agent's state, as soon as it answers a command of this stamp. None when it has not by then.
     fn wait(&mut self, domid: u32, stamp: Stamp, patience: Duration) -> Result<Option<State>, String> {
@@ -174,6 +178,11 @@ impl Nodes for LocalNodes {
 
     fn greet(&mut self) -> Result<(), String> {
         Ok(())
+    }
+
+    fn reachable(&mut self, domid: u32, patience: Duration) -> Result<bool, String> {
+        let vifs = announce::vifs(&self.store, domid).map_err(|failure| failure.to_string())?;
+        Ok(announce::reachable(&vifs, Instant::now() + patience).is_ok())
     }
 }
 

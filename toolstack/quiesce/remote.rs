@@ -34,6 +34,7 @@ enum Request {
     Lock(Lock),
     Unlock(Lock),
     Greet,
+    Reachable { domid: u32, millis: u64 },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -43,6 +44,7 @@ enum Answer {
     Value(Option<String>),
     Done,
     Locked(bool),
+    Reachable(bool),
     Error(String),
 }
 
@@ -123,14 +125,25 @@ impl Nodes for RemoteNodes {
         self.tell(&Request::Greet)
     }
 
+    fn reachable(&mut self, domid: u32, patience: Duration) -> Result<bool, String> {
+        match self.ask(&Request::Reachable { domid, millis: millis(patience) })? {
+            Answer::Reachable(reachable) => Ok(reachable),
+            other => Err(self.odd(&other)),
+        }
+    }
+
     /// Waited for there: a round trip of ssh is longer than a freeze.
     fn wait(&mut self, domid: u32, stamp: Stamp, patience: Duration) -> Result<Option<State>, String> {
-        let millis = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-        match self.ask(&Request::Wait { domid, epoch: stamp.epoch, sequence: stamp.sequence, millis })? {
+        let Stamp { epoch, sequence } = stamp;
+        match self.ask(&Request::Wait { domid, epoch, sequence, millis: millis(patience) })? {
             Answer::Value(value) => Ok(value.and_then(|value| value.parse().ok())),
             other => Err(self.odd(&other)),
         }
     }
+}
+
+fn millis(patience: Duration) -> u64 {
+    u64::try_from(patience.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The server: answers until its input ends.
@@ -161,6 +174,9 @@ fn answer(nodes: &mut dyn Nodes, request: Request) -> Result<Answer, String> {
             Answer::Done
         }
         Request::Greet => Answer::Done,
+        Request::Reachable { domid, millis } => {
+            Answer::Reachable(nodes.reachable(domid, Duration::from_millis(millis).min(PATIENCE))?)
+        }
     })
 }
 
@@ -214,6 +230,10 @@ mod tests {
         fn greet(&mut self) -> Result<(), String> {
             Ok(())
         }
+
+        fn reachable(&mut self, domid: u32, _patience: Duration) -> Result<bool, String> {
+            Ok(domid == 7)
+        }
     }
 
     fn served(requests: &str) -> String {
@@ -232,6 +252,7 @@ mod tests {
 {"lock":{"agent":7}}
 {"unlock":{"agent":7}}
 "greet"
+{"reachable":{"domid":7,"millis":1}}
 "#;
         let answers = r#"{"guests":[{"domid":7,"name":"dom3","agent":null}]}
 "done"
@@ -241,6 +262,7 @@ mod tests {
 {"locked":false}
 "done"
 "done"
+{"reachable":true}
 "#;
         assert_eq!(served(requests), answers);
     }

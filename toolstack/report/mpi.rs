@@ -63,11 +63,15 @@ pub struct MpiPart {
     pub notsent: Option<u64>,
     /// Bytes at the cut in the receivers' queues, not yet read.
     pub unread: Option<u64>,
+    /// When the last of what was in flight at the cut would be sent again, ms after it. None where nothing was.
+    pub resend: Option<f64>,
     /// The cut, a direction of a connection each: those that do not agree first, 256 at most. The counts above are of all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cut: Vec<Direction>,
     /// From the target's word that the domain runs to its agent's.
     pub resume: Option<f64>,
+    /// From the target's word until its network forwarded to the domain; none where it did not in time.
+    pub network: Option<f64>,
     /// Until all ranks ran again.
     pub thaw: Option<f64>,
     /// From the first freeze to the last thaw: what the application stood still. Not the blackout, which is `downtime`.
@@ -164,8 +168,10 @@ impl MpiPart {
             unacked: None,
             notsent: None,
             unread: None,
+            resend: None,
             cut: Vec::new(),
             resume: None,
+            network: None,
             thaw: None,
             application_pause: None,
             connections_lost: None,
@@ -192,7 +198,7 @@ impl MpiPart {
         let time = |time: Option<f64>| time.map_or_else(|| "-".into(), seconds);
         let ranks: usize = self.domains.iter().map(|domain| domain.ranks.len()).sum();
         let mut text = format!(
-            "mpi: job {} ({}), {ranks} of {} ranks in {} domains; prepare {}, freeze {}, flush {}, resume {}, thaw {}",
+            "mpi: job {} ({}), {ranks} of {} ranks in {} domains; prepare {}, freeze {}, flush {}, resume {}, network {}, thaw {}",
             self.jobs.join(", "),
             self.launcher,
             self.size,
@@ -201,6 +207,7 @@ impl MpiPart {
             time(self.freeze),
             time(self.flush),
             time(self.resume),
+            time(self.network),
             time(self.thaw),
         );
         if !self.gang.is_empty() {
@@ -210,6 +217,9 @@ impl MpiPart {
             let cut = if self.is_cut_clean() { "clean" } else { "NOT clean" };
             let _ = write!(text, "\n  mpi: cut {cut}, {agreed} connections agree at both ends");
             let _ = write!(text, ", {} bytes in flight", self.unacked.unwrap_or(0));
+            if let Some(resend) = self.resend {
+                let _ = write!(text, ", sent again after {}", seconds(resend));
+            }
         }
         if let Some(pause) = self.application_pause {
             let _ = write!(text, "\n  mpi: application pause {}", seconds(pause));

@@ -63,8 +63,8 @@
 //!    | 7 3 freeze ----------> | cgroup.freeze = 1               (last live passes)
 //!    | <--- 7 3 frozen        |
 //!    |  -- all domains of the job are frozen --
-//!    | 7 4 flush -----------> | full receive queues are given room; until nothing is unacknowledged
-//!    | <--- 7 4 flushed       | cut rows written
+//!    | 7 4 flush -----------> | full receive queues are given room; until nothing is unacknowledged, or what is
+//!    | <--- 7 4 flushed       | will be sent again too late; cut rows written
 //!    |  -- all domains of the job are flushed; if the audit of their cuts finds ends that disagree: flush again --
 //!    | control/shutdown = suspend                                  | (new tree, new domid)
 //!    |                        x                                    | 7 5 hold, written before the domain runs

@@ -110,6 +110,8 @@ pub struct Flushed {
     pub notsent: u64,
     /// In the receivers' queues, not yet read.
     pub unread: u64,
+    /// When the last of what is in flight is sent again; none if nothing is, or if its kernel does not know.
+    pub resend: Option<Duration>,
     /// Time that flushing took.
     pub took: Duration,
 }
@@ -243,12 +245,7 @@ impl Ready {
             processes: fields.number_field("processes")?,
             connections: fields.number_field("connections")?,
             how: fields.parsed("how")?,
-            patience: match fields.field("patience")? {
-                "none" => None,
-                ms => {
-                    Some(Duration::from_millis(u64::from(ms.parse::<u32>().map_err(|_| Malformed::Bad("patience"))?)))
-                }
-            },
+            patience: span(fields, "patience")?,
             took: fields.micros("us")?,
         })
     }
@@ -274,6 +271,7 @@ impl Flushed {
             unacked: fields.number_field("unacked")?,
             notsent: fields.number_field("notsent")?,
             unread: fields.number_field("unread")?,
+            resend: span(fields, "resend")?,
             took: fields.micros("us")?,
         })
     }
@@ -323,12 +321,8 @@ impl fmt::Display for Status {
 impl fmt::Display for Ready {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Self { ranks, processes, connections, how, patience, took } = self;
-        write!(f, "ready ranks={ranks} processes={processes} connections={connections} how={how} patience=")?;
-        match patience {
-            Some(patience) => write!(f, "{}", u32::try_from(patience.as_millis()).unwrap_or(u32::MAX))?,
-            None => f.write_str("none")?,
-        }
-        write!(f, " us={}", micros(*took))
+        write!(f, "ready ranks={ranks} processes={processes} connections={connections} how={how}")?;
+        write!(f, " patience={} us={}", Span(*patience), micros(*took))
     }
 }
 
@@ -340,9 +334,10 @@ impl fmt::Display for Frozen {
 
 impl fmt::Display for Flushed {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self { clean, connections, chunks, left_out, unacked, notsent, unread, took } = self;
+        let Self { clean, connections, chunks, left_out, unacked, notsent, unread, resend, took } = self;
         write!(f, "flushed clean={} connections={connections} chunks={chunks} left-out={left_out}", flag(*clean))?;
-        write!(f, " unacked={unacked} notsent={notsent} unread={unread} us={}", micros(*took))
+        write!(f, " unacked={unacked} notsent={notsent} unread={unread}")?;
+        write!(f, " resend={} us={}", Span(*resend), micros(*took))
     }
 }
 
@@ -356,6 +351,26 @@ impl fmt::Display for Thawed {
 impl fmt::Display for Finished {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "finished retransmits={} connections={}", self.retransmits, self.connections)
+    }
+}
+
+/// Whole milliseconds in 32 bits, or `none`.
+fn span(fields: &mut Fields, key: &'static str) -> Result<Option<Duration>, Malformed> {
+    match fields.field(key)? {
+        "none" => Ok(None),
+        ms => ms.parse::<u32>().map(|ms| Some(Duration::from_millis(ms.into()))).map_err(|_| Malformed::Bad(key)),
+    }
+}
+
+/// For writing: as [`span`] reads it; what is longer becomes the longest.
+struct Span(Option<Duration>);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.0 {
+            Some(span) => write!(f, "{}", u32::try_from(span.as_millis()).unwrap_or(u32::MAX)),
+            None => f.write_str("none"),
+        }
     }
 }
 

@@ -78,15 +78,19 @@ fn ready() -> impl Strategy<Value = Ready> {
 }
 
 fn flushed() -> impl Strategy<Value = Flushed> {
-    (any::<bool>(), any::<[u32; 3]>(), any::<[u64; 3]>(), us()).prop_map(|(clean, n, bytes, took)| Flushed {
-        clean,
-        connections: n[0],
-        chunks: n[1],
-        left_out: n[2],
-        unacked: bytes[0],
-        notsent: bytes[1],
-        unread: bytes[2],
-        took,
+    let resend = proptest::option::of(ms(0..=u64::from(u32::MAX)));
+    (any::<bool>(), any::<[u32; 3]>(), any::<[u64; 3]>(), resend, us()).prop_map(|(clean, n, bytes, resend, took)| {
+        Flushed {
+            clean,
+            connections: n[0],
+            chunks: n[1],
+            left_out: n[2],
+            unacked: bytes[0],
+            notsent: bytes[1],
+            unread: bytes[2],
+            resend,
+            took,
+        }
     })
 }
 

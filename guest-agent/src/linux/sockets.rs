@@ -51,6 +51,8 @@ pub struct Socket {
     pub buffer: u32,
     /// As its kernel has smoothed it.
     pub round_trip: Duration,
+    /// When what is in flight is sent again, if it is not acknowledged before.
+    resend: Option<Duration>,
     /// How it stands.
     pub connection: Connection,
 }
@@ -60,6 +62,11 @@ impl Socket {
     pub fn settled(&self) -> bool {
         let Connection { unacked, notsent, window, .. } = self.connection;
         unacked == 0 && (notsent == 0 || self.probing || window == Some(0))
+    }
+
+    /// When what is in flight is sent again; none if nothing is.
+    pub fn resend(&self) -> Option<Duration> {
+        self.resend.filter(|_| self.connection.unacked > 0)
     }
 }
 
@@ -116,6 +123,10 @@ fn to_socket(response: &InetResponse) -> Socket {
         inode: header.inode.into(),
         connecting: header.state == TCP_SYN_SENT,
         probing: matches!(header.timer, Some(Timer::Probe(_))),
+        resend: match header.timer {
+            Some(Timer::Retransmit(after, _)) => Some(after),
+            _ => None,
+        },
         queued,
         buffer,
         round_trip: Duration::from_micros(info.u32_at(68).unwrap_or(0).into()),

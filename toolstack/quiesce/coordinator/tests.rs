@@ -28,8 +28,10 @@ enum Quirk {
     None,
     Nack,
     DeafToFreeze,
-    /// The peer is still sending to it when it is flushed for the first time.
+    /// The peer is still sending to it when its cut is asked for the first time.
     LateBytes,
+    /// What it has sent was dropped, and is sent again in a minute.
+    Dropped,
     ThawedEarly,
     OldProtocol,
     /// Its connections give up after 90 ms.
@@ -105,12 +107,17 @@ impl Agent {
         self.flushes += 1;
         let (local, remote) =
             if self.name == "dom3" { ("10.0.0.3:1", "10.0.0.4:2") } else { ("10.0.0.4:2", "10.0.0.3:1") };
-        let late = self.quirk == Quirk::LateBytes && self.flushes <= 2;
+        let late = self.quirk == Quirk::LateBytes && self.flushes <= 3;
         let received = if late { 500 } else { 1000 };
         let end: Connection = format!("{local} {remote} 1000 {received} 0 0 0 0 -").parse().unwrap();
         let (chunks, _) = pack(&[end]);
         self.nodes.insert(path::cut(0), chunks[0].clone());
-        Status::Flushed(Flushed { clean: true, connections: 1, chunks: 1, ..Flushed::default() })
+        let (connections, chunks) = (1, 1);
+        let flushed = Flushed { clean: true, connections, chunks, ..Flushed::default() };
+        Status::Flushed(match self.quirk {
+            Quirk::Dropped => Flushed { clean: false, unacked: 7, resend: Some(Duration::from_secs(60)), ..flushed },
+            _ => flushed,
+        })
     }
 }
 
@@ -150,6 +157,10 @@ impl Nodes for Fake {
     fn unlock(&mut self, lock: Lock) -> Result<(), String> {
         self.locks.give_back(lock);
         Ok(())
+    }
+
+    fn reachable(&mut self, _domid: u32, _patience: Duration) -> Result<bool, String> {
+        Ok(true)
     }
 
     fn greet(&mut self) -> Result<(), String> {
@@ -242,8 +253,8 @@ fn a_job_on_two_hosts_is_held_still_and_let_go() {
     assert_eq!((figures.retransmits, figures.retransmits_later), (Some(0), Some(6)));
     assert_eq!(figures.domains.iter().map(|domain| domain.name.as_str()).collect::<Vec<_>>(), ["dom3", "dom4"]);
     drop(coordinator);
-    assert_eq!(scene.heard(&scene.there, 12), "survey prepare freeze flush hold thaw finish");
-    assert_eq!(scene.heard(&scene.there, 4), "survey prepare freeze flush thaw finish");
+    assert_eq!(scene.heard(&scene.there, 12), "survey prepare freeze flush flush hold thaw finish");
+    assert_eq!(scene.heard(&scene.there, 4), "survey prepare freeze flush flush thaw finish");
     assert_eq!(scene.heard(&scene.here, 9), "survey", "a domain without ranks is left alone");
 }
 
@@ -275,8 +286,17 @@ fn ends_that_disagree_are_looked_at_again() {
     let scene = Scene::new(Quirk::LateBytes, Some(Quirk::None));
     let coordinator = flushed(scene.survey(Level::Job));
     assert!(coordinator.figures().is_cut_clean());
-    assert_eq!(scene.heard(&scene.there, 4), "survey prepare freeze flush flush flush");
+    assert_eq!(scene.heard(&scene.there, 4), "survey prepare freeze flush flush flush flush");
     assert!(scene.there.agents.lock().unwrap()[&4].room);
+}
+
+#[test]
+fn what_is_sent_again_too_late_is_not_waited_for() {
+    let scene = Scene::new(Quirk::None, Some(Quirk::Dropped));
+    let coordinator = flushed(scene.survey(Level::Job));
+    let figures = coordinator.figures();
+    assert!(!figures.is_cut_clean() && figures.unacked == Some(7) && figures.resend == Some(60e3), "{figures:?}");
+    assert_eq!(scene.heard(&scene.there, 4), "survey prepare freeze flush flush");
 }
 
 #[test]
@@ -384,7 +404,7 @@ fn a_gang_is_thawed_when_the_last_has_arrived() {
     assert_eq!(figures.gang, ["dom4", "dom3"]);
     assert_eq!(figures.domains.iter().map(|domain| domain.name.as_str()).collect::<Vec<_>>(), ["dom4", "dom3"]);
     for domid in [12, 13] {
-        assert_eq!(scene.heard(&scene.there, domid), "survey prepare freeze flush hold thaw finish");
+        assert_eq!(scene.heard(&scene.there, domid), "survey prepare freeze flush flush hold thaw finish");
     }
 }
 
@@ -400,7 +420,7 @@ fn one_of_a_gang_that_is_given_back_is_thawed_where_it_was() {
     coordinator.arrived(1, 12);
     coordinator.settle().unwrap();
     assert!(!scene.frozen());
-    assert_eq!(scene.heard(&scene.here, 4), "survey prepare freeze flush thaw finish");
+    assert_eq!(scene.heard(&scene.here, 4), "survey prepare freeze flush flush thaw finish");
 }
 
 /// Who is suspended cannot hear of the end. When it runs again where it was, it is told.
@@ -410,10 +430,10 @@ fn a_gang_given_up_runs_as_each_comes_back() {
     let mut coordinator = flushed(found);
     coordinator.suspended(0);
     coordinator.abort();
-    assert_eq!(scene.heard(&scene.here, 3), "survey prepare freeze flush abort");
-    assert_eq!(scene.heard(&scene.here, 4), "survey prepare freeze flush");
+    assert_eq!(scene.heard(&scene.here, 3), "survey prepare freeze flush flush abort");
+    assert_eq!(scene.heard(&scene.here, 4), "survey prepare freeze flush flush");
     coordinator.returned(0);
-    assert_eq!(scene.heard(&scene.here, 4), "survey prepare freeze flush abort");
+    assert_eq!(scene.heard(&scene.here, 4), "survey prepare freeze flush flush abort");
     assert!(!scene.frozen());
 }
 
