@@ -67,7 +67,7 @@ pub fn check_cut(mpi: &Value) -> Result<()> {
     );
     let directions = mpi["cut"].as_array().into_iter().flatten();
     directions.filter(|direction| direction["agrees"] == false).for_each(|direction| println!("  {direction}"));
-    ensure!(number(mpi, "/unacked")? > 0.0 && number(mpi, "/unread")? > 0.0, "{mpi}");
+    ensure!(number(mpi, "/unacked")? + number(mpi, "/notsent")? > 0.0, "{mpi}");
     Ok(())
 }
 

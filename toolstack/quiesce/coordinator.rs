@@ -130,6 +130,15 @@ enum Phase {
     Over,
 }
 
+/// How another flush may find a better cut.
+enum Better {
+    Not,
+    /// All has been acknowledged, but a domain was written down while another was still sending to it.
+    ByLooking,
+    /// Something is to be sent again in this time.
+    BySending(Duration),
+}
+
 pub(super) type Outcome<T> = Result<T, NotQuiesced>;
 
 pub(super) fn not(line: impl Into<String>) -> NotQuiesced {
@@ -215,16 +224,25 @@ impl Coordinator {
         }
         let begun = Instant::now();
         let until = begun + FLUSH_DEADLINE;
-        while let Some(after) = self.flush_once(until.saturating_duration_since(Instant::now()).max(SHORTEST_FLUSH))?
-            && Instant::now() + after < until
-        {}
+        let mut last_look = true;
+        loop {
+            let left = until.saturating_duration_since(Instant::now()).max(SHORTEST_FLUSH);
+            let go_on = match self.flush_once(left)? {
+                Better::Not => false,
+                // However late: nothing moves any more, so the next look is true, unless others send on.
+                Better::ByLooking => Instant::now() < until || std::mem::take(&mut last_look),
+                Better::BySending(after) => Instant::now() + after < until,
+            };
+            if !go_on {
+                break;
+            }
+        }
         self.figures.flush = Some(ms(begun.elapsed()));
         self.phase = Phase::Flushed;
         Ok(())
     }
 
-    /// Tells when another flush may find a better cut; none when it could not be better.
-    fn flush_once(&mut self, deadline: Duration) -> Outcome<Option<Duration>> {
+    fn flush_once(&mut self, deadline: Duration) -> Outcome<Better> {
         let (mut ends, mut clean, mut settled) = (Vec::new(), true, true);
         let (mut unacked, mut notsent, mut unread, mut resend) = (0, 0, 0, None);
         let flush = self.flush_within(deadline);
@@ -247,9 +265,11 @@ impl Coordinator {
             (Some(unacked), Some(notsent), Some(unread));
         self.figures.resend = resend.map(ms);
         self.figures.cut = Direction::all(&ends);
-        // A domain may have been written down while another was still sending to it.
-        let better = !settled || !audit.disagreed.is_empty();
-        Ok(better.then(|| resend.unwrap_or_default()))
+        Ok(match (settled, audit.disagreed.is_empty()) {
+            (false, _) => Better::BySending(resend.unwrap_or_default()),
+            (true, false) => Better::ByLooking,
+            (true, true) => Better::Not,
+        })
     }
 
     fn cut(&self, index: usize, chunks: u32) -> Outcome<Vec<Connection>> {

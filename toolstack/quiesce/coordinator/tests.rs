@@ -30,6 +30,8 @@ enum Quirk {
     DeafToFreeze,
     /// The peer is still sending to it when its cut is asked for the first time.
     LateBytes,
+    /// Its peer's last bytes come when the time for a flush is over.
+    Slow,
     /// What it has sent was dropped, and is sent again in a minute.
     Dropped,
     ThawedEarly,
@@ -107,7 +109,14 @@ impl Agent {
         self.flushes += 1;
         let (local, remote) =
             if self.name == "dom3" { ("10.0.0.3:1", "10.0.0.4:2") } else { ("10.0.0.4:2", "10.0.0.3:1") };
-        let late = self.quirk == Quirk::LateBytes && self.flushes <= 3;
+        let late = match self.quirk {
+            Quirk::LateBytes => self.flushes <= 3,
+            Quirk::Slow => self.flushes <= 2,
+            _ => false,
+        };
+        if self.quirk == Quirk::Slow && self.flushes == 2 {
+            std::thread::sleep(FLUSH_DEADLINE);
+        }
         let received = if late { 500 } else { 1000 };
         let end: Connection = format!("{local} {remote} 1000 {received} 0 0 0 0 -").parse().unwrap();
         let (chunks, _) = pack(&[end]);
@@ -288,6 +297,15 @@ fn ends_that_disagree_are_looked_at_again() {
     assert!(coordinator.figures().is_cut_clean());
     assert_eq!(scene.heard(&scene.there, 4), "survey prepare freeze flush flush flush flush");
     assert!(scene.there.agents.lock().unwrap()[&4].room);
+}
+
+#[test]
+fn ends_that_disagree_late_are_looked_at_once_more() {
+    let scene = Scene::new(Quirk::Slow, Some(Quirk::None));
+    let coordinator = flushed(scene.survey(Level::Job));
+    let figures = coordinator.figures();
+    assert!(figures.is_cut_clean() && figures.connections_agreed == Some(1), "{figures:?}");
+    assert_eq!(scene.heard(&scene.there, 4), "survey prepare freeze flush flush flush");
 }
 
 #[test]
