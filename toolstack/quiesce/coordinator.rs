@@ -46,7 +46,8 @@ const RESUME_GLANCE: Duration = Duration::from_secs(1);
 const RESUME_PAUSE: Duration = Duration::from_millis(5);
 
 /// From the agent's word until its host's network forwards to it: its backend connects, and the kernel tells the bridge of a
-/// carrier once a second at most (linkwatch). 1.5 s were seen after the word, on a busy host 5 s. Then the ranks run all the same.
+/// carrier once a second at most (linkwatch). 1.5 s were seen after the word, on a busy host 5 s. All domains that moved together
+/// have this time in common. Then the ranks run all the same.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What an agent may need beside its own deadline: its poll loop, xenstore, and a guest whose ranks spin on its processors.
@@ -337,18 +338,20 @@ impl Coordinator {
     /// have not said so in time. The error is a line for the user; the job runs in any case.
     pub fn settle(&mut self) -> Outcome<()> {
         let arrived: Vec<_> = self.members.iter().filter(|member| member.arrived.is_some()).cloned().collect();
-        let told = arrived.iter().map(|member| self.await_resumed(member)).fold(Ok(()), Outcome::and);
+        let until = Instant::now() + RESUME_PATIENCE;
+        let told = arrived.iter().map(|member| self.await_resumed(member, until)).fold(Ok(()), Outcome::and);
         if told.is_ok() {
-            arrived.iter().for_each(|member| self.await_network(member));
+            let until = Instant::now() + NETWORK_PATIENCE;
+            arrived.iter().for_each(|member| self.await_network(member, until));
         }
         let thawed = self.thaw();
         told.and(thawed)
     }
 
-    fn await_resumed(&mut self, member: &Member) -> Outcome<()> {
+    fn await_resumed(&mut self, member: &Member, until: Instant) -> Outcome<()> {
         let begun = member.arrived.unwrap_or_else(Instant::now);
         let (domid, stamp) = (member.domid, self.stamp);
-        let state = self.in_glances(member, RESUME_PATIENCE, |nodes, glance| nodes.wait(domid, stamp, glance));
+        let state = self.in_glances(member, until, |nodes, glance| nodes.wait(domid, stamp, glance));
         let state = state.map_err(not)?;
         keep_longest(&mut self.figures.resume, begun.elapsed());
         let name = &member.name;
@@ -361,9 +364,9 @@ impl Coordinator {
     }
 
     /// What ranks send before is lost, and their kernels' timers double.
-    fn await_network(&mut self, member: &Member) {
+    fn await_network(&mut self, member: &Member, until: Instant) {
         let domid = member.domid;
-        let reached = self.in_glances(member, NETWORK_PATIENCE, |nodes, glance| {
+        let reached = self.in_glances(member, until, |nodes, glance| {
             nodes.reachable(domid, glance).map(|reachable| reachable.then_some(()))
         });
         match reached {
@@ -381,10 +384,9 @@ impl Coordinator {
     fn in_glances<T>(
         &self,
         member: &Member,
-        patience: Duration,
+        until: Instant,
         look: impl Fn(&mut dyn Nodes, Duration) -> Result<Option<T>, String>,
     ) -> Result<Option<T>, String> {
-        let until = Instant::now() + patience;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let glance = RESUME_GLANCE.min(left);
