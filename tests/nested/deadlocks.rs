@@ -1,6 +1,6 @@
 //! The conditions under which a quiesce could hang, each one forced on Xen: ranks in a rendezvous, in a collective that half of
 //! them have entered, before a closed window, in uninterruptible sleep; an agent killed while its ranks are frozen; two
-//! migrations of one job; a window that opens while the sender is away.
+//! migrations of one job; a window that opens while the sender is away; rxl, or an agent, that stands still itself.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use rxl_lab::{Node, RemoteProcess};
 use serde_json::Value;
 
 use crate::cluster::{COMMAND, Cluster, MIGRATION, failed, number};
-use crate::quiesce::{check_cut, figures, prepare, wait_for_state};
+use crate::quiesce::{check_cut, figures, prepare, start_job, summary, wait_for_state};
 
 /// What the last rank waits for, in its own domain.
 const GO: &str = "/run/mpi-hold.go";
@@ -62,6 +62,16 @@ pub fn what_an_agent_cannot_stop_or_flush(cluster: &Cluster) -> Result<()> {
     uninterruptible(cluster)?;
     closed_window(cluster)?;
     window_that_opens_while_the_sender_is_away(cluster)
+}
+
+/// Neither is dead, so nobody gives anything back for them: rxl stopped until the leases of its job have ended, then an agent
+/// whose ranks are frozen.
+pub fn who_stands_still_himself(cluster: &Cluster) -> Result<()> {
+    prepare(cluster)?;
+    let job = start_job(cluster, Node::B, 500)?;
+    a_coordinator_stopped(cluster)?;
+    an_agent_stopped(cluster)?;
+    summary(cluster, job).map(drop)
 }
 
 fn rendezvous_and_two_migrations_of_one_job(cluster: &Cluster) -> Result<()> {
@@ -139,6 +149,44 @@ fn window_that_opens_while_the_sender_is_away(cluster: &Cluster) -> Result<()> {
     let took = held.end()?;
     println!("  opened while the sender was in a file: all was read {:.1} s after it was back", took.as_secs_f64());
     cluster.check_clean("dom3", Node::B)
+}
+
+fn a_coordinator_stopped(cluster: &Cluster) -> Result<()> {
+    let source = cluster.lab.node(Node::A);
+    let mut migration = source.spawn(&migration(Node::B))?;
+    wait_for_state(cluster, Node::B, "dom4", "frozen|flushed").context("the job is not frozen")?;
+    source.check("pkill -STOP -x rxl", COMMAND)?;
+    let stopped = Instant::now();
+    for (node, guest) in [(Node::A, "dom3"), (Node::B, "dom4")] {
+        wait_for_state(cluster, node, guest, "expired")?;
+    }
+    println!("  rxl stopped: both ranks ran again {:.1} s later", stopped.elapsed().as_secs_f64());
+    source.check("pkill -CONT -x rxl", COMMAND)?;
+    not_moved(cluster, &mut migration, "rxl goes on")
+}
+
+fn an_agent_stopped(cluster: &Cluster) -> Result<()> {
+    let mut migration = cluster.lab.node(Node::A).spawn(&migration(Node::B))?;
+    wait_for_state(cluster, Node::B, "dom4", "frozen|flushed").context("the job is not frozen")?;
+    let dom4 = cluster.lab.guest("dom4")?;
+    dom4.check("pkill -STOP -x rxl-guest-agent", COMMAND)?;
+    let stopped = Instant::now();
+    not_moved(cluster, &mut migration, "an agent stopped")?;
+    // Its watchdog ends it; the next one finds the record, and a lease that is over.
+    wait_for_state(cluster, Node::B, "dom4", "expired|finished|idle")?;
+    println!("  its ranks ran again {:.1} s after it was stopped", stopped.elapsed().as_secs_f64());
+    let restarts = dom4.check("systemctl show --property NRestarts --value rxl-guest-agent", COMMAND)?.stdout;
+    ensure!(restarts.trim() != "0", "the watchdog did nothing");
+    Ok(())
+}
+
+/// At level require the domain stays where it is, and the reason is said.
+fn not_moved(cluster: &Cluster, migration: &mut RemoteProcess, what: &str) -> Result<()> {
+    let (code, said) = failed(&migration.wait(MIGRATION)?)?;
+    println!("  {what}: {code}: {said}");
+    ensure!(code == 11, "{code}: {said}");
+    cluster.wait_until(Node::B, "! pgrep -x 'rxl|rxl-guard' >/dev/null")?;
+    cluster.check_clean("dom3", Node::A)
 }
 
 fn migration(to: Node) -> String {

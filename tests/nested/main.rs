@@ -53,6 +53,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("quiesce::a_rank_saved_to_a_file_and_restored", quiesce::a_rank_saved_to_a_file_and_restored),
     ("deadlocks::ranks_inside_mpi", deadlocks::ranks_inside_mpi),
     ("deadlocks::what_an_agent_cannot_stop_or_flush", deadlocks::what_an_agent_cannot_stop_or_flush),
+    ("deadlocks::who_stands_still_himself", deadlocks::who_stands_still_himself),
     (TO_THREE_HOSTS, gang::two_domains_of_a_job_move_together),
     ("gang::what_fails_before_go_leaves_both_at_home", gang::what_fails_before_go_leaves_both_at_home),
     ("interop::stock_xl_sends_to_rxl", interop::stock_xl_sends_to_rxl),
@@ -75,6 +76,7 @@ const LONG: &[&str] = &[
     "mpi::a_ring_survives_the_move_of_a_rank",
     "precopy::to_and_fro_without_a_leak",
     "deadlocks::what_an_agent_cannot_stop_or_flush",
+    "deadlocks::who_stands_still_himself",
     "gang::what_fails_before_go_leaves_both_at_home",
     "traces::dirty_traces_at_several_rates",
 ];

@@ -36,7 +36,7 @@ pub fn weigh_dom0(cluster: &Cluster, weight: u32) -> Result<()> {
 /// The report's `mpi` part, in a line.
 pub fn figures(mpi: &Value) -> String {
     format!(
-        "prepare {} ms, freeze {} ms, flush {} ms, resume {} ms, network {} ms, thaw {} ms, pause {} ms, {} in flight, {} agree, {} retransmits",
+        "prepare {} ms, freeze {} ms, flush {} ms, resume {} ms, network {} ms, thaw {} ms, pause {} ms, {} in flight, {} agree, {} retransmits, {} later",
         mpi["prepare"],
         mpi["freeze"],
         mpi["flush"],
@@ -47,6 +47,7 @@ pub fn figures(mpi: &Value) -> String {
         mpi["unacked"],
         mpi["connections-agreed"],
         mpi["retransmits"],
+        mpi["retransmits-later"],
     )
 }
 
