@@ -27,6 +27,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::unistd::{Pid, getppid};
 use serde::{Deserialize, Serialize};
 
 use crate::host::{Domain, Host};
@@ -132,6 +133,16 @@ impl Guard {
     /// Ends it, with nothing to be done.
     pub fn done(self) {
         self.tell(&Word::Done);
+    }
+}
+
+/// Waits until our parent, this process, has ended, if it is ending: a parent that lives on lets its guard act, and waits for
+/// it. Linux gives a process a new parent once the old one has closed all its files (`do_exit` in kernel/exit.c).
+pub fn wait_for_end_of(parent: Pid) {
+    const GLANCE: Duration = Duration::from_millis(20);
+    let until = Instant::now() + Duration::from_secs(1);
+    while getppid() == parent && Instant::now() < until {
+        std::thread::sleep(GLANCE);
     }
 }
 

@@ -87,17 +87,20 @@ fn serve_guard() -> Result<(), Failure> {
     [Signal::SIGINT, Signal::SIGHUP, Signal::SIGTERM].into_iter().for_each(|signal| held.add(signal));
     held.thread_block().map_err(failed)?;
     nix::unistd::setsid().map_err(failed)?;
+    let rxl = nix::unistd::getppid();
     let Some(word) = guard::last_word(std::io::stdin().as_fd()).filter(|word| *word != Word::Done) else {
         return Ok(());
     };
-    if let Err(failure) = StateDir::system().sweep() {
-        guard::log(&failure.to_string());
-    }
     let host = LibxlHost::new().map_err(Failure::from);
     let said = host.map(|host| guard::put_right(&host, &word, guard::Settling::HOST));
     match said {
         Ok(said) => said.iter().for_each(|line| guard::log(line)),
         Err(failure) => guard::log(&format!("rxl was killed, and nothing could be put right: {failure}")),
+    }
+    // Last, and not before a killed rxl has closed its sockets too: the line to its guard may be the first that is closed.
+    guard::wait_for_end_of(rxl);
+    if let Err(failure) = StateDir::system().sweep() {
+        guard::log(&failure.to_string());
     }
     Ok(())
 }
