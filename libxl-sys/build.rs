@@ -85,6 +85,10 @@ const FUNCTIONS: &[&str] = &[
     "xs_write",
     "xs_transaction_start",
     "xs_transaction_end",
+    "xs_watch",
+    "xs_unwatch",
+    "xs_fileno",
+    "xs_check_watch",
 ];
 
 const CONSTANTS: &[&str] = &[

@@ -38,8 +38,9 @@ pub struct Engine<S, G> {
     complaint: String,
 }
 
-/// Longest time without a look at the store while an epoch is under way: a cancelled suspend fires no watch.
-const BUSY_PACE: Duration = Duration::from_millis(100);
+/// Longest time without a look at the store while an epoch is under way. Commands, leases and a fresh tree fire watches; a look takes
+/// tens of milliseconds of a slow host's processor, which others of the job need.
+const BUSY_PACE: Duration = Duration::from_secs(1);
 
 /// The same when none is.
 const IDLE_PACE: Duration = Duration::from_secs(5);

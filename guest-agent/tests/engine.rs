@@ -489,9 +489,9 @@ fn a_stopped_agent_leaves_its_stamp_and_nothing_frozen() {
 }
 
 #[test]
-fn it_looks_often_while_an_epoch_is_under_way() {
+fn it_looks_each_second_while_an_epoch_is_under_way() {
     let mut bench = Bench::new();
-    assert!(bench.engine.step() >= SECOND);
+    assert!(bench.engine.step() > SECOND);
     let mut bench = Bench::frozen();
-    assert!(bench.engine.step() <= SECOND / 10);
+    assert!(bench.engine.step() <= SECOND);
 }

@@ -14,7 +14,8 @@
  *
  * It ends after so many seconds, or when rank 0 finds the file that --until names; in both cases with all that is said below.
  *
- * Rank 0 prints a line of JSON a second, with its longest iteration and its longest silence since the last, and one at the end:
+ * Rank 0 prints a line of JSON a second, with its longest iteration and its longest silence since the last, which began at
+ * silent_from_s by its clock (Unix time), and one at the end:
  * sums over all ranks, then each rank's own figures. A stall is the time of an iteration less the median; a silence is the time
  * between the ends of two operations of MPI, in which nothing has come to an end. The exit status is 1 if anything was lost,
  * duplicated, reordered or corrupt.
@@ -24,6 +25,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { MAX_RANKS = 64, MAX_MESSAGE = 1 << 20, FLOOD = 24, MAX_MISSING = 1024 };
@@ -68,6 +70,7 @@ static struct {
     struct counts counts;
     double ended;   /* when an operation of MPI last has */
     double silence; /* the longest since the last line of progress, in seconds */
+    double silent_from; /* when it began, in seconds of Unix time */
     unsigned char *out, *in;
     size_t room; /* bytes in each of the two */
 } self;
@@ -208,13 +211,23 @@ static void check(unsigned char *message, size_t length, enum stream stream, int
     }
 }
 
+static double unix_time(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
 /* An operation of MPI has come to its end. */
 static void heard(void)
 {
     double now = MPI_Wtime();
 
-    if (now - self.ended > self.silence)
+    if (now - self.ended > self.silence) {
         self.silence = now - self.ended;
+        self.silent_from = unix_time() - self.silence;
+    }
     if (self.silence * 1000 > self.counts.longest_silence_ms)
         self.counts.longest_silence_ms = self.silence * 1000;
     self.ended = now;
@@ -426,9 +439,10 @@ static void print_progress(double start, double now, double iteration)
     if (now - last < 1.0)
         return;
     last = now;
-    printf("{\"progress\":%llu,\"elapsed_ms\":%.0f,\"longest_ms\":%.0f,\"silence_ms\":%.0f,\"bad\":%llu}\n",
+    printf("{\"progress\":%llu,\"elapsed_ms\":%.0f,\"longest_ms\":%.0f,\"silence_ms\":%.0f,"
+           "\"silent_from_s\":%.1f,\"bad\":%llu}\n",
            (unsigned long long)self.counts.iterations, (now - start) * 1000, longest * 1000, self.silence * 1000,
-           (unsigned long long)bad(&self.counts));
+           self.silent_from, (unsigned long long)bad(&self.counts));
     fflush(stdout);
     longest = self.silence = 0;
 }

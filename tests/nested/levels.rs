@@ -107,8 +107,9 @@ impl Job {
         migrate(cluster, way, from, cost)?;
         let took = begun.elapsed();
         let iterations = self.settled()?;
-        let most = |of: fn(&Line) -> f64| iterations.iter().map(of).fold(0.0, f64::max);
-        let (longest, silence) = (most(|line| line.longest), most(|line| line.silence));
+        let longest = iterations.iter().map(|line| line.longest).fold(0.0, f64::max);
+        let stall = iterations.iter().max_by(|a, b| a.silence.total_cmp(&b.silence)).context("no iteration")?;
+        let silence = stall.silence;
         ensure!(iterations.iter().all(|line| line.bad == 0.0), "a message went wrong: {}", self.process.stdout());
         cost.longest.push(longest);
         cost.silences.push(silence);
@@ -119,7 +120,7 @@ impl Job {
             silence / 1e3,
             longest / 1e3
         );
-        Ok(())
+        agent_while_stalled(cluster, stall)
     }
 
     /// What it has said since it was last asked, when it runs as usual again.
@@ -150,6 +151,8 @@ struct Line {
     longest: f64,
     /// Longest time between the ends of two operations of MPI since then, ms.
     silence: f64,
+    /// When that began, in seconds of Unix time by the clock of the rank's guest.
+    from: f64,
     /// Messages lost, doubled, reordered or corrupt, of all so far.
     bad: f64,
 }
@@ -158,7 +161,12 @@ impl Line {
     fn parse(line: &str) -> Result<Self> {
         let line: Value = serde_json::from_str(line).with_context(|| format!("not a line of progress: {line}"))?;
         let of = |name| number(&line, name);
-        Ok(Self { longest: of("/longest_ms")?, silence: of("/silence_ms")?, bad: of("/bad")? })
+        Ok(Self {
+            longest: of("/longest_ms")?,
+            silence: of("/silence_ms")?,
+            from: of("/silent_from_s")?,
+            bad: of("/bad")?,
+        })
     }
 }
 
@@ -186,6 +194,23 @@ fn migrate(cluster: &Cluster, way: &str, from: Node, cost: &mut Way) -> Result<(
     let domains = mpi["domains"].as_array().map_or(0, Vec::len);
     ensure!(domains == if way == "domain" { 1 } else { 2 }, "{mpi}");
     if way == "job" { check_cut(mpi) } else { Ok(()) }
+}
+
+/// What the agent beside the rank that stays did around a stall, in seconds from its beginning: both take their guest's clock.
+fn agent_while_stalled(cluster: &Cluster, stall: &Line) -> Result<()> {
+    let (from, to) = (stall.from - 30.0, stall.from + stall.silence / 1e3 + 30.0);
+    let journal = format!("journalctl --unit rxl-guest-agent --output short-unix --since @{from:.0} --until @{to:.0}");
+    for line in cluster.lab.guest("dom4")?.check(&journal, COMMAND * 2)?.stdout.lines() {
+        let Some((at, (_, said))) =
+            line.split_once(' ').map(|(at, rest)| (at, rest.rsplit_once("-> ").unwrap_or(("", ""))))
+        else {
+            continue;
+        };
+        if let (Ok(at), false) = (at.parse::<f64>(), said.is_empty()) {
+            println!("    at {:.1} s: {}", at - stall.from, said.chars().take(60).collect::<String>());
+        }
+    }
+    Ok(())
 }
 
 /// Segments that both guests have retransmitted since they booted.

@@ -16,6 +16,9 @@ use crate::xen::{Library, XenStore};
 /// takes processor time from the host, which a guest that has just moved needs more.
 const GLANCE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 
+/// Longest pause between two looks at a state that is watched.
+const WATCHED_GLANCE: Duration = Duration::from_secs(1);
+
 /// A domain of a host, as far as its agent goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Guest {
@@ -136,6 +139,11 @@ impl LocalNodes {
     fn get(&self, path: &str) -> Result<Option<String>, String> {
         self.store.read(path).map_err(|failure| failure.to_string())
     }
+
+    fn answer(&self, path: &str, stamp: Stamp) -> Result<Option<State>, String> {
+        let state = self.get(path)?.and_then(|value| value.parse().ok());
+        Ok(state.filter(|state: &State| state.stamp == stamp))
+    }
 }
 
 impl Nodes for LocalNodes {
@@ -178,6 +186,21 @@ impl Nodes for LocalNodes {
 
     fn greet(&mut self) -> Result<(), String> {
         Ok(())
+    }
+
+    /// By a watch: each look takes time of the host's processors, and of xenstored, which guests that have just moved need.
+    fn wait(&mut self, domid: u32, stamp: Stamp, patience: Duration) -> Result<Option<State>, String> {
+        let deadline = Instant::now() + patience;
+        let path = below(domid, path::STATE);
+        let watch = self.store.watch(&path).map_err(|failure| failure.to_string())?;
+        loop {
+            let state = self.answer(&path, stamp)?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if state.is_some() || left.is_zero() {
+                return Ok(state);
+            }
+            watch.wait(left.min(WATCHED_GLANCE));
+        }
     }
 
     fn reachable(&mut self, domid: u32, patience: Duration) -> Result<bool, String> {

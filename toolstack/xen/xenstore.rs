@@ -1,10 +1,13 @@
 //! xenstore, for what libxl has no call for.
 
 use std::ffi::{CStr, CString, c_char, c_uint};
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::context::{Context, take_string};
 use super::failure::Failure;
@@ -18,6 +21,15 @@ pub struct XenStore {
 
 // SAFETY: libxenstore's handle may be used from any thread, by one at a time (xenstore.h), which the lack of Sync sees to.
 unsafe impl Send for XenStore {}
+
+/// A watch on a node and all below it. Dropping it ends it.
+pub struct Watch<'a> {
+    store: &'a XenStore,
+    path: CString,
+}
+
+/// Goes with every event of a watch, to tell watches of one connection apart.
+const TOKEN: &CStr = c"rxl";
 
 /// xenstore.h: `XBT_NULL`.
 const NO_TRANSACTION: libxl_sys::xs_transaction_t = 0;
@@ -66,6 +78,14 @@ impl XenStore {
         Ok(self.read_in(NO_TRANSACTION, &c_path(path)?))
     }
 
+    /// Watches a node, which need not be there. xenstored fires it once at once, then with every change (docs/misc/xenstore.txt).
+    pub fn watch(&self, path: &str) -> Result<Watch<'_>, Failure> {
+        let c_path = c_path(path)?;
+        // SAFETY: the connection is live; path and token are terminated.
+        let watched = unsafe { self.library.xs_watch(self.raw.as_ptr(), c_path.as_ptr(), TOKEN.as_ptr()) };
+        if watched { Ok(Watch { store: self, path: c_path }) } else { Err(failed("watch", path)) }
+    }
+
     /// Writes `new` if the node's value is `old`; tells whether it was.
     pub(super) fn replace(&self, path: &str, old: &str, new: &str) -> Result<bool, Failure> {
         let c_path = c_path(path)?;
@@ -101,6 +121,39 @@ impl XenStore {
         let (at, len) = (value.as_ptr().cast(), value.len() as c_uint);
         // SAFETY: the connection is live, the path terminated, and `len` bytes of the value are there.
         unsafe { self.library.xs_write(self.raw.as_ptr(), transaction, path.as_ptr(), at, len) }
+    }
+}
+
+impl Watch<'_> {
+    /// Waits for an event, or until `patience` is over. It may return for nothing: an earlier watch's event, or a signal.
+    pub fn wait(&self, patience: Duration) {
+        let (library, raw) = (self.store.library, self.store.raw.as_ptr());
+        // SAFETY: the connection is live.
+        let fd = unsafe { library.xs_fileno(raw) };
+        if fd < 0 {
+            return std::thread::sleep(patience);
+        }
+        // SAFETY: libxenstore's own, open for as long as the connection is, which is borrowed.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        // Rounded up: a wait of zero would be no wait.
+        let timeout = PollTimeout::try_from(patience.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+        let _ = poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout);
+        loop {
+            // SAFETY: the connection is live; with nothing there it does not wait.
+            let event = unsafe { library.xs_check_watch(raw) };
+            if event.is_null() {
+                return;
+            }
+            // SAFETY: one block from malloc, with its strings in it, the caller's, not used afterwards.
+            unsafe { libc::free(event.cast()) };
+        }
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the connection is live; path and token are terminated, and those that the watch was set with.
+        unsafe { self.store.library.xs_unwatch(self.store.raw.as_ptr(), self.path.as_ptr(), TOKEN.as_ptr()) };
     }
 }
 
