@@ -16,11 +16,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
 use pnet_datalink::Channel;
 
 use crate::host::{DomId, Host};
+use crate::io::rest;
 use crate::xen::{Failure, XenStore};
 
 /// A guest's network interface on its host.
@@ -126,9 +126,7 @@ impl Notices {
 
     /// Waits for one, or until `patience` is over. What they say is not read: too many for the socket are a notice, too.
     fn wait(&self, patience: Duration) {
-        // Rounded up: a wait of zero would be no wait.
-        let timeout = PollTimeout::try_from(patience.as_millis() + 1).unwrap_or(PollTimeout::MAX);
-        let _ = poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], timeout);
+        rest(self.0.as_fd(), patience);
         while recv(self.0.as_raw_fd(), &mut [0; 64], MsgFlags::empty()).is_ok() {}
     }
 }

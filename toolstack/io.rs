@@ -82,6 +82,13 @@ pub fn wait_readable(fds: &[BorrowedFd<'_>], cancel: &Cancel, patience: Duration
     wait_any(fds, PollFlags::POLLIN, cancel, Some(patience))
 }
 
+/// Waits until a descriptor can be read, or until `patience` is over; a signal may end it early. For those who look again anyway.
+pub fn rest(fd: BorrowedFd<'_>, patience: Duration) {
+    // Rounded up: a wait of zero would be no wait.
+    let timeout = PollTimeout::try_from(patience.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+    let _ = poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout);
+}
+
 fn wait(fd: &OwnedFd, wanted: PollFlags, cancel: &Cancel, patience: Option<Duration>) -> io::Result<()> {
     if wait_any(&[fd.as_fd()], wanted, cancel, patience)?.is_some() {
         return Ok(());

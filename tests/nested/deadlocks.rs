@@ -162,7 +162,11 @@ fn a_coordinator_stopped(cluster: &Cluster) -> Result<()> {
     }
     println!("  rxl stopped: both ranks ran again {:.1} s later", stopped.elapsed().as_secs_f64());
     source.check("pkill -CONT -x rxl", COMMAND)?;
-    not_moved(cluster, &mut migration, "rxl goes on")
+    let (code, said) = failed(&migration.wait(MIGRATION)?)?;
+    println!("  rxl goes on: {code}: {said}");
+    ensure!(code == 11, "{code}: {said}");
+    cluster.wait_until(Node::B, "! pgrep -x 'rxl|rxl-guard' >/dev/null")?;
+    cluster.check_clean("dom3", Node::A)
 }
 
 /// Stopped in its own guest as soon as its ranks are frozen. Before its flush, nobody moves; after it, only the thaw misses it. In both
@@ -187,15 +191,6 @@ fn an_agent_stopped(cluster: &Cluster) -> Result<()> {
     wait_for_state(cluster, Node::B, "dom4", "expired|finished|thawed")?;
     println!("  its ranks ran again {:.1} s after it was stopped, at the latest", stopped.elapsed().as_secs_f64());
     Ok(())
-}
-
-/// At level require the domain stays where it is, and the reason is said.
-fn not_moved(cluster: &Cluster, migration: &mut RemoteProcess, what: &str) -> Result<()> {
-    let (code, said) = failed(&migration.wait(MIGRATION)?)?;
-    println!("  {what}: {code}: {said}");
-    ensure!(code == 11, "{code}: {said}");
-    cluster.wait_until(Node::B, "! pgrep -x 'rxl|rxl-guard' >/dev/null")?;
-    cluster.check_clean("dom3", Node::A)
 }
 
 fn migration(to: Node) -> String {

@@ -201,12 +201,8 @@ fn agent_while_stalled(cluster: &Cluster, stall: &Line) -> Result<()> {
     let (from, to) = (stall.from - 30.0, stall.from + stall.silence / 1e3 + 30.0);
     let journal = format!("journalctl --unit rxl-guest-agent --output short-unix --since @{from:.0} --until @{to:.0}");
     for line in cluster.lab.guest("dom4")?.check(&journal, COMMAND * 2)?.stdout.lines() {
-        let Some((at, (_, said))) =
-            line.split_once(' ').map(|(at, rest)| (at, rest.rsplit_once("-> ").unwrap_or(("", ""))))
-        else {
-            continue;
-        };
-        if let (Ok(at), false) = (at.parse::<f64>(), said.is_empty()) {
+        let Some((head, said)) = line.rsplit_once("-> ") else { continue };
+        if let Some(at) = head.split(' ').next().and_then(|at| at.parse::<f64>().ok()) {
             println!("    at {:.1} s: {}", at - stall.from, said.chars().take(60).collect::<String>());
         }
     }

@@ -12,9 +12,8 @@ use crate::error::{Exit, one_line};
 use crate::state_dir::{DomainLock, StateDir};
 use crate::xen::{Library, XenStore};
 
-/// Shortest and longest pause between two looks at a state. Between them it is a twentieth of what has been waited: a look
-/// takes processor time from the host, which a guest that has just moved needs more.
-const GLANCE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
+/// Pause between two looks at a state in memory, which nobody watches.
+const GLANCE: Duration = Duration::from_millis(5);
 
 /// Longest pause between two looks at a state that is watched.
 const WATCHED_GLANCE: Duration = Duration::from_secs(1);
@@ -65,20 +64,19 @@ pub trait Nodes: Send {
 
     /// The agent's state, as soon as it answers a command of this stamp. None when it has not by then.
     fn wait(&mut self, domid: u32, stamp: Stamp, patience: Duration) -> Result<Option<State>, String> {
-        let begun = Instant::now();
-        let deadline = begun + patience;
+        let deadline = Instant::now() + patience;
         loop {
             let state = self.state(domid)?.filter(|state| state.stamp == stamp);
             if state.is_some() || Instant::now() >= deadline {
                 return Ok(state);
             }
-            std::thread::sleep((begun.elapsed() / 20).clamp(GLANCE.0, GLANCE.1));
+            std::thread::sleep(GLANCE);
         }
     }
 
     /// The agent's state, if it has one that can be understood.
     fn state(&mut self, domid: u32) -> Result<Option<State>, String> {
-        Ok(self.read(domid, path::STATE)?.and_then(|value| value.parse().ok()))
+        Ok(understood(self.read(domid, path::STATE)?))
     }
 
     /// Tells the agent something.
@@ -139,11 +137,6 @@ impl LocalNodes {
     fn get(&self, path: &str) -> Result<Option<String>, String> {
         self.store.read(path).map_err(|failure| failure.to_string())
     }
-
-    fn answer(&self, path: &str, stamp: Stamp) -> Result<Option<State>, String> {
-        let state = self.get(path)?.and_then(|value| value.parse().ok());
-        Ok(state.filter(|state: &State| state.stamp == stamp))
-    }
 }
 
 impl Nodes for LocalNodes {
@@ -194,7 +187,7 @@ impl Nodes for LocalNodes {
         let path = below(domid, path::STATE);
         let watch = self.store.watch(&path).map_err(|failure| failure.to_string())?;
         loop {
-            let state = self.answer(&path, stamp)?;
+            let state = understood(self.get(&path)?).filter(|state| state.stamp == stamp);
             let left = deadline.saturating_duration_since(Instant::now());
             if state.is_some() || left.is_zero() {
                 return Ok(state);
@@ -254,6 +247,10 @@ impl Drop for MemoryLocks {
             self.give_back(lock);
         }
     }
+}
+
+fn understood(state: Option<String>) -> Option<State> {
+    state?.parse().ok()
 }
 
 fn below(domid: u32, node: &str) -> String {

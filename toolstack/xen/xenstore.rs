@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::context::{Context, take_string};
 use super::failure::Failure;
 use super::library::Library;
+use crate::io::rest;
 
 /// A connection.
 pub struct XenStore {
@@ -135,9 +135,7 @@ impl Watch<'_> {
         }
         // SAFETY: libxenstore's own, open for as long as the connection is, which is borrowed.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        // Rounded up: a wait of zero would be no wait.
-        let timeout = PollTimeout::try_from(patience.as_millis() + 1).unwrap_or(PollTimeout::MAX);
-        let _ = poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout);
+        rest(fd, patience);
         loop {
             // SAFETY: the connection is live; with nothing there it does not wait.
             let event = unsafe { library.xs_check_watch(raw) };
