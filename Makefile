@@ -4,16 +4,18 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CARGO := cargo
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rxl-tools
 OUT := $(or $(CARGO_TARGET_DIR),target)
+NESTED := $(CARGO) test --release --workspace --test nested
 DENY_VERSION := 0.20.2
 DEB_VERSION := 3.8.0
 
-.PHONY: help deps build deb test test-quick demo lint bench bench-quiesce man lab-up lab-down clean
+.PHONY: help deps build deb test test-quick test-long demo lint bench bench-quiesce man lab-up lab-down clean
 
 help:
 	@echo 'make deps        install what is needed from Debian'
 	@echo 'make build       build rxl (target/release/rxl)'
 	@echo 'make deb         build the guest agent and its package (target/debian)'
-	@echo 'make test        everything: unit tests, sessions in memory, nested Xen'
+	@echo 'make test        unit tests, sessions in memory, nested Xen'
+	@echo 'make test-long   the scenarios on nested Xen that take longest, too: an hour and a half more'
 	@echo 'make test-quick  everything but nested Xen'
 	@echo 'make demo        two nested Xen hosts, an MPI job, a migration'
 	@echo 'make lint        rustfmt, clippy, cargo-deny'
@@ -25,25 +27,33 @@ help:
 deps:
 	@$(SUDO) tests/lab/images/deps.sh libxen-dev libclang-dev pkg-config python3 iproute2 util-linux dpkg-dev
 
+# Always the whole workspace: of one package alone, cargo would build the dependencies again with that one's features.
 build: deps
-	$(CARGO) build --release --bins
+	$(CARGO) build --release --workspace --bins
 
 deb: deps $(TOOLS)/bin/cargo-deb
-	$(TOOLS)/bin/cargo-deb --package rxl-guest-agent --locked
+	$(CARGO) build --release --workspace --bin rxl-guest-agent
+	$(TOOLS)/bin/cargo-deb --package rxl-guest-agent --no-build --locked
 
+# Tools that run for a second: built without optimisation, which takes a third of the time.
 $(TOOLS)/bin/cargo-deb:
-	$(CARGO) install cargo-deb --locked --version $(DEB_VERSION) --root $(TOOLS)
+	$(CARGO) install cargo-deb --debug --locked --version $(DEB_VERSION) --root $(TOOLS)
 
 test-quick: deps
 	$(CARGO) test --release --workspace
 
 # The images may need root for debootstrap; the cache is the invoking user's.
 test: test-quick deb
-	$(CARGO) test --release --test memory_bound -- --nocapture
-	$(CARGO) test --release --test nested
+	$(CARGO) test --release --workspace --test memory_bound -- --nocapture
+	$(NESTED)
+
+# A leak shows in ten round trips.
+test-long: test
+	RXL_ROUND_TRIPS=10 $(NESTED) -- --ignored
 
 demo: build deb
-	$(CARGO) run --release --example demo
+	$(CARGO) build --release --workspace --example demo
+	$(OUT)/release/examples/demo
 
 lint: deps $(TOOLS)/bin/cargo-deny
 	$(CARGO) fmt --all --check
@@ -52,18 +62,17 @@ lint: deps $(TOOLS)/bin/cargo-deny
 	$(TOOLS)/bin/cargo-deny --offline check --hide-inclusion-graph bans licenses sources
 
 $(TOOLS)/bin/cargo-deny:
-	$(CARGO) install cargo-deny --locked --version $(DENY_VERSION) --root $(TOOLS)
+	$(CARGO) install cargo-deny --debug --locked --version $(DENY_VERSION) --root $(TOOLS)
 
 bench: build deb
 	$(CARGO) bench --package migrate-stream
-	$(CARGO) build --release --example make-stream
+	$(CARGO) build --release --workspace --example make-stream
 	tests/stream_bench.sh $(OUT)/release/rxl $(OUT)/release/examples/make-stream
-	RXL_COMPARE_RUNS=5 RXL_COMPARE_GUESTS='dom3 small' $(CARGO) test --release --test nested -- compare
-	RXL_ROUND_TRIPS=10 $(CARGO) test --release --test nested -- --ignored
+	RXL_COMPARE_RUNS=5 RXL_COMPARE_GUESTS='dom3 small' $(NESTED) -- compare
 
 # Five migrations each way, which take turns under one job: about forty minutes.
 bench-quiesce: build deb
-	RXL_QUIESCE_WAYS='xl off domain job' RXL_QUIESCE_RUNS=5 $(CARGO) test --release --test nested -- --nocapture an_audited_job_by_level
+	RXL_QUIESCE_WAYS='xl off domain job' RXL_QUIESCE_RUNS=5 $(NESTED) -- --nocapture an_audited_job_by_level
 
 man:
 	$(CARGO) run --example man -- target/man

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use rxl_lab::{Lab, Node, Options, Output};
+use rxl_lab::{Domain, Lab, Node, Options, Output};
 use serde_json::Value;
 
 /// Enough for any migration that the lab makes, on a slow machine.
@@ -70,33 +70,12 @@ impl Cluster {
 
     /// The guest runs on this host and nowhere else, and nothing of a migration is left on any.
     pub fn check_clean(&self, name: &str, home: Node) -> Result<()> {
-        for node in self.lab.nodes().iter().copied() {
-            let domains = self.lab.domains(node)?;
-            let here = domains.iter().filter(|domain| domain.name == name).count();
-            ensure!(here == usize::from(node == home), "{name} on {node}: {domains:?}");
-            // A domain that was destroyed and cannot go, as somebody holds its memory, has no name any more.
-            let odd = domains.iter().find(|domain| domain.name.contains("--") || domain.name == "(null)");
-            ensure!(odd.is_none(), "left on {node}: {odd:?}");
-            let processes = self
-                .lab
-                .node(node)
-                .run("pgrep -a 'libxl-save-help|rxl-save-helper|rxl-guard'; pgrep -ax rxl", COMMAND)?;
-            ensure!(processes.stdout.is_empty(), "left on {node}: {}", processes.stdout);
-            let sockets = self.lab.node(node).run("ls /run/rxl/*.sock", COMMAND)?;
-            ensure!(sockets.stdout.is_empty(), "left on {node}: {}", sockets.stdout);
-            self.check_log_dirty(node)?;
-        }
-        Ok(())
-    }
-
-    /// Xen's debug key q lists every domain's paging modes.
-    fn check_log_dirty(&self, node: Node) -> Result<()> {
-        let said =
-            self.lab.node(node).check("xl dmesg -c >/dev/null; xl debug-keys q; sleep 0.5; xl dmesg", COMMAND)?;
-        // A host may be left without any guest whose paging Xen could tell of.
-        ensure!(said.stdout.contains("General information for domain 0"), "Xen says nothing: {}", said.stdout);
-        ensure!(!said.stdout.contains("log_dirty"), "log-dirty mode is on at {node}: {}", said.stdout);
-        Ok(())
+        self.lab.on_each(|node| {
+            let left = Remains::of(&self.lab, node)?;
+            let here = left.domains.iter().filter(|domain| domain.name == name).count();
+            ensure!(here == usize::from(node == home), "{name} on {node}: {:?}", left.domains);
+            left.check().with_context(|| format!("left on {node}"))
+        })
     }
 
     /// Bytes that a host has sent on the link between the hosts.
@@ -109,6 +88,41 @@ impl Cluster {
     pub fn wait_until(&self, node: Node, command: &str) -> Result<()> {
         let poll = format!("for i in $(seq 600); do {command} && exit 0; sleep 0.1; done; exit 1");
         self.lab.node(node).check(&poll, Duration::from_secs(90)).map(drop)
+    }
+}
+
+/// What is to be seen on a host after a migration.
+struct Remains {
+    domains: Vec<Domain>,
+    /// Programs of a migration, and sockets in /run/rxl.
+    of_rxl: String,
+    /// What Xen said to its debug key q, which lists every domain's paging modes.
+    paging: String,
+}
+
+impl Remains {
+    /// One command: under emulation each costs a second.
+    const LOOK: &str = "xl dmesg -c >/dev/null; xl debug-keys q; xl list; echo ==; \
+                        pgrep -a 'libxl-save-help|rxl-save-helper|rxl-guard'; pgrep -ax rxl; ls /run/rxl/*.sock 2>/dev/null; echo ==; \
+                        xl dmesg";
+
+    fn of(lab: &Lab, node: Node) -> Result<Self> {
+        let said = lab.node(node).check(Self::LOOK, COMMAND * 2)?.stdout;
+        let mut parts = said.splitn(3, "==\n");
+        let mut part = || parts.next().with_context(|| format!("{node} says too little: {said}"));
+        let domains = Domain::parse_list(part()?)?;
+        Ok(Self { domains, of_rxl: part()?.trim().to_owned(), paging: part()?.to_owned() })
+    }
+
+    fn check(&self) -> Result<()> {
+        // A domain that was destroyed and cannot go, as somebody holds its memory, has no name any more.
+        let odd = self.domains.iter().find(|domain| domain.name.contains("--") || domain.name == "(null)");
+        ensure!(odd.is_none(), "{odd:?}");
+        ensure!(self.of_rxl.is_empty(), "{}", self.of_rxl);
+        // A host may be left without any guest whose paging Xen could tell of.
+        ensure!(self.paging.contains("General information for domain 0"), "Xen says nothing: {}", self.paging);
+        ensure!(!self.paging.contains("log_dirty"), "log-dirty mode: {}", self.paging);
+        Ok(())
     }
 }
 

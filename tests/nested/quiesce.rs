@@ -19,9 +19,10 @@ pub fn prepare(cluster: &Cluster) -> Result<()> {
     cluster.lab.node(Node::A).check("xl destroy small", COMMAND)?;
     // Ranks spin; with two on one host dom0 would get a third of its only processor, and all takes twice as long.
     weigh_dom0(cluster, 2048)?;
-    for guest in GUESTS {
-        cluster.install_agent(guest)?;
-    }
+    cluster.lab.on_each(|node| {
+        let mut here = cluster.lab.domains(node)?.into_iter().filter(|domain| GUESTS.contains(&domain.name.as_str()));
+        here.try_for_each(|domain| cluster.install_agent(&domain.name))
+    })?;
     let shown = cluster.lab.node(Node::A).check("rxl jobs", COMMAND)?.stdout;
     ensure!(shown.contains("dom3") && shown.contains("idle"), "{shown}");
     Ok(())

@@ -70,6 +70,21 @@ pub struct Domain {
     pub state: String,
 }
 
+impl Domain {
+    /// The domains that `xl list` printed.
+    ///
+    /// # Errors
+    /// A line is no line of it.
+    pub fn parse_list(list: &str) -> Result<Vec<Self>> {
+        let parse = |line: &str| {
+            let mut fields = line.split_ascii_whitespace();
+            let (name, domid) = (fields.next()?.to_owned(), fields.next()?.parse().ok()?);
+            Some(Self { name, domid, state: fields.nth(2)?.to_owned() })
+        };
+        list.lines().skip(1).map(|line| parse(line).with_context(|| format!("xl list: {line}"))).collect()
+    }
+}
+
 impl Lab {
     /// Builds what the cache lacks (minutes, the first time) and starts the hosts from the golden snapshot (seconds).
     ///
@@ -198,7 +213,15 @@ impl Lab {
     /// # Errors
     /// `xl list` fails.
     pub fn domains(&self, node: Node) -> Result<Vec<Domain>> {
-        parse_domains(&self.node(node).check("xl list", COMMAND_LIMIT)?.stdout)
+        Domain::parse_list(&self.node(node).check("xl list", COMMAND_LIMIT)?.stdout)
+    }
+
+    /// Runs an action for all hosts at once; returns when all have ended.
+    ///
+    /// # Errors
+    /// The first that an action returned.
+    pub fn on_each(&self, action: impl Fn(Node) -> Result<()> + Sync) -> Result<()> {
+        on_each(self.nodes(), action)
     }
 
     /// Starts a domain from its configuration on a host and waits until it answers.
@@ -343,15 +366,6 @@ pub(crate) fn create_guest(host: &Host, guest: Guest, deadline: Duration) -> Res
     Ok(())
 }
 
-fn parse_domains(list: &str) -> Result<Vec<Domain>> {
-    let parse = |line: &str| {
-        let mut fields = line.split_ascii_whitespace();
-        let (name, domid) = (fields.next()?.to_owned(), fields.next()?.parse().ok()?);
-        Some(Domain { name, domid, state: fields.nth(2)?.to_owned() })
-    };
-    list.lines().skip(1).map(|line| parse(line).with_context(|| format!("xl list: {line}"))).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -361,9 +375,9 @@ mod tests {
         let list = "Name                                        ID   Mem VCPUs\tState\tTime(s)\n\
                     Domain-0                                     0  1024     1     r-----     103.5\n\
                     small--incoming                              2   128     1     --p---     131.1\n";
-        let domains = parse_domains(list).unwrap();
+        let domains = Domain::parse_list(list).unwrap();
         assert_eq!(domains.len(), 2);
         assert_eq!(domains[1], Domain { name: "small--incoming".to_owned(), domid: 2, state: "--p---".to_owned() });
-        assert!(parse_domains("Name\nsomething else\n").is_err());
+        assert!(Domain::parse_list("Name\nsomething else\n").is_err());
     }
 }
