@@ -34,7 +34,8 @@ pub fn a_flipped_bit_is_refused_where_xl_restores_it(cluster: &Cluster) -> Resul
     let source = cluster.lab.node(Node::A);
     source.write("/root/flip", FLIP.as_bytes(), COMMAND)?;
     source.check("chmod +x /root/flip", COMMAND)?;
-    for place in [70, 5_000, 3_000_000, 9_000_000] {
+    // In a frame's header, in the first pages, and near the end.
+    for place in [70, 5_000, 9_000_000] {
         let (code, said) = cluster.migrate_fails(Node::A, &format!("-s '/root/flip {place} 1 ssh' small nodeB"))?;
         println!("  rxl, byte {place}: {code}: {said}");
         ensure!(code == 11, "not refused before READY: {said}");

@@ -26,20 +26,26 @@ pub fn two_domains_of_a_job_move_together(cluster: &Cluster) -> Result<()> {
     together(cluster)?;
     let dry = cluster.lab.node(Node::A).check("rxl migrate --dry-run dom3 dom4 nodeB --mpi-quiesce", MIGRATION)?;
     ensure!(dry.stderr.matches("every check passed").count() == 2, "{}", dry.stderr);
-    // Through the host that it does not leave.
+    moved(cluster, "dom3 dom4 nodeB", [Node::B, Node::B])?;
+    check_found_from(cluster, Node::A, [Node::B, Node::B])
+}
+
+pub fn two_domains_of_a_job_move_to_two_hosts(cluster: &Cluster) -> Result<()> {
+    together(cluster)?;
+    moved(cluster, "dom3:nodeB dom4:nodeC", [Node::B, Node::C])?;
+    check_found_from(cluster, Node::A, [Node::B, Node::C])
+}
+
+/// Moves both from nodeA while their job runs, which is then ended and audited.
+fn moved(cluster: &Cluster, arguments: &str, homes: [Node; 2]) -> Result<()> {
     let mut job = start_job(cluster, Node::B, SECONDS)?;
-    for (from, arguments, homes) in
-        [(Node::A, "dom3 dom4 nodeB", [Node::B, Node::B]), (Node::B, "dom3:nodeA dom4:nodeC", [Node::A, Node::C])]
-    {
-        std::thread::sleep(some_moment());
-        let begun = Instant::now();
-        let all = cluster.migrate(from, &format!("{arguments} --mpi-quiesce"))?;
-        println!("  {arguments}: {:.1} s in all", begun.elapsed().as_secs_f64());
-        ensure!(job.is_running()?, "the job ended before the migration did: {}", job.stdout());
-        check_reports(&all)?;
-        GANG.into_iter().zip(homes).try_for_each(|(name, home)| cluster.check_clean(name, home))?;
-    }
-    check_found_on(cluster, [Node::A, Node::C])?;
+    std::thread::sleep(some_moment());
+    let begun = Instant::now();
+    let all = cluster.migrate(Node::A, &format!("{arguments} --mpi-quiesce"))?;
+    println!("  {arguments}: {:.1} s in all", begun.elapsed().as_secs_f64());
+    ensure!(job.is_running()?, "the job ended before the migration did: {}", job.stdout());
+    check_reports(&all)?;
+    GANG.into_iter().zip(homes).try_for_each(|(name, home)| cluster.check_clean(name, home))?;
     summary(cluster, job).map(drop)
 }
 
@@ -60,9 +66,9 @@ fn check_reports(all: &Value) -> Result<()> {
 }
 
 /// `rxl jobs` on a host that has none of them sees both, where they are.
-fn check_found_on(cluster: &Cluster, homes: [Node; 2]) -> Result<()> {
-    cluster.name_hosts(Node::B)?;
-    let shown = cluster.lab.node(Node::B).check("rxl jobs --json", MIGRATION)?.stdout;
+fn check_found_from(cluster: &Cluster, seer: Node, homes: [Node; 2]) -> Result<()> {
+    cluster.name_hosts(seer)?;
+    let shown = cluster.lab.node(seer).check("rxl jobs --json", MIGRATION)?.stdout;
     let domains: Vec<Value> = serde_json::from_str(&shown).with_context(|| format!("not JSON: {shown}"))?;
     let is_there = |(name, home): (&str, Node)| {
         domains.iter().any(|domain| domain["domain"] == name && domain["host"] == home.name())
