@@ -36,6 +36,11 @@ const FREEZE_DEADLINE: Duration = Duration::from_secs(5);
 /// away than the receiver's rank has already stood still: freezing and the barrier may take more than 1 s where ranks spin. A cut
 /// that is clean sooner does not wait.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
+/// How much longer is waited for what is sent again within this time, as often as less was left than before: a long queue takes a
+/// slow network or processor more than the deadline.
+const FLUSH_STEP: Duration = Duration::from_millis(500);
+/// Then the job has waited long enough for what TCP carries anyway.
+const LONGEST_FLUSH: Duration = Duration::from_secs(5);
 /// Enough where nothing has to be sent again.
 const SHORTEST_FLUSH: Duration = Duration::from_millis(200);
 /// From unpause to the agent's word: its guest thaws its own tasks first.
@@ -136,8 +141,11 @@ enum Better {
     Not,
     /// All has been acknowledged, but a domain was written down while another was still sending to it.
     ByLooking,
-    /// Something is to be sent again in this time.
-    BySending(Duration),
+    /// So many bytes are in flight or to be sent, and something is sent again in this time.
+    BySending {
+        after: Duration,
+        left: u64,
+    },
 }
 
 pub(super) type Outcome<T> = Result<T, NotQuiesced>;
@@ -224,15 +232,21 @@ impl Coordinator {
             return Ok(());
         }
         let begun = Instant::now();
-        let until = begun + FLUSH_DEADLINE;
-        let mut last_look = true;
+        let mut until = begun + FLUSH_DEADLINE;
+        let (mut last_look, mut least) = (true, u64::MAX);
         loop {
             let left = until.saturating_duration_since(Instant::now()).max(SHORTEST_FLUSH);
             let go_on = match self.flush_once(left)? {
                 Better::Not => false,
                 // However late: nothing moves any more, so the next look is true, unless others send on.
                 Better::ByLooking => Instant::now() < until || std::mem::take(&mut last_look),
-                Better::BySending(after) => Instant::now() + after < until,
+                Better::BySending { after, left } => {
+                    if left < least {
+                        until = until.max((Instant::now() + FLUSH_STEP).min(begun + LONGEST_FLUSH));
+                    }
+                    least = least.min(left);
+                    Instant::now() + after < until
+                }
             };
             if !go_on {
                 break;
@@ -267,7 +281,7 @@ impl Coordinator {
         self.figures.resend = resend.map(ms);
         self.figures.cut = Direction::all(&ends);
         Ok(match (settled, audit.disagreed.is_empty()) {
-            (false, _) => Better::BySending(resend.unwrap_or_default()),
+            (false, _) => Better::BySending { after: resend.unwrap_or_default(), left: unacked + notsent },
             (true, false) => Better::ByLooking,
             (true, true) => Better::Not,
         })

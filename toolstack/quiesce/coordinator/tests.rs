@@ -34,6 +34,10 @@ enum Quirk {
     Slow,
     /// What it has sent was dropped, and is sent again in a minute.
     Dropped,
+    /// Its queue is sent until nothing is left, a piece with each flush. The second of these takes all the time.
+    LongQueue,
+    /// As that, but nothing of the queue gets away.
+    StuckQueue,
     ThawedEarly,
     OldProtocol,
     /// Its connections give up after 90 ms.
@@ -114,7 +118,7 @@ impl Agent {
             Quirk::Slow => self.flushes <= 2,
             _ => false,
         };
-        if self.quirk == Quirk::Slow && self.flushes == 2 {
+        if matches!(self.quirk, Quirk::Slow | Quirk::LongQueue | Quirk::StuckQueue) && self.flushes == 2 {
             std::thread::sleep(FLUSH_DEADLINE);
         }
         let received = if late { 500 } else { 1000 };
@@ -125,6 +129,10 @@ impl Agent {
         let flushed = Flushed { clean: true, connections, chunks, ..Flushed::default() };
         Status::Flushed(match self.quirk {
             Quirk::Dropped => Flushed { clean: false, unacked: 7, resend: Some(Duration::from_secs(60)), ..flushed },
+            Quirk::LongQueue if self.flushes <= 4 => {
+                Flushed { clean: false, unacked: 5 - u64::from(self.flushes), ..flushed }
+            }
+            Quirk::StuckQueue => Flushed { clean: false, notsent: 7, ..flushed },
             _ => flushed,
         })
     }
@@ -315,6 +323,24 @@ fn what_is_sent_again_too_late_is_not_waited_for() {
     let figures = coordinator.figures();
     assert!(!figures.is_cut_clean() && figures.unacked == Some(7) && figures.resend == Some(60e3), "{figures:?}");
     assert_eq!(scene.heard(&scene.there, 4), "survey prepare freeze flush flush");
+}
+
+#[test]
+fn a_queue_that_gets_shorter_is_waited_for() {
+    let scene = Scene::new(Quirk::None, Some(Quirk::LongQueue));
+    let coordinator = flushed(scene.survey(Level::Job));
+    let figures = coordinator.figures();
+    assert!(figures.is_cut_clean() && figures.flush > Some(ms(FLUSH_DEADLINE)), "{figures:?}");
+    assert_eq!(scene.heard(&scene.there, 4), "survey prepare freeze flush flush flush flush flush");
+}
+
+#[test]
+fn a_queue_that_stays_as_long_is_not() {
+    let scene = Scene::new(Quirk::None, Some(Quirk::StuckQueue));
+    let coordinator = flushed(scene.survey(Level::Job));
+    let figures = coordinator.figures();
+    assert!(!figures.is_cut_clean() && figures.notsent == Some(7), "{figures:?}");
+    assert!(figures.flush < Some(ms(LONGEST_FLUSH)), "{figures:?}");
 }
 
 #[test]
