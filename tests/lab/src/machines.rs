@@ -1,5 +1,6 @@
 //! The QEMUs of a lab, as one: started, stopped and brought back together.
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +16,12 @@ use crate::run_dir::State;
 use crate::topology::Node;
 
 const LINK_LIMIT: Duration = Duration::from_secs(60);
+
+/// Hosts without work are in Xen's idle loop at nearly every look.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// Where Xen has its own code: XEN_VIRT_START and XEN_VIRT_END of `xen/arch/x86/include/asm/config.h`.
+const XEN_CODE: Range<u64> = 0xffff_82d0_4000_0000..0xffff_82d0_8000_0000;
 
 /// One for each node.
 pub(crate) struct Machines {
@@ -86,9 +93,20 @@ impl Machines {
         self.nodes.iter().zip(&self.qemus).map(|(node, qemu)| Ok((*node, qemu.ssh_port()?))).collect()
     }
 
-    /// Stops the machines' clocks and CPUs.
-    pub(crate) fn stop(&self) -> Result<()> {
-        self.on_each(|monitor| monitor.execute("stop", &Value::Null).map(drop))
+    /// Stops the machines' clocks and CPUs where a snapshot of them can be loaded again: with each CPU in Xen itself. QEMU
+    /// saves one that is inside of a nested guest, too, and then refuses it (7.2 under TCG: "vCPU set in guest-mode inconsistent
+    /// with migrated kernel nested state").
+    pub(crate) fn stop_in_xen(&self) -> Result<()> {
+        self.on_each(|monitor| {
+            wait_for("a CPU that is in Xen", STOP_LIMIT, || {
+                monitor.execute("stop", &Value::Null)?;
+                if is_in_xen(&monitor.human("info registers")?)? {
+                    return Ok(Some(()));
+                }
+                monitor.execute("cont", &Value::Null)?;
+                Ok(None)
+            })
+        })
     }
 
     /// Lets the machines run.
@@ -122,4 +140,24 @@ pub(crate) fn on_each(nodes: &[Node], action: impl Fn(Node) -> Result<()> + Sync
         // All have ended before the first failure is told.
         ended.collect::<Vec<Result<()>>>().into_iter().collect()
     })
+}
+
+/// Of the answer to `info registers`.
+fn is_in_xen(registers: &str) -> Result<bool> {
+    let rip = registers.split_ascii_whitespace().find_map(|field| field.strip_prefix("RIP="));
+    let rip = rip.and_then(|rip| u64::from_str_radix(rip, 16).ok());
+    Ok(XEN_CODE.contains(&rip.with_context(|| format!("no RIP among the registers: {registers}"))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn xens_idle_loop_is_in_xen_and_a_kernel_is_not() {
+        let registers = |rip| format!("CPU#0\r\nRAX=0 RBX=1\r\nRIP={rip} RFL=00000246 [---Z-P-] CPL=0 HLT=1\r\n");
+        assert!(is_in_xen(&registers("ffff82d0402a1b2c")).unwrap());
+        assert!(!is_in_xen(&registers("ffffffff81e3a3f0")).unwrap());
+        assert!(is_in_xen("QEMU says nothing").is_err());
+    }
 }

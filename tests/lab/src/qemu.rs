@@ -65,6 +65,8 @@ pub(crate) struct Qemu {
     /// Present where the QEMU ends with this process.
     child: Option<Child>,
     monitor: PathBuf,
+    /// What it says on its standard output and error.
+    log: PathBuf,
 }
 
 impl Qemu {
@@ -91,26 +93,24 @@ impl Qemu {
         machine(&mut command, accelerator, start);
         host(&mut command, node, run_dir, parts);
         link(&mut command, node, nodes, run_dir);
-        let log = File::create(run_dir.join(format!("{node}.qemu.log"))).context("QEMU's log")?;
+        let log = File::create(log_path(run_dir, node)).context("QEMU's log")?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = match life {
             Life::Owned => crate::process::spawn_from_lasting_thread(command)?,
             Life::Detached => command.process_group(0).spawn().with_context(|| format!("cannot start {PROGRAM}"))?,
         };
-        Self::adopt(child, monitor_path(run_dir, node), life)?.ready(run_dir, node)
-    }
-
-    fn adopt(child: Child, monitor: PathBuf, life: Life) -> Result<Self> {
         let id = ProcessId::of(child.id()).context("QEMU ended at once")?;
-        Ok(Self { id, child: (life == Life::Owned).then_some(child), monitor })
+        let mut qemu = Self::existing(id, run_dir, node);
+        qemu.child = (life == Life::Owned).then_some(child);
+        qemu.ready(node)
     }
 
     /// Takes over a QEMU that another process started.
     pub(crate) fn existing(id: ProcessId, run_dir: &Path, node: Node) -> Self {
-        Self { id, child: None, monitor: monitor_path(run_dir, node) }
+        Self { id, child: None, monitor: monitor_path(run_dir, node), log: log_path(run_dir, node) }
     }
 
-    fn ready(mut self, run_dir: &Path, node: Node) -> Result<Self> {
+    fn ready(mut self, node: Node) -> Result<Self> {
         let started = wait_for("QEMU's monitor", START_LIMIT, || {
             if !self.is_alive() {
                 bail!("QEMU ended");
@@ -118,9 +118,9 @@ impl Qemu {
             Ok(listens(&self.monitor).then_some(()))
         });
         if let Err(error) = started {
-            let log = fs::read_to_string(run_dir.join(format!("{node}.qemu.log"))).unwrap_or_default();
+            let said = self.said();
             let _ = self.end();
-            return Err(error.context(format!("{node}: {}", log.trim_end())));
+            return Err(error.context(format!("{node}: {said}")));
         }
         Ok(self)
     }
@@ -139,7 +139,11 @@ impl Qemu {
 
     /// A new connection to its monitor; it is answered once the machine is set up.
     pub(crate) fn monitor(&self) -> Result<Monitor> {
-        Monitor::connect(&self.monitor, MONITOR_LIMIT)
+        Monitor::connect(&self.monitor, MONITOR_LIMIT).with_context(|| format!("QEMU says: {}", self.said()))
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default().trim_end().to_owned()
     }
 
     /// The port on 127.0.0.1 that leads to the host's sshd.
@@ -181,6 +185,10 @@ pub(crate) fn console_path(run_dir: &Path, node: Node) -> PathBuf {
 
 pub(crate) fn monitor_path(run_dir: &Path, node: Node) -> PathBuf {
     run_dir.join(format!("{node}.qmp"))
+}
+
+fn log_path(run_dir: &Path, node: Node) -> PathBuf {
+    run_dir.join(format!("{node}.qemu.log"))
 }
 
 /// The sockets of the links between these hosts, at which the first of them listens.
