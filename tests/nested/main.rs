@@ -109,6 +109,10 @@ const STANDS_STILL: u32 = 20;
 
 /// Each in a lab of its own, which is up in seconds. A failure on hosts that stood still says nothing of rxl: one more try.
 fn run(name: &str, scenario: Scenario) -> Result<(), Failed> {
+    twice_at_most(name, scenario).map_err(|error| Failed::from(format!("{error:#}")))
+}
+
+fn twice_at_most(name: &str, scenario: Scenario) -> Result<()> {
     match attempt(name, scenario)? {
         Attempt { result: Err(error), woken } if woken >= STANDS_STILL => {
             println!("  [{name}] the emulator stood still {woken} times; once more after: {error:#}");
@@ -116,7 +120,6 @@ fn run(name: &str, scenario: Scenario) -> Result<(), Failed> {
         }
         Attempt { result, .. } => result,
     }
-    .map_err(|error| Failed::from(format!("{error:#}")))
 }
 
 struct Attempt {

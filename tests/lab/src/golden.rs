@@ -12,7 +12,7 @@ use crate::accelerator::Accelerator;
 use crate::cache::{Cache, recipe_hash};
 use crate::host::{self, Host, guest_alias};
 use crate::images::{Images, crate_path};
-use crate::lab::create_guest;
+use crate::lab::{create_guest, watchdog};
 use crate::machines::{Machines, on_each};
 use crate::process::{check, wait_for};
 use crate::qemu::{self, Life, Start};
@@ -79,7 +79,15 @@ fn copy_disk(disk: &Path, dir: &Path, node: Node) -> Result<()> {
     fs::copy(disk, qemu::disk_path(dir, node)).map(drop).with_context(|| format!("copying {}", disk.display()))
 }
 
+/// Twice, if need be: guests of emulated hosts crash now and then, through no fault of what is in them (README.md: limits).
 fn make(set: &Set, out: &Path, images: &Images, accelerator: Accelerator) -> Result<()> {
+    make_once(set, out, images, accelerator).or_else(|error| {
+        eprintln!("lab: once more after: {error:#}");
+        make_once(set, out, images, accelerator)
+    })
+}
+
+fn make_once(set: &Set, out: &Path, images: &Images, accelerator: Accelerator) -> Result<()> {
     let run_dir = run_dir::create(None)?;
     let made = boot_and_save(set, &run_dir, out, images, accelerator);
     if made.is_err() {
@@ -96,6 +104,7 @@ fn boot_and_save(set: &Set, run_dir: &Path, out: &Path, images: &Images, acceler
     }
     let mut machines = Machines::start(set.nodes, run_dir, &images.parts, accelerator, Start::Boot, Life::Owned)?;
     host::write_ssh_config(run_dir, &images.key, &machines.ssh_ports()?)?;
+    let watchdog = watchdog(run_dir, set.nodes);
     on_each(set.nodes, |node| wait_for_xen(&Host::new(run_dir, node.name())))?;
     eprintln!("lab: hosts are up");
     on_each(set.nodes, |node| create_guests(&Host::new(run_dir, node.name()), node))?;
@@ -109,6 +118,7 @@ fn boot_and_save(set: &Set, run_dir: &Path, out: &Path, images: &Images, acceler
         host.check("sync", COMMAND_LIMIT)?;
         host.close();
     }
+    drop(watchdog);
     machines.stop_in_xen()?;
     machines.save()?;
     machines.end()?;

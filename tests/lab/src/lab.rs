@@ -331,7 +331,7 @@ impl Drop for Lab {
     }
 }
 
-fn watchdog(run_dir: &Path, nodes: &[Node]) -> Watchdog {
+pub(crate) fn watchdog(run_dir: &Path, nodes: &[Node]) -> Watchdog {
     Watchdog::start(nodes.iter().map(|node| qemu::monitor_path(run_dir, *node)).collect())
 }
 
@@ -357,13 +357,24 @@ pub(crate) fn create_guest(host: &Host, guest: Guest, deadline: Duration) -> Res
     } else {
         format!("echo | socat -u TCP:{ip}:{MEMCHECK_PORT},connect-timeout=5 STDOUT | head -n 1 | grep -q pages")
     };
-    while !host.run(&probe, deadline)?.success() {
+    loop {
+        let said = match host.run(&probe, end.saturating_duration_since(Instant::now())) {
+            Ok(said) if said.success() => return Ok(()),
+            Ok(said) => format!("{} {}", said.stdout.trim(), said.stderr.trim()),
+            Err(error) => format!("{error:#}"),
+        };
         if Instant::now() >= end {
-            bail!("{name} does not answer on {} within {deadline:?}", host.name());
+            let last = last_words(host, name);
+            bail!("{name} is not up on {} within {deadline:?}: {said}; its console ends: {last}", host.name());
         }
         std::thread::sleep(Duration::from_secs(1));
     }
-    Ok(())
+}
+
+/// The end of a guest's console.
+fn last_words(host: &Host, guest: &str) -> String {
+    let tail = format!("tail -n 4 /var/log/xen/console/guest-{guest}.log");
+    host.run(&tail, ANSWER_LIMIT).map_or_else(|error| format!("{error:#}"), |said| said.stdout)
 }
 
 #[cfg(test)]

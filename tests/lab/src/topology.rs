@@ -84,10 +84,11 @@ pub struct Guest {
     pub home: Option<Node>,
 }
 
-/// All domains that the lab has a configuration for.
+/// All domains that the lab has a configuration for, in the order in which they are started: small does not rest, and what boots
+/// beside it has a third of the processor.
 pub const GUESTS: [Guest; 5] = [
-    Guest { name: "small", ip: "10.77.0.20", ssh: false, home: Some(Node::A) },
     Guest { name: "dom3", ip: "10.77.0.13", ssh: true, home: Some(Node::A) },
+    Guest { name: "small", ip: "10.77.0.20", ssh: false, home: Some(Node::A) },
     Guest { name: "dom4", ip: "10.77.0.14", ssh: true, home: Some(Node::B) },
     Guest { name: "small-pv", ip: "10.77.0.21", ssh: false, home: None },
     Guest { name: "small-hvm", ip: "10.77.0.22", ssh: false, home: None },
