@@ -28,6 +28,7 @@
 
 pub mod cluster;
 pub mod coordinator;
+mod everyone;
 pub mod jobs;
 pub mod keeper;
 pub mod nodes;

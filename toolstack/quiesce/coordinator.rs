@@ -6,6 +6,7 @@ use rxl_agent_protocol::{Command, Connection, Prepare, Stamp, State, Status, Tok
 use serde::{Deserialize, Serialize};
 
 use super::cluster::AgentHost;
+use super::everyone::{self, Each};
 use super::keeper::{Hosts, Keeper};
 use super::nodes::{Lock, Nodes};
 use super::survey::{Survey, survey};
@@ -187,8 +188,8 @@ impl Coordinator {
         let begun = Instant::now();
         let (lease, pause, job) = (PREPARE_PATIENCE + LEASE, ANNOUNCED_PAUSE, self.job.clone());
         let prepare = Verb::Prepare(Prepare { lease, deadline: PREPARE_DEADLINE, pause, job });
-        for (index, state) in self.all(&prepare, PREPARE_PATIENCE)?.into_iter().enumerate() {
-            let Status::Ready(ready) = state.status else { return Err(self.refused(index, &state)) };
+        for (index, status) in self.all(&prepare, PREPARE_PATIENCE)? {
+            let Status::Ready(ready) = status else { return Err(self.refused(index, &status)) };
             self.figures.processes += ready.processes;
             self.figures.connections += ready.connections;
             let patience = ready.patience.map(ms);
@@ -197,12 +198,9 @@ impl Coordinator {
         self.figures.prepare = Some(ms(begun.elapsed()));
         let begun = Instant::now();
         self.frozen_at = Some(begun);
-        for (index, state) in self
-            .all(&Verb::Freeze { lease: LEASE, deadline: FREEZE_DEADLINE }, FREEZE_DEADLINE)?
-            .into_iter()
-            .enumerate()
-        {
-            let Status::Frozen(frozen) = state.status else { return Err(self.refused(index, &state)) };
+        let freeze = Verb::Freeze { lease: LEASE, deadline: FREEZE_DEADLINE };
+        for (index, status) in self.all(&freeze, FREEZE_DEADLINE)? {
+            let Status::Frozen(frozen) = status else { return Err(self.refused(index, &status)) };
             keep_longest(&mut self.figures.freeze_in_guest, frozen.took);
         }
         self.figures.freeze = Some(ms(begun.elapsed()));
@@ -217,7 +215,8 @@ impl Coordinator {
     /// that [`Self::flush`] finds, but what has to be sent again until then has had the time of that pass.
     fn begin_flush(&mut self) -> Outcome<()> {
         let flush = self.flush_within(SHORTEST_FLUSH);
-        self.tell(&flush).map(drop)
+        let command = self.next(&flush);
+        everyone::tell(&self.hosts, &self.members, &command)
     }
 
     fn flush_within(&self, deadline: Duration) -> Verb {
@@ -261,15 +260,15 @@ impl Coordinator {
         let (mut ends, mut clean, mut settled) = (Vec::new(), true, true);
         let (mut unacked, mut notsent, mut unread, mut resend) = (0, 0, 0, None);
         let flush = self.flush_within(deadline);
-        for (index, state) in self.all(&flush, deadline)?.into_iter().enumerate() {
-            let Status::Flushed(flushed) = state.status else { return Err(self.refused(index, &state)) };
+        for (index, (status, cut)) in self.all_with(&flush, deadline, with_cut)? {
+            let Status::Flushed(flushed) = status else { return Err(self.refused(index, &status)) };
             settled &= flushed.clean;
             clean &= flushed.clean && flushed.left_out == 0;
             unacked += flushed.unacked;
             notsent += flushed.notsent;
             unread += flushed.unread;
             resend = resend.max(flushed.resend);
-            ends.extend(self.cut(index, flushed.chunks)?);
+            ends.extend(cut);
         }
         let audit = audit(&ends);
         self.figures.clean = Some(clean);
@@ -285,12 +284,6 @@ impl Coordinator {
             (true, false) => Better::ByLooking,
             (true, true) => Better::Not,
         })
-    }
-
-    fn cut(&self, index: usize, chunks: u32) -> Outcome<Vec<Connection>> {
-        let member = &self.members[index];
-        let mut hosts = self.hosts.lock();
-        hosts[member.host].nodes.cut(member.domid, chunks).map_err(not)
     }
 
     /// A domain that moves stands still: its agent cannot answer until it runs again, and keeps no time meanwhile.
@@ -420,19 +413,19 @@ impl Coordinator {
         self.figures.thaw = Some(ms(begun.elapsed()));
         self.figures.application_pause = self.frozen_at.map(|at| ms(at.elapsed()));
         let mut problem = Ok(());
-        for (index, state) in states.into_iter().enumerate() {
-            match state.status {
+        for (index, status) in states {
+            match status {
                 Status::Thawed(thawed) => {
                     *self.figures.retransmits.get_or_insert(0) += thawed.retransmits;
                     *self.figures.connections_lost.get_or_insert(0) += thawed.lost;
                 }
-                _ => problem = Err(self.refused(index, &state)),
+                status => problem = Err(self.refused(index, &status)),
             }
         }
         self.phase = Phase::Over;
         std::thread::sleep(AFTERMATH);
-        for state in self.all(&Verb::Finish, SLACK)? {
-            if let Status::Finished(finished) = state.status {
+        for (_, status) in self.all(&Verb::Finish, SLACK)? {
+            if let Status::Finished(finished) = status {
                 *self.figures.retransmits_later.get_or_insert(0) += finished.retransmits;
             }
         }
@@ -459,35 +452,31 @@ impl Coordinator {
         self.figures.clone()
     }
 
-    /// One command to all domains but those that are away; then all answers, each no later than the deadline and some slack.
-    fn all(&mut self, verb: &Verb, deadline: Duration) -> Outcome<Vec<State>> {
-        let stamp = self.tell(verb)?;
-        let until = Instant::now() + deadline + SLACK;
-        let mut hosts = self.hosts.lock();
-        let answer = |member: &Member| {
-            let left = until.saturating_duration_since(Instant::now());
-            let state = hosts[member.host].nodes.wait(member.domid, stamp, left).map_err(not)?;
-            state.ok_or_else(|| {
-                not(format!("the agent of {} did not answer in {} s", member.name, (deadline + SLACK).as_secs()))
-            })
-        };
-        self.members.iter().filter(|member| !member.away).map(answer).collect()
+    /// All domains' answers but of those that are away, each no later than the deadline and some slack.
+    fn all(&mut self, verb: &Verb, deadline: Duration) -> Outcome<Each<Status>> {
+        self.all_with(verb, deadline, |_, _, status| Ok(status))
     }
 
-    /// One command to all domains but those that are away.
-    fn tell(&mut self, verb: &Verb) -> Outcome<Stamp> {
+    /// The same, with what `take` fetches for each.
+    fn all_with<T: Send>(
+        &mut self,
+        verb: &Verb,
+        deadline: Duration,
+        take: impl Fn(&mut dyn Nodes, u32, Status) -> Result<T, String> + Sync,
+    ) -> Outcome<Each<T>> {
+        let command = self.next(verb);
+        let take = |nodes: &mut dyn Nodes, member: &Member, state: State| take(nodes, member.domid, state.status);
+        everyone::ask(&self.hosts, &self.members, &command, deadline + SLACK, take)
+    }
+
+    fn next(&mut self, verb: &Verb) -> Command {
         self.stamp = self.stamp.next();
-        let command = Command { stamp: self.stamp, verb: verb.clone() };
-        let mut hosts = self.hosts.lock();
-        for member in self.members.iter().filter(|member| !member.away) {
-            hosts[member.host].nodes.command(member.domid, &command).map_err(not)?;
-        }
-        Ok(self.stamp)
+        Command { stamp: self.stamp, verb: verb.clone() }
     }
 
-    fn refused(&self, index: usize, state: &State) -> NotQuiesced {
+    fn refused(&self, index: usize, status: &Status) -> NotQuiesced {
         let name = &self.members[index].name;
-        match &state.status {
+        match status {
             Status::Nack { reason, detail } => not(format!("the agent of {name} refused: {reason} ({detail})")),
             Status::Failed { reason, detail } => not(format!("the agent of {name} failed: {reason} ({detail})")),
             Status::Expired { .. } => {
@@ -496,6 +485,15 @@ impl Coordinator {
             other => not(format!("the agent of {name} said {other:?}")),
         }
     }
+}
+
+/// An answer to a flush, with the connections that it announces.
+fn with_cut(nodes: &mut dyn Nodes, domid: u32, status: Status) -> Result<(Status, Vec<Connection>), String> {
+    let cut = match &status {
+        Status::Flushed(flushed) => nodes.cut(domid, flushed.chunks)?,
+        _ => Vec::new(),
+    };
+    Ok((status, cut))
 }
 
 /// Of several domains the longest counts.

@@ -79,6 +79,15 @@ pub trait Nodes: Send {
         Ok(understood(self.read(domid, path::STATE)?))
     }
 
+    /// Tells agents something, all of them first, and waits for their answers: none from those that have not answered by
+    /// then.
+    fn obey(&mut self, domids: &[u32], command: &Command, patience: Duration) -> Result<Vec<Option<State>>, String> {
+        let deadline = Instant::now() + patience;
+        domids.iter().try_for_each(|domid| self.command(*domid, command))?;
+        let answer = |domid: &u32| self.wait(*domid, command.stamp, deadline.saturating_duration_since(Instant::now()));
+        domids.iter().map(answer).collect()
+    }
+
     /// Tells the agent something.
     fn command(&mut self, domid: u32, command: &Command) -> Result<(), String> {
         self.write(domid, path::COMMAND, &command.to_string())

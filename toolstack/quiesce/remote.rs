@@ -6,7 +6,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::time::Duration;
 
-use rxl_agent_protocol::{Stamp, State, path};
+use rxl_agent_protocol::{Command, Connection, Stamp, State, path};
 use serde::{Deserialize, Serialize};
 
 use super::nodes::{Guest, Lock, Nodes};
@@ -31,6 +31,8 @@ enum Request {
     Read { domid: u32, node: String },
     Write { domid: u32, node: String, value: String },
     Wait { domid: u32, epoch: u64, sequence: u32, millis: u64 },
+    Obey { domids: Vec<u32>, command: String, millis: u64 },
+    Cut { domid: u32, chunks: u32 },
     Lock(Lock),
     Unlock(Lock),
     Greet,
@@ -42,6 +44,7 @@ enum Request {
 enum Answer {
     Guests(Vec<Guest>),
     Value(Option<String>),
+    Values(Vec<Option<String>>),
     Done,
     Locked(bool),
     Reachable(bool),
@@ -140,6 +143,29 @@ impl Nodes for RemoteNodes {
             other => Err(self.odd(&other)),
         }
     }
+
+    /// One round trip for all of them, while a job stands still.
+    fn obey(&mut self, domids: &[u32], command: &Command, patience: Duration) -> Result<Vec<Option<State>>, String> {
+        let request = Request::Obey { domids: domids.into(), command: command.to_string(), millis: millis(patience) };
+        match self.ask(&request)? {
+            Answer::Values(states) if states.len() == domids.len() => {
+                Ok(states.into_iter().map(|state| state.and_then(|state| state.parse().ok())).collect())
+            }
+            other => Err(self.odd(&other)),
+        }
+    }
+
+    /// The same for all chunks.
+    fn cut(&mut self, domid: u32, chunks: u32) -> Result<Vec<Connection>, String> {
+        match self.ask(&Request::Cut { domid, chunks })? {
+            Answer::Values(lines) => {
+                let parse = |line: Option<String>| line.unwrap_or_default().parse();
+                let parsed = lines.into_iter().map(parse).collect::<Result<_, _>>();
+                parsed.map_err(|error| format!("agents on {}: the cut of domain {domid}: {error}", self.host))
+            }
+            other => Err(self.odd(&other)),
+        }
+    }
 }
 
 fn millis(patience: Duration) -> u64 {
@@ -167,6 +193,15 @@ fn answer(nodes: &mut dyn Nodes, request: Request) -> Result<Answer, String> {
             let patience = Duration::from_millis(millis).min(PATIENCE);
             let state = nodes.wait(domid, Stamp { epoch, sequence }, patience)?;
             Answer::Value(state.map(|state| state.to_string()))
+        }
+        Request::Obey { domids, command, millis } => {
+            let command = command.parse().map_err(|error| format!("not a command: {error}"))?;
+            let states = nodes.obey(&domids, &command, Duration::from_millis(millis).min(PATIENCE))?;
+            Answer::Values(states.into_iter().map(|state| state.map(|state| state.to_string())).collect())
+        }
+        Request::Cut { domid, chunks } => {
+            let cut = nodes.cut(domid, chunks)?;
+            Answer::Values(cut.iter().map(|end| Some(end.to_string())).collect())
         }
         Request::Lock(lock) => Answer::Locked(nodes.lock(lock)?),
         Request::Unlock(lock) => {
@@ -238,7 +273,8 @@ mod tests {
 
     fn served(requests: &str) -> String {
         let mut output = Vec::new();
-        serve(&mut One(Vec::new()), requests.as_bytes(), &mut output).unwrap();
+        let cut = (9, path::cut(0), "10.0.0.3:1 10.0.0.4:2 1 1 0 0 0 0 -".to_owned());
+        serve(&mut One(vec![cut]), requests.as_bytes(), &mut output).unwrap();
         String::from_utf8(output).unwrap()
     }
 
@@ -248,6 +284,9 @@ mod tests {
 {"write":{"domid":7,"node":"control/rxl/command","value":"1 1 survey"}}
 {"read":{"domid":7,"node":"control/rxl/command"}}
 {"wait":{"domid":7,"epoch":1,"sequence":1,"millis":1}}
+{"obey":{"domids":[7,8],"command":"1 2 finish","millis":1}}
+{"cut":{"domid":9,"chunks":1}}
+{"obey":{"domids":[7],"command":"dance","millis":1}}
 {"lock":"survey"}
 {"lock":{"agent":7}}
 {"unlock":{"agent":7}}
@@ -258,6 +297,9 @@ mod tests {
 "done"
 {"value":"1 1 survey"}
 {"value":null}
+{"values":[null,null]}
+{"values":["10.0.0.3:1 10.0.0.4:2 1 1 0 0 0 0 -"]}
+{"error":"not a command: bad epoch"}
 {"locked":true}
 {"locked":false}
 "done"
