@@ -57,7 +57,7 @@ demo: build deb
 
 lint: deps $(TOOLS)/bin/cargo-deny
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --test nested --test memory_bound -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --quiet
 	$(TOOLS)/bin/cargo-deny --offline check --hide-inclusion-graph bans licenses sources
 

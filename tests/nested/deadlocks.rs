@@ -68,7 +68,7 @@ pub fn what_an_agent_cannot_stop_or_flush(cluster: &Cluster) -> Result<()> {
 /// whose ranks are frozen.
 pub fn who_stands_still_himself(cluster: &Cluster) -> Result<()> {
     prepare(cluster)?;
-    let job = start_job(cluster, Node::B, 500)?;
+    let job = start_job(cluster, Node::B)?;
     a_coordinator_stopped(cluster)?;
     an_agent_stopped(cluster)?;
     summary(cluster, job).map(drop)

@@ -12,9 +12,6 @@ use crate::quiesce::{check_cut, figures, prepare, some_moment, start_job, summar
 /// dom3 is on nodeA from the beginning.
 const GANG: [&str; 2] = ["dom3", "dom4"];
 
-/// How long the job is to run, that it outlives the migrations.
-const SECONDS: usize = 600;
-
 fn together(cluster: &Cluster) -> Result<()> {
     prepare(cluster)?;
     let report = cluster.migrate(Node::B, "dom4 nodeA")?;
@@ -38,7 +35,7 @@ pub fn two_domains_of_a_job_move_to_two_hosts(cluster: &Cluster) -> Result<()> {
 
 /// Moves both from nodeA while their job runs, which is then ended and audited.
 fn moved(cluster: &Cluster, arguments: &str, homes: [Node; 2]) -> Result<()> {
-    let mut job = start_job(cluster, Node::B, SECONDS)?;
+    let mut job = start_job(cluster, Node::B)?;
     std::thread::sleep(some_moment());
     let begun = Instant::now();
     let all = cluster.migrate(Node::A, &format!("{arguments} --mpi-quiesce"))?;
@@ -94,7 +91,7 @@ fn tell(report: &Value) -> Result<()> {
 /// was.
 pub fn what_fails_before_go_leaves_both_at_home(cluster: &Cluster) -> Result<()> {
     together(cluster)?;
-    let job = start_job(cluster, Node::B, SECONDS)?;
+    let job = start_job(cluster, Node::B)?;
     let (source, target) = (cluster.lab.node(Node::A), cluster.lab.node(Node::B));
     let command = "exec rxl migrate --progress none --mpi-quiesce dom3 dom4 nodeB";
 

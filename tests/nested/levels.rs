@@ -15,9 +15,6 @@ use crate::quiesce::{check_cut, figures, prepare, some_moment, start_job, summar
 /// for dom0 all through pre-copy, whoever moves them.
 const WEIGHT: u32 = 512;
 
-/// How long a migration may keep the job busy: should nobody end it, the job ends when all of them could be over.
-const SECONDS_A_MIGRATION: usize = 240;
-
 /// Lines of the job's progress after a migration: the first may be of an iteration from before its end.
 const LINES_AFTER: usize = 3;
 
@@ -66,7 +63,7 @@ pub fn an_audited_job_by_level(cluster: &Cluster) -> Result<()> {
     let runs: usize = std::env::var("RXL_QUIESCE_RUNS").map_or(Ok(1), |runs| runs.parse())?;
     prepare(cluster)?;
     weigh_dom0(cluster, WEIGHT)?;
-    let mut job = Job { process: start_job(cluster, Node::B, 30 + runs * ways.len() * SECONDS_A_MIGRATION)?, read: 0 };
+    let mut job = Job { process: start_job(cluster, Node::B)?, read: 0 };
     let (mut costs, mut at) = (BTreeMap::<&str, Way>::new(), Node::A);
     for round in 0..runs {
         // In another order each time, or a way would always go the same direction.

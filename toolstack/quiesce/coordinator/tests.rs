@@ -429,6 +429,16 @@ fn a_coordinator_that_is_dropped_leaves_nobody_frozen() {
     assert!(!scene.frozen());
 }
 
+/// The others' ranks would stand still until their leases end.
+#[test]
+fn a_domain_that_cannot_be_told_keeps_no_other_host_from_it() {
+    let scene = Scene::new(Quirk::None, Some(Quirk::None));
+    let mut coordinator = flushed(scene.survey(Level::Job));
+    scene.here.agents.lock().unwrap().remove(&3);
+    coordinator.abort();
+    assert!(scene.heard(&scene.there, 4).ends_with("abort") && !scene.frozen());
+}
+
 #[test]
 fn a_gang_is_thawed_when_the_last_has_arrived() {
     let (scene, found) = Scene::gang(&[1], Level::Job);
