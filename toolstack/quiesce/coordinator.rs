@@ -309,8 +309,7 @@ impl Coordinator {
     /// What the targets write into the domains' new trees before they let them run: their agents then say that they are
     /// there.
     pub fn hold(&mut self) -> String {
-        self.stamp = self.stamp.next();
-        Command { stamp: self.stamp, verb: Verb::Hold { lease: HOLD_LEASE } }.to_string()
+        self.next(&Verb::Hold { lease: HOLD_LEASE }).to_string()
     }
 
     /// A domain runs on its target, under this number.
@@ -332,9 +331,8 @@ impl Coordinator {
         if !std::mem::take(&mut self.members[mover].away) || self.phase != Phase::Over {
             return;
         }
-        self.stamp = self.stamp.next();
+        let command = self.next(&Verb::Abort);
         let Member { host, domid, name, .. } = &self.members[mover];
-        let command = Command { stamp: self.stamp, verb: Verb::Abort };
         // Its devices are still coming back; the agent finds this when it runs.
         if let Err(error) = self.hosts.lock()[*host].nodes.command(*domid, &command) {
             tracing::warn!("{name}: {error}: its ranks run on when their lease ends");
