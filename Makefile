@@ -70,9 +70,9 @@ bench: build deb
 	tests/stream_bench.sh $(OUT)/release/rxl $(OUT)/release/examples/make-stream
 	RXL_COMPARE_RUNS=5 RXL_COMPARE_GUESTS='dom3 small' $(NESTED) -- compare
 
-# Five migrations each way, which take turns under one job: about forty minutes.
+# Four migrations each way, which take turns under one job: about forty minutes.
 bench-quiesce: build deb
-	RXL_QUIESCE_WAYS='xl off domain job' RXL_QUIESCE_RUNS=5 $(NESTED) -- --nocapture an_audited_job_by_level
+	RXL_QUIESCE_WAYS='xl off domain job job+tcp' RXL_QUIESCE_RUNS=4 $(NESTED) -- --nocapture an_audited_job_by_level
 
 man:
 	$(CARGO) run --example man -- target/man

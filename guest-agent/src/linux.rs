@@ -123,8 +123,8 @@ impl Linux {
         loop {
             let found = self.find(how, until)?;
             self.stopper.gather(&found.processes).map_err(Refusal::system("gather the ranks"))?;
-            let again = ranks::find(how.job.as_ref())?;
-            if again.processes.keys().all(|pid| found.processes.contains_key(pid)) {
+            let is_known = |pid: &i32| found.processes.contains_key(pid);
+            if !found.is_outdated()? || ranks::find(how.job.as_ref())?.processes.keys().all(is_known) {
                 return Ok(found);
             }
             if Instant::now() >= until {
@@ -137,10 +137,9 @@ impl Linux {
         sockets::connections(&self.holders).map_err(Refusal::system("ask sock_diag"))
     }
 
-    fn find_sockets(&mut self) -> Result<(), Refusal> {
+    fn find_sockets(&mut self, launchers: &[i32]) -> Result<(), Refusal> {
         let members = self.stopper.members().map_err(Refusal::system("list the gathered processes"))?;
-        let launchers = ranks::launchers()?;
-        self.launchers = sockets::held_by(&launchers).into_keys().collect();
+        self.launchers = sockets::held_by(launchers).into_keys().collect();
         self.note_sockets(&members);
         Ok(())
     }
@@ -274,7 +273,7 @@ impl Guest for Linux {
     fn prepare(&mut self, how: &Prepare) -> Result<Prepared, Refusal> {
         let until = Instant::now() + how.deadline;
         let found = self.gather(how, until)?;
-        self.find_sockets()?;
+        self.find_sockets(&found.launchers)?;
         let sockets = self.wait_for_connects(until)?;
         let patience = self.check_patience(&sockets, how.pause)?;
         self.wait_for_timers(until)?;
@@ -356,7 +355,7 @@ impl Guest for Linux {
         // Whether they are raised is not known. To raise them again would do no harm.
         self.buffers.clone_from(&held.buffers);
         let frozen = self.stopper.take_over(held).map_err(Refusal::system("take over what was frozen"))?;
-        self.find_sockets()?;
+        self.find_sockets(&ranks::launchers()?)?;
         self.before = by_ends(&self.look()?);
         Ok(frozen)
     }

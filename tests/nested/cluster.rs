@@ -152,5 +152,6 @@ pub fn number(report: &Value, path: &str) -> Result<f64> {
 /// The middle value.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    let middle = &values[values.len().saturating_sub(1) / 2..values.len() / 2 + usize::from(!values.is_empty())];
+    middle.iter().sum::<f64>() / middle.len() as f64
 }

@@ -21,6 +21,10 @@ pub struct Found {
     pub processes: BTreeMap<i32, u64>,
     /// Ranks in other network namespaces than the agent's.
     pub foreign: Vec<i32>,
+    /// The processes that start ranks and look after them.
+    pub launchers: Vec<i32>,
+    /// All processes that were looked at.
+    seen: BTreeSet<i32>,
 }
 
 impl Found {
@@ -28,12 +32,20 @@ impl Found {
     pub fn ranks(&self) -> u32 {
         self.rows.iter().map(|row| row.ranks.len() as u32).sum()
     }
+
+    /// Whether a process has been started since. To list them costs a small part of a look at each, which takes the processor from
+    /// the ranks: on a slow one for a tenth of a second.
+    pub fn is_outdated(&self) -> Result<bool, Refusal> {
+        let entries = std::fs::read_dir("/proc").map_err(Refusal::system("list processes"))?;
+        let mut pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        Ok(pids.any(|pid| !self.seen.contains(&pid)))
+    }
 }
 
 /// Looks for the ranks of one job, or of all.
 pub fn find(job: Option<&Token>) -> Result<Found, Refusal> {
     let stats = all_stats()?;
-    let mut found = Found::default();
+    let mut found = Found { launchers: among(&stats), seen: stats.keys().copied().collect(), ..Found::default() };
     let mut ranks: BTreeMap<(Token, Launcher), (u32, BTreeMap<u32, u32>)> = BTreeMap::new();
     let mut leaders = BTreeSet::new();
     let ours = own_namespace()?;
@@ -65,7 +77,11 @@ fn all_stats() -> Result<BTreeMap<i32, Stat>, Refusal> {
 
 /// The processes that start ranks and look after them.
 pub fn launchers() -> Result<Vec<i32>, Refusal> {
-    Ok(all_stats()?.values().filter(|stat| is_launcher(&stat.comm)).map(|stat| stat.pid).collect())
+    all_stats().map(|stats| among(&stats))
+}
+
+fn among(stats: &BTreeMap<i32, Stat>) -> Vec<i32> {
+    stats.values().filter(|stat| is_launcher(&stat.comm)).map(|stat| stat.pid).collect()
 }
 
 /// The job and identity of a process that is a rank.
@@ -186,6 +202,8 @@ mod tests {
         assert_eq!(pids, ranks.each_ref().map(|rank| rank.0.id()));
         assert!(found.processes.len() > 2, "the child without variables is missing: {:?}", found.processes);
         assert!(found.foreign.is_empty());
+        let another = rank(&job, "2", "sleep 60");
+        assert!(found.is_outdated().expect("proc"), "{} was started since", another.0.id());
         for pid in found.processes.keys().filter(|pid| !pids.contains(&(**pid as u32))) {
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::Signal::SIGKILL);
         }
