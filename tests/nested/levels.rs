@@ -51,7 +51,7 @@ impl Way {
             seconds(&self.longest),
             each(&self.longest),
             self.retransmits.iter().sum::<f64>(),
-            self.unacked.iter().sum::<f64>(),
+            self.unacked.iter().fold(0.0, |sum, bytes| sum + bytes),
         );
     }
 }
