@@ -149,9 +149,9 @@ pub fn number(report: &Value, path: &str) -> Result<f64> {
     report.pointer(path).and_then(Value::as_f64).with_context(|| format!("no {path} in {report}"))
 }
 
-/// The middle value.
+/// The middle value, or the mean of the two in the middle.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    let middle = &values[values.len().saturating_sub(1) / 2..values.len() / 2 + usize::from(!values.is_empty())];
-    middle.iter().sum::<f64>() / middle.len() as f64
+    let Some(last) = values.len().checked_sub(1) else { return f64::NAN };
+    (values[last / 2] + values[last.div_ceil(2)]) / 2.0
 }

@@ -34,8 +34,12 @@ pub fn prepare(cluster: &Cluster) -> Result<()> {
 
 /// dom0's share of a host's processor; a guest's weight is 256. A scheduler without weights has none.
 pub fn weigh_dom0(cluster: &Cluster, weight: u32) -> Result<()> {
-    let weigh = format!("xl sched-credit2 --domain=Domain-0 --weight={weight}");
-    cluster.lab.nodes().iter().try_for_each(|node| cluster.lab.node(*node).run(&weigh, COMMAND).map(drop))
+    schedule(cluster, &format!("--domain=Domain-0 --weight={weight}"))
+}
+
+fn schedule(cluster: &Cluster, options: &str) -> Result<()> {
+    let command = format!("xl sched-credit2 {options}");
+    cluster.lab.nodes().iter().try_for_each(|node| cluster.lab.node(*node).run(&command, COMMAND).map(drop))
 }
 
 /// How long a domain keeps a processor at least, in microseconds (credit2's `ratelimit_us`; Xen's default is 1000). A switch between
@@ -44,8 +48,7 @@ pub fn weigh_dom0(cluster: &Cluster, weight: u32) -> Result<()> {
 const SLICE_US: u32 = 5000;
 
 fn lengthen_slices(cluster: &Cluster) -> Result<()> {
-    let lengthen = format!("xl sched-credit2 --schedparam --cpupool=Pool-0 --ratelimit_us={SLICE_US}");
-    cluster.lab.nodes().iter().try_for_each(|node| cluster.lab.node(*node).run(&lengthen, COMMAND).map(drop))
+    schedule(cluster, &format!("--schedparam --cpupool=Pool-0 --ratelimit_us={SLICE_US}"))
 }
 
 /// The report's `mpi` part, in a line.
