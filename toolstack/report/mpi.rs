@@ -63,7 +63,8 @@ pub struct MpiPart {
     pub notsent: Option<u64>,
     /// Bytes at the cut in the receivers' queues, not yet read.
     pub unread: Option<u64>,
-    /// When the last of what was in flight at the cut would be sent again, ms after it. None where nothing was.
+    /// When the last of what was in flight at the cut would be sent again, or of what a probe takes along, ms after it. None where there
+    /// was neither.
     pub resend: Option<f64>,
     /// The cut, a direction of a connection each: those that do not agree first, 256 at most. The counts above are of all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -110,7 +110,8 @@ pub struct Flushed {
     pub notsent: u64,
     /// In the receivers' queues, not yet read.
     pub unread: u64,
-    /// When the last of what is in flight is sent again; none if nothing is, or if its kernel does not know.
+    /// When the last of what is in flight is sent again, or of what a probe takes along into a window with little room; none if there is
+    /// neither, or if its kernel does not know.
     pub resend: Option<Duration>,
     /// Time that flushing took.
     pub took: Duration,
