@@ -5,8 +5,10 @@ use std::process::Command;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    // Outside a checkout they are not there, and a path that is missing would make cargo run this every time.
-    for path in [".git/HEAD", ".git/refs/heads"].into_iter().filter(|path| Path::new(path).exists()) {
+    // Outside a checkout they are not there, and a path that is missing would make cargo run this
+    // every time.
+    for path in [".git/HEAD", ".git/refs/heads"].into_iter().filter(|path| Path::new(path).exists())
+    {
         println!("cargo::rerun-if-changed={path}");
     }
     let version = std::env::var("CARGO_PKG_VERSION").unwrap_or_default();

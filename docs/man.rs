@@ -1,7 +1,8 @@
 //! Writes the man pages and the shell completions: `cargo run --example man -- DIRECTORY`.
 //!
-//! Options, their help and the exit codes come from the command line's own definition (toolstack/cli.rs), so they cannot
-//! differ from what the program does. The text around them is in `text.rs`.
+//! Options, their help and the exit codes come from the command line's own definition
+//! (toolstack/cli.rs), so they cannot differ from what the program does. The text around them is in
+//! `text.rs`.
 
 use std::error::Error;
 use std::fs;
@@ -69,7 +70,8 @@ fn page(command: &Command, version: &str) -> String {
     page += &rendered(|out| man.render_name_section(out));
     page += &rendered(|out| man.render_synopsis_section(out));
     let sections = text::sections(&name);
-    let (description, others): (Vec<_>, Vec<_>) = sections.iter().partition(|section| section.title == "DESCRIPTION");
+    let (description, others): (Vec<_>, Vec<_>) =
+        sections.iter().partition(|section| section.title == "DESCRIPTION");
     description.into_iter().for_each(|section| page += &section_page(section));
     if command.has_subcommands() {
         page += &rendered(|out| man.render_subcommands_section(out));
@@ -150,9 +152,19 @@ mod tests {
     #[test]
     fn every_page_has_the_sections_of_a_man_page_in_order() {
         for (name, page) in pages() {
-            let titles: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix(".SH ")).collect();
-            let wanted = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "\"EXIT STATUS\"", "EXAMPLES", "\"SEE ALSO\""];
-            let found: Vec<&str> = titles.iter().copied().filter(|title| wanted.contains(title)).collect();
+            let titles: Vec<&str> =
+                page.lines().filter_map(|line| line.strip_prefix(".SH ")).collect();
+            let wanted = [
+                "NAME",
+                "SYNOPSIS",
+                "DESCRIPTION",
+                "OPTIONS",
+                "\"EXIT STATUS\"",
+                "EXAMPLES",
+                "\"SEE ALSO\"",
+            ];
+            let found: Vec<&str> =
+                titles.iter().copied().filter(|title| wanted.contains(title)).collect();
             assert_eq!(found, wanted, "{name}: {titles:?}");
         }
     }
@@ -171,7 +183,9 @@ mod tests {
     #[test]
     fn every_option_is_in_the_synopsis_and_among_the_options() {
         let (_, page) = pages().into_iter().find(|(name, _)| name == "rxl-migrate").unwrap();
-        for option in ["\\-\\-dry\\-run", "\\-\\-non\\-live", "\\-\\-parallel\\-connections", "\\-s"] {
+        for option in
+            ["\\-\\-dry\\-run", "\\-\\-non\\-live", "\\-\\-parallel\\-connections", "\\-s"]
+        {
             assert!(page.matches(&format!("\\fB{option}")).count() >= 2, "{option}");
         }
         assert!(!page.contains("\\-\\-live\\fR"), "--live is hidden");

@@ -1,4 +1,5 @@
-//! Generates the bindings from the headers of the Xen release installed here, and compiles the C shim against them.
+//! Generates the bindings from the headers of the Xen release installed here, and compiles the C
+//! shim against them.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -6,7 +7,8 @@ use std::path::{Path, PathBuf};
 /// The libxl API to compile against (libxl.h: `LIBXL_API_VERSION`); 4.20 of Xen still offers it.
 const API_VERSION: &str = "0x041400";
 
-/// Everything that rxl calls. Each is resolved when the library is loaded, so one that is missing is found at once.
+/// Everything that rxl calls. Each is resolved when the library is loaded, so one that is missing
+/// is found at once.
 const FUNCTIONS: &[&str] = &[
     // Contexts and events.
     "libxl_ctx_alloc",
@@ -103,7 +105,8 @@ const CONSTANTS: &[&str] = &[
     "XGS_POLICY_.*",
 ];
 
-const ENUMS: &[&str] = &["libxl_error", "libxl_shutdown_reason", "xentoollog_level", "xc_stream_type_t"];
+const ENUMS: &[&str] =
+    &["libxl_error", "libxl_shutdown_reason", "xentoollog_level", "xc_stream_type_t"];
 
 /// Their layout changes with every release, and C alone needs to know it.
 const OPAQUE: &[&str] = &["libxl_domain_config", "libxl_event", "xentoollog_logger"];
@@ -119,10 +122,11 @@ fn main() {
 }
 
 fn build() -> Result<(), String> {
-    let library = pkg_config::Config::new()
-        .cargo_metadata(false)
-        .probe("xenlight")
-        .map_err(|_| "Xen's headers are missing (pkg-config finds no xenlight): install libxen-dev".to_owned())?;
+    let library =
+        pkg_config::Config::new().cargo_metadata(false).probe("xenlight").map_err(|_| {
+            "Xen's headers are missing (pkg-config finds no xenlight): install libxen-dev"
+                .to_owned()
+        })?;
     let soname = soname(&library.link_paths)?;
     let version = soname.trim_start_matches("libxenlight.so.");
     println!("cargo:rustc-env=LIBXENLIGHT_SONAME={soname}");
@@ -143,7 +147,9 @@ fn soname(link_paths: &[PathBuf]) -> Result<String, String> {
         .filter_map(|dir| std::fs::read_link(dir.join("libxenlight.so")).ok())
         .filter_map(|target| Some(target.file_name()?.to_str()?.to_owned()))
         .find(|name| name.starts_with("libxenlight.so."))
-        .ok_or_else(|| "libxenlight.so is missing beside Xen's headers: install libxen-dev".to_owned())
+        .ok_or_else(|| {
+            "libxenlight.so is missing beside Xen's headers: install libxen-dev".to_owned()
+        })
 }
 
 fn builder(include_paths: &[PathBuf]) -> bindgen::Builder {
@@ -158,14 +164,16 @@ fn builder(include_paths: &[PathBuf]) -> bindgen::Builder {
         .rust_edition(bindgen::RustEdition::Edition2024)
 }
 
-/// `xc_get_pfn_type_batch` is exported to libxenguest and declared in no public header (tools/libs/ctrl/xc_private.h).
+/// `xc_get_pfn_type_batch` is exported to libxenguest and declared in no public header
+/// (tools/libs/ctrl/xc_private.h).
 fn bind_libxl(include_paths: &[PathBuf], out: &Path) -> Result<(), String> {
     let mut builder = builder(include_paths)
         .header_contents(
             "libxl-all.h",
-            "#include <libxl.h>\n#include <libxl_utils.h>\n#include <xenctrl.h>\n#include <xenforeignmemory.h>\n\
-             #include <xenguest.h>\n#include <xenstore.h>\n#include <xen/hvm/params.h>\n\
-             int xc_get_pfn_type_batch(xc_interface *xch, uint32_t dom, unsigned int num, xen_pfn_t *);\n",
+            "#include <libxl.h>\n#include <libxl_utils.h>\n#include <xenctrl.h>\n#include \
+             <xenforeignmemory.h>\n#include <xenguest.h>\n#include <xenstore.h>\n#include \
+             <xen/hvm/params.h>\nint xc_get_pfn_type_batch(xc_interface *xch, uint32_t dom, \
+             unsigned int num, xen_pfn_t *);\n",
         )
         .dynamic_library_name("Libxl")
         .dynamic_link_require_all(true);
@@ -195,7 +203,8 @@ fn bind_shim(include_paths: &[PathBuf], out: &Path) -> Result<(), String> {
 }
 
 fn write(builder: bindgen::Builder, out: &Path) -> Result<(), String> {
-    let bindings = builder.generate().map_err(|e| format!("bindgen failed on Xen's headers: {e}"))?;
+    let bindings =
+        builder.generate().map_err(|e| format!("bindgen failed on Xen's headers: {e}"))?;
     bindings.write_to_file(out).map_err(|e| format!("writing {}: {e}", out.display()))
 }
 

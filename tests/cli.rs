@@ -1,4 +1,5 @@
-//! The real `rxl`, on a machine that need not have Xen: what it says, on how many lines, and with which exit status.
+//! The real `rxl`, on a machine that need not have Xen: what it says, on how many lines, and with
+//! which exit status.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -6,7 +7,12 @@ use std::process::{Command, Output, Stdio};
 use rxl::error::Exit;
 
 fn rxl(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_rxl")).args(arguments).env_remove("RXL_LOG").stdin(Stdio::null()).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_rxl"))
+        .args(arguments)
+        .env_remove("RXL_LOG")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
 }
 
 fn stdout(output: &Output) -> &str {
@@ -131,14 +137,26 @@ fn several_domains_have_a_line_each() {
     }
     let directory = tempfile::tempdir().unwrap();
     let report = directory.path().join("report.json");
-    let output = rxl(&["migrate", "--report", report.to_str().unwrap(), "nosuch", "norsuch", "nodeB"]);
+    let output =
+        rxl(&["migrate", "--report", report.to_str().unwrap(), "nosuch", "norsuch", "nodeB"]);
     let said = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!((output.status.code(), stdout(&output)), (Some(Exit::NoXen.code().into()), ""), "{said}");
+    assert_eq!(
+        (output.status.code(), stdout(&output)),
+        (Some(Exit::NoXen.code().into()), ""),
+        "{said}"
+    );
     assert_eq!(said.lines().count(), 2, "{said}");
     for name in ["nosuch", "norsuch"] {
-        assert!(said.contains(&format!("rxl: {name}: ")) && said.contains("not a Xen dom0"), "{said}");
+        assert!(
+            said.contains(&format!("rxl: {name}: ")) && said.contains("not a Xen dom0"),
+            "{said}"
+        );
     }
-    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "no report of what did not begin");
+    assert_eq!(
+        std::fs::read_dir(directory.path()).unwrap().count(),
+        0,
+        "no report of what did not begin"
+    );
 }
 
 #[test]
@@ -162,7 +180,10 @@ fn where_there_is_no_xen_one_line_says_so() {
 fn a_report_that_cannot_be_written_stops_it_before_it_begins() {
     let directory = tempfile::tempdir().unwrap();
     let missing = directory.path().join("missing/report.json");
-    let said = failure(&["migrate", "--report", missing.to_str().unwrap(), "dom3", "nodeB"], Exit::Internal);
+    let said = failure(
+        &["migrate", "--report", missing.to_str().unwrap(), "dom3", "nodeB"],
+        Exit::Internal,
+    );
     assert!(said.contains("missing/report.json") && said.contains("nothing was begun"), "{said}");
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
@@ -175,7 +196,11 @@ fn a_report_is_left_alone_when_nothing_is_migrated() {
     let output = rxl(&["migrate", "--report", report.to_str().unwrap(), "no/such/domain", "nodeB"]);
     assert!(!output.status.success());
     assert_eq!(std::fs::read_to_string(&report).unwrap(), "of another migration");
-    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing unfinished is left");
+    assert_eq!(
+        std::fs::read_dir(directory.path()).unwrap().count(),
+        1,
+        "nothing unfinished is left"
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! A limit on the length of files stops a save, not the program: the domain runs on, and no part of a file is left.
+//! A limit on the length of files stops a save, not the program: the domain runs on, and no part of
+//! a file is left.
 //!
 //! A test program of its own, because the limit is the whole process's.
 
@@ -27,13 +28,23 @@ fn a_file_that_may_not_grow_leaves_the_domain_running() {
         );
         let path = directory.path().join("dom3.save");
         let packing = Packing { compress: true, level: 1, threads: 2 };
-        let request =
-            Request { domain: "dom3".into(), path, format, after: After::Destroy, packing, quiesce: Level::Off };
+        let request = Request {
+            domain: "dom3".into(),
+            path,
+            format,
+            after: After::Destroy,
+            packing,
+            quiesce: Level::Off,
+        };
         let state = StateDir::at(directory.path().join("state"));
         let failure = save(&host, &state, &request, None, &Events::default()).unwrap_err();
         assert_eq!(failure.exit, Exit::FailedSourceRuns, "{failure}");
         assert!(failure.to_string().contains("File too large"), "{failure}");
         assert_eq!(host.domains()[0].domain.state, RunState::Running);
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "only the directory of locks");
+        assert_eq!(
+            std::fs::read_dir(directory.path()).unwrap().count(),
+            1,
+            "only the directory of locks"
+        );
     }
 }

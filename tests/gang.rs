@@ -1,5 +1,5 @@
-//! Two domains of one job moved together: every end that can have, and where the domains are then. Leader and members are
-//! threads of this process, the targets processes of their own.
+//! Two domains of one job moved together: every end that can have, and where the domains are then.
+//! Leader and members are threads of this process, the targets processes of their own.
 
 mod support;
 
@@ -80,7 +80,8 @@ impl Scene {
         let dir = self.target_dir(member);
         std::fs::create_dir_all(&dir).unwrap();
         let receiver = example("memory-receiver");
-        let command = format!("{} {} {}", receiver.display(), dir.display(), self.at_target[member]);
+        let command =
+            format!("{} {} {}", receiver.display(), dir.display(), self.at_target[member]);
         let mut request = request(DOMAINS[member].1, command);
         request.walker = Walker::Rxl;
         request
@@ -93,15 +94,24 @@ impl Scene {
     }
 
     fn quiesce(&self, level: Level) -> Quiesce {
-        let hosts = vec![self.here.host("nodeA"), self.there[0].host("nodeB"), self.there[1].host("nodeC")];
+        let hosts =
+            vec![self.here.host("nodeA"), self.there[0].host("nodeB"), self.there[1].host("nodeC")];
         let hosts = (level != Level::Off).then_some(hosts);
         Quiesce { level, dry_run: false, hosts, targets: vec![1, 2] }
     }
 
     fn run(&self, level: Level) -> Outcome {
-        let (ours, theirs): (Vec<_>, Vec<_>) = DOMAINS.iter().map(|_| UnixStream::pair().unwrap()).unzip();
-        let members: Vec<_> = theirs.into_iter().enumerate().map(|(n, line)| self.member(n, line)).collect();
-        let outcome = lead(&DOMAINS.map(|(_, name)| name.to_owned()), ours, self.quiesce(level), &self.events).unwrap();
+        let (ours, theirs): (Vec<_>, Vec<_>) =
+            DOMAINS.iter().map(|_| UnixStream::pair().unwrap()).unzip();
+        let members: Vec<_> =
+            theirs.into_iter().enumerate().map(|(n, line)| self.member(n, line)).collect();
+        let outcome = lead(
+            &DOMAINS.map(|(_, name)| name.to_owned()),
+            ours,
+            self.quiesce(level),
+            &self.events,
+        )
+        .unwrap();
         members.into_iter().for_each(|member| member.join().unwrap());
         outcome
     }
@@ -116,7 +126,10 @@ impl Scene {
 
     fn assert_at_target(&self, member: usize) {
         let (_, name) = DOMAINS[member];
-        assert!(!self.host.domains().iter().any(|kept| kept.domain.name.starts_with(name)), "{name} is still here");
+        assert!(
+            !self.host.domains().iter().any(|kept| kept.domain.name.starts_with(name)),
+            "{name} is still here"
+        );
         let outcome = outcome(&self.target_dir(member));
         assert_eq!(
             (&outcome["domains"][0]["name"], &outcome["domains"][0]["state"]),
@@ -137,7 +150,8 @@ fn follow(host: &MemoryHost, state: &StateDir, request: &Request, line: UnixStre
     let events: Events<Sent> = Events::default();
     let member = Member::new(line.try_clone().unwrap(), events.sender()).unwrap();
     let host = Arc::new(host.clone());
-    let (result, report) = source::migrate_in_gang(host, state, request, Some(member), &events, &mut Silent);
+    let (result, report) =
+        source::migrate_in_gang(host, state, request, Some(member), &events, &mut Silent);
     let ended = Ended {
         failure: result.as_ref().err().map(Told::from),
         table: report.as_ref().map(rxl::report::Report::to_table).unwrap_or_default(),
@@ -156,7 +170,11 @@ fn outcome(dir: &std::path::Path) -> serde_json::Value {
 }
 
 fn failure(outcome: &Outcome, member: usize) -> Failure {
-    outcome.members[member].failure.as_ref().map(Failure::from).unwrap_or_else(|| panic!("{} moved", DOMAINS[member].1))
+    outcome.members[member]
+        .failure
+        .as_ref()
+        .map(Failure::from)
+        .unwrap_or_else(|| panic!("{} moved", DOMAINS[member].1))
 }
 
 #[test]
@@ -164,11 +182,16 @@ fn both_arrive_in_one_epoch() {
     let scene = Scene::new();
     let ended = scene.run(Level::Job);
     assert!(ended.failure.is_none() && ended.first.is_none());
-    let reports: Vec<_> = ended.members.iter().map(|member| member.report.as_ref().unwrap()).collect();
+    let reports: Vec<_> =
+        ended.members.iter().map(|member| member.report.as_ref().unwrap()).collect();
     for (member, report) in reports.iter().enumerate() {
         scene.assert_at_target(member);
         let mpi = &report["mpi"];
-        assert_eq!((&report["status"], &mpi["problem"]), (&"completed".into(), &serde_json::Value::Null), "{report}");
+        assert_eq!(
+            (&report["status"], &mpi["problem"]),
+            (&"completed".into(), &serde_json::Value::Null),
+            "{report}"
+        );
         assert_eq!(mpi["gang"], serde_json::json!(["dom3", "dom4"]));
         assert_eq!((&mpi["clean"], &mpi["connections-agreed"]), (&true.into(), &1.into()), "{mpi}");
         assert!(mpi["application-pause"].as_f64() > report["downtime"].as_f64(), "{report}");
@@ -217,7 +240,10 @@ fn one_that_fails_after_go_stays_alone() {
 fn a_refusal_stops_all_before_anything_begins() {
     let scene = Scene::with([small_guest(), smaller()], ["", "free-kib=1000"], false);
     let ended = scene.run(Level::Job);
-    assert_eq!((failure(&ended, 0).exit, failure(&ended, 1).exit), (Exit::Cancelled, Exit::Refused));
+    assert_eq!(
+        (failure(&ended, 0).exit, failure(&ended, 1).exit),
+        (Exit::Cancelled, Exit::Refused)
+    );
     assert!(ended.members.iter().all(|member| member.report.is_none()));
     scene.assert_nobody_moved();
     assert_eq!(scene.here.heard(1), "");
@@ -262,7 +288,10 @@ fn a_veto_lets_each_go_alone_or_none_at_all() {
 fn without_a_job_each_is_on_its_own() {
     let scene = Scene::with([small_guest(), smaller()], ["", "fault=restore"], false);
     let ended = scene.run(Level::Off);
-    assert!(ended.members[0].failure.is_none() && ended.members[0].report.as_ref().unwrap().get("mpi").is_none());
+    assert!(
+        ended.members[0].failure.is_none()
+            && ended.members[0].report.as_ref().unwrap().get("mpi").is_none()
+    );
     scene.assert_at_target(0);
     assert_eq!(failure(&ended, 1).exit, Exit::FailedSourceRuns);
     scene.assert_at_source(1);
@@ -273,7 +302,8 @@ fn without_a_job_each_is_on_its_own() {
 #[test]
 fn a_member_that_dies_fails_for_all() {
     let scene = Scene::new();
-    let (ours, mut theirs): (Vec<_>, Vec<_>) = DOMAINS.iter().map(|_| UnixStream::pair().unwrap()).unzip();
+    let (ours, mut theirs): (Vec<_>, Vec<_>) =
+        DOMAINS.iter().map(|_| UnixStream::pair().unwrap()).unzip();
     let mut dying = theirs.pop().unwrap();
     let member = scene.member(0, theirs.pop().unwrap());
     let died = std::thread::spawn(move || {
@@ -283,7 +313,9 @@ fn a_member_that_dies_fails_for_all() {
         say(&mut dying, &FromMember::Stop).unwrap();
         assert_eq!(hear(&mut from).unwrap(), Some(ToMember::Frozen));
     });
-    let ended = lead(&DOMAINS.map(|(_, name)| name.into()), ours, scene.quiesce(Level::Job), &scene.events).unwrap();
+    let ended =
+        lead(&DOMAINS.map(|(_, name)| name.into()), ours, scene.quiesce(Level::Job), &scene.events)
+            .unwrap();
     died.join().unwrap();
     member.join().unwrap();
     assert_eq!((ended.first, failure(&ended, 0).exit), (Some(1), Exit::Cancelled));
@@ -351,8 +383,13 @@ fn a_member_that_is_ready_does_not_cancel_by_itself() {
     assert_eq!(hear(&mut from).unwrap(), Some(FromMember::Cancel));
     say(&mut leader, &ToMember::Go { agent_command: String::new() }).unwrap();
     assert_eq!(hear(&mut from).unwrap(), Some(FromMember::Settled(Place::Target { domid: 1 })));
-    say(&mut leader, &ToMember::Closed { figures: Box::new(rxl::report::MpiPart::none(Level::Job, String::new())) })
-        .unwrap();
+    say(
+        &mut leader,
+        &ToMember::Closed {
+            figures: Box::new(rxl::report::MpiPart::none(Level::Job, String::new())),
+        },
+    )
+    .unwrap();
     session.join().unwrap().unwrap();
 }
 
@@ -360,13 +397,17 @@ fn a_member_that_is_ready_does_not_cancel_by_itself() {
 #[test]
 fn a_guest_that_was_suspended_unasked_ends_the_epoch() {
     let scene = Scene::new();
-    let (ours, theirs): (Vec<_>, Vec<_>) = DOMAINS.iter().map(|_| UnixStream::pair().unwrap()).unzip();
+    let (ours, theirs): (Vec<_>, Vec<_>) =
+        DOMAINS.iter().map(|_| UnixStream::pair().unwrap()).unzip();
     let scripted = |(member, mut line): (usize, UnixStream)| {
         std::thread::spawn(move || {
             let (domid, name) = DOMAINS[member];
             say(&mut line, &FromMember::Prepared { name: name.into(), domid }).unwrap();
             let mut from = BufReader::new(line.try_clone().unwrap());
-            assert!(matches!(hear(&mut from).unwrap(), Some(ToMember::Begin { together: true, .. })));
+            assert!(matches!(
+                hear(&mut from).unwrap(),
+                Some(ToMember::Begin { together: true, .. })
+            ));
             say(&mut line, &FromMember::Stop).unwrap();
             assert_eq!(hear(&mut from).unwrap(), Some(ToMember::Frozen));
             if member == 0 {
@@ -379,7 +420,9 @@ fn a_guest_that_was_suspended_unasked_ends_the_epoch() {
         })
     };
     let members: Vec<_> = theirs.into_iter().enumerate().map(scripted).collect();
-    let ended = lead(&DOMAINS.map(|(_, name)| name.into()), ours, scene.quiesce(Level::Job), &scene.events).unwrap();
+    let ended =
+        lead(&DOMAINS.map(|(_, name)| name.into()), ours, scene.quiesce(Level::Job), &scene.events)
+            .unwrap();
     members.into_iter().for_each(|member| member.join().unwrap());
     assert!(ended.failure.is_none() && ended.first.is_none());
     assert!(DOMAINS.iter().all(|(domid, _)| !scene.here.is_frozen(*domid)));

@@ -16,7 +16,13 @@ fn kib(text: &str) -> u64 {
 
 #[test]
 fn sixteen_gib_pass_through_little_memory() {
-    let guest = Guest { pages: 16 * GIB_PAGES, zero_per_256: 192, dirty: vec![GIB_PAGES / 4], endless: false, seed: 9 };
+    let guest = Guest {
+        pages: 16 * GIB_PAGES,
+        zero_per_256: 192,
+        dirty: vec![GIB_PAGES / 4],
+        endless: false,
+        seed: 9,
+    };
     let mut pair = Pair::new(guest);
     pair.request.packing.threads = rxl::data::MAX_THREADS;
     let (result, report) = pair.migrate();
@@ -26,7 +32,8 @@ fn sixteen_gib_pass_through_little_memory() {
     let source = kib(status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap());
     let target = kib(outcome["peak"].as_str().unwrap());
     println!(
-        "16 GiB in {:.1} s: peak {} MiB at the source, {} MiB at the target, {:.1} GB of stream, {:.1} GB on the wire",
+        "16 GiB in {:.1} s: peak {} MiB at the source, {} MiB at the target, {:.1} GB of stream, \
+         {:.1} GB on the wire",
         report.total_time / 1e3,
         source / 1024,
         target / 1024,

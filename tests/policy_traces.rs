@@ -1,9 +1,10 @@
 //! The policy, replayed on dirty traces that were recorded on Xen.
 //!
-//! `tests/traces/small-RATE[-Nmbit].json`: a guest of 128 MiB whose memory checker rewrites RATE of 6,144 pages a second,
-//! migrated, over a link of N Mbit/s or the lab's own, with a downtime limit of 1 ms, so that pre-copy went on for as long as it
-//! brought anything; `judged` is what the policy was told after each live pass. Recorded anew by
-//! `RXL_TRACES=$PWD/tests/traces cargo test --release --test nested -- --ignored traces`.
+//! `tests/traces/small-RATE[-Nmbit].json`: a guest of 128 MiB whose memory checker rewrites RATE of
+//! 6,144 pages a second, migrated, over a link of N Mbit/s or the lab's own, with a downtime limit
+//! of 1 ms, so that pre-copy went on for as long as it brought anything; `judged` is what the
+//! policy was told after each live pass. Recorded anew by `RXL_TRACES=$PWD/tests/traces cargo test
+//! --release --test nested -- --ignored traces`.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +12,8 @@ use std::time::Duration;
 use rxl::policy::{Limits, Measured, Otherwise, Policy, Verdict, Why, expected_downtime};
 use serde_json::Value;
 
-/// libxc's own policy (xg_sr_save.c: simple_precopy_policy): five passes, or fewer than 50 dirty pages.
+/// libxc's own policy (xg_sr_save.c: simple_precopy_policy): five passes, or fewer than 50 dirty
+/// pages.
 const LIBXC_MAX_ITERATIONS: u32 = 5;
 const LIBXC_TARGET_DIRTY: u64 = 50;
 
@@ -29,7 +31,8 @@ fn traces() -> Vec<Trace> {
 }
 
 fn read(file: &Path) -> Trace {
-    let trace: Value = serde_json::from_slice(&std::fs::read(file).expect("a trace")).expect("JSON");
+    let trace: Value =
+        serde_json::from_slice(&std::fs::read(file).expect("a trace")).expect("JSON");
     let measured = |pass: &Value| Measured {
         rounds: pass["rounds"].as_u64().expect("rounds") as u32,
         dirty: pass["dirty-pages"].as_u64().expect("dirty-pages"),
@@ -66,7 +69,8 @@ fn libxc(trace: &[Measured]) -> Option<&Measured> {
 }
 
 fn shown(pass: &Measured) -> String {
-    let expected = expected_downtime(pass).map_or("?".into(), |time| format!("{:.0} ms", time.as_secs_f64() * 1e3));
+    let expected = expected_downtime(pass)
+        .map_or("?".into(), |time| format!("{:.0} ms", time.as_secs_f64() * 1e3));
     format!("pass {}, {} dirty, {expected}", pass.rounds, pass.dirty)
 }
 
@@ -79,7 +83,9 @@ fn recorded_guests_are_suspended_below_the_limit_or_because_nothing_helps() {
             let (index, verdict) = replay(limits(limit, Otherwise::Force), &trace.judged);
             let pass = &trace.judged[index];
             println!("{}, limit {limit} ms: {verdict:?} at {}", trace.name, shown(pass));
-            let fits = |pass: &Measured| expected_downtime(pass).is_some_and(|time| time.as_millis() <= limit.into());
+            let fits = |pass: &Measured| {
+                expected_downtime(pass).is_some_and(|time| time.as_millis() <= limit.into())
+            };
             assert!(!trace.judged[..index].iter().any(fits), "an earlier pass would have done");
             assert_eq!(verdict == Verdict::Stop(Why::BelowLimit), fits(pass), "{verdict:?}");
         }
@@ -90,8 +96,8 @@ fn recorded_guests_are_suspended_below_the_limit_or_because_nothing_helps() {
 #[test]
 fn a_larger_limit_never_takes_longer() {
     for trace in traces() {
-        let ends =
-            [1, 10, 100, 300, 1000, 10_000].map(|limit| replay(limits(limit, Otherwise::Force), &trace.judged).0);
+        let ends = [1, 10, 100, 300, 1000, 10_000]
+            .map(|limit| replay(limits(limit, Otherwise::Force), &trace.judged).0);
         assert!(ends.is_sorted_by(|sooner, later| sooner >= later), "{}: {ends:?}", trace.name);
     }
 }

@@ -1,4 +1,5 @@
-//! Whole migrations between two in-memory hosts in two processes: every end a migration can have, and what is left behind.
+//! Whole migrations between two in-memory hosts in two processes: every end a migration can have,
+//! and what is left behind.
 
 mod support;
 
@@ -32,14 +33,21 @@ fn a_migration_moves_every_byte_and_counts_them() {
     assert_eq!(moved["name"], "dom3");
     assert_eq!(moved["state"], "Running");
     assert!(pair.host.domains().is_empty(), "the source's copy is gone");
-    assert_eq!(report.ram.stream_bytes, moved["stream"][0].as_u64().unwrap(), "as many bytes came out as went in");
+    assert_eq!(
+        report.ram.stream_bytes,
+        moved["stream"][0].as_u64().unwrap(),
+        "as many bytes came out as went in"
+    );
     let pages: Vec<u64> = report.rounds.iter().map(|round| round.pages).collect();
     assert_eq!(pages, [20_000, 2_000, 100, 100], "all, two dirty passes, the last pass");
     assert_eq!(
         report.rounds.iter().map(|r| r.dirty_pages).collect::<Vec<_>>(),
         pages.iter().map(|p| Some(*p)).collect::<Vec<_>>()
     );
-    assert_eq!(report.rounds.iter().map(|r| r.suspended).collect::<Vec<_>>(), [false, false, false, true]);
+    assert_eq!(
+        report.rounds.iter().map(|r| r.suspended).collect::<Vec<_>>(),
+        [false, false, false, true]
+    );
     assert!(report.ram.transferred < report.ram.stream_bytes, "zero pages were left out");
     assert_eq!(
         report.ram.precopy_bytes + report.ram.downtime_bytes,
@@ -66,7 +74,8 @@ fn the_source_is_guarded_until_go() {
     assert_source_untouched(&pair);
 }
 
-/// With rxl's own walk: what it decides on goes with the last pass, holes stay at home, and log-dirty mode ends with the copy.
+/// With rxl's own walk: what it decides on goes with the last pass, holes stay at home, and
+/// log-dirty mode ends with the copy.
 #[test]
 fn a_walk_of_our_own_moves_the_same() {
     let mut pair = Pair::new(small_guest());
@@ -79,7 +88,11 @@ fn a_walk_of_our_own_moves_the_same() {
     assert_eq!(report.precopy.walker, Walker::Rxl);
     let rounds: Vec<_> = report.rounds.iter().map(|round| (round.pfns, round.suspended)).collect();
     assert_eq!(rounds, [(20_000, false), (2_000, false), (100, false), (100, true)]);
-    assert!(report.rounds.iter().all(|round| round.dirty_pages == Some(round.pfns)), "{:?}", report.rounds);
+    assert!(
+        report.rounds.iter().all(|round| round.dirty_pages == Some(round.pfns)),
+        "{:?}",
+        report.rounds
+    );
     assert!(pair.host.domains().is_empty());
 }
 
@@ -98,7 +111,11 @@ fn the_policy_ends_precopy() {
         pair.request.limits.when_busy = Otherwise::Cancel;
         let (result, report) = pair.migrate();
         let failure = result.unwrap_err();
-        assert_eq!((failure.exit, failure.what.contains("dirties its memory")), (Exit::Cancelled, true), "{failure}");
+        assert_eq!(
+            (failure.exit, failure.what.contains("dirties its memory")),
+            (Exit::Cancelled, true),
+            "{failure}"
+        );
         assert_eq!(report.precopy.stopped, Some(Why::DirtyRate));
         assert_source_untouched(&pair);
     }
@@ -107,7 +124,8 @@ fn the_policy_ends_precopy() {
 /// In the middle of a pass, where rxl walks.
 #[test]
 fn a_timeout_can_force_the_suspend() {
-    let mut pair = Pair::new(Guest { pages: 400_000, dirty: vec![300_000], endless: true, ..small_guest() });
+    let mut pair =
+        Pair::new(Guest { pages: 400_000, dirty: vec![300_000], endless: true, ..small_guest() });
     pair.request.walker = Walker::Rxl;
     pair.request.limits.timeout = Some(Duration::from_millis(300));
     pair.request.limits.on_timeout = Otherwise::Force;
@@ -115,7 +133,8 @@ fn a_timeout_can_force_the_suspend() {
     result.unwrap();
     let last = report.rounds.last().unwrap();
     assert!(last.suspended && report.rounds.len() >= 2, "{:?}", report.rounds);
-    let live: u64 = report.rounds.iter().filter(|round| !round.suspended).map(|round| round.pages).sum();
+    let live: u64 =
+        report.rounds.iter().filter(|round| !round.suspended).map(|round| round.pages).sum();
     assert!(live + last.pages >= 400_000, "every page has been sent: {:?}", report.rounds);
 }
 
@@ -262,7 +281,8 @@ fn a_receiver_killed_in_precopy_is_noticed() {
     let killer = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(700));
         let pid: i32 = std::fs::read_to_string(pid_file).unwrap().parse().unwrap();
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
+            .unwrap();
     });
     let begun = Instant::now();
     let failure = pair.migrate().0.unwrap_err();
@@ -271,7 +291,10 @@ fn a_receiver_killed_in_precopy_is_noticed() {
     assert!(begun.elapsed() < Duration::from_secs(30));
     // A killed receiver cannot remove its socket; the next one has another name.
     let domains = pair.host.domains();
-    assert_eq!((domains.len(), domains[0].domain.state, domains[0].log_dirty), (1, RunState::Running, false));
+    assert_eq!(
+        (domains.len(), domains[0].domain.state, domains[0].log_dirty),
+        (1, RunState::Running, false)
+    );
 }
 
 /// A data path that stands still while the control channel lives must not hold up a cancel.

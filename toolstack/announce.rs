@@ -1,22 +1,26 @@
 //! Tells the network where a guest has moved to, from its new host.
 //!
-//! Linux's netfront announces itself by a gratuitous ARP when its backend is connected, which comes too early: the bridge takes
-//! the backend's interface for up when its carrier has been noticed, a moment later, and drops what comes before. A guest
-//! that then waits for others to speak is not found until the bridges on the way forget where it was: Linux's do so after 300 s.
-//! The old entry was seen in use 17 s after a move.
+//! Linux's netfront announces itself by a gratuitous ARP when its backend is connected, which comes
+//! too early: the bridge takes the backend's interface for up when its carrier has been noticed, a
+//! moment later, and drops what comes before. A guest that then waits for others to speak is not
+//! found until the bridges on the way forget where it was: Linux's do so after 300 s. The old entry
+//! was seen in use 17 s after a move.
 //!
-//! So as soon as the interface forwards, the host's own bridge is told by its forwarding database, and the rest of the
-//! network by reverse ARP requests in the guest's name, repeated as QEMU repeats them (net/announce.c).
+//! So as soon as the interface forwards, the host's own bridge is told by its forwarding database,
+//! and the rest of the network by reverse ARP requests in the guest's name, repeated as QEMU
+//! repeats them (net/announce.c).
 //!
-//! Until then all that is sent to the guest, or by it, is lost, and each retransmission doubles the wait for the next. So an MPI job
-//! that stands still is not let go before ([`reachable`]).
+//! Until then all that is sent to the guest, or by it, is lost, and each retransmission doubles the
+//! wait for the next. So an MPI job that stands still is not let go before ([`reachable`]).
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+};
 use pnet_datalink::Channel;
 
 use crate::host::{DomId, Host};
@@ -58,8 +62,8 @@ pub fn vifs(store: &XenStore, domid: u32) -> Result<Vec<Vif>, Failure> {
     Ok(vifs)
 }
 
-/// Waits until this host's bridges forward to these interfaces, and know them. Those that are in no Linux bridge are not waited
-/// for: nothing is known of them.
+/// Waits until this host's bridges forward to these interfaces, and know them. Those that are in no
+/// Linux bridge are not waited for: nothing is known of them.
 pub fn reachable(vifs: &[Vif], deadline: Instant) -> Result<(), String> {
     vifs.iter().filter(|vif| bridge_of(vif).is_some()).try_for_each(|vif| learn(vif, deadline))
 }
@@ -77,8 +81,15 @@ fn announce(vifs: &[Vif]) {
     let begun = Instant::now();
     for vif in vifs {
         match announce_one(vif, begun + PATIENCE) {
-            Ok(()) => tracing::info!("{} announced {} ms after it runs", vif.device, begun.elapsed().as_millis()),
-            Err(why) => tracing::warn!("{}: {why}: switches learn of it when the guest sends something", vif.device),
+            Ok(()) => tracing::info!(
+                "{} announced {} ms after it runs",
+                vif.device,
+                begun.elapsed().as_millis()
+            ),
+            Err(why) => tracing::warn!(
+                "{}: {why}: switches learn of it when the guest sends something",
+                vif.device
+            ),
         }
     }
 }
@@ -102,8 +113,10 @@ fn learn(vif: &Vif, deadline: Instant) -> Result<(), String> {
     // Before the first look: what changes after it is then noticed.
     let notices = Notices::open().map_err(|errno| format!("link notices: {}", errno.desc()))?;
     loop {
-        let forwards = std::fs::read_to_string(&state).is_ok_and(|state| state.trim() == FORWARDING);
-        let taught = if forwards { teach(vif) } else { Err("its bridge does not forward to it yet".into()) };
+        let forwards =
+            std::fs::read_to_string(&state).is_ok_and(|state| state.trim() == FORWARDING);
+        let taught =
+            if forwards { teach(vif) } else { Err("its bridge does not forward to it yet".into()) };
         let left = deadline.saturating_duration_since(Instant::now());
         if taught.is_ok() || left.is_zero() {
             return taught;
@@ -112,42 +125,51 @@ fn learn(vif: &Vif, deadline: Instant) -> Result<(), String> {
     }
 }
 
-/// The kernel's word that an interface has changed (rtnetlink(7)). Looking again and again would take the processor that the
-/// interface waits for.
+/// The kernel's word that an interface has changed (rtnetlink(7)). Looking again and again would
+/// take the processor that the interface waits for.
 struct Notices(OwnedFd);
 
 impl Notices {
     fn open() -> nix::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
+        let socket =
+            socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, LINKS))?;
         Ok(Self(socket))
     }
 
-    /// Waits for one, or until `patience` is over. What they say is not read: too many for the socket are a notice, too.
+    /// Waits for one, or until `patience` is over. What they say is not read: too many for the
+    /// socket are a notice, too.
     fn wait(&self, patience: Duration) {
         rest(self.0.as_fd(), patience);
         while recv(self.0.as_raw_fd(), &mut [0; 64], MsgFlags::empty()).is_ok() {}
     }
 }
 
-/// Writes the guest's address into the bridge's forwarding database. The kernel refuses while the port does not forward.
+/// Writes the guest's address into the bridge's forwarding database. The kernel refuses while the
+/// port does not forward.
 fn teach(vif: &Vif) -> Result<(), String> {
     let mac = text(vif.mac);
     let mut bridge = Command::new("bridge");
     bridge.args(["fdb", "replace", &mac, "dev", &vif.device, "master", "dynamic"]);
-    let output = bridge.stdin(Stdio::null()).output().map_err(|error| format!("bridge: {error}"))?;
+    let output =
+        bridge.stdin(Stdio::null()).output().map_err(|error| format!("bridge: {error}"))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(crate::error::one_line(&format!("bridge fdb replace: {}", String::from_utf8_lossy(&output.stderr))))
+    Err(crate::error::one_line(&format!(
+        "bridge fdb replace: {}",
+        String::from_utf8_lossy(&output.stderr)
+    )))
 }
 
 fn request(bridge: &str, mac: [u8; 6]) -> Result<(), String> {
     let interfaces = pnet_datalink::interfaces();
-    let interface = interfaces.iter().find(|interface| interface.name == bridge).ok_or("its bridge is gone")?;
+    let interface =
+        interfaces.iter().find(|interface| interface.name == bridge).ok_or("its bridge is gone")?;
     let channel = pnet_datalink::channel(interface, pnet_datalink::Config::default());
-    let Channel::Ethernet(mut sender, _) = channel.map_err(|error| format!("{bridge}: {error}"))? else {
+    let Channel::Ethernet(mut sender, _) = channel.map_err(|error| format!("{bridge}: {error}"))?
+    else {
         return Err(format!("{bridge} takes no frames"));
     };
     for pause in PAUSES {
@@ -198,9 +220,14 @@ mod tests {
     #[test]
     fn addresses_are_read_as_they_are_written() {
         assert_eq!(parse_mac(&text(MAC)), Some(MAC));
-        for bad in
-            ["", "00:16:3e:77:00", "00:16:3e:77:00:13:00", "0:16:3e:77:00:13", "00:16:3e:77:00:zz", "00163e770013"]
-        {
+        for bad in [
+            "",
+            "00:16:3e:77:00",
+            "00:16:3e:77:00:13:00",
+            "0:16:3e:77:00:13",
+            "00:16:3e:77:00:zz",
+            "00163e770013",
+        ] {
             assert_eq!(parse_mac(bad), None, "{bad}");
         }
     }
@@ -208,7 +235,10 @@ mod tests {
     #[test]
     fn the_request_is_rfc_903s() {
         let frame = frame(MAC);
-        assert_eq!(frame[..14], [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0x16, 0x3e, 0x77, 0, 0x13, 0x80, 0x35]);
+        assert_eq!(
+            frame[..14],
+            [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0x16, 0x3e, 0x77, 0, 0x13, 0x80, 0x35]
+        );
         assert_eq!(frame[14..22], [0, 1, 8, 0, 6, 4, 0, 3]);
         assert_eq!((&frame[22..28], &frame[32..38]), (&MAC[..], &MAC[..]));
         assert!(frame[28..32].iter().chain(&frame[38..]).all(|byte| *byte == 0));

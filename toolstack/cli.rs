@@ -15,7 +15,8 @@ use crate::session::source::Peer;
 #[derive(Debug, Parser)]
 #[command(name = "rxl", version = env!("RXL_VERSION"), arg_required_else_help = true, after_help = exit_codes())]
 pub struct Cli {
-    /// Say more: -v what rxl does, -vv libxl's messages, -vvv everything. RXL_LOG takes tracing's filters
+    /// Say more: -v what rxl does, -vv libxl's messages, -vvv everything. RXL_LOG takes tracing's
+    /// filters
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
     /// Accepted for xl's sake, which asks its receiver so to redraw its progress
@@ -24,7 +25,8 @@ pub struct Cli {
     /// Accepted for xl's sake, which asks its receiver so for times in its messages
     #[arg(short = 'T', global = true, hide = true)]
     pub timestamps: bool,
-    /// This process moves one of several domains: which, from 0. Its line to the leader is its standard input
+    /// This process moves one of several domains: which, from 0. Its line to the leader is its
+    /// standard input
     #[arg(long, hide = true, value_name = "N")]
     pub gang_member: Option<usize>,
     /// What to do.
@@ -36,7 +38,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Move a running domain to another host, or several
-    #[command(after_help = exit_codes(), override_usage = "rxl migrate [OPTIONS] <DOMAIN>... <HOST>\n       rxl migrate [OPTIONS] <DOMAIN:HOST>...")]
+    #[command(after_help = exit_codes(), override_usage = "rxl migrate [OPTIONS] <DOMAIN>... \
+        <HOST>\n       rxl migrate [OPTIONS] <DOMAIN:HOST>...")]
     Migrate(Box<Migrate>),
     /// Show the migrations that run from this host
     #[command(after_help = exit_codes())]
@@ -47,7 +50,8 @@ pub enum Command {
     /// Show the MPI jobs in the domains of all hosts of the cluster
     #[command(after_help = exit_codes())]
     Jobs(Jobs),
-    /// Talk to the agents of this host's domains; started on other hosts by `rxl migrate --mpi-quiesce`
+    /// Talk to the agents of this host's domains; started on other hosts by `rxl migrate
+    /// --mpi-quiesce`
     #[command(after_help = exit_codes())]
     Agent(Agent),
     /// Receive a domain; started on the target by `rxl migrate`
@@ -89,9 +93,10 @@ pub struct Save {
     /// zstd's level
     #[arg(long, value_name = "LEVEL", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-7..=19), conflicts_with = "plain")]
     pub zstd_level: i32,
-    /// Hold the domain's MPI job still from before the domain is suspended until it runs on (-c) or its file is written: all
-    /// ranks of the job (job, the default when given bare), those in this domain (domain), or all or no save (require). Needs
-    /// rxl-guest-agent in the job's domains, and /etc/rxl/cluster.toml where they are on other hosts
+    /// Hold the domain's MPI job still from before the domain is suspended until it runs on (-c) or
+    /// its file is written: all ranks of the job (job, the default when given bare), those in this
+    /// domain (domain), or all or no save (require). Needs rxl-guest-agent in the job's domains,
+    /// and /etc/rxl/cluster.toml where they are on other hosts
     #[arg(long, value_enum, value_name = "LEVEL", num_args = 0..=1, require_equals = true, default_value = "off", default_missing_value = "job")]
     pub mpi_quiesce: Level,
 }
@@ -104,7 +109,8 @@ pub struct Restore {
     /// Leave the domain paused
     #[arg(short = 'p', long)]
     pub paused: bool,
-    /// Leave no process that waits for the domain's end. Accepted for xl's sake: rxl never leaves one
+    /// Leave no process that waits for the domain's end. Accepted for xl's sake: rxl never leaves
+    /// one
     #[arg(short = 'e')]
     pub no_monitor: bool,
 }
@@ -169,16 +175,19 @@ pub enum Compress {
 /// `rxl migrate`.
 #[derive(Debug, Args)]
 pub struct Migrate {
-    /// The domain, by name or number (digits alone are a number, as for xl), and the target, as ssh knows it. Several domains
-    /// before the target move together; where their targets differ, name DOMAIN:HOST for each
+    /// The domain, by name or number (digits alone are a number, as for xl), and the target, as ssh
+    /// knows it. Several domains before the target move together; where their targets differ, name
+    /// DOMAIN:HOST for each
     // One list: clap takes no HOST for the last of two that begins with a dash, even after `--`.
     #[arg(value_names = ["DOMAIN", "HOST"], required = true, num_args = 2..)]
     pub places: Vec<String>,
 
-    /// Use this command instead of ssh; it gets HOST and `rxl receive` as arguments. If empty, HOST itself is the command
+    /// Use this command instead of ssh; it gets HOST and `rxl receive` as arguments. If empty, HOST
+    /// itself is the command
     #[arg(short = 's', value_name = "SSHCOMMAND")]
     pub ssh_command: Option<String>,
-    /// Leave no process on the target that waits for the domain's end: for --peer xl, as rxl never leaves one
+    /// Leave no process on the target that waits for the domain's end: for --peer xl, as rxl never
+    /// leaves one
     #[arg(short = 'e')]
     pub no_monitor: bool,
     /// Leave the domain paused after it has moved
@@ -190,24 +199,27 @@ pub struct Migrate {
     /// Use this xl configuration file instead of the one the domain was made with (one domain only)
     #[arg(short = 'C', value_name = "CONFIG")]
     pub config: Option<PathBuf>,
-    /// Send all memory once more while the domain stands still, and let the target's libxl log every page that differs
+    /// Send all memory once more while the domain stands still, and let the target's libxl log
+    /// every page that differs
     #[arg(long)]
     pub debug: bool,
     /// Accepted for xl's sake: a migration is live unless --non-live is given
     #[arg(long, hide = true)]
     pub live: bool,
-    /// Suspend the domain first, then move it: the only way for a PV guest on a Xen without shadow paging
+    /// Suspend the domain first, then move it: the only way for a PV guest on a Xen without shadow
+    /// paging
     #[arg(long, conflicts_with = "live")]
     pub non_live: bool,
 
-    /// What receives the domain: rxl; or stock xl, over xl's own protocol, uncompressed and without checksums. auto takes rxl,
-    /// and tells where there is none
+    /// What receives the domain: rxl; or stock xl, over xl's own protocol, uncompressed and without
+    /// checksums. auto takes rxl, and tells where there is none
     #[arg(long, value_enum, default_value = "auto")]
     pub peer: Peer,
     /// Make every check on both sides, say whether the domain would be migrated, and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// How the data travels. tcp is neither encrypted nor authenticated beyond a token: for an isolated network
+    /// How the data travels. tcp is neither encrypted nor authenticated beyond a token: for an
+    /// isolated network
     #[arg(long, value_enum, default_value = "ssh")]
     pub transport: Transport,
     /// Data connections
@@ -237,27 +249,32 @@ pub struct Migrate {
     /// Most time for all of them: then --on-timeout says what happens
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: Option<u64>,
-    /// At the timeout: cancel, or force the domain to be suspended and moved, however long the rest takes
+    /// At the timeout: cancel, or force the domain to be suspended and moved, however long the rest
+    /// takes
     #[arg(long, value_enum, default_value = "cancel", requires = "timeout")]
     pub on_timeout: Otherwise,
-    /// Cancel when the domain dirties its memory too fast for the downtime limit, instead of suspending it all the same
+    /// Cancel when the domain dirties its memory too fast for the downtime limit, instead of
+    /// suspending it all the same
     #[arg(long)]
     pub abort_if_busy: bool,
-    /// Hold the domain's MPI job still around the suspend: all its ranks (job, the default when given bare), those in what
-    /// moves (domain), or all or no migration (require). Needs rxl-guest-agent in the job's domains, and
-    /// /etc/rxl/cluster.toml where they are on more hosts than these two
+    /// Hold the domain's MPI job still around the suspend: all its ranks (job, the default when
+    /// given bare), those in what moves (domain), or all or no migration (require). Needs
+    /// rxl-guest-agent in the job's domains, and /etc/rxl/cluster.toml where they are on more hosts
+    /// than these two
     #[arg(long, value_enum, value_name = "LEVEL", num_args = 0..=1, require_equals = true, default_value = "off", default_missing_value = "job")]
     pub mpi_quiesce: Level,
-    /// Who walks over the memory: rxl itself (PVH and HVM guests), libxc with rxl's policy, or libxl's stock helper with its own
+    /// Who walks over the memory: rxl itself (PVH and HVM guests), libxc with rxl's policy, or
+    /// libxl's stock helper with its own
     #[arg(long, value_enum, default_value = "rxl")]
     pub walker: Walker,
-    /// Who fills the new domain's memory: rxl itself, while libxl attaches the domain's devices (PVH guests whose disks and
-    /// networks allow it), or libxl's stock helper with libxc, before they are attached
+    /// Who fills the new domain's memory: rxl itself, while libxl attaches the domain's devices
+    /// (PVH guests whose disks and networks allow it), or libxl's stock helper with libxc, before
+    /// they are attached
     #[arg(long, value_enum, default_value = "rxl")]
     pub restorer: Restorer,
 
-    /// Print the report as JSON on standard output, also of a migration that began and failed. Of several domains: one object
-    /// with a list, `migrations`; so in the file of --report
+    /// Print the report as JSON on standard output, also of a migration that began and failed. Of
+    /// several domains: one object with a list, `migrations`; so in the file of --report
     #[arg(long)]
     pub json: bool,
     /// Write the report as JSON to this file, also of a migration that began and failed
@@ -325,7 +342,8 @@ pub struct MigrateReceive {
     /// Show the domain's configuration on standard error
     #[arg(short = 'd')]
     pub debug: bool,
-    /// Leave no process that waits for the domain's end. Accepted for xl's sake: rxl never leaves one
+    /// Leave no process that waits for the domain's end. Accepted for xl's sake: rxl never leaves
+    /// one
     #[arg(short = 'e')]
     pub no_monitor: bool,
     /// Let that process stay in the foreground. Accepted for xl's sake
@@ -378,8 +396,22 @@ mod tests {
 
     #[test]
     fn xls_own_options_are_taken() {
-        let line = ["rxl", "migrate", "-s", "", "-e", "-p", "-D", "--debug", "--live", "dom3", "ssh nodeB rxl receive"];
-        let Command::Migrate(migrate) = Cli::try_parse_from(line).unwrap().command else { panic!() };
+        let line = [
+            "rxl",
+            "migrate",
+            "-s",
+            "",
+            "-e",
+            "-p",
+            "-D",
+            "--debug",
+            "--live",
+            "dom3",
+            "ssh nodeB rxl receive",
+        ];
+        let Command::Migrate(migrate) = Cli::try_parse_from(line).unwrap().command else {
+            panic!()
+        };
         assert_eq!(migrate.ssh_command.as_deref(), Some(""));
         assert!(migrate.no_monitor && migrate.paused && migrate.preserve_domid && migrate.debug);
     }
@@ -392,7 +424,8 @@ mod tests {
         };
         let (places, level) = parsed("rxl migrate dom3 dom4 nodeB --mpi-quiesce");
         assert_eq!((places.as_str(), level), ("dom3 dom4 nodeB", Level::Job));
-        let (places, _) = parsed("rxl --gang-member 1 migrate --mpi-quiesce=require dom3:nodeB dom4:nodeC");
+        let (places, _) =
+            parsed("rxl --gang-member 1 migrate --mpi-quiesce=require dom3:nodeB dom4:nodeC");
         assert_eq!(places, "dom3:nodeB dom4:nodeC");
     }
 

@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 
 use crate::error::{Exit, Failure, one_line};
 
-/// Turns an xl configuration file into libxl's JSON. xl itself reads it: the syntax is xl's own, not libxl's, and a second
-/// reader would differ somewhere. A dry run changes nothing on the host.
+/// Turns an xl configuration file into libxl's JSON. xl itself reads it: the syntax is xl's own,
+/// not libxl's, and a second reader would differ somewhere. A dry run changes nothing on the host.
 pub fn from_xl_file(path: &Path) -> Result<String, Failure> {
     let failed = |what: String| {
         Failure::new(Exit::Usage, format!("configuration {}: {what}", path.display()))

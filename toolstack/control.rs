@@ -1,4 +1,5 @@
-//! The control channel: small, ordered messages between the source's rxl and the target's, apart from the data.
+//! The control channel: small, ordered messages between the source's rxl and the target's, apart
+//! from the data.
 //!
 //! ```text
 //!  source                                      target
@@ -14,8 +15,9 @@
 //!    | Go -------------------------------------> |   the line: from here the source never runs it again by itself
 //!    | <----------------------- Done | GivenBack |   renamed, unpaused
 //! ```
-//! Before `Go` the source may send `Abort` and the target `Failed` at any time; both send `Ping` when they have had nothing else to say for
-//! [`HEARTBEAT`], and a side that has heard nothing at all for its patience takes the other for dead.
+//! Before `Go` the source may send `Abort` and the target `Failed` at any time; both send `Ping`
+//! when they have had nothing else to say for [`HEARTBEAT`], and a side that has heard nothing at
+//! all for its patience takes the other for dead.
 //!
 //! Wire format: u32 length (little-endian, at most [`MAX_MESSAGE`]), then that many bytes of JSON.
 
@@ -70,7 +72,8 @@ pub enum Message {
     },
     /// Target: it runs.
     Done(TargetSpans),
-    /// Target, after `Go`: it could not run the domain and has destroyed its copy. The source's is the only one.
+    /// Target, after `Go`: it could not run the domain and has destroyed its copy. The source's is
+    /// the only one.
     GivenBack {
         /// One line.
         reason: String,
@@ -133,7 +136,8 @@ impl Hello {
 pub enum Transport {
     /// Over ssh connections of their own, opened like the control channel.
     Ssh,
-    /// Over plain TCP connections: neither encrypted nor authenticated but by a token. For an isolated migration network.
+    /// Over plain TCP connections: neither encrypted nor authenticated but by a token. For an
+    /// isolated migration network.
     Tcp,
 }
 
@@ -154,7 +158,8 @@ pub struct Offer {
     pub transport: Transport,
     /// On how many connections.
     pub connections: u16,
-    /// For [`Transport::Tcp`]: the target's address that the source will connect to, where the user named one.
+    /// For [`Transport::Tcp`]: the target's address that the source will connect to, where the user
+    /// named one.
     pub data_address: Option<String>,
     /// Leave it paused after it has moved (`xl migrate -p`).
     pub leave_paused: bool,
@@ -162,7 +167,8 @@ pub struct Offer {
     pub domid: Option<u32>,
     /// Only check; nothing will follow.
     pub dry_run: bool,
-    /// Where the guest's special pages are, if the target may fill its memory by itself ([`crate::restorer`]).
+    /// Where the guest's special pages are, if the target may fill its memory by itself
+    /// ([`crate::restorer`]).
     pub special_pages: Option<SpecialPages>,
 }
 
@@ -206,7 +212,8 @@ pub enum Incoming {
     Lost(String),
 }
 
-/// One end of a control channel, with its two threads. Dropping it says what is still queued, closes it and joins them.
+/// One end of a control channel, with its two threads. Dropping it says what is still queued,
+/// closes it and joins them.
 pub struct Control {
     outgoing: Option<Sender<Message>>,
     cancel: Cancel,
@@ -216,8 +223,8 @@ pub struct Control {
 }
 
 impl Control {
-    /// Starts a channel over a reading and a writing descriptor. What comes is given to `deliver`, on a thread of its own;
-    /// after a `Lost` nothing more comes.
+    /// Starts a channel over a reading and a writing descriptor. What comes is given to `deliver`,
+    /// on a thread of its own; after a `Lost` nothing more comes.
     pub fn start(
         input: Guarded,
         output: Guarded,
@@ -225,7 +232,9 @@ impl Control {
         mut deliver: impl FnMut(Incoming) + Send + 'static,
     ) -> io::Result<Self> {
         let (outgoing, queue) = channel();
-        let writer = std::thread::Builder::new().name("control-out".into()).spawn(move || write_all(output, &queue))?;
+        let writer = std::thread::Builder::new()
+            .name("control-out".into())
+            .spawn(move || write_all(output, &queue))?;
         let lost = Arc::new(AtomicBool::new(false));
         let told = lost.clone();
         let reader = std::thread::Builder::new().name("control-in".into()).spawn(move || {
@@ -233,14 +242,21 @@ impl Control {
             told.store(true, Ordering::SeqCst);
             deliver(Incoming::Lost(reason));
         })?;
-        Ok(Self { outgoing: Some(outgoing), cancel, lost, writer: Some(writer), reader: Some(reader) })
+        Ok(Self {
+            outgoing: Some(outgoing),
+            cancel,
+            lost,
+            writer: Some(writer),
+            reader: Some(reader),
+        })
     }
 
     /// Queues a message. A broken channel is told by `deliver`, not here.
     pub fn send(&self, message: Message) {
         if let Some(outgoing) = &self.outgoing {
             tracing::trace!(?message, "control out");
-            // The writer is gone only when the channel is broken, and then the reader delivers `Lost`.
+            // The writer is gone only when the channel is broken, and then the reader delivers
+            // `Lost`.
             let _ = outgoing.send(message);
         }
     }
@@ -298,7 +314,9 @@ fn read_all(mut input: Guarded, deliver: &mut impl FnMut(Incoming)) -> String {
 pub fn write_message(output: &mut impl Write, message: &Message) -> io::Result<()> {
     let body = serde_json::to_vec(message)?;
     let length = u32::try_from(body.len()).ok().filter(|length| *length as usize <= MAX_MESSAGE);
-    let length = length.ok_or_else(|| io::Error::other(format!("a message of {} bytes is too long", body.len())))?;
+    let length = length.ok_or_else(|| {
+        io::Error::other(format!("a message of {} bytes is too long", body.len()))
+    })?;
     let mut frame = Vec::with_capacity(4 + body.len());
     frame.extend_from_slice(&length.to_le_bytes());
     frame.extend_from_slice(&body);
@@ -315,7 +333,8 @@ pub fn read_message(input: &mut impl Read) -> io::Result<Message> {
     }
     let mut body = vec![0; length];
     input.read_exact(&mut body).map_err(|error| closed(&error))?;
-    serde_json::from_slice(&body).map_err(|error| io::Error::other(format!("unreadable control message: {error}")))
+    serde_json::from_slice(&body)
+        .map_err(|error| io::Error::other(format!("unreadable control message: {error}")))
 }
 
 fn closed(error: &io::Error) -> io::Error {
@@ -340,7 +359,12 @@ mod tests {
     #[test]
     fn a_huge_length_is_refused_before_it_is_allocated() {
         let wire = [0xff, 0xff, 0xff, 0xff, b'{'];
-        assert!(read_message(&mut wire.as_slice()).unwrap_err().to_string().contains("length 4294967295"));
+        assert!(
+            read_message(&mut wire.as_slice())
+                .unwrap_err()
+                .to_string()
+                .contains("length 4294967295")
+        );
     }
 
     #[test]
@@ -358,8 +382,12 @@ mod tests {
         let input = Guarded::new(input, cancel.clone(), Some(Duration::from_millis(50))).unwrap();
         let output = Guarded::new(output, cancel.clone(), None).unwrap();
         let (tx, rx) = channel();
-        let _control = Control::start(input, output, cancel, move |incoming| tx.send(incoming).unwrap()).unwrap();
-        let Incoming::Lost(reason) = rx.recv_timeout(Duration::from_secs(5)).unwrap() else { panic!("a message?") };
+        let _control =
+            Control::start(input, output, cancel, move |incoming| tx.send(incoming).unwrap())
+                .unwrap();
+        let Incoming::Lost(reason) = rx.recv_timeout(Duration::from_secs(5)).unwrap() else {
+            panic!("a message?")
+        };
         assert!(reason.contains("nothing moved"), "{reason}");
     }
 }

@@ -7,12 +7,14 @@
 //!                            zero pages,                  frames            rebuild,
 //!                            compress                                       check CRC
 //! ```
-//! A frame is one PAGE_DATA record, or a stretch of other bytes, in which small PAGE_DATA records travel too. On each side a [`window::Window`] keeps
-//! the frames in order and bounds how many are under way, so memory does not depend on the guest's size: at most
-//! [`Packing::window`] frames of 4 MiB, each in two forms, besides one buffer a worker.
+//! A frame is one PAGE_DATA record, or a stretch of other bytes, in which small PAGE_DATA records
+//! travel too. On each side a [`window::Window`] keeps the frames in order and bounds how many are
+//! under way, so memory does not depend on the guest's size: at most [`Packing::window`] frames of
+//! 4 MiB, each in two forms, besides one buffer a worker.
 //!
-//! What the target's libxl reads is what the source's wrote, byte for byte. Each frame's CRC-32 is of the decoded bytes and is
-//! compared with the bytes that were rebuilt; the digest over all frames tells that none is missing or out of place.
+//! What the target's libxl reads is what the source's wrote, byte for byte. Each frame's CRC-32 is
+//! of the decoded bytes and is compared with the bytes that were rebuilt; the digest over all
+//! frames tells that none is missing or out of place.
 
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,7 +35,8 @@ pub mod send;
 mod split;
 pub mod window;
 
-/// Most compression threads: more would need more memory than rxl allows itself, and outrun libxl's single one anyway.
+/// Most compression threads: more would need more memory than rxl allows itself, and outrun libxl's
+/// single one anyway.
 pub const MAX_THREADS: usize = 4;
 
 /// How pages are packed.
@@ -108,8 +111,8 @@ impl Meter {
         part.batches.iter().map(&mut of).collect()
     }
 
-    /// Adds a part, sent as so many bytes, to its passes: records that share it share its bytes by their length. `zero_pages`
-    /// are those that were not counted when it was read.
+    /// Adds a part, sent as so many bytes, to its passes: records that share it share its bytes by
+    /// their length. `zero_pages` are those that were not counted when it was read.
     fn packed(&self, part: &Part, passes: &[usize], zero_pages: u64, wire_bytes: u64) {
         let mut rounds = self.rounds();
         for (counted, round) in part.batches.iter().zip(passes) {
@@ -165,7 +168,8 @@ impl Broken {
     }
 }
 
-/// Reports the end of a data path exactly once: its first failure, at once, or its success when all is done.
+/// Reports the end of a data path exactly once: its first failure, at once, or its success when all
+/// is done.
 struct Verdict<T>(Mutex<Option<Report<T>>>);
 
 type Report<T> = Box<dyn FnOnce(Result<T, Broken>) + Send>;
@@ -183,13 +187,15 @@ impl<T> Verdict<T> {
     }
 }
 
-/// Used buffers, kept for the next frames: fresh ones of this size would be mapped and zeroed by the kernel each time.
+/// Used buffers, kept for the next frames: fresh ones of this size would be mapped and zeroed by
+/// the kernel each time.
 #[derive(Default)]
 struct Buffers(Mutex<Vec<Vec<u8>>>);
 
 impl Buffers {
     fn take(&self) -> Vec<u8> {
-        let mut buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let mut buffer =
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         buffer.clear();
         buffer
     }

@@ -1,4 +1,5 @@
-//! Failures as the user meets them: one line that says what, where and what to do next, and an exit code of its own.
+//! Failures as the user meets them: one line that says what, where and what to do next, and an exit
+//! code of its own.
 
 use std::fmt;
 
@@ -34,11 +35,14 @@ pub enum Exit {
     FailedSourceRuns = 11,
     /// Cancelled as asked. The domain runs on at the source.
     Cancelled = 12,
-    /// The connection was lost while it was being decided. Both copies stand still; neither was destroyed.
+    /// The connection was lost while it was being decided. Both copies stand still; neither was
+    /// destroyed.
     Undecided = 13,
-    /// The domain moved and runs at the target, or is saved, but something after it failed (a report that could not be written).
+    /// The domain moved and runs at the target, or is saved, but something after it failed (a
+    /// report that could not be written).
     MovedWithWarnings = 14,
-    /// A stream or a saved domain that was to be looked at breaks a rule of its format, or ends early.
+    /// A stream or a saved domain that was to be looked at breaks a rule of its format, or ends
+    /// early.
     BadStream = 15,
 }
 
@@ -56,10 +60,19 @@ impl Exit {
         (Exit::Unreachable, "the target cannot be reached"),
         (Exit::NoPeer, "no rxl on the target, or one that speaks another protocol"),
         (Exit::Refused, "the target refused"),
-        (Exit::FailedSourceRuns, "failed before it was committed; the domain runs on at the source"),
+        (
+            Exit::FailedSourceRuns,
+            "failed before it was committed; the domain runs on at the source",
+        ),
         (Exit::Cancelled, "cancelled; the domain runs on at the source"),
-        (Exit::Undecided, "the connection was lost while it was being decided; both copies are kept, paused"),
-        (Exit::MovedWithWarnings, "the domain runs at the target or is saved, but something after that failed"),
+        (
+            Exit::Undecided,
+            "the connection was lost while it was being decided; both copies are kept, paused",
+        ),
+        (
+            Exit::MovedWithWarnings,
+            "the domain runs at the target or is saved, but something after that failed",
+        ),
         (Exit::BadStream, "the stream or saved domain is damaged"),
     ];
 

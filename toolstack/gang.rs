@@ -1,9 +1,10 @@
 //! Several domains at once: `rxl migrate dom3 dom4 nodeB`.
 //!
-//! libxl takes the process for its own: one SIGCHLD handler, one save helper's environment. So each domain is moved by a process
-//! of its own, a member, which is a whole `rxl migrate`; the leader, which the user started, holds the one
-//! [`crate::quiesce::coordinator::Coordinator`] and lets the members past barriers. Leader and member speak JSON lines over the
-//! member's standard input, a socket.
+//! libxl takes the process for its own: one SIGCHLD handler, one save helper's environment. So each
+//! domain is moved by a process of its own, a member, which is a whole `rxl migrate`; the leader,
+//! which the user started, holds the one [`crate::quiesce::coordinator::Coordinator`] and lets the
+//! members past barriers. Leader and member speak JSON lines over the member's standard input, a
+//! socket.
 //!
 //! ```text
 //!  leader                                              each member
@@ -24,14 +25,17 @@
 //!  Closed, with the job's figures ----------------------->
 //!                              <------------------- Ended   result and report
 //! ```
-//! Above the line the first failure is everybody's: the job is let go, and all domains run on where they were (`Abort`). A user's
-//! cancel of a member that is ready comes to the leader (`Cancel`), as the others may have gone already. Below the line each
-//! domain is on its own: a job whose domains are some here, some there, is still a correct job.
+//! Above the line the first failure is everybody's: the job is let go, and all domains run on where
+//! they were (`Abort`). A user's cancel of a member that is ready comes to the leader (`Cancel`),
+//! as the others may have gone already. Below the line each domain is on its own: a job whose
+//! domains are some here, some there, is still a correct job.
 //!
-//! Where no job is held still, because nobody asked or it could not be (`Alone`), members wait for nothing after `Begin`.
+//! Where no job is held still, because nobody asked or it could not be (`Alone`), members wait for
+//! nothing after `Begin`.
 //!
-//! A leader that dies closes the members' sockets: those above the line cancel, the others finish. A member that dies counts as
-//! failed. Every barrier has a deadline ([`barriers`]); a target waits 120 s for its GO, so the one before Go is the shortest.
+//! A leader that dies closes the members' sockets: those above the line cancel, the others finish.
+//! A member that dies counts as failed. Every barrier has a deadline ([`barriers`]); a target waits
+//! 120 s for its GO, so the one before Go is the shortest.
 
 pub mod barriers;
 pub mod leader;

@@ -1,8 +1,9 @@
 //! A second process that puts a domain right when rxl is killed.
 //!
-//! A suspended domain whose rxl is gone stands still until somebody looks; so does a half-built copy at the target. No
-//! handler runs on SIGKILL, so each session that holds a domain has a guard: `rxl guard`, in a session of its own and under a
-//! name of its own (`rxl-guard`), which hears what the domain is to become and acts when the line to rxl ends without `done`.
+//! A suspended domain whose rxl is gone stands still until somebody looks; so does a half-built
+//! copy at the target. No handler runs on SIGKILL, so each session that holds a domain has a guard:
+//! `rxl guard`, in a session of its own and under a name of its own (`rxl-guard`), which hears what
+//! the domain is to become and acts when the line to rxl ends without `done`.
 //!
 //! ```text
 //!  rxl migrate             rxl-guard         rxl receive              rxl-guard
@@ -15,10 +16,12 @@
 //!   |                                         |                           | killed: run here
 //!   |                                         |- done ------------------> |
 //! ```
-//! `done` goes out before GO, so a guard never runs a domain on that the target may be running. The domain's lock is shared
-//! with the guard (flock(2) belongs to the open file): nobody begins a migration of a domain that is being put right.
+//! `done` goes out before GO, so a guard never runs a domain on that the target may be running. The
+//! domain's lock is shared with the guard (flock(2) belongs to the open file): nobody begins a
+//! migration of a domain that is being put right.
 //!
-//! What the guard does is said to syslog: rxl's own standard error may have gone with its terminal, or with ssh.
+//! What the guard does is said to syslog: rxl's own standard error may have gone with its terminal,
+//! or with ssh.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -93,12 +96,14 @@ enum Kind {
 impl Guard {
     /// Starts one. It keeps `lock` locked as long as it lives.
     pub fn start(lock: BorrowedFd<'_>) -> io::Result<Self> {
-        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-            .map_err(io::Error::from)?;
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+                .map_err(io::Error::from)?;
         let child = Command::new(std::env::current_exe()?)
             .arg(SUBCOMMAND)
             .stdin(theirs)
-            // Not that anything is written there: a descriptor that a child gets by itself is one of three.
+            // Not that anything is written there: a descriptor that a child gets by itself is one
+            // of three.
             .stdout(lock.try_clone_to_owned()?)
             .stderr(Stdio::null())
             .spawn()?;
@@ -136,8 +141,9 @@ impl Guard {
     }
 }
 
-/// Waits until our parent, this process, has ended, if it is ending: a parent that lives on lets its guard act, and waits for
-/// it. Linux gives a process a new parent once the old one has closed all its files (`do_exit` in kernel/exit.c).
+/// Waits until our parent, this process, has ended, if it is ending: a parent that lives on lets
+/// its guard act, and waits for it. Linux gives a process a new parent once the old one has closed
+/// all its files (`do_exit` in kernel/exit.c).
 pub fn wait_for_end_of(parent: Pid) {
     const GLANCE: Duration = Duration::from_millis(20);
     let until = Instant::now() + Duration::from_secs(1);

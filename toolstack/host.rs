@@ -1,9 +1,11 @@
 //! What a session needs of a Xen host, and nothing more.
 //!
-//! Sessions know Xen only through [`Host`]. [`libxl`] drives a real one; [`memory`] emits true libxl streams from synthetic
-//! guest memory, for state machines, faults and benchmarks. No claim about Xen rests on the second.
+//! Sessions know Xen only through [`Host`]. [`libxl`] drives a real one; [`memory`] emits true
+//! libxl streams from synthetic guest memory, for state machines, faults and benchmarks. No claim
+//! about Xen rests on the second.
 //!
-//! Every method blocks its thread until libxl has answered. The long ones take an [`Abort`], which another thread may pull.
+//! Every method blocks its thread until libxl has answered. The long ones take an [`Abort`], which
+//! another thread may pull.
 
 use std::fmt;
 use std::io;
@@ -83,9 +85,11 @@ pub struct Domain {
 pub struct HostFacts {
     /// `MAJOR.MINOR` of the running Xen.
     pub xen_version: String,
-    /// Memory that Xen can still give to domains, in KiB (free plus scrubbing, less outstanding claims).
+    /// Memory that Xen can still give to domains, in KiB (free plus scrubbing, less outstanding
+    /// claims).
     pub free_memory_kib: u64,
-    /// dom0 gives memory back when a domain needs it (xl.conf's `autoballoon`): what is free says little then.
+    /// dom0 gives memory back when a domain needs it (xl.conf's `autoballoon`): what is free says
+    /// little then.
     pub autoballoon: bool,
     /// Xen has shadow paging: PV guests can be migrated live.
     pub shadow_paging: bool,
@@ -105,12 +109,13 @@ pub struct Note {
 /// What libxl tells while it saves or restores.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoteKind {
-    /// libxc's progress: `what` is one of xg_sr_save.c's strings, such as `Frames iteration 2`; counts are pfns.
-    /// Single events carry 0 of 0.
+    /// libxc's progress: `what` is one of xg_sr_save.c's strings, such as `Frames iteration 2`;
+    /// counts are pfns. Single events carry 0 of 0.
     Progress {
         /// The string.
         what: String,
-        /// pfns handled so far in this pass: none when it begins, all when it ends; what lies between is not told.
+        /// pfns handled so far in this pass: none when it begins, all when it ends; what lies
+        /// between is not told.
         done: u64,
         /// pfns of this pass: the dirty count when the pass began.
         total: u64,
@@ -162,7 +167,8 @@ pub enum Decision {
     Abort,
 }
 
-/// Who decides about a save while it runs. Called on threads of the save, which waits for the answer.
+/// Who decides about a save while it runs. Called on threads of the save, which waits for the
+/// answer.
 pub trait Steering: Send {
     /// After each live pass, when it is known what was dirtied meanwhile.
     fn precopy(&mut self, stats: &PrecopyStats) -> Decision;
@@ -170,7 +176,8 @@ pub trait Steering: Send {
     /// Whether pre-copy is to end now, without waiting for the pass under way.
     fn is_due(&self) -> bool;
 
-    /// Right before the guest is asked to suspend. On an error, one line, it is not asked, and the save fails.
+    /// Right before the guest is asked to suspend. On an error, one line, it is not asked, and the
+    /// save fails.
     fn suspend(&mut self) -> Result<(), String>;
 }
 
@@ -209,7 +216,8 @@ pub struct Save {
     pub stream: OwnedFd,
     /// How.
     pub flags: SaveFlags,
-    /// Who is to walk, if this host and the guest allow it. What was done is told by [`NoteKind::Walker`].
+    /// Who is to walk, if this host and the guest allow it. What was done is told by
+    /// [`NoteKind::Walker`].
     pub walker: Walker,
     /// Where to tell what happens.
     pub notes: Notes,
@@ -219,8 +227,8 @@ pub struct Save {
     pub feed: Feed,
 }
 
-/// The pages through which a PVH guest talks to xenstored and xenconsoled, by their numbers in the guest (gfns). They are the
-/// guest's for as long as it lives, wherever that is.
+/// The pages through which a PVH guest talks to xenstored and xenconsoled, by their numbers in the
+/// guest (gfns). They are the guest's for as long as it lives, wherever that is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpecialPages {
     /// xenstore's ring.
@@ -247,7 +255,8 @@ pub trait StreamSink: Send {
     fn finish(&mut self) -> Result<(), Broken>;
 }
 
-/// A restore whose stream goes past libxl. The operation may end before the stream does: the domain is complete when both have.
+/// A restore whose stream goes past libxl. The operation may end before the stream does: the domain
+/// is complete when both have.
 pub struct RestoreAhead {
     /// libxl's part.
     pub operation: Operation<DomId>,
@@ -332,7 +341,8 @@ impl<T: Send + 'static> Operation<T> {
     /// Waits for its end. Call it when the operation's notes have ended: then it returns at once.
     pub fn wait(mut self) -> Result<T, HostError> {
         let name = self.name;
-        let panicked = |_| Err(HostError::Failed { operation: name, reason: "its thread panicked".into() });
+        let panicked =
+            |_| Err(HostError::Failed { operation: name, reason: "its thread panicked".into() });
         match self.thread.take() {
             Some(thread) => thread.join().unwrap_or_else(panicked),
             None => panicked(Box::new(())),
@@ -383,12 +393,14 @@ impl<T> Drop for Operation<T> {
 
 /// A Xen host: this one.
 ///
-/// Failure contract: a call that fails has changed nothing that a later `destroy` or `resume` would not set right.
+/// Failure contract: a call that fails has changed nothing that a later `destroy` or `resume` would
+/// not set right.
 pub trait Host: Send + Sync + 'static {
     /// Version, memory, paging modes.
     fn facts(&self) -> Result<HostFacts, HostError>;
 
-    /// Starts the process that puts a domain right when this one is killed. It shares the domain's lock.
+    /// Starts the process that puts a domain right when this one is killed. It shares the domain's
+    /// lock.
     fn guard(&self, _lock: &DomainLock) -> io::Result<Guard> {
         Ok(Guard::none())
     }
@@ -404,14 +416,16 @@ pub trait Host: Send + Sync + 'static {
 
     /// Starts `libxl_domain_suspend` into `save.stream`.
     ///
-    /// Every clone of `notes` is dropped when the operation's thread ends: the channel's closing is how a session hears of it.
-    /// When the operation ends well the guest is suspended and its stream is complete; when it fails the guest may be running
-    /// or suspended, and stays what it is: ask [`Host::domain`]. The caller must go on reading until the operation has ended, even after an abort:
-    /// the stock save helper dies of SIGPIPE without switching log-dirty off.
+    /// Every clone of `notes` is dropped when the operation's thread ends: the channel's closing is
+    /// how a session hears of it. When the operation ends well the guest is suspended and its
+    /// stream is complete; when it fails the guest may be running or suspended, and stays what it
+    /// is: ask [`Host::domain`]. The caller must go on reading until the operation has ended, even
+    /// after an abort: the stock save helper dies of SIGPIPE without switching log-dirty off.
     fn save(&self, domid: DomId, save: Save) -> Result<Operation<()>, HostError>;
 
-    /// Starts `libxl_domain_create_restore` from `stream`, which must be a pipe: its first bytes are looked at before libxl
-    /// is called. The domain is created once they are there and stays paused. On failure nothing of it is left.
+    /// Starts `libxl_domain_create_restore` from `stream`, which must be a pipe: its first bytes
+    /// are looked at before libxl is called. The domain is created once they are there and stays
+    /// paused. On failure nothing of it is left.
     fn restore(
         &self,
         config_json: &str,
@@ -425,8 +439,9 @@ pub trait Host: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Starts `libxl_domain_create_restore` for a domain whose memory rxl itself fills, while libxl attaches its devices
-    /// ([`crate::restorer`]). None, for a reason that has been logged, where that cannot be done: [`Host::restore`] can.
+    /// Starts `libxl_domain_create_restore` for a domain whose memory rxl itself fills, while libxl
+    /// attaches its devices ([`crate::restorer`]). None, for a reason that has been logged, where
+    /// that cannot be done: [`Host::restore`] can.
     fn restore_ahead(
         &self,
         _config_json: &str,
@@ -438,13 +453,15 @@ pub trait Host: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Runs a suspended domain on in place (`libxl_domain_resume`, with the guest told that the suspend was cancelled).
+    /// Runs a suspended domain on in place (`libxl_domain_resume`, with the guest told that the
+    /// suspend was cancelled).
     fn resume(&self, domid: DomId) -> Result<(), HostError>;
 
     /// Renames a domain, if it still has the old name.
     fn rename(&self, domid: DomId, from: &str, to: &str) -> Result<(), HostError>;
 
-    /// Keeps a domain from running until it is unpaused, also one that is suspended and will be resumed.
+    /// Keeps a domain from running until it is unpaused, also one that is suspended and will be
+    /// resumed.
     fn pause(&self, domid: DomId) -> Result<(), HostError>;
 
     /// Lets a paused domain run.
@@ -456,9 +473,11 @@ pub trait Host: Send + Sync + 'static {
     /// The domain's network interfaces on this host.
     fn vifs(&self, domid: DomId) -> Result<Vec<Vif>, HostError>;
 
-    /// Writes a command for the agent of a domain that does not run yet (rxl-agent-protocol: `control/rxl/command`).
+    /// Writes a command for the agent of a domain that does not run yet (rxl-agent-protocol:
+    /// `control/rxl/command`).
     fn tell_agent(&self, domid: DomId, command: &str) -> Result<(), HostError>;
 
-    /// Switches log-dirty mode off, wherever a save that died has left it on. Harmless when it is off.
+    /// Switches log-dirty mode off, wherever a save that died has left it on. Harmless when it is
+    /// off.
     fn logdirty_off(&self, domid: DomId) -> Result<(), HostError>;
 }

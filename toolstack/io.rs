@@ -23,7 +23,8 @@ impl Cancel {
 
     /// Ends all waits, those under way and those to come.
     pub fn pull(&self) {
-        // Fails only when the counter is at its end, and then it is readable, which is all that counts.
+        // Fails only when the counter is at its end, and then it is readable, which is all that
+        // counts.
         let _ = self.0.write(1);
     }
 
@@ -36,8 +37,9 @@ impl Cancel {
 
 /// A pipe or socket: reading and writing wait at most `patience`, and end at once when cancelled.
 ///
-/// Errors: [`io::ErrorKind::TimedOut`] when nothing moved for `patience`, [`io::ErrorKind::Interrupted`] is never returned,
-/// [`io::ErrorKind::ConnectionAborted`] when cancelled.
+/// Errors: [`io::ErrorKind::TimedOut`] when nothing moved for `patience`,
+/// [`io::ErrorKind::Interrupted`] is never returned, [`io::ErrorKind::ConnectionAborted`] when
+/// cancelled.
 pub struct Guarded {
     fd: OwnedFd,
     cancel: Cancel,
@@ -45,10 +47,16 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// Guards a descriptor, making its open file description non-blocking: give it one that nobody else counts on.
+    /// Guards a descriptor, making its open file description non-blocking: give it one that nobody
+    /// else counts on.
     ///
-    /// `patience` is how long one read or write may see nothing move; `None` leaves it to the cancel alone.
-    pub fn new(fd: impl Into<OwnedFd>, cancel: Cancel, patience: Option<Duration>) -> io::Result<Self> {
+    /// `patience` is how long one read or write may see nothing move; `None` leaves it to the
+    /// cancel alone.
+    pub fn new(
+        fd: impl Into<OwnedFd>,
+        cancel: Cancel,
+        patience: Option<Duration>,
+    ) -> io::Result<Self> {
         let fd = fd.into();
         let flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL)?);
         fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
@@ -65,9 +73,14 @@ impl Guarded {
         Ok(Self { fd: self.fd.try_clone()?, cancel, patience: Some(patience) })
     }
 
-    fn retry(&self, wanted: PollFlags, mut call: impl FnMut(&OwnedFd) -> nix::Result<usize>) -> io::Result<usize> {
+    fn retry(
+        &self,
+        wanted: PollFlags,
+        mut call: impl FnMut(&OwnedFd) -> nix::Result<usize>,
+    ) -> io::Result<usize> {
         loop {
-            // Trying first saves a system call whenever something is there; who is cancelled soon finds nothing there.
+            // Trying first saves a system call whenever something is there; who is cancelled soon
+            // finds nothing there.
             match call(&self.fd) {
                 Err(Errno::EAGAIN) => wait(&self.fd, wanted, &self.cancel, self.patience)?,
                 Err(Errno::EINTR) => {}
@@ -78,18 +91,28 @@ impl Guarded {
 }
 
 /// Waits until one of the descriptors can be read, and says which; none at the end of the patience.
-pub fn wait_readable(fds: &[BorrowedFd<'_>], cancel: &Cancel, patience: Duration) -> io::Result<Option<usize>> {
+pub fn wait_readable(
+    fds: &[BorrowedFd<'_>],
+    cancel: &Cancel,
+    patience: Duration,
+) -> io::Result<Option<usize>> {
     wait_any(fds, PollFlags::POLLIN, cancel, Some(patience))
 }
 
-/// Waits until a descriptor can be read, or until `patience` is over; a signal may end it early. For those who look again anyway.
+/// Waits until a descriptor can be read, or until `patience` is over; a signal may end it early.
+/// For those who look again anyway.
 pub fn rest(fd: BorrowedFd<'_>, patience: Duration) {
     // Rounded up: a wait of zero would be no wait.
     let timeout = PollTimeout::try_from(patience.as_millis() + 1).unwrap_or(PollTimeout::MAX);
     let _ = poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout);
 }
 
-fn wait(fd: &OwnedFd, wanted: PollFlags, cancel: &Cancel, patience: Option<Duration>) -> io::Result<()> {
+fn wait(
+    fd: &OwnedFd,
+    wanted: PollFlags,
+    cancel: &Cancel,
+    patience: Option<Duration>,
+) -> io::Result<()> {
     if wait_any(&[fd.as_fd()], wanted, cancel, patience)?.is_some() {
         return Ok(());
     }
@@ -140,10 +163,12 @@ impl Write for Guarded {
     }
 }
 
-/// Size of the pipes that libxl's stream goes through, in bytes: the most that an unprivileged process may ask for.
+/// Size of the pipes that libxl's stream goes through, in bytes: the most that an unprivileged
+/// process may ask for.
 pub const PIPE_BYTES: i32 = 1 << 20;
 
-/// A pipe (reading end, writing end), both blocking and close-on-exec, as wide as the system allows.
+/// A pipe (reading end, writing end), both blocking and close-on-exec, as wide as the system
+/// allows.
 pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     // A narrower pipe is slower, never wrong.

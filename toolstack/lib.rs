@@ -1,6 +1,7 @@
 //! rxl: live migration of Xen domains, compressed, checksummed and measured.
 //!
-//! ARCHITECTURE.md tells what lives where and follows a page from the source's memory to the target's.
+//! ARCHITECTURE.md tells what lives where and follows a page from the source's memory to the
+//! target's.
 
 #![deny(unsafe_code)]
 

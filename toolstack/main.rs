@@ -75,7 +75,11 @@ fn start_log(verbose: u8) {
         _ => "trace",
     };
     let filter = EnvFilter::try_from_env("RXL_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
 }
 
 /// Looks after a domain until rxl, at the other end of the line, says that it need not, or is gone.
@@ -84,20 +88,26 @@ fn serve_guard() -> Result<(), Failure> {
     // What ends rxl must not end its guard, nor be taken for a word to it.
     nix::sys::prctl::set_name(c"rxl-guard").map_err(failed)?;
     let mut held = SigSet::empty();
-    [Signal::SIGINT, Signal::SIGHUP, Signal::SIGTERM].into_iter().for_each(|signal| held.add(signal));
+    [Signal::SIGINT, Signal::SIGHUP, Signal::SIGTERM]
+        .into_iter()
+        .for_each(|signal| held.add(signal));
     held.thread_block().map_err(failed)?;
     nix::unistd::setsid().map_err(failed)?;
     let rxl = nix::unistd::getppid();
-    let Some(word) = guard::last_word(std::io::stdin().as_fd()).filter(|word| *word != Word::Done) else {
+    let Some(word) = guard::last_word(std::io::stdin().as_fd()).filter(|word| *word != Word::Done)
+    else {
         return Ok(());
     };
     let host = LibxlHost::new().map_err(Failure::from);
     let said = host.map(|host| guard::put_right(&host, &word, guard::Settling::HOST));
     match said {
         Ok(said) => said.iter().for_each(|line| guard::log(line)),
-        Err(failure) => guard::log(&format!("rxl was killed, and nothing could be put right: {failure}")),
+        Err(failure) => {
+            guard::log(&format!("rxl was killed, and nothing could be put right: {failure}"))
+        }
     }
-    // Last, and not before a killed rxl has closed its sockets too: the line to its guard may be the first that is closed.
+    // Last, and not before a killed rxl has closed its sockets too: the line to its guard may be
+    // the first that is closed.
     guard::wait_for_end_of(rxl);
     if let Err(failure) = StateDir::system().sweep() {
         guard::log(&failure.to_string());
@@ -107,8 +117,9 @@ fn serve_guard() -> Result<(), Failure> {
 
 /// Turns signals into events.
 ///
-/// SIGINT and SIGHUP stay blocked in every other thread and, because that is inherited, in ssh and libxl's save helper: a
-/// Ctrl-C on the terminal goes to all of them, and would kill the connection and the helper before rxl could clean up.
+/// SIGINT and SIGHUP stay blocked in every other thread and, because that is inherited, in ssh and
+/// libxl's save helper: a Ctrl-C on the terminal goes to all of them, and would kill the connection
+/// and the helper before rxl could clean up.
 fn watch_signals<D: Send + 'static>(events: Sender<Event<D>>) -> Result<(), Failure> {
     let failed = |e: std::io::Error| Failure::internal("signals", &e);
     let mut held = SigSet::empty();
@@ -129,7 +140,8 @@ fn watch_signals<D: Send + 'static>(events: Sender<Event<D>>) -> Result<(), Fail
     Ok(())
 }
 
-/// This host, whose saves go through our own helper. The helper is announced to libxl before there is a second thread.
+/// This host, whose saves go through our own helper. The helper is announced to libxl before there
+/// is a second thread.
 fn steered_host() -> Result<LibxlHost, Failure> {
     let host = LibxlHost::new().map_err(Failure::from)?;
     let state = StateDir::system();
@@ -143,7 +155,8 @@ fn steered_host() -> Result<LibxlHost, Failure> {
     }
 }
 
-/// This host, which can fill a domain's memory by itself. As [`steered_host`], while this thread is the only one.
+/// This host, which can fill a domain's memory by itself. As [`steered_host`], while this thread is
+/// the only one.
 fn receiving_host(state: &StateDir) -> Result<LibxlHost, HostError> {
     let host = LibxlHost::new()?;
     Ok(match Announced::announce(state) {
@@ -158,7 +171,8 @@ fn receiving_host(state: &StateDir) -> Result<LibxlHost, HostError> {
 fn jobs(options: &Jobs) -> Result<(), Failure> {
     let found = quiesce::jobs::list(&mut agent_hosts(&[], Path::new(CLUSTER_FILE))?);
     let text = if options.json {
-        serde_json::to_string_pretty(&found).map_err(|e| Failure::internal("jobs", &e.into()))? + "\n"
+        serde_json::to_string_pretty(&found).map_err(|e| Failure::internal("jobs", &e.into()))?
+            + "\n"
     } else {
         quiesce::jobs::table(&found)
     };
@@ -170,7 +184,8 @@ fn serve_agents() -> Result<(), Failure> {
     let mut nodes = LocalNodes::connect().map_err(|line| Failure::new(Exit::NoXen, line))?;
     let failed = |error| Failure::internal("agent requests", &error);
     let input = std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
-    let input = Guarded::new(input, Cancel::new().map_err(failed)?, Some(IDLE_PATIENCE)).map_err(failed)?;
+    let input =
+        Guarded::new(input, Cancel::new().map_err(failed)?, Some(IDLE_PATIENCE)).map_err(failed)?;
     quiesce::remote::serve(&mut nodes, input, std::io::stdout().lock()).map_err(failed)
 }
 
@@ -182,7 +197,8 @@ fn status(options: &Status) -> Result<(), Failure> {
         None => monitor::running(&state)?,
     };
     let text = if options.json {
-        serde_json::to_string_pretty(&found).map_err(|e| Failure::internal("status", &e.into()))? + "\n"
+        serde_json::to_string_pretty(&found).map_err(|e| Failure::internal("status", &e.into()))?
+            + "\n"
     } else if found.is_empty() {
         "no migration runs from this host\n".into()
     } else {
@@ -207,13 +223,22 @@ fn save(options: &Save) -> Result<(), Failure> {
         path: options.file.clone(),
         format: if options.plain { Format::Plain } else { Format::Rxl },
         after,
-        packing: Packing { compress: true, level: options.zstd_level, threads: Packing::default_threads() },
+        packing: Packing {
+            compress: true,
+            level: options.zstd_level,
+            threads: Packing::default_threads(),
+        },
         quiesce: options.mpi_quiesce,
     };
     let saved = savefile::save::save(&host, &StateDir::system(), &request, agents, &events)?;
     let (name, written, file) = (&saved.domain.name, &saved.written, options.file.display());
-    let digest = written.digest.as_ref().map_or_else(String::new, |digest| format!(", digest {digest}"));
-    say(&format!("{name} saved in {file}: {} of {}{digest}", bytes(written.file_bytes), bytes(written.stream_bytes)));
+    let digest =
+        written.digest.as_ref().map_or_else(String::new, |digest| format!(", digest {digest}"));
+    say(&format!(
+        "{name} saved in {file}: {} of {}{digest}",
+        bytes(written.file_bytes),
+        bytes(written.stream_bytes)
+    ));
     saved.mpi.iter().for_each(|mpi| say(&format!("  {}", mpi.describe())));
     Ok(())
 }
@@ -222,11 +247,16 @@ fn restore(options: &Restore) -> Result<(), Failure> {
     let events = Events::default();
     watch_signals(events.sender())?;
     let host = LibxlHost::new().map_err(Failure::from)?;
-    let request = savefile::restore::Request { path: options.file.clone(), leave_paused: options.paused };
+    let request =
+        savefile::restore::Request { path: options.file.clone(), leave_paused: options.paused };
     let restored = savefile::restore::restore(&host, &StateDir::system(), &request, &events)?;
     let (name, size) = (&restored.name, bytes(restored.stream_bytes));
     let paused = if options.paused { ", paused" } else { "" };
-    say(&format!("{name} restored from {} as domain {}{paused}: {size}", options.file.display(), restored.domid));
+    say(&format!(
+        "{name} restored from {} as domain {}{paused}: {size}",
+        options.file.display(),
+        restored.domid
+    ));
     Ok(())
 }
 
@@ -257,24 +287,36 @@ fn migrate_receive(options: &MigrateReceive) -> Result<(), Failure> {
     xl::receive::receive(&host, &StateDir::system(), wire, asked, &events)
 }
 
-/// The control connection's process runs the session; a data connection's hands its standard input to that one.
+/// The control connection's process runs the session; a data connection's hands its standard input
+/// to that one.
 fn receive(options: &Receive) -> Result<(), Failure> {
     let broken = |e| Failure::internal("standard input", &e);
     let patience = std::time::Duration::from_secs(options.peer_timeout);
     let next = "`rxl receive` is started by `rxl migrate` on the source";
     if std::io::stdin().is_terminal() {
-        return Err(Failure::new(Exit::Usage, "standard input is a terminal: no migration comes in there").next(next));
+        return Err(Failure::new(
+            Exit::Usage,
+            "standard input is a terminal: no migration comes in there",
+        )
+        .next(next));
     }
     let input = std::io::stdin().as_fd().try_clone_to_owned().map_err(broken)?;
-    let mut greeting = Guarded::new(input.try_clone().map_err(broken)?, Cancel::new().map_err(broken)?, Some(patience))
-        .map_err(broken)?;
-    let preamble = read_preamble(&mut greeting)
-        .map_err(|e| Failure::new(Exit::Usage, format!("no migration comes in on standard input: {e}")).next(next))?;
+    let mut greeting = Guarded::new(
+        input.try_clone().map_err(broken)?,
+        Cancel::new().map_err(broken)?,
+        Some(patience),
+    )
+    .map_err(broken)?;
+    let preamble = read_preamble(&mut greeting).map_err(|e| {
+        Failure::new(Exit::Usage, format!("no migration comes in on standard input: {e}"))
+            .next(next)
+    })?;
     let state = StateDir::system();
     match preamble.purpose {
         Purpose::Data => {
             let socket = state.receive_socket(&preamble.migration.to_string())?;
-            hand_over(&socket, &preamble, &input).map_err(|e| Failure::internal("data connection", &e))
+            hand_over(&socket, &preamble, &input)
+                .map_err(|e| Failure::internal("data connection", &e))
         }
         Purpose::Control => {
             let host = receiving_host(&state).map(|host| Arc::new(host) as Arc<dyn Host>);
@@ -282,7 +324,12 @@ fn receive(options: &Receive) -> Result<(), Failure> {
             watch_signals(events.sender())?;
             let output = std::io::stdout().as_fd().try_clone_to_owned().map_err(broken)?;
             let ticket = Ticket { id: preamble.migration, token: preamble.token };
-            target::receive(host, &state, target::Endpoint { input, output, ticket, patience }, events)
+            target::receive(
+                host,
+                &state,
+                target::Endpoint { input, output, ticket, patience },
+                events,
+            )
         }
     }
 }

@@ -50,9 +50,11 @@ fn alone(options: &Migrate, placement: &Placement) -> Result<(), Failure> {
     let state = StateDir::system();
     let domain = &placement.domain;
     let (result, report) = match options.peer {
-        Peer::Auto | Peer::Rxl => session(options, domain, route, |request, events: &Events<Sent>, progress| {
-            source::migrate(host, &state, request, events, progress)
-        }),
+        Peer::Auto | Peer::Rxl => {
+            session(options, domain, route, |request, events: &Events<Sent>, progress| {
+                source::migrate(host, &state, request, events, progress)
+            })
+        }
         Peer::Xl => session(options, domain, route, |request, events: &Events<Said>, progress| {
             xl::source::migrate(host, &state, request, events, progress)
         }),
@@ -114,7 +116,10 @@ fn lead(options: &Migrate, all: &[Placement]) -> Result<(), Failure> {
 fn check_several(options: &Migrate) -> Result<(), Failure> {
     let refused = |what: &str, next: &str| Err(Failure::new(Exit::Usage, what).next(next));
     if options.config.is_some() {
-        return refused("-C is for one domain: they cannot share a configuration", "move that domain alone");
+        return refused(
+            "-C is for one domain: they cannot share a configuration",
+            "move that domain alone",
+        );
     }
     if options.peer == Peer::Xl {
         return refused("--peer xl moves one domain at a time", "move them one after the other");
@@ -122,11 +127,20 @@ fn check_several(options: &Migrate) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Reports on standard output and in the file; on standard error a line for each that failed, that of the exit code last.
-fn tell(options: &Migrate, file: Option<ReportFile>, names: &[String], outcome: Outcome) -> Result<(), Failure> {
+/// Reports on standard output and in the file; on standard error a line for each that failed, that
+/// of the exit code last.
+fn tell(
+    options: &Migrate,
+    file: Option<ReportFile>,
+    names: &[String],
+    outcome: Outcome,
+) -> Result<(), Failure> {
     let Outcome { members, failure, first } = outcome;
     let json = gang_json(members.iter().filter_map(|member| member.report.as_ref()));
-    let tables = members.iter().filter(|member| member.failure.is_none()).map(|member| member.table.as_str());
+    let tables = members
+        .iter()
+        .filter(|member| member.failure.is_none())
+        .map(|member| member.table.as_str());
     match options.json {
         _ if options.dry_run => {}
         true => print(&json),
@@ -141,7 +155,9 @@ fn tell(options: &Migrate, file: Option<ReportFile>, names: &[String], outcome: 
     let mut failures: Vec<_> = members.iter().enumerate().filter_map(failed).collect();
     failures.extend(failure.map(|failure| (None, failure)));
     // The user has to act on an undecided one. But for that what came first tells most.
-    failures.sort_by_key(|(member, failure)| (failure.exit == Exit::Undecided, member.is_none(), *member == first));
+    failures.sort_by_key(|(member, failure)| {
+        (failure.exit == Exit::Undecided, member.is_none(), *member == first)
+    });
     let Some((_, last)) = failures.pop() else { return written };
     failures.iter().for_each(|(_, failure)| eprintln!("rxl: {failure}"));
     Err(last)
@@ -149,7 +165,9 @@ fn tell(options: &Migrate, file: Option<ReportFile>, names: &[String], outcome: 
 
 /// One of several. What came of it is told to the leader.
 fn follow(options: &Migrate, placement: Option<&Placement>) -> Result<(), Failure> {
-    let no_line = || Failure::new(Exit::Usage, "--gang-member is rxl's own").next("name several domains instead");
+    let no_line = || {
+        Failure::new(Exit::Usage, "--gang-member is rxl's own").next("name several domains instead")
+    };
     let line = take_line().map_err(|_| no_line())?;
     let ours = line.try_clone().map_err(|e| Failure::internal("the line to the leader", &e))?;
     let (result, report) = placement
@@ -174,12 +192,24 @@ fn moved(options: &Migrate, placement: &Placement, line: UnixStream) -> Result<M
     let member = Member::new(line, events.sender())?;
     let request = request(options, &placement.domain, route)?;
     // Several bars would overwrite each other.
-    let mode = if options.progress == ProgressMode::None { ProgressMode::None } else { ProgressMode::Plain };
+    let mode = if options.progress == ProgressMode::None {
+        ProgressMode::None
+    } else {
+        ProgressMode::Plain
+    };
     let mut progress = progress::new(mode);
-    Ok(source::migrate_in_gang(host, &StateDir::system(), &request, Some(member), &events, progress.as_mut()))
+    Ok(source::migrate_in_gang(
+        host,
+        &StateDir::system(),
+        &request,
+        Some(member),
+        &events,
+        progress.as_mut(),
+    ))
 }
 
-/// The line comes as the standard input. libxl's and ssh's processes inherit that, and are not to have the line.
+/// The line comes as the standard input. libxl's and ssh's processes inherit that, and are not to
+/// have the line.
 fn take_line() -> std::io::Result<UnixStream> {
     let line = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     line.local_addr()?;
@@ -202,7 +232,11 @@ fn request(options: &Migrate, domain: &str, route: Route) -> Result<source::Requ
         transport: options.transport,
         connections: options.parallel_connections,
         data_address: options.data_address.clone(),
-        packing: Packing { compress: options.compress == Compress::Zstd, level: options.zstd_level, threads },
+        packing: Packing {
+            compress: options.compress == Compress::Zstd,
+            level: options.zstd_level,
+            threads,
+        },
         patience: options.patience(),
         walker: options.walker,
         restorer: options.restorer,
@@ -211,7 +245,8 @@ fn request(options: &Migrate, domain: &str, route: Route) -> Result<source::Requ
     })
 }
 
-/// `--report FILE`: opened before anything happens, so that a wrong path costs nothing; put in place whole at the end.
+/// `--report FILE`: opened before anything happens, so that a wrong path costs nothing; put in
+/// place whole at the end.
 struct ReportFile {
     path: PathBuf,
     unfinished: PathBuf,
@@ -224,15 +259,17 @@ impl ReportFile {
         unfinished.push(".part");
         let unfinished = PathBuf::from(unfinished);
         let file = File::create(&unfinished);
-        let file =
-            file.map_err(|e| Failure::internal(format!("report {}", path.display()), &e).next("nothing was begun"))?;
+        let file = file.map_err(|e| {
+            Failure::internal(format!("report {}", path.display()), &e).next("nothing was begun")
+        })?;
         Ok(Self { path: path.into(), unfinished, file })
     }
 
     fn write(mut self, json: &str) -> Result<(), Failure> {
         let written = self.file.write_all(json.as_bytes()).and_then(|()| self.file.sync_all());
         written.and_then(|()| std::fs::rename(&self.unfinished, &self.path)).map_err(|error| {
-            let what = format!("the report could not be written to {}: {error}", self.path.display());
+            let what =
+                format!("the report could not be written to {}: {error}", self.path.display());
             Failure::new(Exit::MovedWithWarnings, what).next("what was measured is printed above")
         })
     }

@@ -1,8 +1,9 @@
 //! When pre-copy ends: a pure function of what was measured.
 //!
-//! Stock libxc stops after five passes or below 50 dirty pages, whatever a page costs. Here the question is time, as in QEMU
-//! and Cloud Hypervisor: would the pages that are dirty now take less than the downtime limit at the rate that was measured?
-//! Where they never will, the guest dirties faster than the link carries, and more passes only repeat what was sent: then
+//! Stock libxc stops after five passes or below 50 dirty pages, whatever a page costs. Here the
+//! question is time, as in QEMU and Cloud Hypervisor: would the pages that are dirty now take less
+//! than the downtime limit at the rate that was measured? Where they never will, the guest dirties
+//! faster than the link carries, and more passes only repeat what was sent: then
 //! [`Limits::when_busy`] says what happens.
 
 use std::time::Duration;
@@ -18,9 +19,10 @@ pub const DEFAULT_MAX_ROUNDS: u32 = 30;
 /// Passes in a row that brought nothing, after which no more are tried.
 const FLAT_PASSES: u32 = 2;
 
-/// What counts as having brought something: the dirty count is lower by this part of itself than after the pass before, or, for one
-/// that falls slowly, than the lowest that did. The counts of a guest that rewrites its memory without end differ by a hundredth
-/// from pass to pass, and were seen to keep pre-copy going for ten more of them.
+/// What counts as having brought something: the dirty count is lower by this part of itself than
+/// after the pass before, or, for one that falls slowly, than the lowest that did. The counts of a
+/// guest that rewrites its memory without end differ by a hundredth from pass to pass, and were
+/// seen to keep pre-copy going for ten more of them.
 const PROGRESS: u64 = 16;
 
 /// What is left to do when pre-copy does not come below the limit.
@@ -98,7 +100,8 @@ impl Why {
     }
 }
 
-/// The policy. It remembers no more than two dirty counts, and for how many passes they have not fallen.
+/// The policy. It remembers no more than two dirty counts, and for how many passes they have not
+/// fallen.
 #[derive(Clone, Debug)]
 pub struct Policy {
     limits: Limits,
@@ -132,7 +135,8 @@ impl Policy {
     }
 
     fn note(&mut self, dirty: u64) {
-        let has_fallen = |from: Option<u64>| from.is_none_or(|from| dirty <= from - from.div_ceil(PROGRESS));
+        let has_fallen =
+            |from: Option<u64>| from.is_none_or(|from| dirty <= from - from.div_ceil(PROGRESS));
         let (than_last, than_lowest) = (has_fallen(self.last), has_fallen(self.lowest));
         self.flat = if than_last || than_lowest { 0 } else { self.flat + 1 };
         self.last = Some(dirty);
@@ -176,7 +180,12 @@ mod tests {
     };
 
     fn measured(rounds: u32, dirty: u64) -> Measured {
-        Measured { rounds, dirty, pages_per_second: Some(10_000.0), elapsed: Duration::from_secs(rounds.into()) }
+        Measured {
+            rounds,
+            dirty,
+            pages_per_second: Some(10_000.0),
+            elapsed: Duration::from_secs(rounds.into()),
+        }
     }
 
     /// The verdicts over a whole trace of dirty counts.
@@ -221,7 +230,10 @@ mod tests {
         let unknown = |dirty| Measured { pages_per_second: None, ..measured(1, dirty) };
         assert_eq!(Policy::new(LIMITS).decide(&unknown(1)), Verdict::Continue);
         assert_eq!(Policy::new(LIMITS).decide(&unknown(0)), Verdict::Stop(Why::BelowLimit));
-        assert_eq!(expected_downtime(&Measured { pages_per_second: Some(0.0), ..measured(1, 5) }), None);
+        assert_eq!(
+            expected_downtime(&Measured { pages_per_second: Some(0.0), ..measured(1, 5) }),
+            None
+        );
     }
 
     fn any_otherwise() -> impl Strategy<Value = Otherwise> {

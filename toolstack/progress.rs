@@ -1,4 +1,5 @@
-//! What the user sees while it runs: a line that is redrawn on a terminal, plain lines elsewhere. Always on standard error.
+//! What the user sees while it runs: a line that is redrawn on a terminal, plain lines elsewhere.
+//! Always on standard error.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};

@@ -1,8 +1,9 @@
 //! `--mpi-quiesce`: holds an MPI job's ranks still while one of its domains moves.
 //!
-//! Each domU of the job runs an agent (`rxl-guest-agent`); [`rxl_agent_protocol`] has the words and the agent's states. The
-//! coordinator is the session on the source. It reaches agents through xenstore: on its own host directly, on the others
-//! through `rxl agent serve` over ssh between the hosts, never over the guests' network, which is what is being frozen.
+//! Each domU of the job runs an agent (`rxl-guest-agent`); [`rxl_agent_protocol`] has the words and
+//! the agent's states. The coordinator is the session on the source. It reaches agents through
+//! xenstore: on its own host directly, on the others through `rxl agent serve` over ssh between the
+//! hosts, never over the guests' network, which is what is being frozen.
 //!
 //! ```text
 //!  session                       this host's agents        other hosts' agents     target's rxl
@@ -22,9 +23,10 @@
 //!    | thaw --------------------------> all, the one that moved among them
 //!    | finish ------------------------> all: what was retransmitted
 //! ```
-//! What fails before the guest is suspended thaws the job, and then either the migration is given up (`require`) or goes on
-//! without: a job over TCP survives that. After GO the ranks are thawed whatever happens, by word or by the end of their
-//! lease. Nobody waits for MPI progress, only for kernels, each with a deadline.
+//! What fails before the guest is suspended thaws the job, and then either the migration is given
+//! up (`require`) or goes on without: a job over TCP survives that. After GO the ranks are thawed
+//! whatever happens, by word or by the end of their lease. Nobody waits for MPI progress, only for
+//! kernels, each with a deadline.
 
 pub mod cluster;
 pub mod coordinator;

@@ -19,7 +19,8 @@ pub const XL_RECEIVER: &str = "xl migrate-receive";
 /// What is run on a host to talk to the agents of its domains.
 pub const AGENT_SERVER: &str = "rxl agent serve";
 
-/// How ssh is told to notice a dead network: after this many seconds without an answer it asks, three times.
+/// How ssh is told to notice a dead network: after this many seconds without an answer it asks,
+/// three times.
 const SSH_ALIVE_SECONDS: u32 = 5;
 
 /// How long a child whose pipes have been closed may take to end by itself.
@@ -69,10 +70,13 @@ impl Route {
         }
     }
 
-    /// The target's name as ssh would connect to it, without the user; none where the whole command was given.
+    /// The target's name as ssh would connect to it, without the user; none where the whole command
+    /// was given.
     pub fn address(&self) -> Option<&str> {
         match self {
-            Self::Ssh { host } | Self::Command { host, .. } => Some(host.rsplit_once('@').map_or(host, |(_, h)| h)),
+            Self::Ssh { host } | Self::Command { host, .. } => {
+                Some(host.rsplit_once('@').map_or(host, |(_, h)| h))
+            }
             Self::Verbatim(_) => None,
         }
     }
@@ -83,11 +87,21 @@ impl Route {
             Self::Ssh { host } => {
                 let mut ssh = Command::new("ssh");
                 ssh.arg("-T").arg("-o").arg(format!("ServerAliveInterval={SSH_ALIVE_SECONDS}"));
-                ssh.args(["-o", "ServerAliveCountMax=3", "-o", "ConnectTimeout=30", "--", host, program]);
+                ssh.args([
+                    "-o",
+                    "ServerAliveCountMax=3",
+                    "-o",
+                    "ConnectTimeout=30",
+                    "--",
+                    host,
+                    program,
+                ]);
                 ssh
             }
             Self::Command { command, host } => shell(&format!("exec {command} {host} {program}")),
-            Self::Verbatim(command) if [RECEIVER, XL_RECEIVER].contains(&program) => shell(&format!("exec {command}")),
+            Self::Verbatim(command) if [RECEIVER, XL_RECEIVER].contains(&program) => {
+                shell(&format!("exec {command}"))
+            }
             Self::Verbatim(_) => return None,
         })
     }
@@ -99,8 +113,8 @@ fn shell(script: &str) -> Command {
     sh
 }
 
-/// A running `rxl receive` at the other end. Dropping it, after its pipes, waits for its end for a moment, then kills and
-/// reaps it.
+/// A running `rxl receive` at the other end. Dropping it, after its pipes, waits for its end for a
+/// moment, then kills and reaps it.
 pub struct Remote {
     child: Child,
     host: String,
@@ -121,7 +135,12 @@ impl Remote {
     /// Starts a program there, with its arguments. Whether it got through shows when it answers.
     pub fn start(route: &Route, program: &str) -> Result<(Self, Pipes), Failure> {
         let host = route.host().to_owned();
-        let no_room = || Failure::new(Exit::Usage, format!("-s '' leaves no way to run `{program}` on the target"));
+        let no_room = || {
+            Failure::new(
+                Exit::Usage,
+                format!("-s '' leaves no way to run `{program}` on the target"),
+            )
+        };
         let mut child = route
             .command(program)
             .ok_or_else(no_room)?
@@ -129,8 +148,11 @@ impl Remote {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|e| Failure::new(Exit::Unreachable, format!("cannot start ssh to {host}: {e}")))?;
-        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+            .map_err(|e| {
+                Failure::new(Exit::Unreachable, format!("cannot start ssh to {host}: {e}"))
+            })?;
+        let (stdin, stdout, stderr) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let last_words = Arc::new(Mutex::new(VecDeque::new()));
         let listener = stderr.map(|stderr| listen(stderr, host.clone(), last_words.clone()));
         let remote = Self { child, host, program: program.into(), last_words, listener };
@@ -140,11 +162,13 @@ impl Remote {
         }
     }
 
-    /// Why it is gone, in the user's terms. Waits a moment for its exit status; ends it when it has none to give.
+    /// Why it is gone, in the user's terms. Waits a moment for its exit status; ends it when it has
+    /// none to give.
     pub fn post_mortem(&mut self) -> Failure {
         let status = self.end(Duration::from_secs(3));
         if let Some(listener) = self.listener.take() {
-            // Its pipe is closed now that the child is gone, unless a grandchild holds it: then what was heard must do.
+            // Its pipe is closed now that the child is gone, unless a grandchild holds it: then
+            // what was heard must do.
             if status.is_some() {
                 let _ = listener.join();
             }
@@ -152,7 +176,8 @@ impl Remote {
         explain(&self.host, &self.program, status.and_then(|status| status.code()), &self.heard())
     }
 
-    /// The last lines of its standard error, in brackets after a space; nothing where it was silent.
+    /// The last lines of its standard error, in brackets after a space; nothing where it was
+    /// silent.
     pub fn heard(&self) -> String {
         let lines = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
         let words = lines.iter().map(String::as_str).collect::<Vec<_>>().join(" / ");
@@ -207,15 +232,20 @@ fn listen(stderr: ChildStderr, host: String, kept: Arc<Mutex<VecDeque<String>>>)
 fn explain(host: &str, program: &str, code: Option<i32>, said: &str) -> Failure {
     let tool = program.split(' ').next().unwrap_or(program);
     let install = match tool {
-        "rxl" => "install the rxl package there, or put the rxl binary into its PATH as /usr/bin/rxl",
+        "rxl" => {
+            "install the rxl package there, or put the rxl binary into its PATH as /usr/bin/rxl"
+        }
         _ => "install Xen's tools there, or name what takes ssh's place with -s",
     };
     match code {
         Some(127) => Failure::new(Exit::NoPeer, format!("no {tool} on {host}{said}")).next(install),
         Some(255) => Failure::new(Exit::Unreachable, format!("cannot reach {host}{said}"))
             .next(format!("check that `ssh {host} true` works as this user")),
-        Some(code) => Failure::new(Exit::Unreachable, format!("{program} on {host} ended with status {code}{said}"))
-            .next(format!("run `ssh {host} {tool} --help` to see what is there")),
+        Some(code) => Failure::new(
+            Exit::Unreachable,
+            format!("{program} on {host} ended with status {code}{said}"),
+        )
+        .next(format!("run `ssh {host} {tool} --help` to see what is there")),
         None => Failure::new(Exit::Unreachable, format!("{host} did not answer{said}"))
             .next(format!("check that `ssh {host} {tool} --help` works as this user")),
     }
@@ -250,7 +280,8 @@ mod tests {
 
     #[test]
     fn a_child_that_hangs_is_ended() {
-        let (mut remote, _pipes) = Remote::start(&Route::Verbatim("sleep 1000".into()), RECEIVER).unwrap();
+        let (mut remote, _pipes) =
+            Remote::start(&Route::Verbatim("sleep 1000".into()), RECEIVER).unwrap();
         assert!(remote.end(Duration::from_millis(50)).is_none());
         assert!(matches!(remote.child.try_wait(), Ok(Some(_))));
     }

@@ -1,8 +1,9 @@
 //! The report of one migration: what it cost, in numbers whose meaning is written down.
 //!
-//! Names follow QEMU's `query-migrate` and libvirt's job fields where those have one. Times are milliseconds on the source's
-//! monotonic clock, those under `target` on the target's: no two hosts' clocks are ever subtracted. Sizes are bytes.
-//! The JSON form is versioned by `schema`; docs/report.md describes every field.
+//! Names follow QEMU's `query-migrate` and libvirt's job fields where those have one. Times are
+//! milliseconds on the source's monotonic clock, those under `target` on the target's: no two
+//! hosts' clocks are ever subtracted. Sizes are bytes. The JSON form is versioned by `schema`;
+//! docs/report.md describes every field.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -57,8 +58,9 @@ pub struct Report {
     pub total_time: f64,
     /// From the start until libxl was asked to save.
     pub setup_time: f64,
-    /// VM blackout: from libxl's "guest has suspended" to the target's word that it runs, on the source's clock. Late by the
-    /// time that libxl took to notice at its start, and by one message's way at its end.
+    /// VM blackout: from libxl's "guest has suspended" to the target's word that it runs, on the
+    /// source's clock. Late by the time that libxl took to notice at its start, and by one
+    /// message's way at its end.
     pub downtime: Option<f64>,
     /// Its parts, in order; they add up to it.
     pub downtime_split: Option<DowntimeSplit>,
@@ -96,18 +98,20 @@ pub struct DomainPart {
     pub target_host: String,
 }
 
-/// Parts of the blackout, ms, on the source's clock. `suspend` comes before it: the guest still runs, its tasks are frozen
-/// from its acknowledgement on.
+/// Parts of the blackout, ms, on the source's clock. `suspend` comes before it: the guest still
+/// runs, its tasks are frozen from its acknowledgement on.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct DowntimeSplit {
     /// Suspend asked to guest suspended. Not part of `downtime`.
     pub suspend: f64,
-    /// The part of `suspend` until the guest acknowledged the request: from then on its tasks are being frozen.
+    /// The part of `suspend` until the guest acknowledged the request: from then on its tasks are
+    /// being frozen.
     pub acknowledge: Option<f64>,
     /// Guest suspended to the last page read from libxl.
     pub final_iteration: f64,
-    /// Last page to the end of libxl's stream: vCPU and platform state, and libxl's own end of the save.
+    /// Last page to the end of libxl's stream: vCPU and platform state, and libxl's own end of the
+    /// save.
     pub state: f64,
     /// End of the stream to READY: the rest of the wire, the target's restore and its devices.
     pub restore: f64,
@@ -125,7 +129,8 @@ pub struct TargetSpans {
     pub domid: u32,
     /// Who filled its memory.
     pub restorer: Restorer,
-    /// Start of `libxl_domain_create_restore` to a complete domain: nearly all of it while the guest still runs at the source.
+    /// Start of `libxl_domain_create_restore` to a complete domain: nearly all of it while the
+    /// guest still runs at the source.
     pub restore_total: f64,
     /// Last byte of the stream taken to a complete domain: within the blackout.
     pub restore_after_stream: f64,
@@ -211,12 +216,17 @@ impl PrecopyPart {
         let walker = match self.walker {
             Walker::Rxl => "rxl walked",
             Walker::Libxc => "libxc walked",
-            Walker::Stock => return "libxl's stock helper walked, and decided when to suspend".into(),
+            Walker::Stock => {
+                return "libxl's stock helper walked, and decided when to suspend".into();
+            }
         };
         let stopped = self.stopped.map_or("not live", Why::describe);
         let expected = self.expected_downtime.map_or_else(|| "?".into(), seconds);
         let limit = seconds(self.downtime_limit);
-        format!("{walker}; pre-copy ended: {stopped} (last pages expected to take {expected}, limit {limit})")
+        format!(
+            "{walker}; pre-copy ended: {stopped} (last pages expected to take {expected}, limit \
+             {limit})"
+        )
     }
 
     /// Before anything is known.
@@ -239,8 +249,8 @@ pub struct RoundPart {
     pub iteration: u32,
     /// Made while the guest stood still.
     pub suspended: bool,
-    /// libxl's count for the pass: all page numbers in the first, dirty ones later; null where libxl's count and the stream
-    /// could not be matched.
+    /// libxl's count for the pass: all page numbers in the first, dirty ones later; null where
+    /// libxl's count and the stream could not be matched.
     pub dirty_pages: Option<u64>,
     /// Page numbers in the stream, holes among them.
     pub pfns: u64,
@@ -276,9 +286,11 @@ pub struct CompressionPart {
 pub struct ChecksumPart {
     /// Frames, each with a CRC-32 of its decoded bytes.
     pub frames: u64,
-    /// Frames that the target refused. Any is the end of a migration, so in a completed one this is 0.
+    /// Frames that the target refused. Any is the end of a migration, so in a completed one this is
+    /// 0.
     pub errors: u64,
-    /// SHA-256 over the ordered list of all frames' numbers, lengths and CRCs (hex); equal on both sides.
+    /// SHA-256 over the ordered list of all frames' numbers, lengths and CRCs (hex); equal on both
+    /// sides.
     pub digest: Option<String>,
 }
 
@@ -344,8 +356,8 @@ impl Timeline {
         Some(ms(self.done? - self.suspended?))
     }
 
-    /// The blackout's parts, when it is over. A guest's last page may have been read before it was seen to be suspended
-    /// (nothing was dirty): that part is then 0.
+    /// The blackout's parts, when it is over. A guest's last page may have been read before it was
+    /// seen to be suspended (nothing was dirty): that part is then 0.
     pub fn split(&self) -> Option<DowntimeSplit> {
         let (suspended, end) = (self.suspended?, self.stream_end?);
         let last_page = self.last_page?.clamp(suspended, end.max(suspended));
@@ -388,7 +400,8 @@ impl RoundPart {
 }
 
 impl RamPart {
-    /// Adds up the passes; `transferred` and `stream_bytes` are the whole stream's, headers and state included.
+    /// Adds up the passes; `transferred` and `stream_bytes` are the whole stream's, headers and
+    /// state included.
     pub fn new(rounds: &[Round], total: u64, transferred: u64, stream_bytes: u64) -> Self {
         let sum = |of: fn(&Round) -> u64| rounds.iter().map(of).sum::<u64>();
         let (pages, zero) = (sum(|r| r.pages), sum(|r| r.zero_pages));
@@ -397,8 +410,9 @@ impl RamPart {
             _ => 0.0,
         };
         let per_second = |amount: f64| if seconds > 0.0 { amount / seconds } else { 0.0 };
-        let wire_while =
-            |suspended: bool| rounds.iter().filter(|r| r.suspended == suspended).map(|r| r.wire_bytes).sum();
+        let wire_while = |suspended: bool| {
+            rounds.iter().filter(|r| r.suspended == suspended).map(|r| r.wire_bytes).sum()
+        };
         Self {
             transferred,
             stream_bytes,
@@ -440,7 +454,8 @@ impl Report {
             Status::Cancelled => "not migrated (cancelled) to",
             Status::Undecided => "UNDECIDED, on its way to",
         };
-        let mut text = format!("{name} ({guest_type}) {outcome} {target_host}: {}", seconds(self.total_time));
+        let mut text =
+            format!("{name} ({guest_type}) {outcome} {target_host}: {}", seconds(self.total_time));
         if let Some(downtime) = self.downtime {
             let _ = write!(text, ", downtime {}", seconds(downtime));
         }
@@ -453,8 +468,11 @@ impl Report {
         table.load_style(presets::UTF8_HORIZONTAL_ONLY);
         table.set_header(["round", "dirty", "pages", "zero", "raw", "wire", "time"]);
         for round in &self.rounds {
-            let label =
-                if round.suspended { format!("{} (suspended)", round.iteration) } else { round.iteration.to_string() };
+            let label = if round.suspended {
+                format!("{} (suspended)", round.iteration)
+            } else {
+                round.iteration.to_string()
+            };
             let dirty = round.dirty_pages.map_or_else(|| "?".into(), |n| n.to_string());
             let cells = [
                 label,
@@ -490,7 +508,8 @@ impl Report {
         if let Some(split) = &self.downtime_split {
             let _ = writeln!(
                 text,
-                "  downtime: final pages {}, state {}, restore {}, handover {}, resume {} (suspend took {} before it)",
+                "  downtime: final pages {}, state {}, restore {}, handover {}, resume {} (suspend \
+                 took {} before it)",
                 seconds(split.final_iteration),
                 seconds(split.state),
                 seconds(split.restore),
@@ -500,7 +519,8 @@ impl Report {
             );
         }
         if let Some(digest) = &checksum.digest {
-            let _ = writeln!(text, "  checksums: {} frames verified, digest {digest}", checksum.frames);
+            let _ =
+                writeln!(text, "  checksums: {} frames verified, digest {digest}", checksum.frames);
         }
         if let Some(error) = &self.error {
             let _ = writeln!(text, "  {error}");
@@ -556,7 +576,8 @@ mod tests {
     fn the_parts_add_up_to_the_downtime() {
         let timeline = timeline();
         let split = timeline.split().unwrap();
-        let sum = split.final_iteration + split.state + split.restore + split.handover + split.resume;
+        let sum =
+            split.final_iteration + split.state + split.restore + split.handover + split.resume;
         assert!((sum - timeline.downtime().unwrap()).abs() < 0.01, "{split:?}");
         assert_eq!((split.suspend, split.acknowledge), (100.0, Some(50.0)));
     }

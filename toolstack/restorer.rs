@@ -1,8 +1,10 @@
-//! Restores a PVH guest's memory and state: what libxenguest's `xc_domain_restore` does, inside rxl.
+//! Restores a PVH guest's memory and state: what libxenguest's `xc_domain_restore` does, inside
+//! rxl.
 //!
-//! libxl attaches a domain's devices when its save helper has restored the memory, and for that needs to know no more of the
-//! memory than the two pages through which the guest talks to xenstored and xenconsoled. A stock restore therefore runs the
-//! hotplug scripts while the guest stands still. Here libxl is told that the memory is there as soon as those two pages are:
+//! libxl attaches a domain's devices when its save helper has restored the memory, and for that
+//! needs to know no more of the memory than the two pages through which the guest talks to
+//! xenstored and xenconsoled. A stock restore therefore runs the hotplug scripts while the guest
+//! stands still. Here libxl is told that the memory is there as soon as those two pages are:
 //!
 //! ```text
 //!  source           restorer (session)                  rxl-save-helper -> libxl
@@ -15,17 +17,19 @@
 //!    | last pass -----> |
 //!    | state, END ----> | set; the domain stands paused, complete
 //! ```
-//! Nothing reads or writes the guest's memory meanwhile: back ends wait for their front ends, which come to life with the
-//! guest. The two pages are never written from the stream, as xenstored and xenconsoled have them mapped by then; libxc
-//! clears them at the end (xg_sr_restore_x86_hvm.c: handle_hvm_params), here they are cleared at the beginning.
+//! Nothing reads or writes the guest's memory meanwhile: back ends wait for their front ends, which
+//! come to life with the guest. The two pages are never written from the stream, as xenstored and
+//! xenconsoled have them mapped by then; libxc clears them at the end (xg_sr_restore_x86_hvm.c:
+//! handle_hvm_params), here they are cleared at the beginning.
 //!
-//! Otherwise record for record as xg_sr_restore.c and xg_sr_restore_x86_hvm.c have it. Bytes come from another host: all is
-//! bounded and checked, and what a PVH guest of the same rxl cannot have sent is refused.
+//! Otherwise record for record as xg_sr_restore.c and xg_sr_restore_x86_hvm.c have it. Bytes come
+//! from another host: all is bounded and checked, and what a PVH guest of the same rxl cannot have
+//! sent is refused.
 
 use migrate_stream::frame::MAX_DECODED;
 use migrate_stream::libxc::{
-    BodyError, DomainType, HvmContext, HvmParam, HvmParams, PAGE_SIZE, PageData, PageType, RecordHeader, RecordType,
-    TscInfo,
+    BodyError, DomainType, HvmContext, HvmParam, HvmParams, PAGE_SIZE, PageData, PageType,
+    RecordHeader, RecordType, TscInfo,
 };
 use migrate_stream::libxl;
 use migrate_stream::reader::{Event, Start, StreamReader};
@@ -48,15 +52,16 @@ mod param {
     pub const CONSOLE_EVTCHN: u64 = 18;
 }
 
-/// Longest body that is put together from pieces, in bytes: as long as a frame. Records of pages come whole, and the others
-/// are short.
+/// Longest body that is put together from pieces, in bytes: as long as a frame. Records of pages
+/// come whole, and the others are short.
 const MAX_BODY: usize = MAX_DECODED as usize;
 
 /// What xc_sr's `static_data_done` is told is missing (xenguest.h: `XGR_SDD_MISSING_*`).
 const MISSING_CPUID: u32 = 1;
 const MISSING_MSR: u32 = 2;
 
-/// Page numbers in a record: the most that libxc and rxl put there (xg_sr_common.h: MAX_BATCH_SIZE).
+/// Page numbers in a record: the most that libxc and rxl put there (xg_sr_common.h:
+/// MAX_BATCH_SIZE).
 const MAX_BATCH: usize = 1024;
 
 /// Pages of a superpage of 2 MiB.
@@ -67,11 +72,13 @@ pub type Contents<'a> = (u64, &'a [u8; PAGE_SIZE]);
 
 /// A domain that is being built, paused. Errors are one line.
 pub trait NewGuest: Send {
-    /// Sets what its processors can do: the bodies of X86_CPUID_POLICY and X86_MSR_POLICY, either of which may be empty.
+    /// Sets what its processors can do: the bodies of X86_CPUID_POLICY and X86_MSR_POLICY, either
+    /// of which may be empty.
     fn set_cpu_policy(&mut self, cpuid: &[u8], msr: &[u8]) -> Result<(), String>;
     /// Gives it pages at these numbers, where there are none yet.
     fn populate(&mut self, pfns: &[u64]) -> Result<(), String>;
-    /// Gives it [`SUPERPAGE`] pages in one piece from this number on, a multiple of that. False when Xen has none.
+    /// Gives it [`SUPERPAGE`] pages in one piece from this number on, a multiple of that. False
+    /// when Xen has none.
     fn populate_superpage(&mut self, first: u64) -> Result<bool, String>;
     /// Fills pages that it has.
     fn write(&mut self, pages: &[Contents<'_>]) -> Result<(), String>;
@@ -123,7 +130,11 @@ struct Record {
 
 impl<G: NewGuest> Restorer<G> {
     /// `go_on` is called once, when libxl can attach the guest's devices.
-    pub fn new(guest: G, special: SpecialPages, go_on: impl FnMut(u32) -> Result<(), String> + Send + 'static) -> Self {
+    pub fn new(
+        guest: G,
+        special: SpecialPages,
+        go_on: impl FnMut(u32) -> Result<(), String> + Send + 'static,
+    ) -> Self {
         Self {
             guest,
             special,
@@ -178,7 +189,10 @@ impl<G: NewGuest> Restorer<G> {
             return self.apply(record.header.record_type, piece);
         }
         if record.body.len() + piece.len() > MAX_BODY {
-            return Err(format!("{:?} of {} bytes in pieces", record.header.record_type, record.header.length));
+            return Err(format!(
+                "{:?} of {} bytes in pieces",
+                record.header.record_type, record.header.length
+            ));
         }
         record.body.extend_from_slice(piece);
         self.record = Some(record);
@@ -198,17 +212,24 @@ impl<G: NewGuest> Restorer<G> {
             RecordType::StaticDataEnd => self.begin()?,
             _ if !self.begun => return Err(format!("{record_type:?} before STATIC_DATA_END")),
             RecordType::PageData => self.pages(&PageData::parse(body).map_err(bad)?)?,
-            RecordType::X86TscInfo => self.guest.set_tsc_info(&TscInfo::parse(body).map_err(bad)?)?,
-            RecordType::HvmContext => self.context = HvmContext::parse(body).map_err(bad)?.0.to_vec(),
+            RecordType::X86TscInfo => {
+                self.guest.set_tsc_info(&TscInfo::parse(body).map_err(bad)?)?
+            }
+            RecordType::HvmContext => {
+                self.context = HvmContext::parse(body).map_err(bad)?.0.to_vec()
+            }
             RecordType::HvmParams => self.params(&HvmParams::parse(body).map_err(bad)?)?,
             RecordType::End => self.complete()?,
             other if other.is_unknown_optional() => {}
-            other => return Err(format!("record {other:?}, which rxl's own restore does not know")),
+            other => {
+                return Err(format!("record {other:?}, which rxl's own restore does not know"));
+            }
         }
         Ok(())
     }
 
-    /// All that does not change while the guest runs is known: the special pages are made, and libxl may go on.
+    /// All that does not change while the guest runs is known: the special pages are made, and
+    /// libxl may go on.
     fn begin(&mut self) -> Result<(), String> {
         let missing = |bytes: &[u8], flag| if bytes.is_empty() { flag } else { 0 };
         if !(self.cpuid.is_empty() && self.msr.is_empty()) {
@@ -230,7 +251,10 @@ impl<G: NewGuest> Restorer<G> {
 
     fn pages(&mut self, record: &PageData<'_>) -> Result<(), String> {
         if record.count() > MAX_BATCH {
-            return Err(format!("PAGE_DATA of {} page numbers, at most {MAX_BATCH} are expected", record.count()));
+            return Err(format!(
+                "PAGE_DATA of {} page numbers, at most {MAX_BATCH} are expected",
+                record.count()
+            ));
         }
         let mut fresh = Vec::new();
         let mut contents = Vec::with_capacity(record.contents_count());
@@ -243,7 +267,9 @@ impl<G: NewGuest> Restorer<G> {
                     }
                 }
                 PageType::Xtab | PageType::Broken => {}
-                PageType::Table { .. } => return Err(format!("page {pfn:#x} is a PV guest's page table")),
+                PageType::Table { .. } => {
+                    return Err(format!("page {pfn:#x} is a PV guest's page table"));
+                }
             }
             if let Some(bytes) = page.contents
                 && pfn != self.special.store
@@ -256,7 +282,8 @@ impl<G: NewGuest> Restorer<G> {
         if contents.is_empty() { Ok(()) } else { self.guest.write(&contents) }
     }
 
-    /// In superpages where a whole one is asked for, as at the source: the guest's page tables are walked faster then.
+    /// In superpages where a whole one is asked for, as at the source: the guest's page tables are
+    /// walked faster then.
     fn populate(&mut self, fresh: Vec<u64>) -> Result<(), String> {
         let mut single = Vec::new();
         let mut rest = &fresh[..];
@@ -283,7 +310,9 @@ impl<G: NewGuest> Restorer<G> {
                 _ => value,
             };
             if value != expected {
-                return Err(format!("parameter {index} is {value:#x}, it was announced as {expected:#x}"));
+                return Err(format!(
+                    "parameter {index} is {value:#x}, it was announced as {expected:#x}"
+                ));
             }
             if matches!(index, param::IOREQ_PFN | param::BUFIOREQ_PFN) {
                 self.guest.clear(value)?;
@@ -299,8 +328,12 @@ impl<G: NewGuest> Restorer<G> {
             return Err("the stream ends without the guest's state".into());
         }
         let ports = self.guest.event_channels();
-        self.guest.set_hvm_param(HvmParam { index: param::STORE_EVTCHN, value: ports.store.into() })?;
-        self.guest.set_hvm_param(HvmParam { index: param::CONSOLE_EVTCHN, value: ports.console.into() })?;
+        self.guest
+            .set_hvm_param(HvmParam { index: param::STORE_EVTCHN, value: ports.store.into() })?;
+        self.guest.set_hvm_param(HvmParam {
+            index: param::CONSOLE_EVTCHN,
+            value: ports.console.into(),
+        })?;
         self.guest.set_hvm_context(&self.context)
     }
 }
@@ -309,7 +342,8 @@ impl<G: NewGuest> Restorer<G> {
 fn superpage_at(pfns: &[u64]) -> bool {
     let Some(run) = pfns.get(..SUPERPAGE as usize) else { return false };
     let first = run[0];
-    first.is_multiple_of(SUPERPAGE) && run.iter().zip(first..).all(|(pfn, expected)| *pfn == expected)
+    first.is_multiple_of(SUPERPAGE)
+        && run.iter().zip(first..).all(|(pfn, expected)| *pfn == expected)
 }
 
 #[cfg(test)]

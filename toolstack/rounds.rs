@@ -1,15 +1,18 @@
-//! The passes over a guest's memory, counted from two sides: what libxl says about each pass, and what its stream contains.
+//! The passes over a guest's memory, counted from two sides: what libxl says about each pass, and
+//! what its stream contains.
 //!
-//! libxl's progress names a pass and its dirty count before the pass's first byte, but on another channel, so it may come a
-//! little late. The stream has the pages, but no mark between two passes. Page numbers ascend within a pass
-//! (xg_sr_save.c:send_dirty_pages walks a bitmap), so a fall means a new pass; where one pass happens to end below the start
-//! of the next, the count that libxl gave tells them apart.
+//! libxl's progress names a pass and its dirty count before the pass's first byte, but on another
+//! channel, so it may come a little late. The stream has the pages, but no mark between two passes.
+//! Page numbers ascend within a pass (xg_sr_save.c:send_dirty_pages walks a bitmap), so a fall
+//! means a new pass; where one pass happens to end below the start of the next, the count that
+//! libxl gave tells them apart.
 
 use std::time::Instant;
 
 use crate::host::NoteKind;
 
-/// Most passes that are kept apart. libxl's stock policy makes six; what comes after the last is added to it.
+/// Most passes that are kept apart. libxl's stock policy makes six; what comes after the last is
+/// added to it.
 const MAX_ROUNDS: usize = 1000;
 
 /// One pass.
@@ -17,7 +20,8 @@ const MAX_ROUNDS: usize = 1000;
 pub struct Round {
     /// Its number, from 0.
     pub iteration: u32,
-    /// libxl's count of page numbers for the pass: in the first one all there could be, then the dirty ones.
+    /// libxl's count of page numbers for the pass: in the first one all there could be, then the
+    /// dirty ones.
     pub dirty: Option<u64>,
     /// It was made while the guest stood still.
     pub suspended: bool,
@@ -59,7 +63,11 @@ impl Rounds {
         let NoteKind::Progress { what, done, total } = note else { return };
         if what == "Domain now suspended" {
             self.suspended = true;
-        } else if what.starts_with("Frames") && *done == 0 && *total > 0 && self.announced.len() < MAX_ROUNDS {
+        } else if what.starts_with("Frames")
+            && *done == 0
+            && *total > 0
+            && self.announced.len() < MAX_ROUNDS
+        {
             self.announced.push(Announced { total: *total, suspended: self.suspended });
         }
     }
@@ -90,7 +98,8 @@ impl Rounds {
         }
     }
 
-    /// A batch was read: its first and last page number and how many it names. Returns the index of its pass.
+    /// A batch was read: its first and last page number and how many it names. Returns the index of
+    /// its pass.
     pub fn batch(&mut self, first: u64, last: u64, pfns: u64, now: Instant) -> usize {
         if self.starts_anew(first) && self.seen.len() < MAX_ROUNDS {
             self.push(now);
@@ -103,7 +112,14 @@ impl Rounds {
     }
 
     /// A batch of this pass was packed and compressed.
-    pub fn packed(&mut self, index: usize, pages: u64, zero_pages: u64, raw_bytes: u64, wire_bytes: u64) {
+    pub fn packed(
+        &mut self,
+        index: usize,
+        pages: u64,
+        zero_pages: u64,
+        raw_bytes: u64,
+        wire_bytes: u64,
+    ) {
         if let Some(round) = self.seen.get_mut(index) {
             round.pages += pages;
             round.zero_pages += zero_pages;
@@ -129,8 +145,8 @@ impl Rounds {
         Some((round, total))
     }
 
-    /// Page numbers that libxl will still send in the pass under way, or in the next one when that is complete. None while
-    /// that is not known, and once the guest stands still.
+    /// Page numbers that libxl will still send in the pass under way, or in the next one when that
+    /// is complete. None while that is not known, and once the guest stands still.
     pub fn left_in_live_pass(&self) -> Option<u64> {
         if self.suspended {
             return None;
@@ -160,7 +176,8 @@ impl Rounds {
 
     fn starts_anew(&self, first: u64) -> bool {
         let Some(current) = self.seen.last() else { return true };
-        let complete = self.announced.get(self.seen.len() - 1).is_some_and(|a| current.pfns >= a.total);
+        let complete =
+            self.announced.get(self.seen.len() - 1).is_some_and(|a| current.pfns >= a.total);
         complete || first <= self.last_pfn
     }
 }
@@ -195,7 +212,10 @@ mod tests {
         rounds.note(&NoteKind::Progress { what: "Domain now suspended".into(), done: 0, total: 0 });
         announce(&mut rounds, 3);
         assert_eq!(rounds.batch(7, 9, 3, now), 2);
-        assert_eq!(rounds.list().iter().map(|r| r.dirty).collect::<Vec<_>>(), [Some(10), Some(2), Some(3)]);
+        assert_eq!(
+            rounds.list().iter().map(|r| r.dirty).collect::<Vec<_>>(),
+            [Some(10), Some(2), Some(3)]
+        );
     }
 
     #[test]

@@ -8,9 +8,9 @@
 //!  =============== fsync, rename =============           ============== digest agrees ==============
 //!  destroy the domain, or let it run on                  let it run
 //! ```
-//! Above the line every failure leads back: when saving, to the running domain and no file; when restoring, to no domain
-//! and the file as it was. A file is put in place whole, under a name that it did not have before it was, so whoever finds
-//! one finds a complete one.
+//! Above the line every failure leads back: when saving, to the running domain and no file; when
+//! restoring, to no domain and the file as it was. A file is put in place whole, under a name that
+//! it did not have before it was, so whoever finds one finds a complete one.
 //!
 //! [`migrate_stream::savefile`] has the format. `--plain` is xl's own, which has no checksums.
 

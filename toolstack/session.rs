@@ -12,13 +12,15 @@
 //!  rename to NAME--migratedaway, Go  ---------->  Resume    rename to NAME, unpause
 //!  destroy its copy                  <----------  Done
 //! ```
-//! Above the line every failure leads back to the domain running at the source and nothing left at the target. Below it the
-//! source never runs the domain again, unless the target itself says that it could not run it and has destroyed its copy.
-//! The two sides of the line are different types, [`source::Uncommitted`] and [`source::Committed`], so that the code above
-//! cannot do what only the code below may, and the other way round. At the target they are [`target::Receiving`] and
+//! Above the line every failure leads back to the domain running at the source and nothing left at
+//! the target. Below it the source never runs the domain again, unless the target itself says that
+//! it could not run it and has destroyed its copy. The two sides of the line are different types,
+//! [`source::Uncommitted`] and [`source::Committed`], so that the code above cannot do what only
+//! the code below may, and the other way round. At the target they are [`target::Receiving`] and
 //! [`target::Holding`].
 //!
-//! Everything a session waits for comes as an [`Event`] through one queue, so every wait is one call with a deadline.
+//! Everything a session waits for comes as an [`Event`] through one queue, so every wait is one
+//! call with a deadline.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -50,8 +52,9 @@ pub const INCOMING: &str = "--incoming";
 /// Suffix of a domain that has been given away, as xl's.
 pub const MIGRATED_AWAY: &str = "--migratedaway";
 
-/// Longest time in which no byte moves on a data connection or to or from libxl, while the control channel is alive. A guest
-/// may take libxl's 60 s to acknowledge a suspend and 60 s more to carry it out.
+/// Longest time in which no byte moves on a data connection or to or from libxl, while the control
+/// channel is alive. A guest may take libxl's 60 s to acknowledge a suspend and 60 s more to carry
+/// it out.
 pub const STALL_PATIENCE: Duration = Duration::from_secs(180);
 
 /// What a session waits for. `D` is what its end of the data path yields.
@@ -99,7 +102,8 @@ impl<D: Send + 'static> Events<D> {
         self.receiver.recv_timeout(patience).ok()
     }
 
-    /// Where an operation's notes go. When its last clone is dropped, [`Event::OperationEnded`] follows.
+    /// Where an operation's notes go. When its last clone is dropped, [`Event::OperationEnded`]
+    /// follows.
     pub fn notes(&self) -> std::io::Result<Sender<Note>> {
         let (notes, queue) = channel();
         let sender = self.sender();

@@ -44,17 +44,20 @@ impl StateDir {
         Ok(&self.0)
     }
 
-    /// Removes the sockets that killed processes have left: nobody listens on them any more. No socket is connected to, as
-    /// that would be taken for a helper's or a data connection's coming.
+    /// Removes the sockets that killed processes have left: nobody listens on them any more. No
+    /// socket is connected to, as that would be taken for a helper's or a data connection's coming.
     pub fn sweep(&self) -> Result<(), Failure> {
         let dir = self.path()?;
         let broken = |e| Failure::internal(dir.display(), &e);
         // Names first: a socket that is bound in between is not among them.
-        let entries: Vec<_> = std::fs::read_dir(dir).map_err(broken)?.flatten().map(|entry| entry.path()).collect();
+        let entries: Vec<_> =
+            std::fs::read_dir(dir).map_err(broken)?.flatten().map(|entry| entry.path()).collect();
         let bound = std::fs::read_to_string("/proc/net/unix").map_err(broken)?;
-        let bound: HashSet<&str> = bound.lines().filter_map(|line| line.split_whitespace().nth(7)).collect();
+        let bound: HashSet<&str> =
+            bound.lines().filter_map(|line| line.split_whitespace().nth(7)).collect();
         let is_dead = |path: &&PathBuf| {
-            path.extension().is_some_and(|e| e == "sock") && path.to_str().is_some_and(|path| !bound.contains(path))
+            path.extension().is_some_and(|e| e == "sock")
+                && path.to_str().is_some_and(|path| !bound.contains(path))
         };
         for path in entries.iter().filter(is_dead) {
             tracing::debug!("{}: left by a process that is gone", path.display());
@@ -75,16 +78,19 @@ impl StateDir {
 
     /// Keeps any other migration of this domain out until dropped.
     ///
-    /// `key` is this host's name for it: a domain that leaves is locked by its number, one that comes by its name.
+    /// `key` is this host's name for it: a domain that leaves is locked by its number, one that
+    /// comes by its name.
     pub fn lock(&self, key: &str, name: &str) -> Result<DomainLock, Failure> {
         let path = self.path()?.join(format!("{key}.lock"));
-        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let file =
+            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let file = file.map_err(|error| Failure::internal(path.display(), &error))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(DomainLock(lock)),
-            Err((_, Errno::EWOULDBLOCK)) => {
-                Err(Failure::new(Exit::Busy, format!("{} is being migrated by another rxl", one_line(name))))
-            }
+            Err((_, Errno::EWOULDBLOCK)) => Err(Failure::new(
+                Exit::Busy,
+                format!("{} is being migrated by another rxl", one_line(name)),
+            )),
             Err((_, errno)) => Err(Failure::internal(path.display(), &io::Error::from(errno))),
         }
     }
@@ -102,7 +108,8 @@ mod tests {
         let _alive = UnixListener::bind(dir.path().join("alive.sock")).unwrap();
         std::fs::write(dir.path().join("domain-3.lock"), "").unwrap();
         StateDir::at(dir.path()).sweep().unwrap();
-        let mut left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().flatten().map(|e| e.file_name()).collect();
+        let mut left: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().flatten().map(|e| e.file_name()).collect();
         left.sort();
         assert_eq!(left, ["alive.sock", "domain-3.lock"]);
     }

@@ -1,7 +1,8 @@
-//! Looking at saved domains and migration streams, without Xen: `rxl stream inspect` and `rxl stream verify`.
+//! Looking at saved domains and migration streams, without Xen: `rxl stream inspect` and `rxl
+//! stream verify`.
 //!
-//! Both go through the input once, from a file or a pipe, in memory that does not depend on its length
-//! ([`walk`]). docs/stream.md tells what they print.
+//! Both go through the input once, from a file or a pipe, in memory that does not depend on its
+//! length ([`walk`]). docs/stream.md tells what they print.
 
 mod command;
 pub(crate) mod config;

@@ -6,12 +6,13 @@
 //!    |- ssh HOST rxl receive   (data 0)  ------->  rxl receive --- hands its stdin over that socket, and waits
 //!    `- TCP                    (data 1)  ------->  the first one's listener, when asked for
 //! ```
-//! Every connection, the control channel's included, begins with the same 64-byte preamble: role, index, migration id, token.
-//! The token is 32 random bytes that the control channel brought; whoever connects without it is dropped. A data connection
-//! over ssh is handed over as a descriptor (SCM_RIGHTS), so its bytes take no detour through a second process.
+//! Every connection, the control channel's included, begins with the same 64-byte preamble: role,
+//! index, migration id, token. The token is 32 random bytes that the control channel brought;
+//! whoever connects without it is dropped. A data connection over ssh is handed over as a
+//! descriptor (SCM_RIGHTS), so its bytes take no detour through a second process.
 //!
-//! Encryption of parallel TCP connections belongs here: [`Connections::open`] and [`Rendezvous`] are the only places that
-//! know what a connection is made of.
+//! Encryption of parallel TCP connections belongs here: [`Connections::open`] and [`Rendezvous`]
+//! are the only places that know what a connection is made of.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -25,7 +26,8 @@ use std::time::{Duration, Instant};
 use migrate_stream::frame::{MigrationId, PREAMBLE_LEN, Preamble, Purpose, Token};
 use nix::sys::socket::{setsockopt, sockopt};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
 };
 
 use crate::control::{Accept, Transport};
@@ -35,7 +37,8 @@ use crate::remote::{RECEIVER, Remote, Route};
 use crate::session::STALL_PATIENCE;
 use crate::state_dir::StateDir;
 
-/// How long a connection of any kind may take until the other side has answered over it. ssh to a busy host is slow.
+/// How long a connection of any kind may take until the other side has answered over it. ssh to a
+/// busy host is slow.
 pub const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a connection may take to say who it is.
@@ -65,7 +68,9 @@ impl Ticket {
     }
 
     fn admits(&self, preamble: &Preamble) -> bool {
-        preamble.purpose == Purpose::Data && preamble.migration == self.id && self.token.matches(&preamble.token)
+        preamble.purpose == Purpose::Data
+            && preamble.migration == self.id
+            && self.token.matches(&preamble.token)
     }
 }
 
@@ -97,19 +102,29 @@ pub struct Destination<'a> {
 
 impl Connections {
     /// Opens them all and sends their preambles.
-    pub fn open(to: &Destination<'_>, accept: &Accept, ticket: &Ticket, cancel: &Cancel) -> Result<Self, Failure> {
+    pub fn open(
+        to: &Destination<'_>,
+        accept: &Accept,
+        ticket: &Ticket,
+        cancel: &Cancel,
+    ) -> Result<Self, Failure> {
         let mut all = Self { streams: Vec::new(), children: Vec::new() };
         for index in 0..to.count {
             let fd = match to.transport {
                 Transport::Ssh => all.open_ssh(to.route)?,
                 Transport::Tcp => open_tcp(to, accept)?.into(),
             };
-            let stream = Guarded::new(fd, cancel.clone(), Some(STALL_PATIENCE)).and_then(|mut stream| {
-                stream.write_all(&ticket.preamble(Purpose::Data, index))?;
-                Ok(stream)
-            });
-            let failed =
-                |e| Failure::new(Exit::Unreachable, format!("data connection {index} to {}: {e}", to.route.host()));
+            let stream =
+                Guarded::new(fd, cancel.clone(), Some(STALL_PATIENCE)).and_then(|mut stream| {
+                    stream.write_all(&ticket.preamble(Purpose::Data, index))?;
+                    Ok(stream)
+                });
+            let failed = |e| {
+                Failure::new(
+                    Exit::Unreachable,
+                    format!("data connection {index} to {}: {e}", to.route.host()),
+                )
+            };
             all.streams.push(stream.map_err(failed)?);
         }
         Ok(all)
@@ -126,23 +141,28 @@ fn open_tcp(to: &Destination<'_>, accept: &Accept) -> Result<TcpStream, Failure>
     let host = to.data_address.or(accept.address.as_deref()).or(to.route.address());
     let (Some(host), Some(port)) = (host, accept.port) else {
         let what = format!("{} did not say where it listens", to.route.host());
-        return Err(Failure::new(Exit::Unreachable, what).next("name its address with --data-address"));
+        return Err(
+            Failure::new(Exit::Unreachable, what).next("name its address with --data-address")
+        );
     };
     let host = one_line(host);
     let unreachable = |e: io::Error| {
-        Failure::new(Exit::Unreachable, format!("cannot connect to {host} port {port}: {e}"))
-            .next("check the firewall between the hosts, or name another address with --data-address")
+        Failure::new(Exit::Unreachable, format!("cannot connect to {host} port {port}: {e}")).next(
+            "check the firewall between the hosts, or name another address with --data-address",
+        )
     };
     let address = (host.as_str(), port).to_socket_addrs().map_err(unreachable)?.next();
     let address = address.ok_or_else(|| unreachable(io::Error::other("no address")))?;
-    let stream = TcpStream::connect_timeout(&address, Duration::from_secs(15)).map_err(unreachable)?;
+    let stream =
+        TcpStream::connect_timeout(&address, Duration::from_secs(15)).map_err(unreachable)?;
     tune(&stream).map_err(unreachable)?;
     Ok(stream)
 }
 
-/// Makes a dead peer show: by keepalives where nothing is under way, by unacknowledged data where something is. The kernel
-/// counts a closed window as the second (tcp_timer.c: tcp_probe_timer), and a busy target closes it for as long as it
-/// restores: so that patience is the one with a stall. A dead host is noticed sooner, by the control channel.
+/// Makes a dead peer show: by keepalives where nothing is under way, by unacknowledged data where
+/// something is. The kernel counts a closed window as the second (tcp_timer.c: tcp_probe_timer),
+/// and a busy target closes it for as long as it restores: so that patience is the one with a
+/// stall. A dead host is noticed sooner, by the control channel.
 fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     setsockopt(stream, sockopt::KeepAlive, &true)?;
@@ -174,7 +194,8 @@ pub struct Rendezvous {
 }
 
 impl Rendezvous {
-    /// Waits for `count` connections on a thread of its own, and gives them to `deliver` when all are there.
+    /// Waits for `count` connections on a thread of its own, and gives them to `deliver` when all
+    /// are there.
     pub fn open(
         state: &StateDir,
         ticket: &Ticket,
@@ -186,12 +207,21 @@ impl Rendezvous {
         let failed = |e: io::Error| Failure::internal(socket.display(), &e);
         let unix = UnixListener::bind(&socket).map_err(failed)?;
         let listener = tcp.map(|address| TcpListener::bind((address, 0))).transpose();
-        let listener = listener.map_err(|e| Failure::internal("cannot listen for data connections", &e))?;
-        let port = listener.as_ref().and_then(|tcp| tcp.local_addr().ok()).map(|address| address.port());
+        let listener =
+            listener.map_err(|e| Failure::internal("cannot listen for data connections", &e))?;
+        let port =
+            listener.as_ref().and_then(|tcp| tcp.local_addr().ok()).map(|address| address.port());
         let cancel = Cancel::new().map_err(failed)?;
-        let gathering = Gathering { unix, tcp: listener, ticket: ticket.clone(), cancel: cancel.clone(), count };
+        let gathering = Gathering {
+            unix,
+            tcp: listener,
+            ticket: ticket.clone(),
+            cancel: cancel.clone(),
+            count,
+        };
         let run = move || deliver(gathering.run());
-        let thread = std::thread::Builder::new().name("rendezvous".into()).spawn(run).map_err(failed)?;
+        let thread =
+            std::thread::Builder::new().name("rendezvous".into()).spawn(run).map_err(failed)?;
         Ok(Self { cancel, thread: Some(thread), socket, port })
     }
 }
@@ -222,13 +252,22 @@ impl Gathering {
         while connections.len() < usize::from(self.count) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(format!("only {} of {} data connections came", connections.len(), self.count));
+                return Err(format!(
+                    "only {} of {} data connections came",
+                    connections.len(),
+                    self.count
+                ));
             }
             match self.accept(left) {
-                Ok(Some(new)) if new.index < self.count && connections.iter().all(|old| old.index != new.index) => {
+                Ok(Some(new))
+                    if new.index < self.count
+                        && connections.iter().all(|old| old.index != new.index) =>
+                {
                     connections.push(new);
                 }
-                Ok(Some(new)) => tracing::warn!("a second data connection {} was dropped", new.index),
+                Ok(Some(new)) => {
+                    tracing::warn!("a second data connection {} was dropped", new.index)
+                }
                 Ok(None) => {}
                 Err(error) if self.cancel.pulled() => return Err(error.to_string()),
                 Err(error) => tracing::warn!("a data connection was dropped: {error}"),
@@ -257,7 +296,8 @@ impl Gathering {
 
     fn accept_tcp(&self, stream: TcpStream, from: SocketAddr) -> io::Result<Connection> {
         tune(&stream)?;
-        let mut greeting = Guarded::new(stream.try_clone()?, self.cancel.clone(), Some(PREAMBLE_PATIENCE))?;
+        let mut greeting =
+            Guarded::new(stream.try_clone()?, self.cancel.clone(), Some(PREAMBLE_PATIENCE))?;
         let preamble = read_preamble(&mut greeting)?;
         if !self.ticket.admits(&preamble) {
             return Err(io::Error::other(format!("{from} has no token of this migration")));
@@ -279,14 +319,16 @@ impl Gathering {
 pub fn read_preamble(from: &mut impl Read) -> io::Result<Preamble> {
     let mut bytes = [0; PREAMBLE_LEN];
     from.read_exact(&mut bytes).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "it ended before its first 64 bytes"),
+        io::ErrorKind::UnexpectedEof => {
+            io::Error::new(error.kind(), "it ended before its first 64 bytes")
+        }
         _ => error,
     })?;
     Preamble::parse(&bytes).map_err(io::Error::other)
 }
 
-/// The part of a data connection's own `rxl receive`: hands its standard input to the session, then keeps the ssh session
-/// alive until the session is done with it.
+/// The part of a data connection's own `rxl receive`: hands its standard input to the session, then
+/// keeps the ssh session alive until the session is done with it.
 pub fn hand_over(socket: &Path, preamble: &Preamble, input: &impl AsFd) -> io::Result<()> {
     let deadline = Instant::now() + CONNECT_PATIENCE;
     let mut session = loop {
@@ -311,7 +353,12 @@ fn send_descriptor(session: &UnixStream, preamble: &Preamble, input: &impl AsFd)
     if !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
         return Err(io::Error::other("no room for a descriptor"));
     }
-    let sent = rustix::net::sendmsg(session, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    let sent = rustix::net::sendmsg(
+        session,
+        &[IoSlice::new(&bytes)],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )?;
     if sent == bytes.len() { Ok(()) } else { Err(io::Error::other("short write of a preamble")) }
 }
 
@@ -320,7 +367,8 @@ fn receive_descriptor(keeper: &UnixStream) -> io::Result<(Preamble, OwnedFd)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL;
-    let got = rustix::net::recvmsg(keeper, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags)?;
+    let got =
+        rustix::net::recvmsg(keeper, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags)?;
     if got.bytes != bytes.len() {
         return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
     }
@@ -332,12 +380,16 @@ fn receive_descriptor(keeper: &UnixStream) -> io::Result<(Preamble, OwnedFd)> {
     Ok((Preamble::parse(&bytes).map_err(io::Error::other)?, fd))
 }
 
-/// The address of this host by which ssh was reached, from SSH_CONNECTION (sshd(8)): client, port, server, port.
+/// The address of this host by which ssh was reached, from SSH_CONNECTION (sshd(8)): client, port,
+/// server, port.
 pub fn ssh_server_address() -> Option<IpAddr> {
     std::env::var("SSH_CONNECTION").ok()?.split(' ').nth(2)?.parse().ok()
 }
 
 /// Where to listen for TCP data: the address the source will use, else ssh's, else everywhere.
 pub fn listen_address(named: Option<&str>) -> IpAddr {
-    named.and_then(|name| name.parse().ok()).or_else(ssh_server_address).unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED))
+    named
+        .and_then(|name| name.parse().ok())
+        .or_else(ssh_server_address)
+        .unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED))
 }

@@ -1,12 +1,15 @@
 //! Saves the memory of a PVH or HVM guest: what libxenguest's `xc_domain_save` does, inside rxl.
 //!
-//! What the target's libxl reads is a libxc stream like any other (libxc-migration-stream.pandoc), record for record in the
-//! specification's order. What differs from xg_sr_save.c:
-//! - Pages go to the data path's workers from the mapping, with no pipe between and without a process of its own.
-//! - Page numbers behind which there is nothing are left out of the first pass. A PVH guest of 384 MiB has 98,304 pages and
-//!   a million page numbers, as its special pages lie below 4 GiB.
-//! - A pass is over when the target has restored it, not when it is in a pipe: see [`crate::data::backlog`].
-//! - When pre-copy ends, what was dirty then goes with the last pass, instead of once before and perhaps once more after it.
+//! What the target's libxl reads is a libxc stream like any other (libxc-migration-stream.pandoc),
+//! record for record in the specification's order. What differs from xg_sr_save.c:
+//! - Pages go to the data path's workers from the mapping, with no pipe between and without a
+//!   process of its own.
+//! - Page numbers behind which there is nothing are left out of the first pass. A PVH guest of 384
+//!   MiB has 98,304 pages and a million page numbers, as its special pages lie below 4 GiB.
+//! - A pass is over when the target has restored it, not when it is in a pipe: see
+//!   [`crate::data::backlog`].
+//! - When pre-copy ends, what was dirty then goes with the last pass, instead of once before and
+//!   perhaps once more after it.
 //! - Log-dirty mode is switched off after the target has the last page, not before.
 //!
 //! ```text
@@ -25,14 +28,16 @@
 //!    | complete ------------------------------------------------> libxl writes its END
 //! ```
 
-use migrate_stream::libxc::{self, DomainHeader, DomainType, HvmParam, PAGE_SIZE, PageEntry, PageType, TscInfo};
+use migrate_stream::libxc::{
+    self, DomainHeader, DomainType, HvmParam, PAGE_SIZE, PageEntry, PageType, TscInfo,
+};
 use migrate_stream::writer;
 
 use crate::data::feed::Feed;
 use crate::host::{Decision, PrecopyStats, Steering};
 
-/// Page numbers in one question to Xen, and pages in one record: libxc's own and Xen's limit for the types
-/// (xg_sr_common.h: MAX_BATCH_SIZE; domctl.c: getpageframeinfo3).
+/// Page numbers in one question to Xen, and pages in one record: libxc's own and Xen's limit for
+/// the types (xg_sr_common.h: MAX_BATCH_SIZE; domctl.c: getpageframeinfo3).
 const BATCH: usize = 1024;
 
 /// Bits of log-dirty bitmaps: bit n of word m stands for pfn 64 m + n.
@@ -109,14 +114,15 @@ pub trait Memory {
     fn start_log_dirty(&mut self) -> Result<(), String>;
     /// Stops that.
     fn stop_log_dirty(&mut self) -> Result<(), String>;
-    /// Fetches which pages were written to since the last time, and forgets it. `last` also tells of those that the
-    /// hypervisor itself writes to.
+    /// Fetches which pages were written to since the last time, and forgets it. `last` also tells
+    /// of those that the hypervisor itself writes to.
     fn collect_dirty(&mut self, last: bool) -> Result<(), String>;
     /// What was fetched, as a [`bitmap`].
     fn dirty(&self) -> &[u64];
     /// What is behind up to 1024 page numbers, into `kinds`.
     fn kinds(&mut self, pfns: &[u64], kinds: &mut Vec<PageKind>) -> Result<(), String>;
-    /// Appends the contents of these pages, but for those that cannot be mapped, whose indices it returns.
+    /// Appends the contents of these pages, but for those that cannot be mapped, whose indices it
+    /// returns.
     fn copy(&mut self, pfns: &[u64], out: &mut Vec<u8>) -> Result<Vec<usize>, String>;
     /// The bodies of CPUID_POLICY and MSR_POLICY.
     fn cpu_policy(&mut self) -> Result<(Vec<u8>, Vec<u8>), String>;
@@ -147,9 +153,9 @@ pub struct Walk<'a, M> {
 }
 
 impl<M: Memory> Walk<'_, M> {
-    /// The whole libxc stream. On success the guest stands still, with log-dirty mode on when it was a live save: who lets it
-    /// run on switches that off. On failure log-dirty mode is off, and the guest runs, or stands still when it had been
-    /// suspended already.
+    /// The whole libxc stream. On success the guest stands still, with log-dirty mode on when it
+    /// was a live save: who lets it run on switches that off. On failure log-dirty mode is off, and
+    /// the guest runs, or stands still when it had been suspended already.
     pub fn run(mut self, live: bool) -> Result<(), String> {
         let result = self.stream(live);
         if result.is_err()
@@ -182,8 +188,12 @@ impl<M: Memory> Walk<'_, M> {
         let (xen_major, xen_minor) = self.memory.xen_version();
         let mut head = self.feed.buffer();
         writer::image_header(&mut head);
-        writer::domain_header(&mut head, DomainHeader { domain_type: DomainType::Hvm, xen_major, xen_minor });
-        let policies = [(libxc::RecordType::X86CpuidPolicy, cpuid), (libxc::RecordType::X86MsrPolicy, msr)];
+        writer::domain_header(
+            &mut head,
+            DomainHeader { domain_type: DomainType::Hvm, xen_major, xen_minor },
+        );
+        let policies =
+            [(libxc::RecordType::X86CpuidPolicy, cpuid), (libxc::RecordType::X86MsrPolicy, msr)];
         for (record_type, body) in policies.iter().filter(|(_, body)| !body.is_empty()) {
             writer::libxc_record(&mut head, *record_type, body).map_err(|e| e.to_string())?;
         }
@@ -201,7 +211,11 @@ impl<M: Memory> Walk<'_, M> {
             self.feed.settle()?;
             self.memory.collect_dirty(false)?;
             let dirty = self.memory.dirty().to_vec();
-            let stats = PrecopyStats { iteration, written: self.feed.pages_fed(), dirty: bitmap::count(&dirty) };
+            let stats = PrecopyStats {
+                iteration,
+                written: self.feed.pages_fed(),
+                dirty: bitmap::count(&dirty),
+            };
             left = match self.steering.precopy(&stats) {
                 Decision::StopAndCopy => Some(dirty),
                 Decision::Abort => return Err("stopped as the policy demands".into()),
@@ -223,8 +237,8 @@ impl<M: Memory> Walk<'_, M> {
         self.pass(dirty, true).map(drop)
     }
 
-    /// Everything that is there: holes are found by asking for each page number. Returns what is left where the pass was cut
-    /// short.
+    /// Everything that is there: holes are found by asking for each page number. Returns what is
+    /// left where the pass was cut short.
     fn every_page(&mut self, suspended: bool) -> Result<Option<Vec<u64>>, String> {
         let resident = self.memory.resident()?;
         self.feed.begin_pass(resident, suspended);
@@ -233,12 +247,19 @@ impl<M: Memory> Walk<'_, M> {
         for from in (0..end).step_by(BATCH) {
             let asked: Vec<u64> = (from..end.min(from + BATCH as u64)).collect();
             self.memory.kinds(&asked, &mut kinds)?;
-            there.extend(asked.into_iter().zip(kinds.iter().copied()).filter(|(_, kind)| *kind != PageKind::Hole));
+            there.extend(
+                asked
+                    .into_iter()
+                    .zip(kinds.iter().copied())
+                    .filter(|(_, kind)| *kind != PageKind::Hole),
+            );
             if there.len() >= BATCH {
                 let rest = there.split_off(BATCH);
                 self.record(&there)?;
                 there = rest;
-                if let Some((next, _)) = there.first().copied().filter(|_| self.is_cut_short(suspended)) {
+                if let Some((next, _)) =
+                    there.first().copied().filter(|_| self.is_cut_short(suspended))
+                {
                     return Ok(Some(bitmap::from(next, end)));
                 }
             }
@@ -284,16 +305,23 @@ impl<M: Memory> Walk<'_, M> {
         let mut record = self.feed.buffer();
         record.resize(writer::page_data_head_len(entries.len()), 0);
         self.contents(&mut entries, &mut record)?;
-        let list: Vec<_> =
-            entries.iter().map(|(pfn, kind)| PageEntry { pfn: *pfn, page_type: kind.in_stream() }).collect();
+        let list: Vec<_> = entries
+            .iter()
+            .map(|(pfn, kind)| PageEntry { pfn: *pfn, page_type: kind.in_stream() })
+            .collect();
         writer::page_data_head(&mut record, &list).map_err(|e| e.to_string())?;
         self.feed.pages(record)
     }
 
-    /// Appends the contents of those that have any. A page may have been given back by the guest since Xen was asked: it is
-    /// a hole then, as if it had been asked a moment later.
-    fn contents(&mut self, entries: &mut [(u64, PageKind)], record: &mut Vec<u8>) -> Result<(), String> {
-        let ram: Vec<usize> = (0..entries.len()).filter(|index| entries[*index].1 == PageKind::Ram).collect();
+    /// Appends the contents of those that have any. A page may have been given back by the guest
+    /// since Xen was asked: it is a hole then, as if it had been asked a moment later.
+    fn contents(
+        &mut self,
+        entries: &mut [(u64, PageKind)],
+        record: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        let ram: Vec<usize> =
+            (0..entries.len()).filter(|index| entries[*index].1 == PageKind::Ram).collect();
         let pfns: Vec<u64> = ram.iter().map(|index| entries[*index].0).collect();
         let failed = self.memory.copy(&pfns, record)?;
         if failed.is_empty() {
@@ -316,7 +344,8 @@ impl<M: Memory> Walk<'_, M> {
         let mut state = self.feed.buffer();
         writer::tsc_info(&mut state, &self.memory.tsc_info()?);
         let context = self.memory.hvm_context()?;
-        writer::libxc_record(&mut state, libxc::RecordType::HvmContext, &context).map_err(|e| e.to_string())?;
+        writer::libxc_record(&mut state, libxc::RecordType::HvmContext, &context)
+            .map_err(|e| e.to_string())?;
         let params = self.memory.hvm_params()?;
         if !params.is_empty() {
             writer::hvm_params(&mut state, &params).map_err(|e| e.to_string())?;

@@ -1,16 +1,17 @@
 //! The agent's state machine: obeys commands in order, keeps the lease, and says what came of it.
 //!
-//! The states are drawn in [`rxl_agent_protocol`]. Two rules keep it simple. Whatever does not fit ends the epoch with the ranks
-//! running. And the lease is looked at in every step, after the commands: a `hold` that waited for a domain to run again is
-//! heard before a lease that has meanwhile ended, and a store that fails cannot keep ranks frozen.
+//! The states are drawn in [`rxl_agent_protocol`]. Two rules keep it simple. Whatever does not fit
+//! ends the epoch with the ranks running. And the lease is looked at in every step, after the
+//! commands: a `hold` that waited for a domain to run again is heard before a lease that has
+//! meanwhile ended, and a store that fails cannot keep ranks frozen.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use rxl_agent_protocol::{
-    AgentInfo, Command, Finished, Flushed, Frozen, JobRow, Lease, Prepare, Ready, Reason, Stamp, State, Status, Thawed,
-    Verb, pack,
+    AgentInfo, Command, Finished, Flushed, Frozen, JobRow, Lease, Prepare, Ready, Reason, Stamp,
+    State, Status, Thawed, Verb, pack,
 };
 use tracing::{info, warn};
 
@@ -38,8 +39,9 @@ pub struct Engine<S, G> {
     complaint: String,
 }
 
-/// Longest time without a look at the store while an epoch is under way. Commands, leases and a fresh tree fire watches; a look takes
-/// tens of milliseconds of a slow host's processor, which others of the job need.
+/// Longest time without a look at the store while an epoch is under way. Commands, leases and a
+/// fresh tree fire watches; a look takes tens of milliseconds of a slow host's processor, which
+/// others of the job need.
 const BUSY_PACE: Duration = Duration::from_secs(1);
 
 /// The same when none is.
@@ -49,15 +51,24 @@ const IDLE_PACE: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(100);
 
 impl<S: Store, G: Guest> Engine<S, G> {
-    /// Takes over from an earlier agent, if one has left something in `file`, and advertises itself.
+    /// Takes over from an earlier agent, if one has left something in `file`, and advertises
+    /// itself.
     ///
     /// What is frozen stays so only while its lease runs and dom0 still speaks of that epoch.
     pub fn start(mut store: S, guest: G, info: AgentInfo, file: PathBuf) -> io::Result<Self> {
         let record = Record::load(&file, info.boot.as_str());
         let command = store.read(rxl_agent_protocol::path::COMMAND)?;
         let notices = Notices::new(info);
-        let mut engine =
-            Self { store, guest, record, file, notices, heard: None, renewed: None, complaint: String::new() };
+        let mut engine = Self {
+            store,
+            guest,
+            record,
+            file,
+            notices,
+            heard: None,
+            renewed: None,
+            complaint: String::new(),
+        };
         engine.take_over(command.as_deref())?;
         engine.notices.start(&mut engine.store)?;
         engine.notices.publish(&mut engine.store, &engine.record)?;
@@ -85,7 +96,8 @@ impl<S: Store, G: Guest> Engine<S, G> {
         Ok(())
     }
 
-    /// Reads what dom0 says, obeys it, and keeps the lease. Returns the time until it wants to be called again at the latest.
+    /// Reads what dom0 says, obeys it, and keeps the lease. Returns the time until it wants to be
+    /// called again at the latest.
     pub fn step(&mut self) -> Duration {
         if let Err(error) = self.listen() {
             self.complain(&error);
@@ -103,7 +115,11 @@ impl<S: Store, G: Guest> Engine<S, G> {
     fn pace(&self) -> Duration {
         match self.record.phase {
             Phase::Idle => IDLE_PACE,
-            _ => self.record.until.saturating_sub(self.guest.now()).clamp(Duration::from_millis(1), BUSY_PACE),
+            _ => self
+                .record
+                .until
+                .saturating_sub(self.guest.now())
+                .clamp(Duration::from_millis(1), BUSY_PACE),
         }
     }
 
@@ -122,12 +138,16 @@ impl<S: Store, G: Guest> Engine<S, G> {
         &mut self.store
     }
 
-    /// The answer to `hold` is what a whole job waits for, and needs no rows: it goes out before the other nodes of a fresh tree.
+    /// The answer to `hold` is what a whole job waits for, and needs no rows: it goes out before
+    /// the other nodes of a fresh tree.
     fn listen(&mut self) -> io::Result<()> {
         let command = self.store.read(rxl_agent_protocol::path::COMMAND)?;
         let command = command.filter(|text| Some(text) != self.heard.as_ref());
-        let is_hold = |text: &String| text.parse().is_ok_and(|Command { verb, .. }| matches!(verb, Verb::Hold { .. }));
-        let (hold, other) = if command.as_ref().is_some_and(is_hold) { (command, None) } else { (None, command) };
+        let is_hold = |text: &String| {
+            text.parse().is_ok_and(|Command { verb, .. }| matches!(verb, Verb::Hold { .. }))
+        };
+        let (hold, other) =
+            if command.as_ref().is_some_and(is_hold) { (command, None) } else { (None, command) };
         hold.into_iter().for_each(|text| self.hear(text));
         self.notices.renew(&mut self.store, &self.record)?;
         other.into_iter().for_each(|text| self.hear(text));
@@ -147,21 +167,28 @@ impl<S: Store, G: Guest> Engine<S, G> {
     fn hear_once(&mut self, text: &str) {
         match text.parse::<Command>() {
             Ok(command) if command.stamp > self.record.stamp => self.obey(&command),
-            Ok(command) => info!("ignores command {}: it is not later than {}", command.stamp, self.record.stamp),
-            Err(error) => match Command::stamp_of(text).filter(|stamp| *stamp > self.record.stamp) {
-                Some(stamp) => {
-                    self.enter(stamp);
-                    self.record.status = self.fail(Refusal::new(Reason::Malformed, error.to_string()));
-                    self.publish();
+            Ok(command) => info!(
+                "ignores command {}: it is not later than {}",
+                command.stamp, self.record.stamp
+            ),
+            Err(error) => {
+                match Command::stamp_of(text).filter(|stamp| *stamp > self.record.stamp) {
+                    Some(stamp) => {
+                        self.enter(stamp);
+                        self.record.status =
+                            self.fail(Refusal::new(Reason::Malformed, error.to_string()));
+                        self.publish();
+                    }
+                    None => warn!("ignores a command that cannot be read: {error}"),
                 }
-                None => warn!("ignores a command that cannot be read: {error}"),
-            },
+            }
         }
     }
 
     fn obey(&mut self, command: &Command) {
         self.enter(command.stamp);
-        self.record.status = self.perform(&command.verb).unwrap_or_else(|refusal| self.fail(refusal));
+        self.record.status =
+            self.perform(&command.verb).unwrap_or_else(|refusal| self.fail(refusal));
         if let Some(lease) = command.verb.lease() {
             self.record.lease = lease;
             self.record.until = self.guest.now() + lease;
@@ -188,8 +215,12 @@ impl<S: Store, G: Guest> Engine<S, G> {
             (Verb::Hold { .. }, phase) => Ok(Status::Resumed { frozen: phase == Phase::Frozen }),
             (Verb::Thaw { .. }, Phase::Frozen) => self.thaw().map(Status::Thawed),
             (Verb::Thaw { .. }, _) => Ok(Status::Thawed(Thawed::default())),
-            (Verb::Finish, Phase::Idle | Phase::Prepared | Phase::Thawed) | (Verb::Abort, _) => Ok(self.finish()),
-            (verb, phase) => Err(Refusal::new(Reason::WrongState, format!("{verb} in state {phase}"))),
+            (Verb::Finish, Phase::Idle | Phase::Prepared | Phase::Thawed) | (Verb::Abort, _) => {
+                Ok(self.finish())
+            }
+            (verb, phase) => {
+                Err(Refusal::new(Reason::WrongState, format!("{verb} in state {phase}")))
+            }
         }
     }
 
@@ -199,7 +230,8 @@ impl<S: Store, G: Guest> Engine<S, G> {
         Ok(Status::Surveyed { ranks: count(&rows) })
     }
 
-    /// The record is written before anything is frozen: an agent that starts after this one's death must know what to thaw.
+    /// The record is written before anything is frozen: an agent that starts after this one's death
+    /// must know what to thaw.
     fn prepare(&mut self, how: &Prepare) -> Status {
         let start = self.guest.now();
         self.record.phase = Phase::Prepared;
@@ -233,7 +265,11 @@ impl<S: Store, G: Guest> Engine<S, G> {
         self.record.since = self.guest.now();
         self.record.phase = Phase::Frozen;
         let stopped = self.guest.freeze(deadline)?;
-        Ok(Status::Frozen(Frozen { how: self.guest.freezer(), processes: stopped.processes, took: stopped.took }))
+        Ok(Status::Frozen(Frozen {
+            how: self.guest.freezer(),
+            processes: stopped.processes,
+            took: stopped.took,
+        }))
     }
 
     fn flush(&mut self, deadline: Duration, room: bool) -> Result<Status, Refusal> {
@@ -244,7 +280,9 @@ impl<S: Store, G: Guest> Engine<S, G> {
         let cut = self.guest.flush(deadline)?;
         let took = self.guest.now() - start;
         let (chunks, left_out) = pack(&cut.connections);
-        let sum = |of: fn(&rxl_agent_protocol::Connection) -> u32| cut.connections.iter().map(of).map(u64::from).sum();
+        let sum = |of: fn(&rxl_agent_protocol::Connection) -> u32| {
+            cut.connections.iter().map(of).map(u64::from).sum()
+        };
         let flushed = Flushed {
             clean: cut.clean,
             connections: cut.connections.len() as u32,
@@ -276,14 +314,20 @@ impl<S: Store, G: Guest> Engine<S, G> {
         let Since { lost, retransmits, .. } = self.guest.thaw()?;
         let now = self.guest.now();
         self.record.phase = Phase::Thawed;
-        Ok(Thawed { took: now - start, paused: now.saturating_sub(self.record.since), lost, retransmits })
+        Ok(Thawed {
+            took: now - start,
+            paused: now.saturating_sub(self.record.since),
+            lost,
+            retransmits,
+        })
     }
 
     fn finish(&mut self) -> Status {
         Status::Finished(self.release().unwrap_or_default())
     }
 
-    /// Thaws and puts back, and the epoch is over. What cannot be thawed stays, and is tried again as if its lease had ended.
+    /// Thaws and puts back, and the epoch is over. What cannot be thawed stays, and is tried again
+    /// as if its lease had ended.
     fn release(&mut self) -> Option<Finished> {
         let released = self.guest.thaw().and_then(|_| self.guest.finish());
         match released {
@@ -308,7 +352,11 @@ impl<S: Store, G: Guest> Engine<S, G> {
 
     fn expire(&mut self) {
         let frozen = self.record.phase == Phase::Frozen;
-        let paused = if frozen { self.guest.now().saturating_sub(self.record.since) } else { Duration::ZERO };
+        let paused = if frozen {
+            self.guest.now().saturating_sub(self.record.since)
+        } else {
+            Duration::ZERO
+        };
         if self.release().is_some() {
             self.record.status = Status::Expired { paused };
         }
@@ -324,7 +372,8 @@ impl<S: Store, G: Guest> Engine<S, G> {
         }
     }
 
-    /// Says how things stand, to dom0 and to a later agent. What cannot be said now is said in a later step.
+    /// Says how things stand, to dom0 and to a later agent. What cannot be said now is said in a
+    /// later step.
     fn publish(&mut self) {
         if let Err(error) = self.record.save(&self.file) {
             warn!("cannot write {}: {error}", self.file.display());

@@ -77,7 +77,8 @@ pub struct Since {
 pub struct Held {
     /// Cgroups made for ranks, each below the cgroup that its processes came from.
     pub groups: Vec<PathBuf>,
-    /// Processes to be stopped by signal: pid, and start time in clock ticks since boot, which together name a process.
+    /// Processes to be stopped by signal: pid, and start time in clock ticks since boot, which
+    /// together name a process.
     pub processes: Vec<(i32, u64)>,
     /// Receive buffers of ranks that were raised, or were about to be.
     #[serde(default)]
@@ -97,8 +98,8 @@ pub struct Buffer {
     pub clamp: u32,
 }
 
-/// The ranks of one domain. Only `prepare` and `freeze` may refuse for reasons that lie in the ranks; after any refusal the
-/// engine calls `thaw` and `finish`.
+/// The ranks of one domain. Only `prepare` and `freeze` may refuse for reasons that lie in the
+/// ranks; after any refusal the engine calls `thaw` and `finish`.
 pub trait Guest {
     /// CLOCK_MONOTONIC.
     fn now(&self) -> Duration;
@@ -115,11 +116,12 @@ pub trait Guest {
     /// Stops what was gathered within the deadline.
     fn freeze(&mut self, deadline: Duration) -> Result<Stopped, Refusal>;
 
-    /// Finds the receive buffers that a flush will raise. They stand in `held` from then on; nothing is changed yet.
+    /// Finds the receive buffers that a flush will raise. They stand in `held` from then on;
+    /// nothing is changed yet.
     fn note_buffers(&mut self) -> Result<(), Refusal>;
 
-    /// Raises those buffers, and waits, no longer than the deadline, until nothing is in flight. Not for what is sent again
-    /// only after the deadline.
+    /// Raises those buffers, and waits, no longer than the deadline, until nothing is in flight.
+    /// Not for what is sent again only after the deadline.
     fn flush(&mut self, deadline: Duration) -> Result<Cut, Refusal>;
 
     /// Lets them run. Harmless when they run already.

@@ -48,19 +48,22 @@ const PACE: Duration = Duration::from_micros(500);
 /// The same, where that takes long and the ranks need the processor.
 const TIMER_PACE: Duration = Duration::from_millis(20);
 
-/// So many looks in a row must find nothing in flight: data may be on its way to this end, of which only the other knows.
+/// So many looks in a row must find nothing in flight: data may be on its way to this end, of which
+/// only the other knows.
 const CALM_LOOKS: u32 = 2;
 
 /// Looks between two requests for acknowledgements. The first finds what is on its way anyway.
 const ASK_EVERY: u32 = 16;
 
-/// What has to be sent again later than this after a freeze may be too late for the flush. A timer is at first 0.2 s.
+/// What has to be sent again later than this after a freeze may be too late for the flush. A timer
+/// is at first 0.2 s.
 const SOON: Duration = Duration::from_millis(500);
 
 /// How long to wait, before the freeze, for timers that end later.
 const TIMER_PATIENCE: Duration = Duration::from_secs(4);
 
-/// What is on its way, or waits for a delayed acknowledgement, arrives in this time. After it only what is sent again can.
+/// What is on its way, or waits for a delayed acknowledgement, arrives in this time. After it only
+/// what is sent again can.
 const ARRIVAL: Duration = Duration::from_millis(200);
 
 /// Whether enough time has passed since something last arrived.
@@ -76,7 +79,8 @@ impl Rest {
     }
 
     fn holds(&mut self, sockets: &[Socket]) -> bool {
-        let received = sockets.iter().map(|socket| socket.connection.received).fold(0, u64::wrapping_add);
+        let received =
+            sockets.iter().map(|socket| socket.connection.received).fold(0, u64::wrapping_add);
         if received != self.received {
             (self.received, self.since) = (received, Instant::now());
         }
@@ -85,7 +89,8 @@ impl Rest {
 }
 
 impl Linux {
-    /// With `own_namespace_only`, ranks in other network namespaces are none of this agent's business; else they are a veto.
+    /// With `own_namespace_only`, ranks in other network namespaces are none of this agent's
+    /// business; else they are a veto.
     pub fn new(own_namespace_only: bool) -> Result<Self, Refusal> {
         let name = format!("rxl.ranks.{}", ranks::own_namespace()?);
         Ok(Self {
@@ -99,7 +104,8 @@ impl Linux {
         })
     }
 
-    /// Finds the ranks to be frozen and waits until none of them is in a state in which they cannot be.
+    /// Finds the ranks to be frozen and waits until none of them is in a state in which they cannot
+    /// be.
     fn find(&self, how: &Prepare, until: Instant) -> Result<ranks::Found, Refusal> {
         loop {
             let found = ranks::find(how.job.as_ref())?;
@@ -109,7 +115,9 @@ impl Linux {
                 let detail = format!("rank with pid {pid} is in another network namespace");
                 return Err(Refusal::new(Reason::ForeignNamespace, detail));
             }
-            let Some(pid) = ranks::uninterruptible(found.processes.keys().copied()) else { return Ok(found) };
+            let Some(pid) = ranks::uninterruptible(found.processes.keys().copied()) else {
+                return Ok(found);
+            };
             if Instant::now() >= until {
                 let detail = format!("process {pid} is in uninterruptible sleep");
                 return Err(Refusal::new(Reason::Uninterruptible, detail));
@@ -124,11 +132,16 @@ impl Linux {
             let found = self.find(how, until)?;
             self.stopper.gather(&found.processes).map_err(Refusal::system("gather the ranks"))?;
             let is_known = |pid: &i32| found.processes.contains_key(pid);
-            if !found.is_outdated()? || ranks::find(how.job.as_ref())?.processes.keys().all(is_known) {
+            if !found.is_outdated()?
+                || ranks::find(how.job.as_ref())?.processes.keys().all(is_known)
+            {
                 return Ok(found);
             }
             if Instant::now() >= until {
-                return Err(Refusal::new(Reason::TooMany, "ranks are being started faster than they are gathered"));
+                return Err(Refusal::new(
+                    Reason::TooMany,
+                    "ranks are being started faster than they are gathered",
+                ));
             }
         }
     }
@@ -138,13 +151,15 @@ impl Linux {
     }
 
     fn find_sockets(&mut self, launchers: &[i32]) -> Result<(), Refusal> {
-        let members = self.stopper.members().map_err(Refusal::system("list the gathered processes"))?;
+        let members =
+            self.stopper.members().map_err(Refusal::system("list the gathered processes"))?;
         self.launchers = sockets::held_by(launchers).into_keys().collect();
         self.note_sockets(&members);
         Ok(())
     }
 
-    /// A launcher's connections are inherited by what it starts (hydra's are). It is not frozen, and neither are they.
+    /// A launcher's connections are inherited by what it starts (hydra's are). It is not frozen,
+    /// and neither are they.
     fn note_sockets(&mut self, members: &[i32]) {
         self.holders = sockets::held_by(members);
         self.holders.retain(|inode, _| !self.launchers.contains(inode));
@@ -153,27 +168,37 @@ impl Linux {
     fn wait_for_connects(&self, until: Instant) -> Result<Vec<Socket>, Refusal> {
         loop {
             let sockets = self.look()?;
-            let Some(opening) = sockets.iter().find(|socket| socket.connecting) else { return Ok(sockets) };
+            let Some(opening) = sockets.iter().find(|socket| socket.connecting) else {
+                return Ok(sockets);
+            };
             if Instant::now() >= until {
-                let detail = format!("a connection to {} is still being opened", opening.connection.remote);
+                let detail =
+                    format!("a connection to {} is still being opened", opening.connection.remote);
                 return Err(Refusal::new(Reason::Connecting, detail));
             }
             std::thread::sleep(PACE);
         }
     }
 
-    /// Waits while the ranks run: where one has not read for long, what was dropped is sent again so much later. A freeze in that time
-    /// would leave it in flight. No veto: that ranks never read is no reason not to move them.
+    /// Waits while the ranks run: where one has not read for long, what was dropped is sent again
+    /// so much later. A freeze in that time would leave it in flight. No veto: that ranks never
+    /// read is no reason not to move them.
     fn wait_for_timers(&self, until: Instant) -> Result<(), Refusal> {
         let until = until.min(Instant::now() + TIMER_PATIENCE);
-        while self.look()?.iter().filter_map(Socket::resend).any(|after| after > SOON) && Instant::now() < until {
+        while self.look()?.iter().filter_map(Socket::resend).any(|after| after > SOON)
+            && Instant::now() < until
+        {
             std::thread::sleep(TIMER_PACE);
         }
         Ok(())
     }
 
     /// The shortest patience, and a veto if it is not longer than the pause.
-    fn check_patience(&self, sockets: &[Socket], pause: Duration) -> Result<Option<Duration>, Refusal> {
+    fn check_patience(
+        &self,
+        sockets: &[Socket],
+        pause: Duration,
+    ) -> Result<Option<Duration>, Refusal> {
         let mut least = if sockets.is_empty() { None } else { descriptor::of_system() };
         for (socket, handle) in self.handles(sockets.iter()) {
             let Some(span) = descriptor::of_socket(&handle) else { continue };
@@ -189,7 +214,10 @@ impl Linux {
     }
 
     /// Duplicates of the ranks' descriptors.
-    fn handles<'a>(&self, sockets: impl Iterator<Item = &'a Socket>) -> impl Iterator<Item = (&'a Socket, OwnedFd)> {
+    fn handles<'a>(
+        &self,
+        sockets: impl Iterator<Item = &'a Socket>,
+    ) -> impl Iterator<Item = (&'a Socket, OwnedFd)> {
         sockets.filter_map(|socket| {
             let &(pid, fd) = self.holders.get(&socket.inode)?;
             Some((socket, descriptor::duplicate(pid, fd)?))
@@ -203,7 +231,8 @@ impl Linux {
             .for_each(|(_, handle)| descriptor::ask_for_acknowledgement(&handle));
     }
 
-    /// Raises the buffers that were noted, and tells how long they must have been still to be at rest.
+    /// Raises the buffers that were noted, and tells how long they must have been still to be at
+    /// rest.
     fn raise_buffers(&mut self) -> Result<Duration, Refusal> {
         let fresh = &self.buffers[self.raised..];
         if fresh.is_empty() {
@@ -219,7 +248,8 @@ impl Linux {
         Ok(room::rest(theirs()))
     }
 
-    /// Not at the thaw: the queues are still full then, and what the windows promise would find no room.
+    /// Not at the thaw: the queues are still full then, and what the windows promise would find no
+    /// room.
     fn put_buffers_back(&mut self) -> io::Result<()> {
         if self.buffers.is_empty() {
             return Ok(());
@@ -227,7 +257,8 @@ impl Linux {
         let holders = sockets::held_by(&self.stopper.members()?);
         for buffer in self.buffers.drain(..) {
             let holder = holders.get(&buffer.inode);
-            let handle = holder.and_then(|&(pid, fd)| descriptor::duplicate_of(pid, fd, buffer.inode));
+            let handle =
+                holder.and_then(|&(pid, fd)| descriptor::duplicate_of(pid, fd, buffer.inode));
             if let Some(Err(error)) = handle.map(|handle| room::put_back(&buffer, &handle)) {
                 warn!("cannot put a receive buffer back: {error}");
             }
@@ -239,7 +270,8 @@ impl Linux {
     /// What has become of the connections of the last cut.
     fn since_cut(&self) -> Result<Since, Refusal> {
         let now = by_ends(&self.look()?);
-        let grown = self.before.iter().filter_map(|(ends, before)| now.get(ends)?.checked_sub(*before));
+        let grown =
+            self.before.iter().filter_map(|(ends, before)| now.get(ends)?.checked_sub(*before));
         let grown: Vec<_> = grown.filter(|count| *count > 0).map(u64::from).collect();
         let lost = self.before.keys().filter(|ends| !now.contains_key(*ends)).count() as u32;
         Ok(Since { lost, retransmits: grown.iter().sum(), connections: grown.len() as u32 })
@@ -247,12 +279,14 @@ impl Linux {
 }
 
 fn impatient(connection: &Connection, span: Duration) -> Refusal {
-    let detail = format!("the connection to {} gives up after {} ms", connection.remote, span.as_millis());
+    let detail =
+        format!("the connection to {} gives up after {} ms", connection.remote, span.as_millis());
     Refusal::new(Reason::ImpatientConnection, detail)
 }
 
 fn by_ends(sockets: &[Socket]) -> Ends {
-    let ends = |connection: &Connection| ((connection.local, connection.remote), connection.retransmits);
+    let ends =
+        |connection: &Connection| ((connection.local, connection.remote), connection.retransmits);
     sockets.iter().map(|socket| ends(&socket.connection)).collect()
 }
 
@@ -285,7 +319,8 @@ impl Guest for Linux {
         let start = Instant::now();
         stopper::freeze(&mut *self.stopper, start + deadline)?;
         let took = start.elapsed();
-        let members = self.stopper.members().map_err(Refusal::system("list the frozen processes"))?;
+        let members =
+            self.stopper.members().map_err(Refusal::system("list the frozen processes"))?;
         self.note_sockets(&members);
         let sockets = self.look()?;
         self.before = by_ends(&sockets);
@@ -295,9 +330,13 @@ impl Guest for Linux {
     fn note_buffers(&mut self) -> Result<(), Refusal> {
         let known: HashSet<u64> = self.buffers.iter().map(|buffer| buffer.inode).collect();
         let sockets = self.look()?;
-        let scarce = sockets.iter().filter(|socket| room::is_scarce(socket) && !known.contains(&socket.inode));
-        let fresh: Vec<_> =
-            self.handles(scarce).filter_map(|(socket, handle)| room::note(socket.inode, &handle)).collect();
+        let scarce = sockets
+            .iter()
+            .filter(|socket| room::is_scarce(socket) && !known.contains(&socket.inode));
+        let fresh: Vec<_> = self
+            .handles(scarce)
+            .filter_map(|(socket, handle)| room::note(socket.inode, &handle))
+            .collect();
         self.buffers.extend(fresh);
         Ok(())
     }
@@ -325,8 +364,9 @@ impl Guest for Linux {
                 return Ok(Cut { clean, resend, connections });
             }
             look += 1;
-            // The agent has real-time priority, and what it waits for may be left to the kernel's softirq thread, which has not. On a
-            // slow processor, where a look takes long, it would keep the acknowledgements waiting that it looks for.
+            // The agent has real-time priority, and what it waits for may be left to the kernel's
+            // softirq thread, which has not. On a slow processor, where a look takes long, it would
+            // keep the acknowledgements waiting that it looks for.
             std::thread::sleep(PACE.max(looked.elapsed()));
         }
     }
@@ -354,7 +394,8 @@ impl Guest for Linux {
     fn take_over(&mut self, held: Held) -> Result<bool, Refusal> {
         // Whether they are raised is not known. To raise them again would do no harm.
         self.buffers.clone_from(&held.buffers);
-        let frozen = self.stopper.take_over(held).map_err(Refusal::system("take over what was frozen"))?;
+        let frozen =
+            self.stopper.take_over(held).map_err(Refusal::system("take over what was frozen"))?;
         self.find_sockets(&ranks::launchers()?)?;
         self.before = by_ends(&self.look()?);
         Ok(frozen)

@@ -47,8 +47,8 @@ struct Run {
     #[arg(long, value_name = "DIRECTORY", default_value = "/run/rxl-guest-agent")]
     runtime_directory: PathBuf,
 
-    /// Ignore ranks in other network namespaces than the agent's. By default they are a reason to refuse, because the agent
-    /// cannot see their connections.
+    /// Ignore ranks in other network namespaces than the agent's. By default they are a reason to
+    /// refuse, because the agent cannot see their connections.
     #[arg(long)]
     own_namespace_only: bool,
 }
@@ -70,7 +70,8 @@ fn main() -> ExitCode {
 
 fn show_status(place: &Place) -> Result<(), String> {
     let mut store = open(place)?;
-    let lines = status::describe(&mut store).map_err(|error| format!("cannot read the store: {error}"))?;
+    let lines =
+        status::describe(&mut store).map_err(|error| format!("cannot read the store: {error}"))?;
     lines.iter().for_each(|line| println!("{line}"));
     Ok(())
 }
@@ -79,21 +80,24 @@ fn run_agent(options: &Run) -> Result<(), String> {
     log_to_stderr();
     let store = open(&options.place)?;
     let directory = &options.runtime_directory;
-    fs::create_dir_all(directory).map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
+    fs::create_dir_all(directory)
+        .map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
     let linux = Linux::new(options.own_namespace_only).map_err(|refusal| refusal.to_string())?;
     if let Err(error) = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE) {
         warn!("cannot lock its memory, so it may be swapped out while ranks are frozen: {error}");
     }
     let info = introduce(&linux)?;
     let engine = Engine::start(store, linux, info, directory.join("epoch.json"));
-    let engine = engine.map_err(|error| format!("cannot advertise itself in the store: {error}"))?;
+    let engine =
+        engine.map_err(|error| format!("cannot advertise itself in the store: {error}"))?;
     run::run(engine).map_err(|error| error.to_string())
 }
 
 /// The journal keeps the time itself.
 fn log_to_stderr() {
     let to_terminal = io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_writer(io::stderr).with_target(false).with_ansi(to_terminal);
+    let log =
+        tracing_subscriber::fmt().with_writer(io::stderr).with_target(false).with_ansi(to_terminal);
     if to_terminal { log.init() } else { log.without_time().init() }
 }
 
@@ -122,7 +126,10 @@ fn open(place: &Place) -> Result<Box<dyn Store>, String> {
 fn open_xenbus() -> Result<Box<dyn Store>, String> {
     let device = Path::new(xenbus::DEVICE);
     if !device.exists() {
-        return Err(format!("this is no Xen guest: there is no {} (--store DIRECTORY is for trials)", xenbus::DEVICE));
+        return Err(format!(
+            "this is no Xen guest: there is no {} (--store DIRECTORY is for trials)",
+            xenbus::DEVICE
+        ));
     }
     if fs::read_to_string("/proc/xen/capabilities").is_ok_and(|text| text.contains("control_d")) {
         return Err("this is dom0: the agent belongs into the domUs that run MPI ranks".into());

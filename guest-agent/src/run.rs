@@ -1,4 +1,5 @@
-//! The daemon's loop: waits for the store, for a signal, or for the time, and lets the engine take a step.
+//! The daemon's loop: waits for the store, for a signal, or for the time, and lets the engine take
+//! a step.
 
 use std::io;
 use std::os::fd::AsFd;

@@ -27,12 +27,21 @@ pub fn describe(store: &mut impl Store) -> io::Result<Vec<String>> {
 
 fn describe_state(text: &str) -> String {
     match text.parse::<State>() {
-        Ok(State { stamp, status }) => format!("{status} (epoch {}, command {})", stamp.epoch, stamp.sequence),
+        Ok(State { stamp, status }) => {
+            format!("{status} (epoch {}, command {})", stamp.epoch, stamp.sequence)
+        }
         Err(error) => format!("cannot be read: {error}"),
     }
 }
 
 fn describe_row(row: &JobRow) -> String {
-    let ranks: Vec<_> = row.ranks.iter().map(|rank| format!("{} (pid {})", rank.number, rank.pid)).collect();
-    format!("job {} ({}, {} ranks in all): rank {}", row.id, row.launcher, row.size, ranks.join(", "))
+    let ranks: Vec<_> =
+        row.ranks.iter().map(|rank| format!("{} (pid {})", rank.number, rank.pid)).collect();
+    format!(
+        "job {} ({}, {} ranks in all): rank {}",
+        row.id,
+        row.launcher,
+        row.size,
+        ranks.join(", ")
+    )
 }

@@ -12,7 +12,8 @@ pub use xenbus::Xenbus;
 
 /// A tree of small values, relative to the domain's own directory.
 pub trait Store {
-    /// The value, if the node is there. Bytes that are not UTF-8 are replaced: what they stand in is refused later.
+    /// The value, if the node is there. Bytes that are not UTF-8 are replaced: what they stand in
+    /// is refused later.
     fn read(&mut self, path: &str) -> io::Result<Option<String>>;
 
     /// Writes a value, making the node and those above it where they are missing.
@@ -21,7 +22,8 @@ pub trait Store {
     /// Removes the node and all below it, if it is there.
     fn remove(&mut self, path: &str) -> io::Result<()>;
 
-    /// Takes all notices that have come; tells whether there were any since the last call. Never waits.
+    /// Takes all notices that have come; tells whether there were any since the last call. Never
+    /// waits.
     fn changed(&mut self) -> io::Result<bool>;
 
     /// Becomes readable when a notice comes; none while there is no connection.

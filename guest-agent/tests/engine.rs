@@ -119,7 +119,17 @@ fn rows() -> Vec<JobRow> {
 
 fn connection(port: usize) -> Connection {
     let (local, remote) = (([10, 0, 0, 1], port as u16).into(), ([10, 0, 0, 2], 1).into());
-    Connection { local, remote, acked: 1, received: 1, unacked: 0, notsent: 0, unread: 3, retransmits: 0, window: None }
+    Connection {
+        local,
+        remote,
+        acked: 1,
+        received: 1,
+        unacked: 0,
+        notsent: 0,
+        unread: 3,
+        retransmits: 0,
+        window: None,
+    }
 }
 
 impl Guest for Ranks {
@@ -199,7 +209,8 @@ const SECOND: Duration = Duration::from_secs(1);
 
 impl Bench {
     fn new() -> Self {
-        let (tree, ranks, directory) = (Tree::default(), Ranks::default(), tempfile::tempdir().expect("directory"));
+        let (tree, ranks, directory) =
+            (Tree::default(), Ranks::default(), tempfile::tempdir().expect("directory"));
         let engine = start(&tree, &ranks, &directory);
         Self { tree, ranks, engine, directory }
     }
@@ -226,7 +237,10 @@ impl Bench {
     /// Up to the freeze.
     fn frozen() -> Self {
         let mut bench = Self::new();
-        assert!(matches!(bench.say("7 1 prepare lease=1000 deadline=100 pause=100"), Status::Ready(_)));
+        assert!(matches!(
+            bench.say("7 1 prepare lease=1000 deadline=100 pause=100"),
+            Status::Ready(_)
+        ));
         assert!(matches!(bench.say("7 2 freeze lease=1000 deadline=100"), Status::Frozen(_)));
         assert!(bench.ranks.frozen());
         bench
@@ -245,7 +259,8 @@ fn start(tree: &Tree, ranks: &Ranks, directory: &tempfile::TempDir) -> Engine<Tr
         boot: Token::from_text("boot"),
         freezer: Freezer::Cgroup,
     };
-    Engine::start(tree.clone(), ranks.clone(), info, directory.path().join("record")).expect("it starts")
+    Engine::start(tree.clone(), ranks.clone(), info, directory.path().join("record"))
+        .expect("it starts")
 }
 
 fn failed(status: &Status, why: Reason) -> bool {
@@ -261,21 +276,33 @@ fn a_whole_epoch() {
     assert!(matches!(bench.say("7 2 prepare lease=1000 deadline=100 pause=100"), Status::Ready(_)));
     assert!(matches!(bench.say("7 3 freeze lease=1000 deadline=100"), Status::Frozen(_)));
     bench.ranks.0.borrow_mut().connections = 40;
-    let Status::Flushed(flushed) = bench.say("7 4 flush lease=1000 deadline=100 room=1") else { panic!("not flushed") };
+    let Status::Flushed(flushed) = bench.say("7 4 flush lease=1000 deadline=100 room=1") else {
+        panic!("not flushed")
+    };
     assert_eq!((flushed.connections, flushed.unread), (40, 120));
     assert_eq!(bench.tree.count("data/rxl/cut/"), flushed.chunks as usize);
     bench.ranks.advance(300);
     let Status::Thawed(thawed) = bench.say("7 5 thaw lease=1000") else { panic!("not thawed") };
     assert_eq!((thawed.paused, thawed.retransmits), (Duration::from_millis(300), 1));
     assert!(!bench.ranks.frozen() && bench.ranks.gathered());
-    assert_eq!(bench.say("7 6 finish"), Status::Finished(Finished { retransmits: 2, connections: 1 }));
+    assert_eq!(
+        bench.say("7 6 finish"),
+        Status::Finished(Finished { retransmits: 2, connections: 1 })
+    );
     assert!(bench.runs());
 }
 
 #[test]
 fn a_command_is_obeyed_once_and_only_in_order() {
     let mut bench = Bench::frozen();
-    for old in ["7 2 freeze lease=1000 deadline=100", "7 1 survey", "6 9 abort", "7 2 thaw lease=1000", "garbage", ""] {
+    for old in [
+        "7 2 freeze lease=1000 deadline=100",
+        "7 1 survey",
+        "6 9 abort",
+        "7 2 thaw lease=1000",
+        "garbage",
+        "",
+    ] {
         bench.say(old);
         assert!(bench.ranks.frozen(), "{old}");
         assert_eq!(bench.state().stamp, Stamp { epoch: 7, sequence: 2 }, "{old}");
@@ -329,7 +356,11 @@ fn the_lease_ends_unless_it_is_renewed() {
     bench.ranks.advance(101);
     assert_eq!(bench.step(), Status::Expired { paused: Duration::from_millis(1901) });
     assert!(bench.runs());
-    assert_eq!(bench.say("7 3 thaw lease=1000"), Status::Thawed(Thawed::default()), "too late, and harmless");
+    assert_eq!(
+        bench.say("7 3 thaw lease=1000"),
+        Status::Thawed(Thawed::default()),
+        "too late, and harmless"
+    );
 }
 
 #[test]
@@ -461,7 +492,10 @@ fn without_a_record_the_last_state_keeps_old_commands_old() {
     std::fs::remove_file(bench.directory.path().join("record")).expect("there is one");
     bench.restart();
     bench.step();
-    assert_eq!(bench.state(), State { stamp: Stamp { epoch: 7, sequence: 1 }, status: Status::Idle });
+    assert_eq!(
+        bench.state(),
+        State { stamp: Stamp { epoch: 7, sequence: 1 }, status: Status::Idle }
+    );
 }
 
 #[test]

@@ -11,7 +11,8 @@ use migrate_stream::writer;
 
 const PAGES: u64 = 1024;
 
-/// A record in which `zero_of_8` of 8 pages are zero and the others hold bytes that follow no pattern.
+/// A record in which `zero_of_8` of 8 pages are zero and the others hold bytes that follow no
+/// pattern.
 fn record(zero_of_8: u64) -> Vec<u8> {
     let zero = [0; PAGE_SIZE];
     let mut noise = [0; PAGE_SIZE];
@@ -39,9 +40,13 @@ fn frames(criterion: &mut Criterion) {
         group.throughput(Throughput::Bytes(record.len() as u64));
         let (mut packed, mut rebuilt) = (Vec::new(), Vec::new());
         group.bench_function(name("zero-test"), |bencher| {
-            bencher.iter(|| black_box(&record).chunks_exact(PAGE_SIZE).filter(|page| is_zero(page)).count());
+            bencher.iter(|| {
+                black_box(&record).chunks_exact(PAGE_SIZE).filter(|page| is_zero(page)).count()
+            });
         });
-        group.bench_function(name("crc32"), |bencher| bencher.iter(|| crc32fast::hash(black_box(&record))));
+        group.bench_function(name("crc32"), |bencher| {
+            bencher.iter(|| crc32fast::hash(black_box(&record)))
+        });
         group.bench_function(name("pack"), |bencher| {
             bencher.iter(|| {
                 packed.clear();
@@ -74,7 +79,8 @@ fn reader(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(records));
     group.bench_function("small records", |bencher| {
         bencher.iter(|| {
-            let (mut reader, mut input) = (StreamReader::new(Start::Libxc), black_box(stream.as_slice()));
+            let (mut reader, mut input) =
+                (StreamReader::new(Start::Libxc), black_box(stream.as_slice()));
             while reader.next(&mut input).is_ok_and(|event| event.is_some()) {}
             assert!(input.is_empty());
         });

@@ -1,6 +1,7 @@
 //! Fixed-width fields at known offsets.
 //!
-//! Callers have checked the length: each reads from a fixed-size array, or from a body whose length it has just compared.
+//! Callers have checked the length: each reads from a fixed-size array, or from a body whose length
+//! it has just compared.
 
 /// The two bytes at `at`, little-endian.
 pub(crate) fn le16(bytes: &[u8], at: usize) -> u16 {

@@ -1,8 +1,9 @@
 //! rxl's data frames, in which a libxl stream travels from one rxl to another.
 //!
-//! All integers are **little-endian**. A data connection begins with a preamble ([`Preamble`]), and then carries frames:
-//! a header ([`FrameHeader`]) and `wire length` bytes of payload. One sequence of frames is spread over all connections of
-//! a migration; the receiver puts them in order by their sequence numbers.
+//! All integers are **little-endian**. A data connection begins with a preamble ([`Preamble`]), and
+//! then carries frames: a header ([`FrameHeader`]) and `wire length` bytes of payload. One sequence
+//! of frames is spread over all connections of a migration; the receiver puts them in order by
+//! their sequence numbers.
 //!
 //! # Preamble, 64 bytes
 //!
@@ -33,9 +34,10 @@
 //! | 32 | 4 | CRC-32 of the payload |
 //! | 36 | 4 | CRC-32 of the 36 bytes above |
 //!
-//! CRC-32 is that of zlib, PNG and Ethernet. A frame of kind *bytes* packs to the stream's bytes as they are; one of kind
-//! *pages* to a compact PAGE_DATA record ([`pages`]); the *end* frame, whose sequence is the number of frames before it,
-//! holds the totals ([`Totals`]) against which the receiver checks what it has put together.
+//! CRC-32 is that of zlib, PNG and Ethernet. A frame of kind *bytes* packs to the stream's bytes as
+//! they are; one of kind *pages* to a compact PAGE_DATA record ([`pages`]); the *end* frame, whose
+//! sequence is the number of frames before it, holds the totals ([`Totals`]) against which the
+//! receiver checks what it has put together.
 
 pub mod crc;
 pub mod digest;
@@ -44,5 +46,7 @@ pub mod pages;
 mod preamble;
 
 pub use digest::{Digest, DigestValue, TOTALS_LEN, Totals};
-pub use header::{Codec, FRAME_HEADER_LEN, FrameError, FrameHeader, FrameKind, MAX_DECODED, MAX_PACKED};
+pub use header::{
+    Codec, FRAME_HEADER_LEN, FrameError, FrameHeader, FrameKind, MAX_DECODED, MAX_PACKED,
+};
 pub use preamble::{MigrationId, PREAMBLE_LEN, Preamble, PreambleError, Purpose, Token};

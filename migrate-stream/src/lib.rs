@@ -1,17 +1,21 @@
-//! The formats of a Xen domain migration, as pure functions over bytes: no I/O, no FFI, no unsafe code.
+//! The formats of a Xen domain migration, as pure functions over bytes: no I/O, no FFI, no unsafe
+//! code.
 //!
 //! - [`xl`]: the header that `xl save` and `xl migrate` put before the stream;
 //! - [`libxl`]: the libxl stream, version 2 (Xen's docs/specs/libxl-migration-stream.pandoc);
-//! - [`libxc`]: the libxc stream inside it, versions 2 and 3 (docs/specs/libxc-migration-stream.pandoc);
-//! - [`reader`]: an incremental parser over the three, whatever the pieces in which the bytes arrive;
+//! - [`libxc`]: the libxc stream inside it, versions 2 and 3
+//!   (docs/specs/libxc-migration-stream.pandoc);
+//! - [`reader`]: an incremental parser over the three, whatever the pieces in which the bytes
+//!   arrive;
 //! - [`order`]: which records may come when;
 //! - [`rounds`]: the passes over memory, as seen in the stream;
 //! - [`writer`]: composes streams;
 //! - [`frame`]: rxl's own data frames, in which the stream travels between two rxl;
 //! - [`savefile`]: rxl's own file of a saved domain, which holds such frames.
 //!
-//! What is parsed and written again gives the same bytes. Everything read is taken for hostile: lengths are compared with
-//! bounds before anything is allocated by them, and no input makes a function here panic.
+//! What is parsed and written again gives the same bytes. Everything read is taken for hostile:
+//! lengths are compared with bounds before anything is allocated by them, and no input makes a
+//! function here panic.
 #![forbid(unsafe_code)]
 
 mod bytes;

@@ -1,11 +1,12 @@
 //! The libxc stream, versions 2 and 3 (Xen's docs/specs/libxc-migration-stream.pandoc).
 //!
-//! An image header of 24 bytes, **big-endian**; a domain header of 16 bytes and then records, **little-endian**: u32 type,
-//! u32 length, the body, zeroes up to a multiple of 8 (the length does not count them). Version 3 adds STATIC_DATA_END and
-//! the CPU policy records.
+//! An image header of 24 bytes, **big-endian**; a domain header of 16 bytes and then records,
+//! **little-endian**: u32 type, u32 length, the body, zeroes up to a multiple of 8 (the length does
+//! not count them). Version 3 adds STATIC_DATA_END and the CPU policy records.
 //!
-//! [`Body`] parses a record's body by its type. The specification lets a restorer ignore reserved bits; here they must be 0,
-//! as in Xen's own verify-stream-v2, for a set bit is either damage or a format that this code does not know.
+//! [`Body`] parses a record's body by its type. The specification lets a restorer ignore reserved
+//! bits; here they must be 0, as in Xen's own verify-stream-v2, for a set bit is either damage or a
+//! format that this code does not know.
 
 mod body;
 mod cpu;
@@ -260,7 +261,11 @@ impl From<RecordType> for u32 {
         if let RecordType::Unknown(value) = record_type {
             return value;
         }
-        RECORD_TYPES.iter().zip(0..).find(|((known, _), _)| *known == record_type).map_or(0, |(_, value)| value)
+        RECORD_TYPES
+            .iter()
+            .zip(0..)
+            .find(|((known, _), _)| *known == record_type)
+            .map_or(0, |(_, value)| value)
     }
 }
 
@@ -291,7 +296,10 @@ impl RecordHeader {
     /// Compares the length with [`MAX_RECORD_LEN`] and with what the type allows.
     pub fn check_length(&self) -> Result<(), BodyError> {
         if self.length > MAX_RECORD_LEN {
-            return Err(BodyError::TooLong { length: self.length as usize, most: MAX_RECORD_LEN as usize });
+            return Err(BodyError::TooLong {
+                length: self.length as usize,
+                most: MAX_RECORD_LEN as usize,
+            });
         }
         body::check_length(self.record_type, self.length as usize)
     }

@@ -1,8 +1,10 @@
-//! The libxl stream, version 2 (Xen's docs/specs/libxl-migration-stream.pandoc and libxl_sr_stream_format.h).
+//! The libxl stream, version 2 (Xen's docs/specs/libxl-migration-stream.pandoc and
+//! libxl_sr_stream_format.h).
 //!
-//! A header of 16 bytes, **big-endian**: u64 `LibxlFmt`, u32 version 2, u32 options (bit 0 big-endian, bit 1 converted from
-//! the legacy format). Then records, **little-endian**: u32 type, u32 length, the body, zeroes up to a multiple of 8 (the
-//! length does not count them). After the header of LIBXC_CONTEXT, whose length is 0, comes the libxc stream as it is.
+//! A header of 16 bytes, **big-endian**: u64 `LibxlFmt`, u32 version 2, u32 options (bit 0
+//! big-endian, bit 1 converted from the legacy format). Then records, **little-endian**: u32 type,
+//! u32 length, the body, zeroes up to a multiple of 8 (the length does not count them). After the
+//! header of LIBXC_CONTEXT, whose length is 0, comes the libxc stream as it is.
 
 use std::fmt;
 
@@ -161,10 +163,14 @@ impl RecordHeader {
     pub fn check_length(&self) -> Result<(), BodyError> {
         let length = self.length as usize;
         match self.record_type {
-            RecordType::End | RecordType::LibxcContext | RecordType::CheckpointEnd if length != 0 => {
+            RecordType::End | RecordType::LibxcContext | RecordType::CheckpointEnd
+                if length != 0 =>
+            {
                 Err(BodyError::Length { length, expected: 0 })
             }
-            RecordType::EmulatorXenstoreData | RecordType::EmulatorContext if length < EMULATOR_HEADER_LEN => {
+            RecordType::EmulatorXenstoreData | RecordType::EmulatorContext
+                if length < EMULATOR_HEADER_LEN =>
+            {
                 Err(BodyError::TooShort { length, least: EMULATOR_HEADER_LEN })
             }
             _ => Ok(()),
@@ -230,9 +236,12 @@ impl<'a> Emulator<'a> {
         Ok(Self { id: EmulatorId::parse(le32(header, 0))?, index: le32(header, 4), data })
     }
 
-    /// The data of EMULATOR_XENSTORE_DATA as (key, value) pairs, without their NULs. Keys are relative to the device
-    /// model's directory. An error when the data is not an even number of NUL-terminated strings.
-    pub fn xenstore_pairs(&self) -> Result<impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a>, BodyError> {
+    /// The data of EMULATOR_XENSTORE_DATA as (key, value) pairs, without their NULs. Keys are
+    /// relative to the device model's directory. An error when the data is not an even number of
+    /// NUL-terminated strings.
+    pub fn xenstore_pairs(
+        &self,
+    ) -> Result<impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a>, BodyError> {
         if self.data.last().is_some_and(|&last| last != 0) {
             return Err(BodyError::NotTerminated);
         }

@@ -1,8 +1,9 @@
 //! Which records may come when, in the plain (not checkpointed) streams of saves and migrations.
 //!
-//! The rules are those by which libxc's and libxl's restore code fail (Xen's tools/libs/guest/xg_sr_restore*.c and
-//! tools/libs/light/libxl_stream_read.c), and three more that tell a broken stream early: version 3 must have had
-//! STATIC_DATA_END when END comes, the CPU policy must come before it, and a libxl stream must hold one libxc stream.
+//! The rules are those by which libxc's and libxl's restore code fail (Xen's
+//! tools/libs/guest/xg_sr_restore*.c and tools/libs/light/libxl_stream_read.c), and three more that
+//! tell a broken stream early: version 3 must have had STATIC_DATA_END when END comes, the CPU
+//! policy must come before it, and a libxl stream must hold one libxc stream.
 
 use crate::libxc::{DomainType, RecordType};
 use crate::libxl;

@@ -1,10 +1,12 @@
 //! An incremental parser over a migration's nested streams.
 //!
-//! [`StreamReader`] does no I/O and keeps no payload: it is handed the bytes in whatever pieces they come, and gives back
-//! events. Bodies come as slices of the input, so a caller that relays the stream forwards its own buffer, and one that
-//! wants a whole record reads exactly [`StreamReader::wanted`] bytes into place after the record's header.
+//! [`StreamReader`] does no I/O and keeps no payload: it is handed the bytes in whatever pieces
+//! they come, and gives back events. Bodies come as slices of the input, so a caller that relays
+//! the stream forwards its own buffer, and one that wants a whole record reads exactly
+//! [`StreamReader::wanted`] bytes into place after the record's header.
 //!
-//! The events of a save file, in order; those of a bare libxl or libxc stream begin further down or lack the outer part:
+//! The events of a save file, in order; those of a bare libxl or libxc stream begin further down or
+//! lack the outer part:
 //!
 //! ```text
 //! XlHeader, XlOptionalData*, XlOptionalEnd
@@ -16,10 +18,10 @@
 //! End
 //! ```
 //!
-//! Checked on the way: magics, versions and options of the headers; lengths against the bounds and against what each type
-//! allows; zero padding; unknown records (mandatory ones of libxc and all of libxl's are refused, as Xen does); and the
-//! order of records ([`crate::order`]). What is inside bodies is left to [`crate::libxc::Body`] and
-//! [`crate::libxl::Emulator`].
+//! Checked on the way: magics, versions and options of the headers; lengths against the bounds and
+//! against what each type allows; zero padding; unknown records (mandatory ones of libxc and all of
+//! libxl's are refused, as Xen does); and the order of records ([`crate::order`]). What is inside
+//! bodies is left to [`crate::libxc::Body`] and [`crate::libxl::Emulator`].
 //!
 //! ```
 //! use migrate_stream::reader::{Event, Start, StreamReader};
@@ -155,8 +157,9 @@ impl StreamReader {
         Self { state, stash: Stash::default(), offset: 0, began: 0, libxl, failed: None }
     }
 
-    /// Takes the next event from the front of `input`, advancing it. `Ok(None)`: the input is used up, or the stream is
-    /// complete. An event may need no bytes, so call this until it gives `None`. After an error it gives that error again.
+    /// Takes the next event from the front of `input`, advancing it. `Ok(None)`: the input is used
+    /// up, or the stream is complete. An event may need no bytes, so call this until it gives
+    /// `None`. After an error it gives that error again.
     // Not an Iterator: the input differs from call to call.
     #[allow(clippy::should_implement_trait)]
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, StreamError> {
@@ -173,9 +176,10 @@ impl StreamReader {
         Ok(event)
     }
 
-    /// Bytes of this stream that are certain to follow, up to the end of the header or record that is being read: a caller
-    /// may block until it has read so many. Not 0 after [`StreamReader::next`] has given `None`, unless the stream is
-    /// complete. Within a record it counts the padding.
+    /// Bytes of this stream that are certain to follow, up to the end of the header or record that
+    /// is being read: a caller may block until it has read so many. Not 0 after
+    /// [`StreamReader::next`] has given `None`, unless the stream is complete. Within a record it
+    /// counts the padding.
     pub fn wanted(&self) -> u64 {
         let header = |length: usize| (length - self.stash.len()) as u64;
         match self.state {
@@ -186,7 +190,9 @@ impl StreamReader {
             State::ImageHeader => header(libxc::IMAGE_HEADER_LEN),
             State::DomainHeader { .. } => header(libxc::DOMAIN_HEADER_LEN),
             State::LibxcRecord(_) => header(libxc::RECORD_HEADER_LEN),
-            State::Body { record, left } => u64::from(left) + u64::from(bytes::padding(record.length())),
+            State::Body { record, left } => {
+                u64::from(left) + u64::from(bytes::padding(record.length()))
+            }
             State::Padding { left, .. } => left.into(),
             State::End | State::Complete => 0,
         }
@@ -197,12 +203,14 @@ impl StreamReader {
         self.offset
     }
 
-    /// Whether [`Event::End`] has been given: no more bytes belong to this stream, and none will be consumed.
+    /// Whether [`Event::End`] has been given: no more bytes belong to this stream, and none will be
+    /// consumed.
     pub fn is_complete(&self) -> bool {
         matches!(self.state, State::Complete)
     }
 
-    /// To be called at the end of the input: an error that tells where the stream was cut, unless it is complete.
+    /// To be called at the end of the input: an error that tells where the stream was cut, unless
+    /// it is complete.
     pub fn finish(&self) -> Result<(), StreamError> {
         if let Some(error) = self.failed {
             return Err(error);
@@ -255,7 +263,10 @@ impl StreamReader {
 
     /// Whether the next byte is the first of a header.
     fn at_header(&self) -> bool {
-        let in_body = matches!(self.state, State::XlOptional { .. } | State::Body { .. } | State::Padding { .. });
+        let in_body = matches!(
+            self.state,
+            State::XlOptional { .. } | State::Body { .. } | State::Padding { .. }
+        );
         self.stash.len() == 0 && !in_body
     }
 
@@ -314,7 +325,11 @@ impl StreamReader {
         Ok(Some(Event::ImageHeader(header)))
     }
 
-    fn domain_header(&mut self, input: &mut &[u8], version: u32) -> Result<Option<Event<'static>>, Problem> {
+    fn domain_header(
+        &mut self,
+        input: &mut &[u8],
+        version: u32,
+    ) -> Result<Option<Event<'static>>, Problem> {
         let Some(bytes) = self.stash.take(input) else {
             return Ok(None);
         };
@@ -323,14 +338,20 @@ impl StreamReader {
         Ok(Some(Event::DomainHeader(header)))
     }
 
-    fn libxc_record(&mut self, input: &mut &[u8], mut order: LibxcOrder) -> Result<Option<Event<'static>>, Problem> {
+    fn libxc_record(
+        &mut self,
+        input: &mut &[u8],
+        mut order: LibxcOrder,
+    ) -> Result<Option<Event<'static>>, Problem> {
         let Some(bytes) = self.stash.take(input) else {
             return Ok(None);
         };
         let header = libxc::RecordHeader::parse(&bytes);
         let known = order.record(header.record_type);
         self.state = State::Body { record: Record::Libxc(header, order), left: header.length };
-        if matches!(header.record_type, libxc::RecordType::Unknown(_)) && !header.record_type.is_unknown_optional() {
+        if matches!(header.record_type, libxc::RecordType::Unknown(_))
+            && !header.record_type.is_unknown_optional()
+        {
             return Err(Problem::UnknownRecord);
         }
         header.check_length()?;
@@ -338,7 +359,12 @@ impl StreamReader {
         Ok(Some(Event::LibxcRecord { header, offset: self.began }))
     }
 
-    fn body<'a>(&mut self, input: &mut &'a [u8], record: Record, left: u32) -> Result<Option<Event<'a>>, Problem> {
+    fn body<'a>(
+        &mut self,
+        input: &mut &'a [u8],
+        record: Record,
+        left: u32,
+    ) -> Result<Option<Event<'a>>, Problem> {
         if left == 0 {
             return self.padding(input, record, bytes::padding(record.length()));
         }
@@ -349,7 +375,12 @@ impl StreamReader {
         Ok(Some(Event::Body(piece)))
     }
 
-    fn padding(&mut self, input: &mut &[u8], record: Record, left: u8) -> Result<Option<Event<'static>>, Problem> {
+    fn padding(
+        &mut self,
+        input: &mut &[u8],
+        record: Record,
+        left: u8,
+    ) -> Result<Option<Event<'static>>, Problem> {
         let piece = take_piece(input, left.into()).unwrap_or_default();
         let left = left - piece.len() as u8;
         self.state = State::Padding { record, left };

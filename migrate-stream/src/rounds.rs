@@ -1,9 +1,10 @@
 //! Passes over memory, as they can be told from the stream.
 //!
-//! libxc sends each pass in ascending order of pfns (xg_sr_save.c, `send_dirty_pages`), so a PAGE_DATA record whose first pfn
-//! is not above the last one of the record before begins a new pass. A pass that touches only pfns above everything in the
-//! pass before cannot be told from its continuation: a caller that knows better (from libxc's progress messages or its
-//! pre-copy policy) says so with [`Rounds::begin`].
+//! libxc sends each pass in ascending order of pfns (xg_sr_save.c, `send_dirty_pages`), so a
+//! PAGE_DATA record whose first pfn is not above the last one of the record before begins a new
+//! pass. A pass that touches only pfns above everything in the pass before cannot be told from its
+//! continuation: a caller that knows better (from libxc's progress messages or its pre-copy policy)
+//! says so with [`Rounds::begin`].
 
 use crate::bytes::le64;
 use crate::libxc::{PFN_MASK, PageData};
@@ -59,9 +60,14 @@ pub struct Rounds {
 }
 
 impl Rounds {
-    /// Takes the next record of the stream. `Some`: it begins a new pass, and this is the one that it ends.
+    /// Takes the next record of the stream. `Some`: it begins a new pass, and this is the one that
+    /// it ends.
     pub fn record(&mut self, batch: &Batch) -> Option<Round> {
-        let ended = self.last_pfn.is_some_and(|last| batch.first_pfn <= last).then(|| self.begin()).flatten();
+        let ended = self
+            .last_pfn
+            .is_some_and(|last| batch.first_pfn <= last)
+            .then(|| self.begin())
+            .flatten();
         self.last_pfn = Some(batch.last_pfn);
         self.round.records += 1;
         self.round.pfns += u64::from(batch.pfns);
@@ -95,8 +101,13 @@ mod tests {
         let mut rounds = Rounds::default();
         let ended = [(0, 9), (10, 19), (30, 35), (10, 12), (12, 50), (51, 51), (51, 51), (0, 1)]
             .map(|(first, last)| rounds.record(&batch(first, last)));
-        let round = |iteration, records| Some(Round { iteration, records, pfns: records * 4, data_pages: records * 3 });
-        assert_eq!(ended, [None, None, None, round(0, 3), round(1, 1), None, round(2, 2), round(3, 1)]);
+        let round = |iteration, records| {
+            Some(Round { iteration, records, pfns: records * 4, data_pages: records * 3 })
+        };
+        assert_eq!(
+            ended,
+            [None, None, None, round(0, 3), round(1, 1), None, round(2, 2), round(3, 1)]
+        );
         assert_eq!(Some(*rounds.current()), round(4, 1));
     }
 

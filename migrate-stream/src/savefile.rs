@@ -1,4 +1,5 @@
-//! rxl's own file of a saved domain: the domain's configuration and its libxl stream, the latter in [`crate::frame`]s.
+//! rxl's own file of a saved domain: the domain's configuration and its libxl stream, the latter in
+//! [`crate::frame`]s.
 //!
 //! | offset | size | |
 //! | --- | --- | --- |
@@ -18,7 +19,8 @@
 //! | 16 | 4 | CRC-32 of the configuration |
 //! | 20 | 4 | CRC-32 of the 20 bytes above |
 //!
-//! So all that is rebuilt from a file is covered by checksums, and a file that was cut off lacks its end frame.
+//! So all that is rebuilt from a file is covered by checksums, and a file that was cut off lacks
+//! its end frame.
 
 use crate::bytes::{array, le16, le32};
 use crate::frame::crc;
@@ -128,7 +130,11 @@ impl Header {
 }
 
 fn check_config_length(length: u32) -> Result<(), SaveFileError> {
-    if (1..=MAX_CONFIG).contains(&length) { Ok(()) } else { Err(SaveFileError::ConfigLength(length)) }
+    if (1..=MAX_CONFIG).contains(&length) {
+        Ok(())
+    } else {
+        Err(SaveFileError::ConfigLength(length))
+    }
 }
 
 #[cfg(test)]

@@ -1,16 +1,19 @@
 //! Composes streams, by appending to a vector.
 //!
-//! A PVH guest's complete stream: [`libxl_header`], [`libxl_record`] LIBXC_CONTEXT, [`image_header`], [`domain_header`], the
-//! CPU policy, STATIC_DATA_END, any number of [`page_data`], X86_TSC_INFO, HVM_CONTEXT, HVM_PARAMS, [`libxc_end`],
-//! [`libxl_end`]. Nothing here checks that order: [`crate::reader::StreamReader`] does.
+//! A PVH guest's complete stream: [`libxl_header`], [`libxl_record`] LIBXC_CONTEXT,
+//! [`image_header`], [`domain_header`], the CPU policy, STATIC_DATA_END, any number of
+//! [`page_data`], X86_TSC_INFO, HVM_CONTEXT, HVM_PARAMS, [`libxc_end`], [`libxl_end`]. Nothing here
+//! checks that order: [`crate::reader::StreamReader`] does.
 
 use crate::bytes;
 use crate::libxc::{
-    BodyError, DomainHeader, HvmParam, ImageHeader, MAX_RECORD_LEN, Page, PageEntry, RecordType, TscInfo,
+    BodyError, DomainHeader, HvmParam, ImageHeader, MAX_RECORD_LEN, Page, PageEntry, RecordType,
+    TscInfo,
 };
 use crate::{libxc, libxl, xl};
 
-/// Appends xl's save header and the configuration (JSON text without NUL). An error when it is too long or holds a NUL.
+/// Appends xl's save header and the configuration (JSON text without NUL). An error when it is too
+/// long or holds a NUL.
 pub fn xl_header(out: &mut Vec<u8>, json: &str) -> Result<(), xl::XlError> {
     if json.contains('\0') {
         return Err(xl::XlError::NotTerminated);
@@ -35,9 +38,14 @@ pub fn libxl_header(out: &mut Vec<u8>) {
 }
 
 /// Appends a libxl record with its padding. An error when the body is of 4 GiB or more.
-pub fn libxl_record(out: &mut Vec<u8>, record_type: libxl::RecordType, body: &[u8]) -> Result<(), BodyError> {
+pub fn libxl_record(
+    out: &mut Vec<u8>,
+    record_type: libxl::RecordType,
+    body: &[u8],
+) -> Result<(), BodyError> {
     let most = u32::MAX as usize;
-    let length = u32::try_from(body.len()).map_err(|_| BodyError::TooLong { length: body.len(), most })?;
+    let length =
+        u32::try_from(body.len()).map_err(|_| BodyError::TooLong { length: body.len(), most })?;
     out.extend_from_slice(&libxl::RecordHeader { record_type, length }.to_bytes());
     out.extend_from_slice(body);
     pad(out, length);
@@ -46,7 +54,9 @@ pub fn libxl_record(out: &mut Vec<u8>, record_type: libxl::RecordType, body: &[u
 
 /// Appends libxl's END.
 pub fn libxl_end(out: &mut Vec<u8>) {
-    out.extend_from_slice(&libxl::RecordHeader { record_type: libxl::RecordType::End, length: 0 }.to_bytes());
+    out.extend_from_slice(
+        &libxl::RecordHeader { record_type: libxl::RecordType::End, length: 0 }.to_bytes(),
+    );
 }
 
 /// Appends the record after which the libxc stream begins.
@@ -65,10 +75,16 @@ pub fn domain_header(out: &mut Vec<u8>, header: DomainHeader) {
     out.extend_from_slice(&header.to_bytes());
 }
 
-/// Appends a libxc record with its padding. An error when the type does not allow the body's length.
-pub fn libxc_record(out: &mut Vec<u8>, record_type: RecordType, body: &[u8]) -> Result<(), BodyError> {
+/// Appends a libxc record with its padding. An error when the type does not allow the body's
+/// length.
+pub fn libxc_record(
+    out: &mut Vec<u8>,
+    record_type: RecordType,
+    body: &[u8],
+) -> Result<(), BodyError> {
     let most = MAX_RECORD_LEN as usize;
-    let length = u32::try_from(body.len()).map_err(|_| BodyError::TooLong { length: body.len(), most })?;
+    let length =
+        u32::try_from(body.len()).map_err(|_| BodyError::TooLong { length: body.len(), most })?;
     let header = libxc::RecordHeader { record_type, length };
     header.check_length()?;
     out.extend_from_slice(&header.to_bytes());
@@ -85,11 +101,14 @@ pub fn static_data_end(out: &mut Vec<u8>) {
 
 /// Appends libxc's END.
 pub fn libxc_end(out: &mut Vec<u8>) {
-    out.extend_from_slice(&libxc::RecordHeader { record_type: RecordType::End, length: 0 }.to_bytes());
+    out.extend_from_slice(
+        &libxc::RecordHeader { record_type: RecordType::End, length: 0 }.to_bytes(),
+    );
 }
 
-/// Appends a PAGE_DATA record. An error when a page has contents and its type has none or the reverse, when there are no
-/// pages, or so many that the record were longer than [`MAX_RECORD_LEN`]. libxc writes at most 1024 pages a record.
+/// Appends a PAGE_DATA record. An error when a page has contents and its type has none or the
+/// reverse, when there are no pages, or so many that the record were longer than
+/// [`MAX_RECORD_LEN`]. libxc writes at most 1024 pages a record.
 pub fn page_data(out: &mut Vec<u8>, pages: &[Page<'_>]) -> Result<(), BodyError> {
     let mismatch = |page: &Page<'_>| page.contents.is_some() != page.entry.page_type.has_contents();
     if let Some(index) = pages.iter().position(mismatch) {
@@ -118,13 +137,15 @@ pub fn page_data_head_len(count: usize) -> usize {
     libxc::RECORD_HEADER_LEN + libxc::PageData::HEADER_LEN + count * 8
 }
 
-/// Completes a PAGE_DATA record whose contents are there already, behind [`page_data_head_len`] bytes for what is written
-/// now. An error when the pages have more or less contents than that, when there are none, or too many for one record.
+/// Completes a PAGE_DATA record whose contents are there already, behind [`page_data_head_len`]
+/// bytes for what is written now. An error when the pages have more or less contents than that,
+/// when there are none, or too many for one record.
 pub fn page_data_head(record: &mut [u8], entries: &[PageEntry]) -> Result<(), BodyError> {
     if entries.is_empty() {
         return Err(BodyError::Value { field: "count", value: 0 });
     }
-    let contents = entries.iter().filter(|entry| entry.page_type.has_contents()).count() * libxc::PAGE_SIZE;
+    let contents =
+        entries.iter().filter(|entry| entry.page_type.has_contents()).count() * libxc::PAGE_SIZE;
     let expected = page_data_head_len(entries.len()) + contents;
     if record.len() != expected {
         return Err(BodyError::Length { length: record.len(), expected: expected as u64 });
@@ -135,19 +156,22 @@ pub fn page_data_head(record: &mut [u8], entries: &[PageEntry]) -> Result<(), Bo
     }
     let header = libxc::RecordHeader { record_type: RecordType::PageData, length: length as u32 };
     let list = entries.iter().flat_map(|entry| entry.value().to_le_bytes());
-    let head = header.to_bytes().into_iter().chain((entries.len() as u64).to_le_bytes()).chain(list);
+    let head =
+        header.to_bytes().into_iter().chain((entries.len() as u64).to_le_bytes()).chain(list);
     record.iter_mut().zip(head).for_each(|(place, byte)| *place = byte);
     Ok(())
 }
 
 /// Appends X86_TSC_INFO.
 pub fn tsc_info(out: &mut Vec<u8>, tsc: &TscInfo) {
-    let header = libxc::RecordHeader { record_type: RecordType::X86TscInfo, length: TscInfo::LEN as u32 };
+    let header =
+        libxc::RecordHeader { record_type: RecordType::X86TscInfo, length: TscInfo::LEN as u32 };
     out.extend_from_slice(&header.to_bytes());
     tsc.write(out);
 }
 
-/// Appends HVM_PARAMS. An error when there are so many that the record were longer than [`MAX_RECORD_LEN`].
+/// Appends HVM_PARAMS. An error when there are so many that the record were longer than
+/// [`MAX_RECORD_LEN`].
 pub fn hvm_params(out: &mut Vec<u8>, params: &[HvmParam]) -> Result<(), BodyError> {
     let mut body = (params.len() as u64).to_le_bytes().to_vec();
     for param in params {

@@ -1,5 +1,5 @@
-//! The header that xl puts before a libxl stream, in a save file and on a migration's wire (Xen's tools/xl/xl.h,
-//! `struct save_file_header`).
+//! The header that xl puts before a libxl stream, in a save file and on a migration's wire (Xen's
+//! tools/xl/xl.h, `struct save_file_header`).
 //!
 //! | offset | size | field |
 //! | --- | --- | --- |
@@ -9,12 +9,14 @@
 //! | 40 | 4 | optional flags (xl writes 0 and never looks at them) |
 //! | 44 | 4 | length of the optional data that follows, in bytes |
 //!
-//! Integers are in the saver's byte order; only little-endian savers are read. The optional data, when its length is not 0,
-//! is a u32 configuration length, that many bytes of configuration (JSON with its closing NUL), and a tail that readers skip.
+//! Integers are in the saver's byte order; only little-endian savers are read. The optional data,
+//! when its length is not 0, is a u32 configuration length, that many bytes of configuration (JSON
+//! with its closing NUL), and a tail that readers skip.
 //!
-//! Around it, on a migration's wire, the two sides say fixed words, each once (xl.h: `migrate_receiver_banner` and its like):
-//! [`BANNER`], then the header, the optional data and the libxl stream, then [`READY`], [`GO`], [`REPORT`] with a status byte,
-//! and after a status that is not 0, when the receiver has destroyed its copy, [`GO`] the other way.
+//! Around it, on a migration's wire, the two sides say fixed words, each once (xl.h:
+//! `migrate_receiver_banner` and its like): [`BANNER`], then the header, the optional data and the
+//! libxl stream, then [`READY`], [`GO`], [`REPORT`] with a status byte, and after a status that is
+//! not 0, when the receiver has destroyed its copy, [`GO`] the other way.
 
 use crate::bytes::{array, le32};
 
@@ -30,7 +32,8 @@ pub const BANNER: &[u8; 54] = b"xl migration receiver ready, send binary domain 
 /// The receiver's word that a paused copy of the domain stands at its end.
 pub const READY: &[u8; 34] = b"domain received, ready to unpause\0";
 
-/// The sender's word that the receiver's copy is the domain from now on; from the receiver: that it is the sender's again.
+/// The sender's word that the receiver's copy is the domain from now on; from the receiver: that it
+/// is the sender's again.
 pub const GO: &[u8; 44] = b"domain is yours, you are cleared to unpause\0";
 
 /// The receiver's word before its status byte: 0 when the domain runs, or stands paused as asked.

@@ -1,4 +1,5 @@
-//! Record bodies: what is parsed is written back the same, and every malformed body is refused for the right reason.
+//! Record bodies: what is parsed is written back the same, and every malformed body is refused for
+//! the right reason.
 
 mod common;
 
@@ -94,8 +95,12 @@ fn type_numbers_survive() {
 #[test]
 fn fields_are_where_the_specification_puts_them() {
     let tsc = TscInfo::parse(&blob(20).into_iter().chain([0; 4]).collect::<Vec<_>>()).unwrap();
-    let expected =
-        TscInfo { mode: 0x0302_0100, khz: 0x0706_0504, nsec: 0x0f0e_0d0c_0b0a_0908, incarnation: 0x1312_1110 };
+    let expected = TscInfo {
+        mode: 0x0302_0100,
+        khz: 0x0706_0504,
+        nsec: 0x0f0e_0d0c_0b0a_0908,
+        incarnation: 0x1312_1110,
+    };
     assert_eq!(tsc, expected);
 
     let policy = blob(48);
@@ -118,8 +123,9 @@ fn fields_are_where_the_specification_puts_them() {
 
 #[test]
 fn p2m_frames_fit_the_range() {
-    let body =
-        |start: u32, end: u32, frames: usize| [[start, end].map(u32::to_le_bytes).concat(), blob(frames * 8)].concat();
+    let body = |start: u32, end: u32, frames: usize| {
+        [[start, end].map(u32::to_le_bytes).concat(), blob(frames * 8)].concat()
+    };
     let wide = body(511, 1024, 3);
     let parsed = P2mFrames::parse(&wide).unwrap();
     assert!(parsed.fits(GuestWidth::Bits64) && !parsed.fits(GuestWidth::Bits32));
@@ -128,8 +134,14 @@ fn p2m_frames_fit_the_range() {
     let narrow = body(511, 1024, 2);
     let parsed = P2mFrames::parse(&narrow).unwrap();
     assert!(parsed.fits(GuestWidth::Bits32) && !parsed.fits(GuestWidth::Bits64));
-    assert_eq!(P2mFrames::parse(&body(511, 1024, 4)), Err(BodyError::Length { length: 40, expected: 32 }));
-    assert_eq!(P2mFrames::parse(&body(0, u32::MAX, 1)), Err(BodyError::Length { length: 16, expected: 8 + (8 << 23) }));
+    assert_eq!(
+        P2mFrames::parse(&body(511, 1024, 4)),
+        Err(BodyError::Length { length: 40, expected: 32 })
+    );
+    assert_eq!(
+        P2mFrames::parse(&body(0, u32::MAX, 1)),
+        Err(BodyError::Length { length: 16, expected: 8 + (8 << 23) })
+    );
     assert_eq!(P2mFrames::parse(&body(2, 1, 1)), Err(BodyError::Range { start: 2, end: 1 }));
 }
 
@@ -146,22 +158,42 @@ fn malformed_bodies() {
         (RecordType::End, vec![0], BodyError::Length { length: 1, expected: 0 }),
         (RecordType::Verify, vec![0], BodyError::Length { length: 1, expected: 0 }),
         (RecordType::PageData, words(&[0; 4], &[]), BodyError::Value { field: "count", value: 0 }),
-        (RecordType::PageData, words(&[1, 0, 0], &[]), BodyError::TooShort { length: 12, least: 16 }),
+        (
+            RecordType::PageData,
+            words(&[1, 0, 0], &[]),
+            BodyError::TooShort { length: 12, least: 16 },
+        ),
         (RecordType::PageData, words(&[1, 9, 0, 0], &page), reserved("PAGE_DATA's header", 9)),
-        (RecordType::PageData, words(&[2, 0, 0, 0], &[]), BodyError::Length { length: 16, expected: 24 }),
+        (
+            RecordType::PageData,
+            words(&[2, 0, 0, 0], &[]),
+            BodyError::Length { length: 16, expected: 24 },
+        ),
         (
             RecordType::PageData,
             words(&[u32::MAX, 0, 0, 0], &page),
             BodyError::Length { length: 4112, expected: 8 + u64::from(u32::MAX) * 8 },
         ),
-        (RecordType::PageData, words(&[1, 0, 0, 0], &page[1..]), BodyError::Length { length: 4111, expected: 4112 }),
-        (RecordType::PageData, words(&[1, 0, 0, 0xf << 28], &page), BodyError::Length { length: 4112, expected: 16 }),
+        (
+            RecordType::PageData,
+            words(&[1, 0, 0, 0], &page[1..]),
+            BodyError::Length { length: 4111, expected: 4112 },
+        ),
+        (
+            RecordType::PageData,
+            words(&[1, 0, 0, 0xf << 28], &page),
+            BodyError::Length { length: 4112, expected: 16 },
+        ),
         (
             RecordType::PageData,
             words(&[2, 0, 0, 0xf << 28, 5, 0x5000_0000], &page),
             BodyError::PageType { index: 1, page_type: 5 },
         ),
-        (RecordType::PageData, words(&[1, 0, 0, 0x8000_0000], &page), BodyError::PageType { index: 0, page_type: 8 }),
+        (
+            RecordType::PageData,
+            words(&[1, 0, 0, 0x8000_0000], &page),
+            BodyError::PageType { index: 0, page_type: 8 },
+        ),
         (
             RecordType::PageData,
             words(&[1, 0, 7, 0x0010_0000], &page),
@@ -169,19 +201,39 @@ fn malformed_bodies() {
         ),
         (RecordType::X86PvInfo, vec![8, 4, 1, 0, 0, 0, 0, 0], reserved("X86_PV_INFO", 1 << 32)),
         (RecordType::X86PvInfo, vec![8, 4, 0, 0, 1, 0, 0, 0], reserved("X86_PV_INFO", 1)),
-        (RecordType::X86PvInfo, vec![5, 4, 0, 0, 0, 0, 0, 0], BodyError::Value { field: "guest_width", value: 5 }),
-        (RecordType::X86PvInfo, vec![4, 4, 0, 0, 0, 0, 0, 0], BodyError::Value { field: "pt_levels", value: 4 }),
-        (RecordType::X86PvVcpuXsave, words(&[0, 1, 0, 0, 0, 0], &[]), reserved("the vCPU header", 1)),
+        (
+            RecordType::X86PvInfo,
+            vec![5, 4, 0, 0, 0, 0, 0, 0],
+            BodyError::Value { field: "guest_width", value: 5 },
+        ),
+        (
+            RecordType::X86PvInfo,
+            vec![4, 4, 0, 0, 0, 0, 0, 0],
+            BodyError::Value { field: "pt_levels", value: 4 },
+        ),
+        (
+            RecordType::X86PvVcpuXsave,
+            words(&[0, 1, 0, 0, 0, 0], &[]),
+            reserved("the vCPU header", 1),
+        ),
         (RecordType::X86TscInfo, words(&[0, 0, 0, 0, 0, 2], &[]), reserved("X86_TSC_INFO", 2)),
         (RecordType::HvmParams, words(&[0, 1], &[]), reserved("HVM_PARAMS' header", 1)),
-        (RecordType::HvmParams, words(&[2, 0, 0, 0, 0, 0], &[]), BodyError::Length { length: 24, expected: 40 }),
+        (
+            RecordType::HvmParams,
+            words(&[2, 0, 0, 0, 0, 0], &[]),
+            BodyError::Length { length: 24, expected: 40 },
+        ),
         (
             RecordType::HvmParams,
             words(&[u32::MAX, 0, 0, 0, 0, 0], &[]),
             BodyError::Length { length: 24, expected: 8 + u64::from(u32::MAX) * 16 },
         ),
         (RecordType::X86MsrPolicy, words(&[1, 1, 0, 0], &[]), reserved("an MSR's flags", 1)),
-        (RecordType::CheckpointDirtyPfnList, vec![0; 9], BodyError::Entries { length: 9, fixed: 0, entry: 8 }),
+        (
+            RecordType::CheckpointDirtyPfnList,
+            vec![0; 9],
+            BodyError::Entries { length: 9, fixed: 0, entry: 8 },
+        ),
     ];
     for (record_type, body, error) in cases {
         assert_eq!(Body::parse(*record_type, body), Err(*error), "{record_type}");
@@ -191,7 +243,9 @@ fn malformed_bodies() {
 #[test]
 fn records_without_content_of_old_xen_are_tolerated() {
     assert_same(RecordType::HvmParams, &[0; 8]);
-    for record_type in [RecordType::X86PvVcpuExtended, RecordType::X86PvVcpuXsave, RecordType::X86PvVcpuMsrs] {
+    for record_type in
+        [RecordType::X86PvVcpuExtended, RecordType::X86PvVcpuXsave, RecordType::X86PvVcpuMsrs]
+    {
         assert_same(record_type, &[0; 8]);
     }
 }
@@ -226,7 +280,8 @@ fn emulator_records() {
     emulator.write(&mut written);
     assert_eq!(written, body);
 
-    let pairs = |data: &'static [u8]| Emulator { data, ..emulator }.xenstore_pairs().map(Iterator::count);
+    let pairs =
+        |data: &'static [u8]| Emulator { data, ..emulator }.xenstore_pairs().map(Iterator::count);
     assert_eq!(pairs(b""), Ok(0));
     assert_eq!(pairs(b"key\0value"), Err(BodyError::NotTerminated));
     assert_eq!(pairs(b"key\0"), Err(BodyError::OddStrings { strings: 1 }));
@@ -246,17 +301,29 @@ fn malformed_optional_data() {
     assert_eq!(xl::OptionalData::parse(&not_text).unwrap().json(), Err(xl::XlError::NotUtf8));
     assert_eq!(xl::OptionalData::parse(&[0; 4]).unwrap().json(), Ok(None));
     let mut out = Vec::new();
-    assert_eq!(migrate_stream::writer::xl_header(&mut out, "a\0b"), Err(xl::XlError::NotTerminated));
+    assert_eq!(
+        migrate_stream::writer::xl_header(&mut out, "a\0b"),
+        Err(xl::XlError::NotTerminated)
+    );
     let long = "x".repeat(16 << 20);
-    assert!(matches!(migrate_stream::writer::xl_header(&mut out, &long), Err(xl::XlError::TooLong(_))));
+    assert!(matches!(
+        migrate_stream::writer::xl_header(&mut out, &long),
+        Err(xl::XlError::TooLong(_))
+    ));
 }
 
 #[test]
 fn a_stream_has_the_records_that_were_written() {
-    let types = |stream| libxc_records(&(Start::Libxc, stream)).into_iter().map(|record| record.0).collect::<Vec<_>>();
+    let types = |stream| {
+        libxc_records(&(Start::Libxc, stream))
+            .into_iter()
+            .map(|record| record.0)
+            .collect::<Vec<_>>()
+    };
     use RecordType as T;
     let pages = [T::PageData; 4];
     let hvm = [T::X86CpuidPolicy, T::X86MsrPolicy, T::StaticDataEnd];
-    let hvm = [&hvm, pages.as_slice(), &[T::X86TscInfo, T::HvmContext, T::HvmParams, T::End]].concat();
+    let hvm =
+        [&hvm, pages.as_slice(), &[T::X86TscInfo, T::HvmContext, T::HvmParams, T::End]].concat();
     assert_eq!(types(pvh(&some_batches())), hvm);
 }

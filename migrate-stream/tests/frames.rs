@@ -1,4 +1,5 @@
-//! rxl's frames: what is packed is rebuilt byte for byte, and nothing malformed is allocated for or let through.
+//! rxl's frames: what is packed is rebuilt byte for byte, and nothing malformed is allocated for or
+//! let through.
 
 mod common;
 
@@ -99,7 +100,10 @@ const HEADER: FrameHeader = FrameHeader {
 fn a_header_is_laid_out_as_documented() {
     let bytes = HEADER.to_bytes();
     assert_eq!(bytes[..16], *b"RXLF\x01\x01\0\0\x4d\0\0\0\0\0\0\0");
-    assert_eq!(bytes[16..32], [0x10, 0x20, 0, 0, 0x0c, 0x20, 0, 0, 91, 0, 0, 0, 0xef, 0xbe, 0xad, 0xde]);
+    assert_eq!(
+        bytes[16..32],
+        [0x10, 0x20, 0, 0, 0x0c, 0x20, 0, 0, 91, 0, 0, 0, 0xef, 0xbe, 0xad, 0xde]
+    );
     assert_eq!(bytes[32..36], [1, 2, 3, 4]);
     assert_eq!(bytes[36..], crc32fast::hash(&bytes[..36]).to_le_bytes());
 }
@@ -115,7 +119,8 @@ fn changed(at: usize, value: &[u8]) -> Result<FrameHeader, FrameError> {
 
 #[test]
 fn malformed_headers() {
-    let length = |field, length, least, most| Err(FrameError::Length { field, length, least, most });
+    let length =
+        |field, length, least, most| Err(FrameError::Length { field, length, least, most });
     assert_eq!(changed(0, b"XXLF"), Err(FrameError::Magic(u32::from_le_bytes(*b"XXLF"))));
     assert_eq!(changed(4, &[3]), Err(FrameError::Kind(3)));
     assert_eq!(changed(5, &[2]), Err(FrameError::Codec(2)));
@@ -205,7 +210,10 @@ fn records_that_do_not_pack() {
     let mut bad = record.clone();
     bad[8] = 3;
     // A third pfn is taken from the zero page: pfn 0.
-    assert_eq!(refused(&bad), PackError::Body(BodyError::Length { length: 8216, expected: 8 + 24 + 3 * 4096 }));
+    assert_eq!(
+        refused(&bad),
+        PackError::Body(BodyError::Length { length: 8216, expected: 8 + 24 + 3 * 4096 })
+    );
     let long: common::Batch = (0..1040).map(|pfn| (pfn, Fill::Zero)).collect();
     let long = page_data(&long, false);
     assert_eq!(refused(&long), PackError::TooLong(long.len()));
@@ -250,11 +258,17 @@ fn malformed_packed_pages() {
     assert_eq!(refused(&|_| {}, MAX_DECODED + 1), UnpackError::DecodedLength(MAX_DECODED + 1));
     assert_eq!(refused(&|_| {}, 23), UnpackError::DecodedLength(23));
     let made = u64::from(record_len);
-    assert_eq!(refused(&|_| {}, record_len + 8), UnpackError::RecordLength { made, expected: record_len + 8 });
+    assert_eq!(
+        refused(&|_| {}, record_len + 8),
+        UnpackError::RecordLength { made, expected: record_len + 8 }
+    );
     assert_eq!(refused(&|packed| packed.truncate(3), record_len), length(3, 4));
     assert_eq!(refused(&|packed| packed.truncate(27), record_len), length(27, 28));
     assert_eq!(refused(&|packed| packed.truncate(28), record_len), length(28, 29));
-    assert_eq!(refused(&|packed| packed.truncate(whole - 1), record_len), length(whole - 1, whole as u64));
+    assert_eq!(
+        refused(&|packed| packed.truncate(whole - 1), record_len),
+        length(whole - 1, whole as u64)
+    );
     assert_eq!(refused(&|packed| packed.push(0), record_len), length(whole + 1, whole as u64));
     let many = |packed: &mut Vec<u8>| packed[..4].fill(0xff);
     assert_eq!(refused(&many, record_len), length(whole, 4 + u64::from(u32::MAX) * 8));
@@ -332,7 +346,8 @@ fn tokens_match_themselves_only_and_are_not_printed() {
         other[at] ^= 1;
         assert!(!token.matches(&Token::new(other)), "byte {at}");
     }
-    let preamble = Preamble { purpose: Purpose::Data, connection: 0, migration: MigrationId([0; 16]), token };
+    let preamble =
+        Preamble { purpose: Purpose::Data, connection: 0, migration: MigrationId([0; 16]), token };
     let text = format!("{preamble:?}");
     assert!(text.contains("Token(..)") && !text.contains("171") && !text.contains("ab"), "{text}");
 }

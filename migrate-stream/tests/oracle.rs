@@ -1,4 +1,5 @@
-//! Xen's verify-stream-v2 as the judge: it accepts what the writer composes, and refuses what the reader refuses.
+//! Xen's verify-stream-v2 as the judge: it accepts what the writer composes, and refuses what the
+//! reader refuses.
 
 mod common;
 
@@ -40,7 +41,8 @@ fn xen_accepts_what_the_writer_composes() {
     // Its check of EMULATOR_XENSTORE_DATA fails on every Python 3, so no HVM stream here.
     for libxc in [pvh(&batches), pv(&batches), pvh(&[])] {
         let libxl = in_libxl(&libxc, false);
-        for whole in [(Start::XlFile, in_xl(&libxl)), (Start::Libxl, libxl), (Start::Libxc, libxc)] {
+        for whole in [(Start::XlFile, in_xl(&libxl)), (Start::Libxl, libxl), (Start::Libxc, libxc)]
+        {
             assert_eq!(verdict(&whole), None);
             read(&whole).unwrap();
         }
@@ -74,7 +76,8 @@ fn xen_refuses_what_is_refused_here() {
     let whole = (Start::Libxl, stream);
     let records = libxc_records(&whole);
     let at = |wanted| records.iter().find(|record| record.0 == wanted).unwrap().1;
-    let (pages, context, tsc) = (at(RecordType::PageData), at(RecordType::HvmContext), at(RecordType::X86TscInfo));
+    let (pages, context, tsc) =
+        (at(RecordType::PageData), at(RecordType::HvmContext), at(RecordType::X86TscInfo));
     let damages: [(&str, usize, u8); 10] = [
         ("libxl ident", 0, b'M'),
         ("libxc version", 24 + 15, 9),

@@ -1,4 +1,5 @@
-//! The incremental reader: any split gives the same events, and every malformed stream an error that says where.
+//! The incremental reader: any split gives the same events, and every malformed stream an error
+//! that says where.
 
 mod common;
 
@@ -86,10 +87,12 @@ proptest! {
 fn the_events_of_a_save_file() {
     let whole = (Start::XlFile, in_xl(&in_libxl(&pvh(&[vec![(7, Fill::Zero)]]), true)));
     let reading = read(&whole).unwrap();
-    let names: Vec<&str> = reading.events.iter().filter_map(|event| event.split([' ', '(']).next()).collect();
+    let names: Vec<&str> =
+        reading.events.iter().filter_map(|event| event.split([' ', '(']).next()).collect();
     let record = ["LibxcRecord", "RecordEnd"];
     let with_body = |name| [name, "", "RecordEnd"];
-    let mut expected = vec!["XlHeader", "", "XlOptionalEnd", "LibxlHeader", "LibxlRecord", "RecordEnd"];
+    let mut expected =
+        vec!["XlHeader", "", "XlOptionalEnd", "LibxlHeader", "LibxlRecord", "RecordEnd"];
     expected.extend(["ImageHeader", "DomainHeader"]);
     expected.extend([with_body("LibxcRecord"), with_body("LibxcRecord")].concat());
     expected.extend(record);
@@ -209,12 +212,24 @@ fn malformed_libxl_streams() {
     };
     let unknown = "not known and not optional";
     check(&[
-        case(0, b"M", "libxl stream header at byte 0: ident 0x4d6962786c466d74, expected \"LibxlFmt\""),
+        case(
+            0,
+            b"M",
+            "libxl stream header at byte 0: ident 0x4d6962786c466d74, expected \"LibxlFmt\"",
+        ),
         case(11, &[3], "libxl stream header at byte 0: version 3, expected 2"),
-        case(15, &[1], "libxl stream header at byte 0: big-endian records, which are not supported"),
+        case(
+            15,
+            &[1],
+            "libxl stream header at byte 0: big-endian records, which are not supported",
+        ),
         case(15, &[4], "libxl stream header at byte 0: reserved options 0x4"),
         case(16, &[6], &format!("libxl record of type 0x00000006 at byte 16: {unknown}")),
-        case(16, &[6, 0, 0, 0x80], &format!("libxl record of type 0x80000006 at byte 16: {unknown}")),
+        case(
+            16,
+            &[6, 0, 0, 0x80],
+            &format!("libxl record of type 0x80000006 at byte 16: {unknown}"),
+        ),
         case(16, &[0], "libxl record END at byte 16: comes before LIBXC_CONTEXT"),
         case(20, &[1], "libxl record LIBXC_CONTEXT at byte 16: length 1, expected 0"),
         case(
@@ -225,7 +240,10 @@ fn malformed_libxl_streams() {
         case(
             xenstore + 4,
             &[7],
-            &format!("libxl record EMULATOR_XENSTORE_DATA at byte {xenstore}: length 7, expected at least 8"),
+            &format!(
+                "libxl record EMULATOR_XENSTORE_DATA at byte {xenstore}: length 7, expected at \
+                 least 8"
+            ),
         ),
         case(
             xenstore + 47,
@@ -236,14 +254,16 @@ fn malformed_libxl_streams() {
             context,
             &[4, 0, 0, 0, 0, 0],
             &format!(
-                "libxl record CHECKPOINT_END at byte {context}: belongs to a checkpointed stream, which is not supported"
+                "libxl record CHECKPOINT_END at byte {context}: belongs to a checkpointed stream, \
+                 which is not supported"
             ),
         ),
         case(
             context,
             &[5],
             &format!(
-                "libxl record CHECKPOINT_STATE at byte {context}: belongs to a checkpointed stream, which is not supported"
+                "libxl record CHECKPOINT_STATE at byte {context}: belongs to a checkpointed \
+                 stream, which is not supported"
             ),
         ),
         case(end + 4, &[8], &format!("libxl record END at byte {end}: length 8, expected 0")),
@@ -276,7 +296,8 @@ fn malformed_libxc_headers() {
     ]);
 }
 
-/// Cases of one libxc stream: which record (by type), what is put at an offset from its header, and the error.
+/// Cases of one libxc stream: which record (by type), what is put at an offset from its header, and
+/// the error.
 fn check_records(libxc: &[u8], cases: &[(RecordType, usize, &'static [u8], &str)]) {
     let whole = (Start::Libxl, in_libxl(libxc, false));
     let records = libxc_records(&whole);
@@ -284,8 +305,11 @@ fn check_records(libxc: &[u8], cases: &[(RecordType, usize, &'static [u8], &str)
         .iter()
         .map(|&(record_type, at, bytes, error)| {
             let offset = records.iter().find(|record| record.0 == record_type).unwrap().1;
-            let name =
-                if at == 0 { RecordType::from(u32::from_le_bytes(*bytes.first_chunk().unwrap())) } else { record_type };
+            let name = if at == 0 {
+                RecordType::from(u32::from_le_bytes(*bytes.first_chunk().unwrap()))
+            } else {
+                record_type
+            };
             let error = format!("libxc record {name} at byte {offset}: {error}");
             Malformed { stream: whole.1.clone(), start: whole.0, at: offset + at, bytes, error }
         })

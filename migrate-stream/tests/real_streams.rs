@@ -1,4 +1,5 @@
-//! Save files of real guests: the reader gets through them however they are split, and their records survive.
+//! Save files of real guests: the reader gets through them however they are split, and their
+//! records survive.
 
 mod common;
 
@@ -83,7 +84,9 @@ fn check(path: &Path, mut length: impl FnMut(&StreamReader) -> usize) -> Check {
         let got = stream.read(&mut buffer).unwrap();
         assert_ne!(got, 0, "{}", reader.finish().unwrap_err());
         let mut piece = &buffer[..got];
-        while let Some(event) = reader.next(&mut piece).unwrap_or_else(|error| panic!("{}: {error}", path.display())) {
+        while let Some(event) =
+            reader.next(&mut piece).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        {
             check.take(event);
         }
         assert!(piece.is_empty());

@@ -24,7 +24,8 @@ impl Cluster {
     pub fn up(nodes: &'static [Node], programs: &[&Path]) -> Result<Self> {
         let lab = Lab::up(Options { nodes, ..Options::default() })?;
         for program in programs {
-            let name = program.file_name().and_then(|name| name.to_str()).context("a program's name")?;
+            let name =
+                program.file_name().and_then(|name| name.to_str()).context("a program's name")?;
             lab.install(&[(program, &format!("/usr/bin/{name}"))])?;
         }
         Ok(Self { lab })
@@ -33,11 +34,16 @@ impl Cluster {
     /// Installs the agent's package in a guest. `make deb` builds it beside the other programs.
     pub fn install_agent(&self, guest: &str) -> Result<()> {
         let here = std::env::current_exe()?;
-        let debian = here.ancestors().find(|dir| dir.ends_with("release")).and_then(Path::parent).context("target")?;
+        let debian = here
+            .ancestors()
+            .find(|dir| dir.ends_with("release"))
+            .and_then(Path::parent)
+            .context("target")?;
         let package = newest_package(&debian.join("debian"))?;
         let guest = self.lab.guest(guest)?;
         guest.put(&package, "/root/agent.deb", COMMAND * 2)?;
-        let installed = guest.check("dpkg --install --force-depends /root/agent.deb", COMMAND * 3)?;
+        let installed =
+            guest.check("dpkg --install --force-depends /root/agent.deb", COMMAND * 3)?;
         ensure!(installed.stdout.contains("rxl-guest-agent"), "{}", installed.stdout);
         guest.check("systemctl is-active rxl-guest-agent", COMMAND)?;
         Ok(())
@@ -54,18 +60,28 @@ impl Cluster {
     pub fn migrate(&self, from: Node, arguments: &str) -> Result<Value> {
         let command = format!("rxl migrate --json --progress none {arguments}");
         let output = self.lab.node(from).check(&command, MIGRATION)?;
-        serde_json::from_str(&output.stdout).with_context(|| format!("not a report: {}", output.stdout))
+        serde_json::from_str(&output.stdout)
+            .with_context(|| format!("not a report: {}", output.stdout))
     }
 
-    /// Runs `rxl migrate` with these arguments; it must fail. Returns its exit code and what it said.
+    /// Runs `rxl migrate` with these arguments; it must fail. Returns its exit code and what it
+    /// said.
     pub fn migrate_fails(&self, from: Node, arguments: &str) -> Result<(i32, String)> {
-        let output = self.lab.node(from).run(&format!("rxl migrate --progress none {arguments}"), MIGRATION)?;
+        let output = self
+            .lab
+            .node(from)
+            .run(&format!("rxl migrate --progress none {arguments}"), MIGRATION)?;
         failed(&output)
     }
 
     /// The number of the domain of this name on a host.
     pub fn domid(&self, node: Node, name: &str) -> Result<Option<u32>> {
-        Ok(self.lab.domains(node)?.into_iter().find(|domain| domain.name == name).map(|domain| domain.domid))
+        Ok(self
+            .lab
+            .domains(node)?
+            .into_iter()
+            .find(|domain| domain.name == name)
+            .map(|domain| domain.domid))
     }
 
     /// The guest runs on this host and nowhere else, and nothing of a migration is left on any.
@@ -80,7 +96,8 @@ impl Cluster {
 
     /// Bytes that a host has sent on the link between the hosts.
     pub fn link_bytes(&self, node: Node) -> Result<u64> {
-        let text = self.lab.node(node).check("cat /sys/class/net/eth1/statistics/tx_bytes", COMMAND)?;
+        let text =
+            self.lab.node(node).check("cat /sys/class/net/eth1/statistics/tx_bytes", COMMAND)?;
         text.stdout.trim().parse().context("a byte count")
     }
 
@@ -102,9 +119,9 @@ struct Remains {
 
 impl Remains {
     /// One command: under emulation each costs a second.
-    const LOOK: &str = "xl dmesg -c >/dev/null; xl debug-keys q; xl list; echo ==; \
-                        pgrep -a 'libxl-save-help|rxl-save-helper|rxl-guard'; pgrep -ax rxl; ls /run/rxl/*.sock 2>/dev/null; echo ==; \
-                        xl dmesg";
+    const LOOK: &str = "xl dmesg -c >/dev/null; xl debug-keys q; xl list; echo ==; pgrep -a \
+                        'libxl-save-help|rxl-save-helper|rxl-guard'; pgrep -ax rxl; ls \
+                        /run/rxl/*.sock 2>/dev/null; echo ==; xl dmesg";
 
     fn of(lab: &Lab, node: Node) -> Result<Self> {
         let said = lab.node(node).check(Self::LOOK, COMMAND * 2)?.stdout;
@@ -115,21 +132,31 @@ impl Remains {
     }
 
     fn check(&self) -> Result<()> {
-        // A domain that was destroyed and cannot go, as somebody holds its memory, has no name any more.
-        let odd = self.domains.iter().find(|domain| domain.name.contains("--") || domain.name == "(null)");
+        // A domain that was destroyed and cannot go, as somebody holds its memory, has no name any
+        // more.
+        let odd = self
+            .domains
+            .iter()
+            .find(|domain| domain.name.contains("--") || domain.name == "(null)");
         ensure!(odd.is_none(), "{odd:?}");
         ensure!(self.of_rxl.is_empty(), "{}", self.of_rxl);
         // A host may be left without any guest whose paging Xen could tell of.
-        ensure!(self.paging.contains("General information for domain 0"), "Xen says nothing: {}", self.paging);
+        ensure!(
+            self.paging.contains("General information for domain 0"),
+            "Xen says nothing: {}",
+            self.paging
+        );
         ensure!(!self.paging.contains("log_dirty"), "log-dirty mode: {}", self.paging);
         Ok(())
     }
 }
 
 fn newest_package(dir: &Path) -> Result<PathBuf> {
-    let packages = std::fs::read_dir(dir).with_context(|| format!("{}: `make deb` builds it", dir.display()))?;
+    let packages = std::fs::read_dir(dir)
+        .with_context(|| format!("{}: `make deb` builds it", dir.display()))?;
     let ours = |path: &PathBuf| {
-        path.to_string_lossy().contains("rxl-guest-agent") && path.extension().is_some_and(|e| e == "deb")
+        path.to_string_lossy().contains("rxl-guest-agent")
+            && path.extension().is_some_and(|e| e == "deb")
     };
     let time = |path: &PathBuf| path.metadata().and_then(|metadata| metadata.modified()).ok();
     let newest = packages.flatten().map(|entry| entry.path()).filter(ours).max_by_key(time);

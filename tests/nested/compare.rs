@@ -21,7 +21,8 @@ struct Most {
     wire: f64,
 }
 
-/// RXL_COMPARE_RUNS: migrations by each tool. RXL_COMPARE_GUESTS: whose; `dom3` is idle, `small` dirties its memory.
+/// RXL_COMPARE_RUNS: migrations by each tool. RXL_COMPARE_GUESTS: whose; `dom3` is idle, `small`
+/// dirties its memory.
 fn runs() -> Result<usize> {
     match std::env::var("RXL_COMPARE_RUNS") {
         Ok(runs) => runs.parse().context("RXL_COMPARE_RUNS"),
@@ -49,8 +50,11 @@ fn measure(cluster: &Cluster, tool: &str, name: &str, from: Node) -> Result<Samp
 }
 
 /// Stock xl; rxl with libxc's code at both ends; rxl.
-const TOOLS: [&str; 3] =
-    ["xl migrate", "rxl migrate --progress none --walker libxc --restorer libxc", "rxl migrate --progress none"];
+const TOOLS: [&str; 3] = [
+    "xl migrate",
+    "rxl migrate --progress none --walker libxc --restorer libxc",
+    "rxl migrate --progress none",
+];
 
 pub fn beside_stock_xl(cluster: &Cluster) -> Result<()> {
     let guests = std::env::var("RXL_COMPARE_GUESTS").unwrap_or_else(|_| "small".into());
@@ -79,14 +83,18 @@ fn compare(cluster: &Cluster, guest: &str) -> Result<()> {
     );
     let row = |what: &str, of: fn(&Sample) -> f64| {
         let [xl, libxc, rxl] = [0, 1, 2].map(|tool| median(samples[tool].iter().map(of).collect()));
-        println!("  {what:<22} {xl:>14.1} {libxc:>14.1} {rxl:>14.1}   {:>8.3} {:>8.3}", libxc / xl, rxl / xl);
+        println!(
+            "  {what:<22} {xl:>14.1} {libxc:>14.1} {rxl:>14.1}   {:>8.3} {:>8.3}",
+            libxc / xl,
+            rxl / xl
+        );
         [libxc / xl, rxl / xl]
     };
     let [_, time] = row("total time (s)", |s| s.seconds);
     let wire = row("wire (MB)", |s| s.wire_bytes / 1e6);
     let [_, gap] = row("ping gap (ms)", |s| s.ping_gap_ms);
-    // Wide: a busy machine's noise must not fail a build. A guest as small as this one is moved in the time of the scripts for its
-    // devices, which both run.
+    // Wide: a busy machine's noise must not fail a build. A guest as small as this one is moved in
+    // the time of the scripts for its devices, which both run.
     let most = if guest == "dom3" {
         Most { time: 1.0, gap: 0.8, wire: 0.12 }
     } else {

@@ -5,8 +5,8 @@ use rxl_lab::Node;
 
 use crate::cluster::{COMMAND, Cluster, MIGRATION};
 
-/// `PERL PLACE CONDITION COMMAND...`: runs COMMAND with standard input passed on, one bit of the byte at PLACE flipped where
-/// the first 64 bytes satisfy the condition.
+/// `PERL PLACE CONDITION COMMAND...`: runs COMMAND with standard input passed on, one bit of the
+/// byte at PLACE flipped where the first 64 bytes satisfy the condition.
 const FLIP: &str = r#"#!/usr/bin/perl
 use strict; use warnings;
 my ($place, $rxl_data_only) = splice(@ARGV, 0, 2);
@@ -36,7 +36,8 @@ pub fn a_flipped_bit_is_refused_where_xl_restores_it(cluster: &Cluster) -> Resul
     source.check("chmod +x /root/flip", COMMAND)?;
     // In a frame's header, in the first pages, and near the end.
     for place in [70, 5_000, 9_000_000] {
-        let (code, said) = cluster.migrate_fails(Node::A, &format!("-s '/root/flip {place} 1 ssh' small nodeB"))?;
+        let (code, said) = cluster
+            .migrate_fails(Node::A, &format!("-s '/root/flip {place} 1 ssh' small nodeB"))?;
         println!("  rxl, byte {place}: {code}: {said}");
         ensure!(code == 11, "not refused before READY: {said}");
         ensure!(said.contains("runs on here"), "{said}");
@@ -46,7 +47,11 @@ pub fn a_flipped_bit_is_refused_where_xl_restores_it(cluster: &Cluster) -> Resul
     let place = 60_000_000;
     let xl = format!("xl migrate -s '/root/flip {place} 0 ssh' small nodeB");
     let output = source.run(&xl, MIGRATION)?;
-    println!("  xl, byte {place}: exit status {}, {}", output.status, output.stderr.lines().last().unwrap_or(""));
+    println!(
+        "  xl, byte {place}: exit status {}, {}",
+        output.status,
+        output.stderr.lines().last().unwrap_or("")
+    );
     ensure!(output.stderr.contains("flipped a bit"), "nothing was flipped: {}", output.stderr);
     ensure!(output.success(), "xl noticed: {}", output.stderr);
     ensure!(cluster.domid(Node::B, "small")?.is_some(), "small is not on nodeB");

@@ -1,6 +1,7 @@
-//! The conditions under which a quiesce could hang, each one forced on Xen: ranks in a rendezvous, in a collective that half of
-//! them have entered, before a closed window, in uninterruptible sleep; an agent killed while its ranks are frozen; two
-//! migrations of one job; a window that opens while the sender is away; rxl, or an agent, that stands still itself.
+//! The conditions under which a quiesce could hang, each one forced on Xen: ranks in a rendezvous,
+//! in a collective that half of them have entered, before a closed window, in uninterruptible
+//! sleep; an agent killed while its ranks are frozen; two migrations of one job; a window that
+//! opens while the sender is away; rxl, or an agent, that stands still itself.
 
 use std::time::{Duration, Instant};
 
@@ -22,18 +23,30 @@ struct Held<'a> {
 }
 
 impl<'a> Held<'a> {
-    /// `first` has rank 0, `last` the one that keeps it waiting. Started in dom4, through the host that it does not leave.
-    fn start(cluster: &'a Cluster, operation: &str, first: &str, last: &'static str) -> Result<Self> {
+    /// `first` has rank 0, `last` the one that keeps it waiting. Started in dom4, through the host
+    /// that it does not leave.
+    fn start(
+        cluster: &'a Cluster,
+        operation: &str,
+        first: &str,
+        last: &'static str,
+    ) -> Result<Self> {
         cluster.lab.guest(last)?.check(&format!("rm -f {GO}"), COMMAND * 2)?;
         let launcher = cluster.lab.guest_via("dom4", Node::B)?;
-        let mut job = launcher.spawn(&format!("mpirun --host {first},{last} -np 2 mpi-hold {operation} {GO}"))?;
-        job.wait_for_stdout("held", COMMAND * 2).with_context(|| format!("{operation}: the job does not start"))?;
+        let mut job = launcher
+            .spawn(&format!("mpirun --host {first},{last} -np 2 mpi-hold {operation} {GO}"))?;
+        job.wait_for_stdout("held", COMMAND * 2)
+            .with_context(|| format!("{operation}: the job does not start"))?;
         Ok(Self { cluster, job, last })
     }
 
     /// Rank 0 has not left the operation: whoever had waited for that would still wait.
     fn check_held(&mut self) -> Result<()> {
-        ensure!(self.job.is_running()? && !self.job.stdout().contains("good"), "not held: {}", self.job.stdout());
+        ensure!(
+            self.job.is_running()? && !self.job.stdout().contains("good"),
+            "not held: {}",
+            self.job.stdout()
+        );
         Ok(())
     }
 
@@ -45,7 +58,12 @@ impl<'a> Held<'a> {
     fn end(mut self) -> Result<Duration> {
         let begun = Instant::now();
         let output = self.job.wait(MIGRATION)?;
-        ensure!(output.success() && output.stdout.contains("\"good\":1"), "{} {}", output.stdout, output.stderr);
+        ensure!(
+            output.success() && output.stdout.contains("\"good\":1"),
+            "{} {}",
+            output.stdout,
+            output.stderr
+        );
         Ok(begun.elapsed())
     }
 }
@@ -64,8 +82,8 @@ pub fn what_an_agent_cannot_stop_or_flush(cluster: &Cluster) -> Result<()> {
     window_that_opens_while_the_sender_is_away(cluster)
 }
 
-/// Neither is dead, so nobody gives anything back for them: rxl stopped until the leases of its job have ended, then an agent
-/// whose ranks are frozen.
+/// Neither is dead, so nobody gives anything back for them: rxl stopped until the leases of its job
+/// have ended, then an agent whose ranks are frozen.
 pub fn who_stands_still_himself(cluster: &Cluster) -> Result<()> {
     prepare(cluster)?;
     let job = start_job(cluster, Node::B)?;
@@ -81,7 +99,10 @@ fn rendezvous_and_two_migrations_of_one_job(cluster: &Cluster) -> Result<()> {
     cluster.name_hosts(Node::B)?;
     let begun = Instant::now();
     let (code, said) = cluster.migrate_fails(Node::B, "--mpi-quiesce=require dom4 nodeA")?;
-    println!("  a second migration of the job: {code} after {:.1} s: {said}", begun.elapsed().as_secs_f64());
+    println!(
+        "  a second migration of the job: {code} after {:.1} s: {said}",
+        begun.elapsed().as_secs_f64()
+    );
     ensure!(code == 7 && said.contains("another migration"), "{code}: {said}");
     let mpi = moved(migration)?;
     println!("  in a rendezvous: {}", figures(&mpi));
@@ -100,7 +121,8 @@ fn collective_and_an_agent_killed(cluster: &Cluster) -> Result<()> {
     dom4.check("pkill -KILL -x rxl-guest-agent", COMMAND)?;
     let mpi = moved(migration)?;
     println!("  in a collective, an agent killed while frozen: {}", figures(&mpi));
-    let restarts = dom4.check("systemctl show --property NRestarts --value rxl-guest-agent", COMMAND)?.stdout;
+    let restarts =
+        dom4.check("systemctl show --property NRestarts --value rxl-guest-agent", COMMAND)?.stdout;
     ensure!(restarts.trim() != "0", "the agent was not killed");
     held.check_held()?;
     held.let_go()?;
@@ -118,24 +140,35 @@ fn uninterruptible(cluster: &Cluster) -> Result<()> {
     cluster.check_clean("dom3", Node::A)
 }
 
-/// The sender's queue must not be waited for: nobody reads. What is in it finds room in the reader's, which its agent has raised
-/// (its timer may be too far away for that to be awaited), and is read when all are thawed.
+/// The sender's queue must not be waited for: nobody reads. What is in it finds room in the
+/// reader's, which its agent has raised (its timer may be too far away for that to be awaited), and
+/// is read when all are thawed.
 fn closed_window(cluster: &Cluster) -> Result<()> {
     let held = Held::start(cluster, "window", "dom4", "dom3")?;
-    let send_queue = "ss -Htn state established dst 10.77.0.13 | awk '$2 > 0 {found = 1} END {exit !found}'";
-    cluster.lab.guest("dom4")?.check(&format!("sleep 2; {send_queue}"), COMMAND).context("the window never closed")?;
+    let send_queue =
+        "ss -Htn state established dst 10.77.0.13 | awk '$2 > 0 {found = 1} END {exit !found}'";
+    cluster
+        .lab
+        .guest("dom4")?
+        .check(&format!("sleep 2; {send_queue}"), COMMAND)
+        .context("the window never closed")?;
     let migration = cluster.lab.node(Node::A).spawn(&migration(Node::B))?;
     wait_for_state(cluster, Node::B, "dom4", "frozen|flushed").context("the job is not frozen")?;
     held.let_go()?;
     let mpi = moved(migration)?;
-    println!("  before a closed window: {} unread, {} not sent; {}", mpi["unread"], mpi["notsent"], figures(&mpi));
+    println!(
+        "  before a closed window: {} unread, {} not sent; {}",
+        mpi["unread"],
+        mpi["notsent"],
+        figures(&mpi)
+    );
     ensure!(number(&mpi, "/unread")? > 0.0, "somebody has read: {mpi}");
     println!("  read to the end {:.1} s after the migration", held.end()?.as_secs_f64());
     cluster.check_clean("dom3", Node::B)
 }
 
-/// At level domain nobody keeps the reader from opening its window while the sender is away: the update is lost, and the
-/// sender's persist timer has to find out.
+/// At level domain nobody keeps the reader from opening its window while the sender is away: the
+/// update is lost, and the sender's persist timer has to find out.
 fn window_that_opens_while_the_sender_is_away(cluster: &Cluster) -> Result<()> {
     const FILE: &str = "/var/tmp/dom3.save";
     let mut held = Held::start(cluster, "window", "dom3", "dom4")?;
@@ -147,7 +180,10 @@ fn window_that_opens_while_the_sender_is_away(cluster: &Cluster) -> Result<()> {
     held.check_held()?;
     source.check(&format!("rxl restore {FILE} && rm {FILE}"), MIGRATION)?;
     let took = held.end()?;
-    println!("  opened while the sender was in a file: all was read {:.1} s after it was back", took.as_secs_f64());
+    println!(
+        "  opened while the sender was in a file: all was read {:.1} s after it was back",
+        took.as_secs_f64()
+    );
     cluster.check_clean("dom3", Node::B)
 }
 
@@ -169,12 +205,13 @@ fn a_coordinator_stopped(cluster: &Cluster) -> Result<()> {
     cluster.check_clean("dom3", Node::A)
 }
 
-/// Stopped in its own guest as soon as its ranks are frozen. Before its flush, nobody moves; after it, only the thaw misses it. In both
-/// cases its watchdog ends it, and the next agent finds the record and lets the ranks run.
+/// Stopped in its own guest as soon as its ranks are frozen. Before its flush, nobody moves; after
+/// it, only the thaw misses it. In both cases its watchdog ends it, and the next agent finds the
+/// record and lets the ranks run.
 fn an_agent_stopped(cluster: &Cluster) -> Result<()> {
-    const STOP: &str = "agent=$(systemctl show --property MainPID --value rxl-guest-agent); \
-                        until find /sys/fs/cgroup -path '*rxl.ranks*/cgroup.events' | xargs -r grep -qs 'frozen 1'; do \
-                        sleep 0.2; done; kill -STOP $agent";
+    const STOP: &str = "agent=$(systemctl show --property MainPID --value rxl-guest-agent); until \
+                        find /sys/fs/cgroup -path '*rxl.ranks*/cgroup.events' | xargs -r grep -qs \
+                        'frozen 1'; do sleep 0.2; done; kill -STOP $agent";
     let dom4 = cluster.lab.guest("dom4")?;
     let mut stop = dom4.spawn(STOP)?;
     let mut migration = cluster.lab.node(Node::A).spawn(&migration(Node::B))?;
@@ -185,11 +222,14 @@ fn an_agent_stopped(cluster: &Cluster) -> Result<()> {
     println!("  an agent stopped: dom3 on {home}; {}", output.stderr.trim());
     cluster.wait_until(Node::A, "! pgrep -x 'rxl|rxl-guard' >/dev/null")?;
     cluster.check_clean("dom3", home)?;
-    let restarted = "for i in $(seq 100); do systemctl show --property NRestarts --value rxl-guest-agent | grep -qv '^0' && exit; \
-                     sleep 1; done; exit 1";
+    let restarted = "for i in $(seq 100); do systemctl show --property NRestarts --value \
+                     rxl-guest-agent | grep -qv '^0' && exit; sleep 1; done; exit 1";
     dom4.check(restarted, MIGRATION).context("the watchdog did nothing")?;
     wait_for_state(cluster, Node::B, "dom4", "expired|finished|thawed")?;
-    println!("  its ranks ran again {:.1} s after it was stopped, at the latest", stopped.elapsed().as_secs_f64());
+    println!(
+        "  its ranks ran again {:.1} s after it was stopped, at the latest",
+        stopped.elapsed().as_secs_f64()
+    );
     Ok(())
 }
 
@@ -201,8 +241,8 @@ fn migration(to: Node) -> String {
 fn moved(mut migration: RemoteProcess) -> Result<Value> {
     let output = migration.wait(MIGRATION)?;
     ensure!(output.success(), "{:?}", failed(&output));
-    let report: Value =
-        serde_json::from_str(&output.stdout).with_context(|| format!("not a report: {}", output.stdout))?;
+    let report: Value = serde_json::from_str(&output.stdout)
+        .with_context(|| format!("not a report: {}", output.stdout))?;
     let mpi = report["mpi"].clone();
     ensure!(mpi["problem"].is_null(), "{mpi}");
     check_cut(&mpi)?;

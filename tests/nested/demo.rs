@@ -1,4 +1,5 @@
-//! `make demo`: two nested Xen hosts, an MPI ring over two domUs, one of which moves while the ring turns.
+//! `make demo`: two nested Xen hosts, an MPI ring over two domUs, one of which moves while the ring
+//! turns.
 
 #[path = "cluster.rs"]
 #[expect(dead_code, reason = "the demo needs less of it than the tests")]
@@ -18,7 +19,10 @@ fn main() -> Result<()> {
     say("Two nested Xen hosts, nodeA and nodeB (the first time, their images are built: minutes).");
     let begun = Instant::now();
     let cluster = Cluster::up(&Node::PAIR, &[&rxl, &helper])?;
-    println!("   up in {:.1} s; dom3 and small run on nodeA, dom4 on nodeB", begun.elapsed().as_secs_f64());
+    println!(
+        "   up in {:.1} s; dom3 and small run on nodeA, dom4 on nodeB",
+        begun.elapsed().as_secs_f64()
+    );
 
     say("The guest agent, from its package, in both domains of the job.");
     for guest in ["dom3", "dom4"] {
@@ -26,17 +30,23 @@ fn main() -> Result<()> {
     }
 
     cluster.lab.bind_processors()?;
-    say("An MPI ring: two ranks, one in dom3 and one in dom4, 64 KiB a message, each with its number and a checksum.");
+    say("An MPI ring: two ranks, one in dom3 and one in dom4, 64 KiB a message, each with its \
+         number and a checksum.");
     let launcher = cluster.lab.guest_via("dom4", Node::B)?;
-    let mut ring = launcher.spawn(&format!("mpirun --host dom3,dom4 -np 2 mpi-ring {RING_SECONDS} 65536"))?;
-    ring.wait_for_stdout("progress", Duration::from_secs(120)).context("the ring does not start")?;
+    let mut ring =
+        launcher.spawn(&format!("mpirun --host dom3,dom4 -np 2 mpi-ring {RING_SECONDS} 65536"))?;
+    ring.wait_for_stdout("progress", Duration::from_secs(120))
+        .context("the ring does not start")?;
     println!("   it turns");
 
     say("nodeA# rxl jobs");
     print!("{}", jobs(&cluster)?);
 
     say("nodeA# rxl migrate dom3 nodeB --mpi-quiesce");
-    let output = cluster.lab.node(Node::A).check("rxl migrate --progress plain dom3 nodeB --mpi-quiesce", MIGRATION)?;
+    let output = cluster
+        .lab
+        .node(Node::A)
+        .check("rxl migrate --progress plain dom3 nodeB --mpi-quiesce", MIGRATION)?;
     print!("{}{}", output.stderr, output.stdout);
 
     say("What the ring saw, when it has ended by itself:");
@@ -49,10 +59,12 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The hosts of the cluster are named once; then each sees the job, which its agents notice within seconds.
+/// The hosts of the cluster are named once; then each sees the job, which its agents notice within
+/// seconds.
 fn jobs(cluster: &Cluster) -> Result<String> {
     cluster.name_hosts(Node::A)?;
-    let look = "for i in $(seq 10); do rxl jobs | tee /run/jobs | grep -c openmpi | grep -qx 2 && break; sleep 1; done; cat /run/jobs";
+    let look = "for i in $(seq 10); do rxl jobs | tee /run/jobs | grep -c openmpi | grep -qx 2 && \
+                break; sleep 1; done; cat /run/jobs";
     Ok(cluster.lab.node(Node::A).check(look, MIGRATION)?.stdout)
 }
 

@@ -14,9 +14,15 @@ pub fn wait_for_precopy(cluster: &Cluster) -> Result<()> {
 }
 
 /// Starts a migration of dom3, breaks something in pre-copy, and checks how it ends.
-fn broken(cluster: &Cluster, options: &str, code: i32, breaking: impl FnOnce() -> Result<()>) -> Result<()> {
+fn broken(
+    cluster: &Cluster,
+    options: &str,
+    code: i32,
+    breaking: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let source = cluster.lab.node(Node::A);
-    let mut migration = source.spawn(&format!("rxl migrate --progress none {options} dom3 nodeB"))?;
+    let mut migration =
+        source.spawn(&format!("rxl migrate --progress none {options} dom3 nodeB"))?;
     wait_for_precopy(cluster)?;
     breaking()?;
     let begun = Instant::now();
@@ -39,29 +45,43 @@ fn recovered(cluster: &Cluster) -> Result<()> {
 
 pub fn a_receiver_killed_in_precopy(cluster: &Cluster) -> Result<()> {
     let target = cluster.lab.node(Node::B);
-    broken(cluster, "", 11, || target.check("pkill -KILL -x rxl", Duration::from_secs(30)).map(drop))?;
+    broken(cluster, "", 11, || {
+        target.check("pkill -KILL -x rxl", Duration::from_secs(30)).map(drop)
+    })?;
     // What the killed process held, a half-built domain and sockets, its guard removes.
     cluster.wait_until(Node::B, "! pgrep -x 'rxl|rxl-guard' >/dev/null")?;
     recovered(cluster)
 }
 
-/// rxl is killed while its domain stands still for it: the guard runs the domain on, within seconds.
+/// rxl is killed while its domain stands still for it: the guard runs the domain on, within
+/// seconds.
 pub fn rxl_killed_while_the_domain_is_suspended(cluster: &Cluster) -> Result<()> {
     let source = cluster.lab.node(Node::A);
-    for command in ["rxl save dom3 /root/dom3.save", "rxl migrate --progress none --non-live dom3 nodeB"] {
+    for command in
+        ["rxl save dom3 /root/dom3.save", "rxl migrate --progress none --non-live dom3 nodeB"]
+    {
         let mut doomed = source.spawn(&format!("exec {command}"))?;
         cluster.wait_until(Node::A, "xl list dom3 | awk 'END {exit $5 !~ /s/}'")?;
         source.check("pkill -KILL -x rxl", Duration::from_secs(30))?;
         let killed = Instant::now();
         doomed.wait(MIGRATION)?;
         cluster.wait_until(Node::A, "xl list dom3 | awk 'END {exit $5 ~ /s/}'")?;
-        println!("  {command}: killed; dom3 ran again {:.1} s later", killed.elapsed().as_secs_f64());
+        println!(
+            "  {command}: killed; dom3 ran again {:.1} s later",
+            killed.elapsed().as_secs_f64()
+        );
         cluster.lab.guest("dom3")?.check("uptime", Duration::from_secs(60))?;
         for node in Node::PAIR {
-            cluster.wait_until(node, "! pgrep -x 'rxl|rxl-guard|rxl-save-helper|libxl-save-help' >/dev/null")?;
+            cluster.wait_until(
+                node,
+                "! pgrep -x 'rxl|rxl-guard|rxl-save-helper|libxl-save-help' >/dev/null",
+            )?;
         }
         cluster.check_clean("dom3", Node::A)?;
-        source.check("test ! -e /root/dom3.save && journalctl -t rxl-guard | tail -1", Duration::from_secs(30))?;
+        source.check(
+            "test ! -e /root/dom3.save && journalctl -t rxl-guard | tail -1",
+            Duration::from_secs(30),
+        )?;
     }
     recovered(cluster)
 }
@@ -77,7 +97,9 @@ pub fn a_link_cut_in_precopy(cluster: &Cluster) -> Result<()> {
 /// One after the other: what the first leaves would be found by the second.
 pub fn ssh_cut_and_then_ctrl_c_in_precopy(cluster: &Cluster) -> Result<()> {
     let source = cluster.lab.node(Node::A);
-    broken(cluster, "", 11, || source.check("pkill -KILL -f '^ssh .*rxl receive'", Duration::from_secs(30)).map(drop))?;
+    broken(cluster, "", 11, || {
+        source.check("pkill -KILL -f '^ssh .*rxl receive'", Duration::from_secs(30)).map(drop)
+    })?;
     cluster.wait_until(Node::B, "! pgrep -x 'rxl|rxl-guard' >/dev/null")?;
     cluster.check_clean("dom3", Node::A)?;
 

@@ -7,7 +7,9 @@ use rxl_lab::Node;
 use serde_json::Value;
 
 use crate::cluster::{COMMAND, Cluster, MIGRATION, failed, number};
-use crate::quiesce::{check_cut, figures, prepare, some_moment, start_job, summary, wait_for_state};
+use crate::quiesce::{
+    check_cut, figures, prepare, some_moment, start_job, summary, wait_for_state,
+};
 
 /// dom3 is on nodeA from the beginning.
 const GANG: [&str; 2] = ["dom3", "dom4"];
@@ -21,7 +23,10 @@ fn together(cluster: &Cluster) -> Result<()> {
 
 pub fn two_domains_of_a_job_move_together(cluster: &Cluster) -> Result<()> {
     together(cluster)?;
-    let dry = cluster.lab.node(Node::A).check("rxl migrate --dry-run dom3 dom4 nodeB --mpi-quiesce", MIGRATION)?;
+    let dry = cluster
+        .lab
+        .node(Node::A)
+        .check("rxl migrate --dry-run dom3 dom4 nodeB --mpi-quiesce", MIGRATION)?;
     ensure!(dry.stderr.matches("every check passed").count() == 2, "{}", dry.stderr);
     moved(cluster, "dom3 dom4 nodeB", [Node::B, Node::B])?;
     check_found_from(cluster, Node::A, [Node::B, Node::B])
@@ -66,7 +71,8 @@ fn check_reports(all: &Value) -> Result<()> {
 fn check_found_from(cluster: &Cluster, seer: Node, homes: [Node; 2]) -> Result<()> {
     cluster.name_hosts(seer)?;
     let shown = cluster.lab.node(seer).check("rxl jobs --json", MIGRATION)?.stdout;
-    let domains: Vec<Value> = serde_json::from_str(&shown).with_context(|| format!("not JSON: {shown}"))?;
+    let domains: Vec<Value> =
+        serde_json::from_str(&shown).with_context(|| format!("not JSON: {shown}"))?;
     let is_there = |(name, home): (&str, Node)| {
         domains.iter().any(|domain| domain["domain"] == name && domain["host"] == home.name())
     };
@@ -87,8 +93,8 @@ fn tell(report: &Value) -> Result<()> {
     Ok(())
 }
 
-/// The targets die while the job stands still; then the leader is killed during pre-copy. Both times the job runs on where it
-/// was.
+/// The targets die while the job stands still; then the leader is killed during pre-copy. Both
+/// times the job runs on where it was.
 pub fn what_fails_before_go_leaves_both_at_home(cluster: &Cluster) -> Result<()> {
     together(cluster)?;
     let job = start_job(cluster, Node::B)?;
@@ -111,12 +117,16 @@ pub fn what_fails_before_go_leaves_both_at_home(cluster: &Cluster) -> Result<()>
     let killed = Instant::now();
     migration.wait(MIGRATION)?;
     cluster.wait_until(Node::A, "! pgrep -x 'rxl|rxl-guard' >/dev/null")?;
-    println!("  leader killed: its members have ended after {:.1} s", killed.elapsed().as_secs_f64());
+    println!(
+        "  leader killed: its members have ended after {:.1} s",
+        killed.elapsed().as_secs_f64()
+    );
     at_home(cluster)?;
     summary(cluster, job).map(drop)
 }
 
-/// Both run on nodeA, their ranks with them. A copy that was whole when its receiver was killed is kept.
+/// Both run on nodeA, their ranks with them. A copy that was whole when its receiver was killed is
+/// kept.
 fn at_home(cluster: &Cluster) -> Result<()> {
     for name in GANG {
         wait_for_state(cluster, Node::A, name, "finished|expired|surveyed|thawed")?;

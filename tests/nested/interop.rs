@@ -35,13 +35,17 @@ pub fn stock_xl_sends_to_rxl(cluster: &Cluster) -> Result<()> {
     let said = xl_migrate(cluster, Node::B, "-v migrate -p small nodeA")?;
     ensure!(said.contains("receiving small over xl's protocol"), "rxl did not receive it: {said}");
     let paused = cluster.lab.domains(Node::A)?.into_iter().find(|domain| domain.name == "small");
-    ensure!(paused.as_ref().is_some_and(|domain| domain.state.contains('p')), "-p leaves it paused: {paused:?}");
+    ensure!(
+        paused.as_ref().is_some_and(|domain| domain.state.contains('p')),
+        "-p leaves it paused: {paused:?}"
+    );
     cluster.lab.node(Node::A).check("xl unpause small", COMMAND)?;
     check_memory(&mut probe, "from xl to rxl in xl's place")?;
     cluster.check_clean("small", Node::A)
 }
 
-/// A host with rxl, and one that has never heard of it: there, and back by that one's own `xl migrate`.
+/// A host with rxl, and one that has never heard of it: there, and back by that one's own `xl
+/// migrate`.
 pub fn to_a_host_with_xl_alone_and_back(cluster: &Cluster) -> Result<()> {
     cluster.lab.node(Node::B).check("rm /usr/bin/rxl /usr/bin/rxl-save-helper", COMMAND)?;
     let mut probe = cluster.lab.watch_memcheck(Node::B, guest("small")?.ip)?;
@@ -60,8 +64,15 @@ pub fn to_a_host_with_xl_alone_and_back(cluster: &Cluster) -> Result<()> {
         number(&report, "/ram/transferred")? / 1e6,
         report["precopy"],
     );
-    ensure!(report["precopy"]["walker"] == "rxl" && report["transport"]["kind"] == "xl", "{report}");
-    ensure!(report["checksum"]["digest"].is_null() && report["rounds"].as_array().map_or(0, Vec::len) >= 2, "{report}");
+    ensure!(
+        report["precopy"]["walker"] == "rxl" && report["transport"]["kind"] == "xl",
+        "{report}"
+    );
+    ensure!(
+        report["checksum"]["digest"].is_null()
+            && report["rounds"].as_array().map_or(0, Vec::len) >= 2,
+        "{report}"
+    );
     check_memory(&mut probe, "from rxl to xl")?;
     cluster.check_clean("small", Node::B)?;
 
@@ -100,12 +111,14 @@ pub fn a_ring_survives_the_way_over_xls_protocol(cluster: &Cluster) -> Result<()
     cluster.lab.bind_processors()?;
     let launcher = cluster.lab.guest_via("dom4", Node::B)?;
     let mut ring = launcher.spawn(&format!("{RING} {RING_SECONDS} 65536"))?;
-    ring.wait_for_stdout("progress", Duration::from_secs(120)).context("the ring does not start")?;
+    ring.wait_for_stdout("progress", Duration::from_secs(120))
+        .context("the ring does not start")?;
     let report = cluster.migrate(Node::A, "--peer xl dom3 nodeB")?;
     ensure!(ring.is_running()?, "the ring ended before the migration did: {}", ring.stdout());
     let output = ring.wait(MIGRATION)?;
     ensure!(output.success(), "the job failed: {} {}", output.stdout, output.stderr);
-    let saw: Value = serde_json::from_str(output.stdout.lines().last().context("the ring said nothing")?)?;
+    let saw: Value =
+        serde_json::from_str(output.stdout.lines().last().context("the ring said nothing")?)?;
     let (total, downtime) = (number(&report, "/total-time")? / 1e3, number(&report, "/downtime")?);
     println!("  {saw}; rxl to xl: total {total:.1} s, downtime {downtime:.0} ms");
     ensure!(saw["bad"] == 0 && saw["rounds"].as_u64() > Some(0), "{saw}");

@@ -1,5 +1,5 @@
-//! What each level of `--mpi-quiesce`, and stock xl, cost one audited job: ways take turns, so that all meet the same job, the
-//! same hosts and both directions.
+//! What each level of `--mpi-quiesce`, and stock xl, cost one audited job: ways take turns, so that
+//! all meet the same job, the same hosts and both directions.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,11 +11,12 @@ use serde_json::Value;
 use crate::cluster::{COMMAND, Cluster, MIGRATION, median, number};
 use crate::quiesce::{check_cut, figures, prepare, some_moment, start_job, summary, weigh_dom0};
 
-/// What Xen's documentation gives dom0 on hosts that share their processors: guests keep a third. With more the ranks stand still
-/// for dom0 all through pre-copy, whoever moves them.
+/// What Xen's documentation gives dom0 on hosts that share their processors: guests keep a third.
+/// With more the ranks stand still for dom0 all through pre-copy, whoever moves them.
 const WEIGHT: u32 = 512;
 
-/// Lines of the job's progress after a migration: the first may be of an iteration from before its end.
+/// Lines of the job's progress after a migration: the first may be of an iteration from before its
+/// end.
 const LINES_AFTER: usize = 3;
 
 /// What the migrations of one way cost, ms but for the counts.
@@ -25,10 +26,11 @@ struct Way {
     pauses: Vec<f64>,
     flushes: Vec<f64>,
     unacked: Vec<f64>,
-    /// The longest time without the end of any operation of MPI at the rank that stays, from before the migration until the job
-    /// runs as usual again: its stall.
+    /// The longest time without the end of any operation of MPI at the rank that stays, from before
+    /// the migration until the job runs as usual again: its stall.
     silences: Vec<f64>,
-    /// The longest iteration in that time. It holds what the host's processor takes from the ranks, too.
+    /// The longest iteration in that time. It holds what the host's processor takes from the ranks,
+    /// too.
     longest: Vec<f64>,
     retransmits: Vec<f64>,
 }
@@ -39,10 +41,12 @@ impl Way {
             [] => "-".to_owned(),
             values => format!("{:.2} s", median(values.to_vec()) / 1e3),
         };
-        let each = |values: &[f64]| values.iter().map(|ms| format!("{:.1}", ms / 1e3)).collect::<Vec<_>>().join(", ");
+        let each = |values: &[f64]| {
+            values.iter().map(|ms| format!("{:.1}", ms / 1e3)).collect::<Vec<_>>().join(", ")
+        };
         println!(
-            "  {name}: medians: downtime {}, pause {}, flush {}, stall {} (each: {}), longest iteration {} (each: {}); {} segments \
-             retransmitted, {} bytes in flight at the cuts",
+            "  {name}: medians: downtime {}, pause {}, flush {}, stall {} (each: {}), longest \
+             iteration {} (each: {}); {} segments retransmitted, {} bytes in flight at the cuts",
             seconds(&self.downtimes),
             seconds(&self.pauses),
             seconds(&self.flushes),
@@ -56,8 +60,9 @@ impl Way {
     }
 }
 
-/// RXL_QUIESCE_WAYS and RXL_QUIESCE_RUNS: which ways, and how many migrations of each; an even number goes each way equally often in
-/// both directions, which differ by more than the ways do. A way is `xl`, or a level and a transport (`job`, `job+tcp`).
+/// RXL_QUIESCE_WAYS and RXL_QUIESCE_RUNS: which ways, and how many migrations of each; an even
+/// number goes each way equally often in both directions, which differ by more than the ways do. A
+/// way is `xl`, or a level and a transport (`job`, `job+tcp`).
 pub fn an_audited_job_by_level(cluster: &Cluster) -> Result<()> {
     let ways = std::env::var("RXL_QUIESCE_WAYS").unwrap_or_else(|_| "job".into());
     let ways: Vec<&str> = ways.split_whitespace().collect();
@@ -67,11 +72,13 @@ pub fn an_audited_job_by_level(cluster: &Cluster) -> Result<()> {
     let mut job = Job { process: start_job(cluster, Node::B)?, read: 0 };
     let (mut costs, mut at) = (BTreeMap::<&str, Way>::new(), Node::A);
     for round in 0..runs {
-        // An even number of ways in another order each time, or a way would always go the same direction.
+        // An even number of ways in another order each time, or a way would always go the same
+        // direction.
         let shift = if ways.len().is_multiple_of(2) { round } else { 0 };
         for way in (0..ways.len()).map(|n| ways[(n + shift) % ways.len()]) {
             std::thread::sleep(some_moment());
-            job.moved(cluster, way, at, costs.entry(way).or_default()).with_context(|| format!("{way} from {at}"))?;
+            job.moved(cluster, way, at, costs.entry(way).or_default())
+                .with_context(|| format!("{way} from {at}"))?;
             at = at.other();
         }
     }
@@ -82,7 +89,8 @@ pub fn an_audited_job_by_level(cluster: &Cluster) -> Result<()> {
     cluster.check_clean("dom3", at)
 }
 
-/// With a few of each: the job that stands still by agreement stands still for less than the one that xl pulls a rank from.
+/// With a few of each: the job that stands still by agreement stands still for less than the one
+/// that xl pulls a rank from.
 fn check_stalls(costs: &BTreeMap<&str, Way>, runs: usize) -> Result<()> {
     let Some(xl) = costs.get("xl") else { return Ok(()) };
     for (way, job) in costs.iter().filter(|(way, _)| way.starts_with("job")) {
@@ -109,9 +117,16 @@ impl Job {
         let took = begun.elapsed();
         let iterations = self.settled()?;
         let longest = iterations.iter().map(|line| line.longest).fold(0.0, f64::max);
-        let stall = iterations.iter().max_by(|a, b| a.silence.total_cmp(&b.silence)).context("no iteration")?;
+        let stall = iterations
+            .iter()
+            .max_by(|a, b| a.silence.total_cmp(&b.silence))
+            .context("no iteration")?;
         let silence = stall.silence;
-        ensure!(iterations.iter().all(|line| line.bad == 0.0), "a message went wrong: {}", self.process.stdout());
+        ensure!(
+            iterations.iter().all(|line| line.bad == 0.0),
+            "a message went wrong: {}",
+            self.process.stdout()
+        );
         cost.longest.push(longest);
         cost.silences.push(silence);
         cost.retransmits.push(retransmitted(cluster)? - before);
@@ -130,7 +145,11 @@ impl Job {
         let mut lines = self.iterations()?;
         let enough = lines.len() + LINES_AFTER;
         while lines.len() < enough {
-            ensure!(self.process.is_running()? && Instant::now() < until, "it stands still: {}", self.process.stdout());
+            ensure!(
+                self.process.is_running()? && Instant::now() < until,
+                "it stands still: {}",
+                self.process.stdout()
+            );
             std::thread::sleep(Duration::from_millis(500));
             lines.extend(self.iterations()?);
         }
@@ -160,7 +179,8 @@ struct Line {
 
 impl Line {
     fn parse(line: &str) -> Result<Self> {
-        let line: Value = serde_json::from_str(line).with_context(|| format!("not a line of progress: {line}"))?;
+        let line: Value = serde_json::from_str(line)
+            .with_context(|| format!("not a line of progress: {line}"))?;
         let of = |name| number(&line, name);
         Ok(Self {
             longest: of("/longest_ms")?,
@@ -177,7 +197,8 @@ fn migrate(cluster: &Cluster, way: &str, from: Node, cost: &mut Way) -> Result<(
         return cluster.lab.node(from).check(&format!("xl migrate dom3 {to}"), MIGRATION).map(drop);
     }
     let (level, transport) = way.split_once('+').unwrap_or((way, "ssh"));
-    let report = cluster.migrate(from, &format!("--mpi-quiesce={level} --transport={transport} dom3 {to}"))?;
+    let report = cluster
+        .migrate(from, &format!("--mpi-quiesce={level} --transport={transport} dom3 {to}"))?;
     cost.downtimes.push(number(&report, "/downtime")?);
     if level == "off" {
         ensure!(report.get("mpi").is_none(), "{report}");
@@ -198,14 +219,21 @@ fn migrate(cluster: &Cluster, way: &str, from: Node, cost: &mut Way) -> Result<(
     if level == "job" { check_cut(mpi) } else { Ok(()) }
 }
 
-/// What the agent beside the rank that stays did around a stall, in seconds from its beginning: both take their guest's clock.
+/// What the agent beside the rank that stays did around a stall, in seconds from its beginning:
+/// both take their guest's clock.
 fn agent_while_stalled(cluster: &Cluster, stall: &Line) -> Result<()> {
     let (from, to) = (stall.from - 30.0, stall.from + stall.silence / 1e3 + 30.0);
-    let journal = format!("journalctl --unit rxl-guest-agent --output short-unix --since @{from:.0} --until @{to:.0}");
+    let journal = format!(
+        "journalctl --unit rxl-guest-agent --output short-unix --since @{from:.0} --until @{to:.0}"
+    );
     for line in cluster.lab.guest("dom4")?.check(&journal, COMMAND * 2)?.stdout.lines() {
         let Some((head, said)) = line.rsplit_once("-> ") else { continue };
         if let Some(at) = head.split(' ').next().and_then(|at| at.parse::<f64>().ok()) {
-            println!("    at {:.1} s: {}", at - stall.from, said.chars().take(60).collect::<String>());
+            println!(
+                "    at {:.1} s: {}",
+                at - stall.from,
+                said.chars().take(60).collect::<String>()
+            );
         }
     }
     Ok(())
@@ -216,7 +244,10 @@ fn retransmitted(cluster: &Cluster) -> Result<f64> {
     let count = "awk '/^Tcp:/ {value = $13} END {print value}' /proc/net/snmp";
     let of = |guest: &str| -> Result<f64> {
         let said = cluster.lab.guest(guest)?.check(count, COMMAND * 2)?;
-        said.stdout.trim().parse().with_context(|| format!("retransmissions of {guest}: {}", said.stdout))
+        said.stdout
+            .trim()
+            .parse()
+            .with_context(|| format!("retransmissions of {guest}: {}", said.stdout))
     };
     Ok(of("dom3")? + of("dom4")?)
 }

@@ -9,19 +9,25 @@ use serde_json::Value;
 use crate::cluster::{COMMAND, Cluster, MIGRATION, failed, number};
 use crate::survival::check_memory;
 
-/// The report's passes are those that were judged, and hold as many page numbers as were dirty; with each walker.
+/// The report's passes are those that were judged, and hold as many page numbers as were dirty;
+/// with each walker.
 pub fn rounds_are_what_was_sent(cluster: &Cluster) -> Result<()> {
     let mut probe = cluster.lab.watch_memcheck(Node::B, guest("small")?.ip)?;
     for (walker, from) in [("libxc", Node::A), ("rxl", Node::B)] {
-        let command =
-            format!("RXL_LOG=rxl=debug rxl migrate --json --progress none --walker {walker} small {}", from.other());
+        let command = format!(
+            "RXL_LOG=rxl=debug rxl migrate --json --progress none --walker {walker} small {}",
+            from.other()
+        );
         let output = cluster.lab.node(from).check(&command, MIGRATION)?;
         let report: Value = serde_json::from_str(&output.stdout)?;
         ensure!(report["precopy"]["walker"] == walker, "{report}");
         let rounds = report["rounds"].as_array().context("rounds")?;
         let judged: Vec<u64> = output.stderr.lines().filter_map(dirty_in_log).collect();
         println!("  {walker}: judged {judged:?}, {}", summary(rounds));
-        ensure!(!judged.is_empty() && judged.len() + 1 == rounds.len() - usize::from(walker == "libxc"), "{judged:?}");
+        ensure!(
+            !judged.is_empty() && judged.len() + 1 == rounds.len() - usize::from(walker == "libxc"),
+            "{judged:?}"
+        );
         for (round, dirty) in rounds[1..].iter().zip(&judged) {
             // libxc sends what was judged before it suspends; rxl adds it to the last pass.
             let sent = round["pfns"].as_u64().context("pfns")?;
@@ -57,18 +63,26 @@ pub fn a_guest_that_dirties_faster_than_the_link(cluster: &Cluster) -> Result<()
     let (code, said) = cluster.migrate_fails(Node::A, "--timeout 20 small nodeB")?;
     let took = begun.elapsed();
     println!("  --on-timeout cancel: {:.1} s: {code}: {said}", took.as_secs_f64());
-    ensure!(code == 12 && said.contains("runs on here") && took < Duration::from_secs(60), "{took:?} {said}");
+    ensure!(
+        code == 12 && said.contains("runs on here") && took < Duration::from_secs(60),
+        "{took:?} {said}"
+    );
     check_memory(&mut probe, "after the cancel")?;
     cluster.wait_until(Node::B, "! pgrep -x 'rxl|rxl-guard' >/dev/null")?;
     cluster.check_clean("small", Node::A)?;
 
-    let (code, said) = cluster.migrate_fails(Node::A, "--abort-if-busy --max-rounds 1 small nodeB")?;
+    let (code, said) =
+        cluster.migrate_fails(Node::A, "--abort-if-busy --max-rounds 1 small nodeB")?;
     println!("  --abort-if-busy: {code}: {said}");
     ensure!(code == 12 && said.contains("--max-rounds"), "{said}");
 
     let report = cluster.migrate(Node::A, "--timeout 15 --on-timeout force small nodeB")?;
     let live: f64 = number(&report, "/total-time")? - number(&report, "/downtime")?;
-    println!("  --on-timeout force: {:.1} s live, {:.1} s down", live / 1e3, number(&report, "/downtime")? / 1e3);
+    println!(
+        "  --on-timeout force: {:.1} s live, {:.1} s down",
+        live / 1e3,
+        number(&report, "/downtime")? / 1e3
+    );
     ensure!(live < 60e3, "pre-copy went on after its timeout: {report}");
     check_memory(&mut probe, "after it was forced")?;
     cluster.check_clean("small", Node::B)
@@ -77,7 +91,8 @@ pub fn a_guest_that_dirties_faster_than_the_link(cluster: &Cluster) -> Result<()
 /// A stock xl that is told of our helper, to a stock xl.
 pub fn stock_xl_with_our_helper(cluster: &Cluster) -> Result<()> {
     let mut probe = cluster.lab.watch_memcheck(Node::B, guest("small")?.ip)?;
-    let with = "LIBXL_SAVE_HELPER=/usr/bin/rxl-save-helper RXL_DOWNTIME_LIMIT=2000 RXL_SAVE_REPORT=/root/save.json";
+    let with = "LIBXL_SAVE_HELPER=/usr/bin/rxl-save-helper RXL_DOWNTIME_LIMIT=2000 \
+                RXL_SAVE_REPORT=/root/save.json";
     let source = cluster.lab.node(Node::A);
     source.check(&format!("{with} xl migrate small nodeB"), MIGRATION)?;
     let report = source.check("cat /root/save.json", COMMAND)?;
@@ -89,7 +104,8 @@ pub fn stock_xl_with_our_helper(cluster: &Cluster) -> Result<()> {
     cluster.check_clean("small", Node::B)
 }
 
-/// Kills something on the source in pre-copy; the guest runs on, and nothing is left but what the next rxl sweeps.
+/// Kills something on the source in pre-copy; the guest runs on, and nothing is left but what the
+/// next rxl sweeps.
 fn killed_in_precopy(cluster: &Cluster, what: &str, code: Option<i32>) -> Result<()> {
     let source = cluster.lab.node(Node::A);
     let mut migration = source.spawn("exec rxl migrate --progress none dom3 nodeB")?;
@@ -100,7 +116,10 @@ fn killed_in_precopy(cluster: &Cluster, what: &str, code: Option<i32>) -> Result
     println!("  {what} killed: {}: {}", output.status, output.stderr.trim());
     ensure!(code.is_none_or(|code| output.status == code), "{}", output.stderr);
     for node in Node::PAIR {
-        cluster.wait_until(node, "! pgrep -x 'rxl|rxl-guard|rxl-save-helper|libxl-save-help' >/dev/null")?;
+        cluster.wait_until(
+            node,
+            "! pgrep -x 'rxl|rxl-guard|rxl-save-helper|libxl-save-help' >/dev/null",
+        )?;
         cluster.lab.node(node).check("rxl status", COMMAND)?;
     }
     cluster.check_clean("dom3", Node::A)?;
@@ -125,7 +144,10 @@ pub fn status_and_cancel(cluster: &Cluster) -> Result<()> {
     let (line, json) = shown.split_once('\n').context("a line")?;
     println!("  {line}");
     let list: Value = serde_json::from_str(json)?;
-    ensure!(list[0]["domain"] == "dom3" && list[0]["state"] == "precopy" && line.contains("precopy"), "{shown}");
+    ensure!(
+        list[0]["domain"] == "dom3" && list[0]["state"] == "precopy" && line.contains("precopy"),
+        "{shown}"
+    );
     source.check("rxl cancel dom3", COMMAND)?;
     let (code, said) = failed(&migration.wait(MIGRATION)?)?;
     println!("  {code}: {said}");
@@ -136,7 +158,8 @@ pub fn status_and_cancel(cluster: &Cluster) -> Result<()> {
     cluster.check_clean("dom3", Node::A)
 }
 
-/// RXL_ROUND_TRIPS: there and back so often, with a guest that dirties its memory. Nothing piles up on either host.
+/// RXL_ROUND_TRIPS: there and back so often, with a guest that dirties its memory. Nothing piles up
+/// on either host.
 pub fn to_and_fro_without_a_leak(cluster: &Cluster) -> Result<()> {
     let trips: usize = std::env::var("RXL_ROUND_TRIPS").map_or(Ok(1), |trips| trips.parse())?;
     let mut probe = cluster.lab.watch_memcheck(Node::B, guest("small")?.ip)?;
@@ -153,10 +176,12 @@ pub fn to_and_fro_without_a_leak(cluster: &Cluster) -> Result<()> {
     cluster.check_clean("small", Node::A)
 }
 
-/// What a host keeps: domains, xenstore nodes that hold no number of a domain, processes of ours, Xen's free memory in 4 MiB.
+/// What a host keeps: domains, xenstore nodes that hold no number of a domain, processes of ours,
+/// Xen's free memory in 4 MiB.
 fn kept(cluster: &Cluster, node: Node) -> Result<String> {
-    let count = "xl list | tail -n +2 | wc -l; xenstore-ls -f | sed 's/[0-9]*//g' | sort -u | wc -l; \
-                 pgrep -c 'rxl|save-help' ; ls /run/rxl | grep -vc lock; xl info | awk '/free_memory/ {print int($3/4)}'";
+    let count = "xl list | tail -n +2 | wc -l; xenstore-ls -f | sed 's/[0-9]*//g' | sort -u | wc \
+                 -l; pgrep -c 'rxl|save-help' ; ls /run/rxl | grep -vc lock; xl info | awk \
+                 '/free_memory/ {print int($3/4)}'";
     let said = cluster.lab.node(node).run(count, COMMAND)?.stdout;
     Ok(said.split_whitespace().collect::<Vec<_>>().join(" "))
 }

@@ -1,4 +1,5 @@
-//! `--mpi-quiesce` with a real job: two ranks in two domUs on two hosts, an agent in each, every message audited.
+//! `--mpi-quiesce` with a real job: two ranks in two domUs on two hosts, an agent in each, every
+//! message audited.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,18 +14,24 @@ const GUESTS: [&str; 2] = ["dom3", "dom4"];
 /// The file in rank 0's guest that ends the job.
 const STOP: &str = "/run/mpi-audit.stop";
 
-/// When a job ends that nobody has ended, in seconds: later than any scenario, however slow its hosts. The lab's end ends it, too.
+/// When a job ends that nobody has ended, in seconds: later than any scenario, however slow its
+/// hosts. The lab's end ends it, too.
 const LAST_SECOND: u32 = 4 * 3600;
 
 /// Agents from their package; the busy guest that no test here needs gives its processor back.
 pub fn prepare(cluster: &Cluster) -> Result<()> {
     cluster.lab.bind_processors()?;
     cluster.lab.node(Node::A).check("xl destroy small", COMMAND)?;
-    // Ranks spin; with two on one host dom0 would get a third of its only processor, and all takes twice as long.
+    // Ranks spin; with two on one host dom0 would get a third of its only processor, and all takes
+    // twice as long.
     weigh_dom0(cluster, 2048)?;
     lengthen_slices(cluster)?;
     cluster.lab.on_each(|node| {
-        let mut here = cluster.lab.domains(node)?.into_iter().filter(|domain| GUESTS.contains(&domain.name.as_str()));
+        let mut here = cluster
+            .lab
+            .domains(node)?
+            .into_iter()
+            .filter(|domain| GUESTS.contains(&domain.name.as_str()));
         here.try_for_each(|domain| cluster.install_agent(&domain.name))
     })?;
     let shown = cluster.lab.node(Node::A).check("rxl jobs", COMMAND)?.stdout;
@@ -32,19 +39,25 @@ pub fn prepare(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// dom0's share of a host's processor; a guest's weight is 256. A scheduler without weights has none.
+/// dom0's share of a host's processor; a guest's weight is 256. A scheduler without weights has
+/// none.
 pub fn weigh_dom0(cluster: &Cluster, weight: u32) -> Result<()> {
     schedule(cluster, &format!("--domain=Domain-0 --weight={weight}"))
 }
 
 fn schedule(cluster: &Cluster, options: &str) -> Result<()> {
     let command = format!("xl sched-credit2 {options}");
-    cluster.lab.nodes().iter().try_for_each(|node| cluster.lab.node(*node).run(&command, COMMAND).map(drop))
+    cluster
+        .lab
+        .nodes()
+        .iter()
+        .try_for_each(|node| cluster.lab.node(*node).run(&command, COMMAND).map(drop))
 }
 
-/// How long a domain keeps a processor at least, in microseconds (credit2's `ratelimit_us`; Xen's default is 1000). A switch between
-/// domains empties an emulator's caches of what it has translated. With 1000 on a host with two spinning ranks and a dom0 that copies, Xen
-/// had half of the processor, and the same migration took 142 s where it took 87 and 124 s with more.
+/// How long a domain keeps a processor at least, in microseconds (credit2's `ratelimit_us`; Xen's
+/// default is 1000). A switch between domains empties an emulator's caches of what it has
+/// translated. With 1000 on a host with two spinning ranks and a dom0 that copies, Xen had half of
+/// the processor, and the same migration took 142 s where it took 87 and 124 s with more.
 const SLICE_US: u32 = 5000;
 
 fn lengthen_slices(cluster: &Cluster) -> Result<()> {
@@ -54,7 +67,8 @@ fn lengthen_slices(cluster: &Cluster) -> Result<()> {
 /// The report's `mpi` part, in a line.
 pub fn figures(mpi: &Value) -> String {
     format!(
-        "prepare {} ms, freeze {} ms, flush {} ms, resume {} ms, network {} ms, thaw {} ms, pause {} ms, {} in flight, {} agree, {} retransmits, {} later",
+        "prepare {} ms, freeze {} ms, flush {} ms, resume {} ms, network {} ms, thaw {} ms, pause \
+         {} ms, {} in flight, {} agree, {} retransmits, {} later",
         mpi["prepare"],
         mpi["freeze"],
         mpi["flush"],
@@ -69,10 +83,12 @@ pub fn figures(mpi: &Value) -> String {
     )
 }
 
-/// All ranks stood still, so each connection was seen from both its ends. What a full receive queue has dropped, and found no
-/// room for in time, makes the cut unclean, and the report has to say so in every figure.
+/// All ranks stood still, so each connection was seen from both its ends. What a full receive queue
+/// has dropped, and found no room for in time, makes the cut unclean, and the report has to say so
+/// in every figure.
 pub fn check_cut(mpi: &Value) -> Result<()> {
-    let (agreed, disagreed) = (number(mpi, "/connections-agreed")?, number(mpi, "/connections-disagreed")?);
+    let (agreed, disagreed) =
+        (number(mpi, "/connections-agreed")?, number(mpi, "/connections-disagreed")?);
     ensure!(agreed + disagreed > 0.0 && mpi["connections-one-ended"] == 0, "{mpi}");
     check_directions(mpi, 2.0 * (agreed + disagreed))?;
     if mpi["clean"] == true {
@@ -85,7 +101,9 @@ pub fn check_cut(mpi: &Value) -> Result<()> {
         mpi["unacked"], mpi["unread"], mpi["resend"]
     );
     let directions = mpi["cut"].as_array().into_iter().flatten();
-    directions.filter(|direction| direction["agrees"] == false).for_each(|direction| println!("  {direction}"));
+    directions
+        .filter(|direction| direction["agrees"] == false)
+        .for_each(|direction| println!("  {direction}"));
     ensure!(number(mpi, "/unacked")? + number(mpi, "/notsent")? > 0.0, "{mpi}");
     Ok(())
 }
@@ -97,7 +115,10 @@ fn check_directions(mpi: &Value, count: f64) -> Result<()> {
     for direction in all {
         let (acked, received) = (number(direction, "/acked")?, number(direction, "/received")?);
         ensure!(received > 0.0, "{direction}");
-        ensure!(direction["agrees"] == false || (0.0..=1.0).contains(&(acked - received)), "{direction}");
+        ensure!(
+            direction["agrees"] == false || (0.0..=1.0).contains(&(acked - received)),
+            "{direction}"
+        );
     }
     Ok(())
 }
@@ -106,7 +127,8 @@ fn check_directions(mpi: &Value, count: f64) -> Result<()> {
 pub fn start_job(cluster: &Cluster, via: Node) -> Result<RemoteProcess> {
     let launcher = cluster.lab.guest_via("dom4", via)?;
     launcher.check(&format!("rm -f {STOP}"), COMMAND)?;
-    let mut job = launcher.spawn(&format!("mpirun --host dom4,dom3 -np 2 mpi-audit {LAST_SECOND} --until {STOP}"))?;
+    let mut job = launcher
+        .spawn(&format!("mpirun --host dom4,dom3 -np 2 mpi-audit {LAST_SECOND} --until {STOP}"))?;
     job.wait_for_stdout("progress", Duration::from_secs(180)).context("the job does not start")?;
     Ok(job)
 }
@@ -117,9 +139,11 @@ pub fn summary(cluster: &Cluster, mut job: RemoteProcess) -> Result<Value> {
     let output = job.wait(MIGRATION * 3)?;
     ensure!(output.success(), "the job failed: {} {}", output.stdout, output.stderr);
     let last = output.stdout.lines().last().context("the job said nothing")?;
-    let saw: Value = serde_json::from_str(last).with_context(|| format!("not a summary: {last}"))?;
+    let saw: Value =
+        serde_json::from_str(last).with_context(|| format!("not a summary: {last}"))?;
     println!(
-        "  job: {} messages received of {} sent, {} lost, {} duplicated, {} reordered, {} corrupt, {} iterations",
+        "  job: {} messages received of {} sent, {} lost, {} duplicated, {} reordered, {} corrupt, \
+         {} iterations",
         saw["received"],
         saw["sent"],
         saw["lost"],
@@ -128,14 +152,19 @@ pub fn summary(cluster: &Cluster, mut job: RemoteProcess) -> Result<Value> {
         saw["corrupt"],
         saw["iterations"]
     );
-    let sum: u64 = ["lost", "duplicated", "reordered", "corrupt"].iter().filter_map(|what| saw[*what].as_u64()).sum();
+    let sum: u64 = ["lost", "duplicated", "reordered", "corrupt"]
+        .iter()
+        .filter_map(|what| saw[*what].as_u64())
+        .sum();
     ensure!(sum == 0 && saw["received"].as_u64() > Some(0), "{last}");
     Ok(saw)
 }
 
 /// Up to 3 s, so that migrations meet the job in any of its phases.
 pub fn some_moment() -> Duration {
-    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
+    let nanos = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.subsec_nanos());
     Duration::from_millis(u64::from(nanos / 1000) % 3000)
 }
 
@@ -143,12 +172,15 @@ pub fn some_moment() -> Duration {
 pub fn wait_for_state(cluster: &Cluster, node: Node, guest: &str, states: &str) -> Result<()> {
     let domid = cluster.domid(node, guest)?.with_context(|| format!("{guest} is not on {node}"))?;
     let read = format!("xenstore-read /local/domain/{domid}/data/rxl/state");
-    let poll =
-        format!("for i in $(seq 2000); do {read} | grep -qE ' ({states}) ' && exit 0; sleep 0.1; done; {read}; exit 1");
+    let poll = format!(
+        "for i in $(seq 2000); do {read} | grep -qE ' ({states}) ' && exit 0; sleep 0.1; done; \
+         {read}; exit 1"
+    );
     cluster.lab.node(node).check(&poll, MIGRATION).map(drop)
 }
 
-/// rxl dies while the ranks stand still: they run again when their lease ends, and nobody has lost anything.
+/// rxl dies while the ranks stand still: they run again when their lease ends, and nobody has lost
+/// anything.
 pub fn a_coordinator_killed_while_frozen(cluster: &Cluster) -> Result<()> {
     prepare(cluster)?;
     let job = start_job(cluster, Node::B)?;
@@ -158,11 +190,15 @@ pub fn a_coordinator_killed_while_frozen(cluster: &Cluster) -> Result<()> {
     cluster.lab.guest("dom4")?.check("systemctl stop rxl-guest-agent", COMMAND)?;
     let (code, said) = cluster.migrate_fails(Node::A, "--mpi-quiesce=require dom3 nodeB")?;
     println!("  {code}: {said}");
-    ensure!(code == 11 && said.contains("2 ranks") && said.contains("cluster.toml"), "{code}: {said}");
+    ensure!(
+        code == 11 && said.contains("2 ranks") && said.contains("cluster.toml"),
+        "{code}: {said}"
+    );
     cluster.check_clean("dom3", Node::A)?;
     cluster.lab.guest("dom4")?.check("systemctl start rxl-guest-agent", COMMAND)?;
 
-    let mut migration = source.spawn("exec rxl migrate --progress none --mpi-quiesce dom3 nodeB")?;
+    let mut migration =
+        source.spawn("exec rxl migrate --progress none --mpi-quiesce dom3 nodeB")?;
     wait_for_state(cluster, Node::B, "dom4", "frozen|flushed").context("the job is not frozen")?;
     source.check("pkill -KILL -x rxl", COMMAND)?;
     let killed = Instant::now();
@@ -170,15 +206,18 @@ pub fn a_coordinator_killed_while_frozen(cluster: &Cluster) -> Result<()> {
     for (node, guest) in [(Node::A, "dom3"), (Node::B, "dom4")] {
         wait_for_state(cluster, node, guest, "expired")?;
     }
-    println!("  both ranks ran again {:.1} s after the coordinator was killed", killed.elapsed().as_secs_f64());
+    println!(
+        "  both ranks ran again {:.1} s after the coordinator was killed",
+        killed.elapsed().as_secs_f64()
+    );
     cluster.wait_until(Node::B, "! pgrep -x 'rxl|rxl-guard' >/dev/null")?;
     source.check("rxl status", COMMAND)?;
     cluster.check_clean("dom3", Node::A)?;
     summary(cluster, job).map(drop)
 }
 
-/// A rank's domain is saved while its job stands still, first to run on and then to come back from its file. The job runs on
-/// over all of it.
+/// A rank's domain is saved while its job stands still, first to run on and then to come back from
+/// its file. The job runs on over all of it.
 pub fn a_rank_saved_to_a_file_and_restored(cluster: &Cluster) -> Result<()> {
     const FILE: &str = "/var/tmp/dom3.save";
     prepare(cluster)?;
@@ -187,9 +226,14 @@ pub fn a_rank_saved_to_a_file_and_restored(cluster: &Cluster) -> Result<()> {
     let source = cluster.lab.node(Node::A);
     for then in ["-c", ""] {
         let begun = Instant::now();
-        let said = source.check(&format!("rxl save {then} --mpi-quiesce=require dom3 {FILE}"), MIGRATION)?.stdout;
+        let said = source
+            .check(&format!("rxl save {then} --mpi-quiesce=require dom3 {FILE}"), MIGRATION)?
+            .stdout;
         println!("  save {then}: {:.1} s: {}", begun.elapsed().as_secs_f64(), said.trim());
-        ensure!(said.contains("connections agree at both ends") && said.contains("application pause"), "{said}");
+        ensure!(
+            said.contains("connections agree at both ends") && said.contains("application pause"),
+            "{said}"
+        );
         ensure!(cluster.domid(Node::A, "dom3")?.is_some() == (then == "-c"), "{then}: dom3");
     }
     let begun = Instant::now();

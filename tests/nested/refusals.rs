@@ -20,8 +20,20 @@ const NOTHING: [&str; 2] = ["true", "true"];
 
 const CASES: &[Case] = &[
     Case { before: NOTHING, after: NOTHING, arguments: "nosuch nodeB", code: 4, says: "xl list" },
-    Case { before: NOTHING, after: NOTHING, arguments: "small nodeC", code: 8, says: "ssh nodeC true" },
-    Case { before: NOTHING, after: NOTHING, arguments: "-s 'ssh -p 2222' small nodeB", code: 8, says: "cannot reach" },
+    Case {
+        before: NOTHING,
+        after: NOTHING,
+        arguments: "small nodeC",
+        code: 8,
+        says: "ssh nodeC true",
+    },
+    Case {
+        before: NOTHING,
+        after: NOTHING,
+        arguments: "-s 'ssh -p 2222' small nodeB",
+        code: 8,
+        says: "cannot reach",
+    },
     Case {
         before: ["true", "mv /usr/bin/rxl /usr/bin/rxl.away"],
         after: ["true", "mv /usr/bin/rxl.away /usr/bin/rxl"],
@@ -39,7 +51,8 @@ const CASES: &[Case] = &[
     Case {
         before: [
             "true",
-            "xl create -q -p /etc/xen/small.cfg 'name=\"eater\"' memory=$(($(xl info free_memory) - 100))",
+            "xl create -q -p /etc/xen/small.cfg 'name=\"eater\"' memory=$(($(xl info free_memory) \
+             - 100))",
         ],
         after: ["true", "xl destroy eater"],
         arguments: "small nodeB",
@@ -60,7 +73,13 @@ const CASES: &[Case] = &[
         code: 1,
         says: "nothing was begun",
     },
-    Case { before: NOTHING, after: NOTHING, arguments: "-C /etc/hosts small nodeB", code: 2, says: "dryrun" },
+    Case {
+        before: NOTHING,
+        after: NOTHING,
+        arguments: "-C /etc/hosts small nodeB",
+        code: 2,
+        says: "dryrun",
+    },
 ];
 
 pub fn each_in_one_line_with_its_own_code(cluster: &Cluster) -> Result<()> {
@@ -79,8 +98,10 @@ pub fn each_in_one_line_with_its_own_code(cluster: &Cluster) -> Result<()> {
         ensure!(said.lines().count() == 1 && said.contains(case.says), "{said}");
     }
     // A user without rights, and a host without Xen.
-    let output =
-        cluster.lab.node(Node::A).run("setpriv --reuid 65534 --clear-groups rxl migrate small nodeB", COMMAND)?;
+    let output = cluster
+        .lab
+        .node(Node::A)
+        .run("setpriv --reuid 65534 --clear-groups rxl migrate small nodeB", COMMAND)?;
     println!("  as nobody: {}: {}", output.status, output.stderr.trim());
     ensure!(output.status == 3 && output.stderr.contains("root"), "{}", output.stderr);
     cluster.check_clean("small", Node::A)

@@ -40,7 +40,8 @@ pub fn rxl_and_xl_take_each_others_files(cluster: &Cluster) -> Result<()> {
     cluster.check_clean("small", Node::A)
 }
 
-/// What differs between formats does so for every guest: this shows that a PV guest's own records pass, each way once.
+/// What differs between formats does so for every guest: this shows that a PV guest's own records
+/// pass, each way once.
 pub fn files_of_a_pv_guest(cluster: &Cluster) -> Result<()> {
     cluster.lab.create(Node::A, "small-pv", Duration::from_secs(240))?;
     files_of(cluster, "small-pv", &WAYS[2..])?;
@@ -50,10 +51,18 @@ pub fn files_of_a_pv_guest(cluster: &Cluster) -> Result<()> {
 
 fn files_of(cluster: &Cluster, name: &str, ways: &[(&str, &str, &str)]) -> Result<()> {
     memory(cluster, name, &format!("of {name} at first"))?;
-    ways.iter().try_for_each(|(save, restore, begins)| there_and_back(cluster, name, save, restore, begins))
+    ways.iter().try_for_each(|(save, restore, begins)| {
+        there_and_back(cluster, name, save, restore, begins)
+    })
 }
 
-fn there_and_back(cluster: &Cluster, name: &str, save: &str, restore: &str, begins: &str) -> Result<()> {
+fn there_and_back(
+    cluster: &Cluster,
+    name: &str,
+    save: &str,
+    restore: &str,
+    begins: &str,
+) -> Result<()> {
     run(cluster, &format!("{save} {name} {FILE}"))?;
     ensure!(domain(cluster, name)?.is_none(), "{save}: {name} is still here");
     let mark = run(cluster, &format!("head -c 8 {FILE}"))?;
@@ -89,10 +98,17 @@ fn full_disk(cluster: &Cluster) -> Result<()> {
     let node = cluster.lab.node(Node::A);
     node.check("mkdir -p /mnt/full && mount -t tmpfs -o size=1m tmpfs /mnt/full", COMMAND)?;
     for save in ["rxl save", "rxl save --plain"] {
-        let (code, said) = failed(&node.run(&format!("{save} small /mnt/full/small.save"), MIGRATION)?)?;
+        let (code, said) =
+            failed(&node.run(&format!("{save} small /mnt/full/small.save"), MIGRATION)?)?;
         println!("  {save}: {code}: {said}");
-        ensure!(code == 11 && said.contains("No space left") && said.contains("runs on here"), "{code}: {said}");
-        ensure!(node.check("ls -A /mnt/full", COMMAND)?.stdout.is_empty(), "nothing is left on the disk");
+        ensure!(
+            code == 11 && said.contains("No space left") && said.contains("runs on here"),
+            "{code}: {said}"
+        );
+        ensure!(
+            node.check("ls -A /mnt/full", COMMAND)?.stdout.is_empty(),
+            "nothing is left on the disk"
+        );
         memory(cluster, "small", &format!("after {save} on a full disk"))?;
     }
     node.check("umount /mnt/full", COMMAND).map(drop)
@@ -102,13 +118,18 @@ fn damaged_file(cluster: &Cluster) -> Result<()> {
     let node = cluster.lab.node(Node::A);
     run(cluster, &format!("rxl save small {FILE}"))?;
     run(cluster, &format!("cp {FILE} {FILE}.sound"))?;
-    let zeroes =
-        format!("dd if=/dev/zero of={FILE} bs=1 count=8 seek=$(($(stat -c %s {FILE}) / 2)) conv=notrunc status=none");
+    let zeroes = format!(
+        "dd if=/dev/zero of={FILE} bs=1 count=8 seek=$(($(stat -c %s {FILE}) / 2)) conv=notrunc \
+         status=none"
+    );
     for damage in [zeroes, format!("cp {FILE}.sound {FILE}; truncate -s -1 {FILE}")] {
         node.check(&damage, COMMAND)?;
         let (code, said) = failed(&node.run(&format!("rxl restore {FILE}"), MIGRATION)?)?;
         println!("  {code}: {said}");
-        ensure!(code == 15 && said.contains("damaged at byte") && said.lines().count() == 1, "{code}: {said}");
+        ensure!(
+            code == 15 && said.contains("damaged at byte") && said.lines().count() == 1,
+            "{code}: {said}"
+        );
         ensure!(domain(cluster, "small")?.is_none(), "nothing was built");
     }
     run(cluster, &format!("rxl restore {FILE}.sound"))?;

@@ -26,7 +26,8 @@ pub struct Setting {
 impl Setting {
     pub fn new() -> Self {
         let host = MemoryHost::new(1 << 20);
-        let guest = Guest { pages: 5000, zero_per_256: 100, dirty: vec![10], endless: false, seed: 7 };
+        let guest =
+            Guest { pages: 5000, zero_per_256: 100, dirty: vec![10], endless: false, seed: 7 };
         host.start("dom3", GuestType::Pvh, guest);
         Self { host, directory: tempfile::tempdir().unwrap(), interrupt: false }
     }
@@ -40,7 +41,14 @@ impl Setting {
     }
 
     pub fn request(&self, format: Format, after: After) -> Request {
-        Request { domain: "dom3".into(), path: self.path(), format, after, packing: PACKING, quiesce: Level::Off }
+        Request {
+            domain: "dom3".into(),
+            path: self.path(),
+            format,
+            after,
+            packing: PACKING,
+            quiesce: Level::Off,
+        }
     }
 
     pub fn save(&self, format: Format, after: After) -> Result<Written, Failure> {
@@ -69,8 +77,12 @@ impl Setting {
     /// The domain runs as if nothing had been; of its file nothing is there, or the old one.
     pub fn assert_untouched(&self, old: Option<&[u8]>) {
         let kept = self.only_domain();
-        assert_eq!((kept.domain.name.as_str(), kept.domain.state, kept.log_dirty), ("dom3", RunState::Running, false));
-        let left: Vec<String> = names(self.directory.path()).into_iter().filter(|name| name != "state").collect();
+        assert_eq!(
+            (kept.domain.name.as_str(), kept.domain.state, kept.log_dirty),
+            ("dom3", RunState::Running, false)
+        );
+        let left: Vec<String> =
+            names(self.directory.path()).into_iter().filter(|name| name != "state").collect();
         assert_eq!(left.len(), usize::from(old.is_some()), "{left:?}");
         assert_eq!(std::fs::read(self.path()).ok().as_deref(), old);
         self.state().lock("domain-1", "dom3").expect("its lock was given back");
@@ -181,10 +193,15 @@ fn a_domain_that_cannot_be_saved_now_is_refused_before_anything() {
     setting.host.set_state(setting.only_domain().domain.domid, RunState::Paused);
     assert_eq!(setting.save(Format::Rxl, After::Destroy).unwrap_err().exit, Exit::DomainState);
     setting.host.set_state(setting.only_domain().domain.domid, RunState::Running);
-    let request =
-        Request { path: "/no/such/directory/dom3.save".into(), ..setting.request(Format::Rxl, After::Destroy) };
+    let request = Request {
+        path: "/no/such/directory/dom3.save".into(),
+        ..setting.request(Format::Rxl, After::Destroy)
+    };
     let failure = setting.save_as(&request).unwrap_err();
-    assert!(failure.exit == Exit::Internal && failure.to_string().contains("nothing was begun"), "{failure}");
+    assert!(
+        failure.exit == Exit::Internal && failure.to_string().contains("nothing was begun"),
+        "{failure}"
+    );
     setting.assert_untouched(None);
 }
 
@@ -200,9 +217,10 @@ fn a_name_that_is_taken_is_refused() {
 
 #[test]
 fn a_restore_that_fails_leaves_nothing() {
-    for faults in
-        [Faults { restore_after: Some(1 << 20), ..Faults::default() }, Faults { unpause: true, ..Faults::default() }]
-    {
+    for faults in [
+        Faults { restore_after: Some(1 << 20), ..Faults::default() },
+        Faults { unpause: true, ..Faults::default() },
+    ] {
         let setting = Setting::new();
         setting.save(Format::Rxl, After::Destroy).unwrap();
         setting.host.set_faults(faults);

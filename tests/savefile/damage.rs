@@ -44,7 +44,14 @@ fn sound() -> Sound {
         packing: PACKING,
         quiesce: Level::Off,
     };
-    save::save(&host, &StateDir::at(directory.path().join("state")), &request, None, &Events::default()).unwrap();
+    save::save(
+        &host,
+        &StateDir::at(directory.path().join("state")),
+        &request,
+        None,
+        &Events::default(),
+    )
+    .unwrap();
     let bytes = std::fs::read(&path).unwrap();
     let head = bytes.first_chunk().unwrap();
     let mut at = savefile::HEADER_LEN + savefile::Header::parse(head).unwrap().config_len as usize;
@@ -90,7 +97,8 @@ fn a_flipped_bit_is_told_wherever_it_is() {
     sound.judged(&sound.bytes).unwrap();
     // All of the headers, and some of what is between them.
     let headers = sound.frames.iter().flat_map(|&frame| frame..(frame + 44).min(sound.bytes.len()));
-    for byte in (0..sound.frames[0] + 40).chain(headers).chain((0..sound.bytes.len()).step_by(997)) {
+    for byte in (0..sound.frames[0] + 40).chain(headers).chain((0..sound.bytes.len()).step_by(997))
+    {
         let mut damaged = sound.bytes.clone();
         damaged[byte] ^= 1 << (byte % 8);
         if byte < 8 {
@@ -105,7 +113,10 @@ fn a_flipped_bit_is_told_wherever_it_is() {
 #[test]
 fn a_file_that_was_cut_off_is_refused() {
     let sound = sound();
-    let ends = sound.frames.iter().flat_map(|&frame| [frame - 1, frame, frame + 1, frame + FRAME_HEADER_LEN]);
+    let ends = sound
+        .frames
+        .iter()
+        .flat_map(|&frame| [frame - 1, frame, frame + 1, frame + FRAME_HEADER_LEN]);
     for end in ends.chain([8, 23, 24, 30]).filter(|&end| end < sound.bytes.len()) {
         let at = if sound.frames.contains(&end) { end } else { sound.part(end) };
         sound.refused(&sound.bytes[..end], at, &format!("cut at {end}"));
@@ -144,7 +155,8 @@ fn frames_that_are_missing_doubled_or_out_of_place_are_told() {
 fn a_good_frame_that_does_not_belong_is_told_by_the_digest() {
     let sound = sound();
     let (begin, end) = (sound.frames[1], sound.frames[2]);
-    let header = |frame: usize| FrameHeader::parse(sound.bytes[frame..].first_chunk().unwrap()).unwrap();
+    let header =
+        |frame: usize| FrameHeader::parse(sound.bytes[frame..].first_chunk().unwrap()).unwrap();
     let before = header(sound.frames[0]).decoded_len as usize;
     let mut contents = Vec::new();
     Saved::open(&sound.directory.path().join("dom3.save"))
@@ -167,8 +179,12 @@ fn a_good_frame_that_does_not_belong_is_told_by_the_digest() {
     };
     let file = [&sound.bytes[..begin], &new.to_bytes(), &contents, &sound.bytes[end..]].concat();
     let failure = sound.judged(&file).unwrap_err().to_string();
-    let last = file.len() - (sound.frames[sound.frames.len() - 1] - sound.frames[sound.frames.len() - 2]);
-    assert!(failure.contains(&format!("damaged at byte {last} of the file: digest mismatch")), "{failure}");
+    let last =
+        file.len() - (sound.frames[sound.frames.len() - 1] - sound.frames[sound.frames.len() - 2]);
+    assert!(
+        failure.contains(&format!("damaged at byte {last} of the file: digest mismatch")),
+        "{failure}"
+    );
 }
 
 #[test]
@@ -183,7 +199,10 @@ fn what_changes_after_the_check_is_refused_when_it_is_read() {
     // In place: another file under the name would not be seen.
     std::fs::write(&path, &damaged).unwrap();
     let error = saved.stream().unwrap().read_to_end(&mut Vec::new()).unwrap_err();
-    assert!(error.to_string().contains(&format!("damaged at byte {} of the file", sound.frames[2])), "{error}");
+    assert!(
+        error.to_string().contains(&format!("damaged at byte {} of the file", sound.frames[2])),
+        "{error}"
+    );
 }
 
 #[test]
@@ -218,7 +237,11 @@ fn damage_to_a_plain_file_is_told_as_far_as_it_shows() {
         judged(&captured.file).unwrap();
         let end = captured.file.len();
         for cut in [0, 5, 40, 100, captured.stream_at + 3, end / 2, end - 1] {
-            assert_eq!(judged(&captured.file[..cut]).unwrap_err().exit, Exit::BadStream, "cut at {cut}");
+            assert_eq!(
+                judged(&captured.file[..cut]).unwrap_err().exit,
+                Exit::BadStream,
+                "cut at {cut}"
+            );
         }
         for byte in [3, 33, 49, 60, captured.stream_at + 2, captured.stream_at + 30, end - 7] {
             let mut damaged = captured.file.clone();

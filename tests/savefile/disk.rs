@@ -18,7 +18,11 @@ impl SmallDisk {
     /// None: only root may mount one.
     fn mount(at: &Path) -> Option<Self> {
         std::fs::create_dir(at).unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(at).status().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+            .arg(at)
+            .status()
+            .unwrap();
         mounted.success().then(|| Self(at.to_owned()))
     }
 }
@@ -37,7 +41,8 @@ fn a_full_disk_leaves_the_domain_running_and_no_file() {
     }
     for format in [Format::Rxl, Format::Plain] {
         let setting = Setting::new();
-        let disk = SmallDisk::mount(&setting.directory.path().join("state")).expect("root may mount");
+        let disk =
+            SmallDisk::mount(&setting.directory.path().join("state")).expect("root may mount");
         let path = disk.0.join("dom3.save");
         std::fs::write(&path, b"of yesterday").unwrap();
         let request = Request {
@@ -52,7 +57,8 @@ fn a_full_disk_leaves_the_domain_running_and_no_file() {
         assert_eq!(failure.exit, Exit::FailedSourceRuns, "{failure}");
         assert!(failure.to_string().contains("No space left on device"), "{failure}");
         assert!(failure.to_string().contains("dom3 runs on here"), "{failure}");
-        let left: Vec<String> = names(&disk.0).into_iter().filter(|name| name != "domain-1.lock").collect();
+        let left: Vec<String> =
+            names(&disk.0).into_iter().filter(|name| name != "domain-1.lock").collect();
         assert_eq!(left, ["dom3.save"]);
         assert_eq!(std::fs::read(&request.path).unwrap(), b"of yesterday");
         setting.assert_untouched(None);

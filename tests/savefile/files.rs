@@ -32,7 +32,8 @@ impl Captured {
 pub fn captured() -> Vec<Captured> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrate-stream/tests/streams");
     let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let files: Vec<PathBuf> = paths.filter(|path| path.to_string_lossy().ends_with(".xlsave.zst")).collect();
+    let files: Vec<PathBuf> =
+        paths.filter(|path| path.to_string_lossy().ends_with(".xlsave.zst")).collect();
     assert!(!files.is_empty());
     files.iter().map(|path| take_apart(unpack(path))).collect()
 }
@@ -48,7 +49,8 @@ fn unpack(path: &Path) -> Vec<u8> {
 fn take_apart(file: Vec<u8>) -> Captured {
     let (head, rest) = file.split_first_chunk::<{ xl::HEADER_LEN }>().unwrap();
     let length = xl::Header::parse(head).unwrap().optional_data_len as usize;
-    let config = xl::OptionalData::parse(&rest[..length]).unwrap().json().unwrap().unwrap().to_owned();
+    let config =
+        xl::OptionalData::parse(&rest[..length]).unwrap().json().unwrap().unwrap().to_owned();
     Captured { config, stream_at: xl::HEADER_LEN + length, file }
 }
 
@@ -57,7 +59,9 @@ pub fn written(file: &Unfinished, format: Format, stream: &[u8]) -> Result<Writt
     let (reading, writing) = pipe().unwrap();
     let from = Guarded::new(reading, Cancel::new().unwrap(), None).unwrap();
     let (sender, end) = channel();
-    let writer = Writer::start(format, PACKING, from, file, move |written| sender.send(written).unwrap()).unwrap();
+    let writer =
+        Writer::start(format, PACKING, from, file, move |written| sender.send(written).unwrap())
+            .unwrap();
     // As libxl's helper: a closed pipe would be an error here.
     std::fs::File::from(writing).write_all(stream).unwrap();
     let written = end.recv().unwrap();

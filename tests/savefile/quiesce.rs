@@ -20,9 +20,20 @@ fn agents(vetoes: bool) -> Agents {
     Agents::at_source(&[(DOM3, "dom3"), (DOM4, "dom4")], vetoes)
 }
 
-fn quiesced(setting: &Setting, agents: &Agents, level: Level, after: After) -> Result<Saved, Failure> {
+fn quiesced(
+    setting: &Setting,
+    agents: &Agents,
+    level: Level,
+    after: After,
+) -> Result<Saved, Failure> {
     let request = Request { quiesce: level, ..setting.request(Format::Rxl, after) };
-    save(&setting.host, &setting.state(), &request, Some(vec![agents.host("nodeA")]), &Events::default())
+    save(
+        &setting.host,
+        &setting.state(),
+        &request,
+        Some(vec![agents.host("nodeA")]),
+        &Events::default(),
+    )
 }
 
 #[test]

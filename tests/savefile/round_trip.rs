@@ -36,7 +36,11 @@ fn a_plain_file_is_xls_own_to_the_byte() {
 }
 
 fn rxl(arguments: &[&str]) -> Value {
-    let output = Command::new(env!("CARGO_BIN_EXE_rxl")).args(arguments).stdin(Stdio::null()).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_rxl"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
@@ -49,7 +53,9 @@ fn rxls_files_are_looked_at_like_xls() {
         std::fs::write(&plain, &captured.file).unwrap();
         let path = save(directory.path(), Format::Rxl, &captured.config, captured.stream());
         for command in ["inspect", "verify"] {
-            let look = |path: &std::path::Path| rxl(&["stream", command, "--json", path.to_str().unwrap()]);
+            let look = |path: &std::path::Path| {
+                rxl(&["stream", command, "--json", path.to_str().unwrap()])
+            };
             let (mut of_rxls, of_xls) = (look(&path), look(&plain));
             assert_eq!(of_rxls["container"].take(), "rxl save file");
             assert_eq!(of_rxls, of_xls);
@@ -57,7 +63,10 @@ fn rxls_files_are_looked_at_like_xls() {
                 let estimate = of_xls["compression"]["frame-bytes"].as_f64().unwrap();
                 let made = std::fs::metadata(&path).unwrap().len() as f64;
                 println!("{made} bytes, {estimate} estimated");
-                assert!((0.8..1.25).contains(&(estimate / made)), "{estimate} estimated, {made} made");
+                assert!(
+                    (0.8..1.25).contains(&(estimate / made)),
+                    "{estimate} estimated, {made} made"
+                );
             }
         }
     }

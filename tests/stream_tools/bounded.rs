@@ -1,4 +1,5 @@
-//! Memory does not depend on the stream: 4 GiB go through under 64 MiB, and so does what is made to ask for more.
+//! Memory does not depend on the stream: 4 GiB go through under 64 MiB, and so does what is made to
+//! ask for more.
 
 use std::io::{Read, copy, repeat};
 use std::path::PathBuf;
@@ -19,7 +20,8 @@ fn make_stream() -> PathBuf {
     path
 }
 
-/// Sends a stream through `rxl stream COMMAND -`. Its peak of memory in KiB, when it has taken `length` bytes of it.
+/// Sends a stream through `rxl stream COMMAND -`. Its peak of memory in KiB, when it has taken
+/// `length` bytes of it.
 fn peak(command: &str, mut stream: impl Read, length: u64) -> u64 {
     let mut child = rxl(&["stream", command, "-"])
         .stdin(Stdio::piped())
@@ -40,7 +42,11 @@ fn peak(command: &str, mut stream: impl Read, length: u64) -> u64 {
 #[test]
 fn four_gib_go_through_little_memory() {
     for command in ["inspect", "verify"] {
-        let mut source = Command::new(make_stream()).args(["4096", "256"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut source = Command::new(make_stream())
+            .args(["4096", "256"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let peak = peak(command, source.stdout.take().unwrap(), 4096 << 20);
         assert!(source.wait().unwrap().success());
         println!("{command}: {} MiB", peak >> 10);
@@ -52,7 +58,10 @@ fn four_gib_go_through_little_memory() {
 fn begun() -> Vec<u8> {
     let mut stream = Vec::new();
     writer::image_header(&mut stream);
-    writer::domain_header(&mut stream, DomainHeader { domain_type: DomainType::Hvm, xen_major: 4, xen_minor: 17 });
+    writer::domain_header(
+        &mut stream,
+        DomainHeader { domain_type: DomainType::Hvm, xen_major: 4, xen_minor: 17 },
+    );
     writer::static_data_end(&mut stream);
     stream
 }
@@ -67,10 +76,15 @@ fn record(record_type: RecordType, length: u32, body: &[u8]) -> Vec<u8> {
 #[test]
 fn lengths_are_not_believed() {
     let flags = xl::FLAG_JSON | xl::FLAG_STREAM_V2;
-    let xl = |optional_data_len| xl::Header { mandatory_flags: flags, optional_flags: 0, optional_data_len };
+    let xl = |optional_data_len| xl::Header {
+        mandatory_flags: flags,
+        optional_flags: 0,
+        optional_data_len,
+    };
     let length: u32 = 127 << 20;
     let holes = [(length / 8 - 1).to_le_bytes(), [0; 4]].concat();
-    // Each followed by zeroes, which are normal pages, or lists of nothing: as many as it takes before it is refused.
+    // Each followed by zeroes, which are normal pages, or lists of nothing: as many as it takes
+    // before it is refused.
     for (what, stream, zeroes) in [
         ("a configuration of 4 GiB", xl(u32::MAX).to_bytes().to_vec(), 256 << 20),
         ("a configuration of 16 MiB", xl(xl::MAX_OPTIONAL_DATA).to_bytes().to_vec(), 16 << 20),
@@ -91,7 +105,9 @@ fn lengths_are_not_believed() {
 fn any_number_of_findings_and_runs_is_bounded() {
     let mut pattern = Vec::new();
     for number in 0..10_000_u32 {
-        for record_type in [RecordType::Unknown(0x8000_0000 | number), RecordType::Unknown(0x4000_0000 | number)] {
+        for record_type in
+            [RecordType::Unknown(0x8000_0000 | number), RecordType::Unknown(0x4000_0000 | number)]
+        {
             pattern.extend_from_slice(&RecordHeader { record_type, length: 0 }.to_bytes());
         }
     }

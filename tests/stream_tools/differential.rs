@@ -1,6 +1,8 @@
-//! `rxl stream verify` beside Xen's verify-stream-v2, on the streams of real guests and on thousands of damaged ones.
+//! `rxl stream verify` beside Xen's verify-stream-v2, on the streams of real guests and on
+//! thousands of damaged ones.
 //!
-//! The two must agree but for what [`view`] and [`Difference`] name; docs/stream.md gives the reasons.
+//! The two must agree but for what [`view`] and [`Difference`] name; docs/stream.md gives the
+//! reasons.
 
 use migrate_stream::libxc::{BodyError, HeaderError, MAX_RECORD_LEN, RecordType};
 use migrate_stream::libxl;
@@ -32,7 +34,8 @@ enum View {
 enum Difference {
     /// It takes no unknown record, though the specification lets optional ones be ignored.
     OptionalRecord,
-    /// On Python 3 it compares a byte with a string, and refuses every EMULATOR_XENSTORE_DATA that is not empty.
+    /// On Python 3 it compares a byte with a string, and refuses every EMULATOR_XENSTORE_DATA that
+    /// is not empty.
     XenstoreData,
 }
 
@@ -46,12 +49,16 @@ fn view(finding: &Finding) -> View {
             Parsing::Xl(error) => checks(*error == XlError::Magic),
             Parsing::LibxlHeader(libxl::HeaderError::BigEndian) => View::GoesOn,
             // It looks at the lower 16 bits only.
-            Parsing::LibxlHeader(libxl::HeaderError::Options(options)) => checks(options & 0xffff != 0),
+            Parsing::LibxlHeader(libxl::HeaderError::Options(options)) => {
+                checks(options & 0xffff != 0)
+            }
             Parsing::LibxlHeader(_) => View::Checks,
             Parsing::LibxcHeader(HeaderError::BigEndian) => View::GoesOn,
             Parsing::LibxcHeader(_) => View::Checks,
             Parsing::Order(OrderError::Version2 | OrderError::Deprecated) => View::Checks,
-            Parsing::Order(_) => checks(finding.place == Place::Libxc(RecordType::CheckpointDirtyPfnList)),
+            Parsing::Order(_) => {
+                checks(finding.place == Place::Libxc(RecordType::CheckpointDirtyPfnList))
+            }
             Parsing::Body(error) => checks(checks_body(finding.place, error)),
         },
         _ => View::DoesNot,
@@ -65,7 +72,9 @@ fn checks_body(place: Place, error: &BodyError) -> bool {
         return false;
     }
     match (place, error) {
-        (Place::Libxc(T::X86PvInfo), BodyError::Value { field: "pt_levels", value }) => ![3, 4].contains(value),
+        (Place::Libxc(T::X86PvInfo), BodyError::Value { field: "pt_levels", value }) => {
+            ![3, 4].contains(value)
+        }
         (Place::Libxc(T::X86PvP2mFrames), BodyError::TooShort { length, .. }) => *length < 8,
         (Place::Libxc(T::X86PvP2mFrames), BodyError::Entries { .. }) => true,
         (Place::Libxc(T::X86PvP2mFrames), _) => false,
@@ -80,11 +89,15 @@ fn checks_body(place: Place, error: &BodyError) -> bool {
 
 fn is_vcpu(record_type: RecordType) -> bool {
     use RecordType as T;
-    matches!(record_type, T::X86PvVcpuBasic | T::X86PvVcpuExtended | T::X86PvVcpuXsave | T::X86PvVcpuMsrs)
+    matches!(
+        record_type,
+        T::X86PvVcpuBasic | T::X86PvVcpuExtended | T::X86PvVcpuXsave | T::X86PvVcpuMsrs
+    )
 }
 
 fn difference(verified: &Verified, said: &str) -> Option<Difference> {
-    let optional = verified.findings.list().iter().any(|finding| finding.problem == Problem::UnknownOptional);
+    let optional =
+        verified.findings.list().iter().any(|finding| finding.problem == Problem::UnknownOptional);
     if optional && said.contains("Unrecognised record type") {
         return Some(Difference::OptionalRecord);
     }
@@ -115,12 +128,22 @@ fn compare_bytes(oracle: &mut Oracle, format: &str, bytes: &[u8], what: &str) ->
         _ => format,
     };
     let xen = oracle.refuses(format, bytes);
-    let errors = || verified.findings.list().iter().filter(|finding| finding.problem.severity() == Severity::Error);
+    let errors = || {
+        verified
+            .findings
+            .list()
+            .iter()
+            .filter(|finding| finding.problem.severity() == Severity::Error)
+    };
     let views: Vec<View> = errors().map(view).collect();
     let context = || format!("{what}\nrxl: {:#?}\nxen: {xen:?}", verified.findings);
     match &xen {
         None => {
-            assert!(!views.contains(&View::Checks), "Xen's checker does not see what it should: {}", context());
+            assert!(
+                !views.contains(&View::Checks),
+                "Xen's checker does not see what it should: {}",
+                context()
+            );
             if verified.accepted() { Agreement::BothAccept } else { Agreement::RxlStricter }
         }
         Some(said) => {
@@ -160,17 +183,48 @@ fn damage(stream: &mut Pieces, dice: &mut Dice) -> String {
         0 | 1 => flip(stream, index, dice, length.min(32)),
         2 => flip(stream, index, dice, length),
         3 => {
-            let value = dice.pick(&[0, 1, 2, 5, 7, 8, 0xb, 0xd, 0xe, 0xf, 0x10, 0x12, 0x13, 1 << 31, u32::MAX]);
+            let value = dice.pick(&[
+                0,
+                1,
+                2,
+                5,
+                7,
+                8,
+                0xb,
+                0xd,
+                0xe,
+                0xf,
+                0x10,
+                0x12,
+                0x13,
+                1 << 31,
+                u32::MAX,
+            ]);
             set(stream, index, 0, value)
         }
         4 => {
             let old = field(stream, index, 4);
-            let new = [0, 7, 8, old ^ 1, old ^ 8, old.wrapping_add(4096), old.wrapping_sub(4096), 1 << 27, u32::MAX];
+            let new = [
+                0,
+                7,
+                8,
+                old ^ 1,
+                old ^ 8,
+                old.wrapping_add(4096),
+                old.wrapping_sub(4096),
+                1 << 27,
+                u32::MAX,
+            ];
             set(stream, index, 4, dice.pick(&new))
         }
         5 => {
             let old = field(stream, index, 8);
-            set(stream, index, 8, dice.pick(&[0, old.wrapping_add(1), old.wrapping_sub(1), 0x4000_0000, u32::MAX]))
+            set(
+                stream,
+                index,
+                8,
+                dice.pick(&[0, old.wrapping_add(1), old.wrapping_sub(1), 0x4000_0000, u32::MAX]),
+            )
         }
         6 => {
             let byte = length - 1 - dice.roll(8.min(length));
@@ -228,7 +282,8 @@ fn streams() -> Vec<Pieces> {
 fn both_accept_the_streams_of_real_guests() {
     let mut oracle = Oracle::start();
     for path in captured() {
-        let agreement = compare_bytes(&mut oracle, "xl", &unpacked(&path), &path.display().to_string());
+        let agreement =
+            compare_bytes(&mut oracle, "xl", &unpacked(&path), &path.display().to_string());
         assert_eq!(agreement, Agreement::BothAccept);
     }
     for stream in streams() {
@@ -245,7 +300,9 @@ fn both_judge_damaged_streams_alike() {
         for _ in 0..DAMAGED {
             let mut damaged = stream.clone();
             let mut what = format!("{}: {}", stream.format, damage(&mut damaged, &mut dice));
-            if dice.roll(4) == 0 && !damaged.list.is_empty() && damaged.list.iter().all(|piece| piece.bytes.len() >= 8)
+            if dice.roll(4) == 0
+                && !damaged.list.is_empty()
+                && damaged.list.iter().all(|piece| piece.bytes.len() >= 8)
             {
                 what += &format!(", and {}", damage(&mut damaged, &mut dice));
             }
@@ -257,7 +314,9 @@ fn both_judge_damaged_streams_alike() {
             }
         }
     }
-    println!("{accepted} accepted by both, {refused} refused by both, {stricter} refused by rxl alone");
+    println!(
+        "{accepted} accepted by both, {refused} refused by both, {stricter} refused by rxl alone"
+    );
     // A test in which all streams were of one kind would show little.
     assert!(accepted > 100 && refused > 1000 && stricter > 100, "{accepted} {refused} {stricter}");
 }
@@ -281,5 +340,8 @@ fn the_known_differences_are_what_they_are_said_to_be() {
     let emulator = [&2_u32.to_le_bytes()[..], &[0; 4], b"physmap/f0/name\0vga.vram\0"].concat();
     let xenstore = with(2, Place::LibxlRecordHeader, end, &emulator);
     assert!(verify(&xenstore.bytes()[..]).accepted());
-    assert_eq!(compare(&mut oracle, &xenstore, "xenstore data"), Agreement::Known(Difference::XenstoreData));
+    assert_eq!(
+        compare(&mut oracle, &xenstore, "xenstore data"),
+        Agreement::Known(Difference::XenstoreData)
+    );
 }

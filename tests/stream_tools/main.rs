@@ -1,4 +1,5 @@
-//! `rxl stream`: the real program on streams of real guests, damaged ones, long ones and ones that are none.
+//! `rxl stream`: the real program on streams of real guests, damaged ones, long ones and ones that
+//! are none.
 
 mod bounded;
 mod differential;

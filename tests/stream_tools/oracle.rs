@@ -14,7 +14,12 @@ pub struct Oracle {
 impl Oracle {
     pub fn start() -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrate-stream/tests/oracle.sh");
-        let mut child = Command::new(script).arg("batch").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = Command::new(script)
+            .arg("batch")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let (input, output) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
         Self { child, input, output }
     }
@@ -28,7 +33,8 @@ impl Oracle {
         let mut line = String::new();
         assert!(self.output.read_line(&mut line).unwrap() > 0, "the checker ended");
         let (status, said) = line.trim_end().split_once(' ').unwrap_or((line.trim_end(), ""));
-        // 2 is its word for exceptions that it did not foresee, one of which it raises on purpose (TOOLSTACK).
+        // 2 is its word for exceptions that it did not foresee, one of which it raises on purpose
+        // (TOOLSTACK).
         match status {
             "0" => None,
             "1" | "2" => Some(said.to_owned()),

@@ -27,7 +27,8 @@ pub struct Pieces {
 pub fn captured() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrate-stream/tests/streams");
     let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let files: Vec<PathBuf> = paths.filter(|path| path.to_string_lossy().ends_with(".xlsave.zst")).collect();
+    let files: Vec<PathBuf> =
+        paths.filter(|path| path.to_string_lossy().ends_with(".xlsave.zst")).collect();
     assert!(!files.is_empty());
     files
 }
@@ -43,7 +44,8 @@ pub fn unpacked(path: &Path) -> Vec<u8> {
 
 /// Cuts a save file. The xl header and the configuration are one piece.
 pub fn cut(bytes: &[u8]) -> Vec<Piece> {
-    let (mut reader, mut rest, mut list) = (StreamReader::new(Start::XlFile), bytes, Vec::<Piece>::new());
+    let (mut reader, mut rest, mut list) =
+        (StreamReader::new(Start::XlFile), bytes, Vec::<Piece>::new());
     while let Some(event) = reader.next(&mut rest).unwrap() {
         let place = match event {
             Event::XlHeader(_) => Place::XlHeader,
@@ -54,11 +56,13 @@ pub fn cut(bytes: &[u8]) -> Vec<Piece> {
             Event::LibxcRecord { header, .. } => Place::Libxc(header.record_type),
             _ => continue,
         };
-        // The header's bytes have been consumed when its event comes; what follows up to the next is its body.
+        // The header's bytes have been consumed when its event comes; what follows up to the next
+        // is its body.
         let header_len = if matches!(place, Place::XlHeader) { 48 } else { header_len(place) };
         list.push(Piece { place, bytes: vec![0; (reader.offset() as usize) - header_len] });
     }
-    let begins: Vec<usize> = list.iter().map(|piece| piece.bytes.len()).chain([bytes.len()]).collect();
+    let begins: Vec<usize> =
+        list.iter().map(|piece| piece.bytes.len()).chain([bytes.len()]).collect();
     for (piece, span) in list.iter_mut().zip(begins.windows(2)) {
         piece.bytes = bytes[span[0]..span[1]].to_vec();
     }
@@ -94,7 +98,8 @@ pub fn shortened(bytes: &[u8]) -> Pieces {
 }
 
 fn few_pages(record: &[u8]) -> Vec<u8> {
-    let pages: Vec<Page<'_>> = PageData::parse(&record[8..]).unwrap().pages().step_by(100).collect();
+    let pages: Vec<Page<'_>> =
+        PageData::parse(&record[8..]).unwrap().pages().step_by(100).collect();
     let mut short = Vec::new();
     writer::page_data(&mut short, &pages).unwrap();
     short
@@ -114,7 +119,11 @@ impl Pieces {
     /// The libxc stream inside that.
     pub fn libxc(&self) -> Self {
         let begin = self.list.iter().position(|piece| piece.place == Place::ImageHeader).unwrap();
-        let end = self.list.iter().position(|piece| piece.place == Place::Libxc(RecordType::End)).unwrap();
+        let end = self
+            .list
+            .iter()
+            .position(|piece| piece.place == Place::Libxc(RecordType::End))
+            .unwrap();
         Self { format: "libxc", list: self.list[begin..=end].to_vec() }
     }
 }

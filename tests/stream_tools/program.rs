@@ -48,7 +48,10 @@ fn failure(output: &Output, exit: Exit) -> &str {
 /// The figures that `inspect` should give, counted without it.
 fn counted(path: &Path) -> (u64, u64, u64, u64) {
     let (mut named, mut contents, mut zero, mut different) = (0, 0, 0, HashSet::new());
-    for piece in cut(&unpacked(path)).iter().filter(|piece| piece.place == Place::Libxc(RecordType::PageData)) {
+    for piece in cut(&unpacked(path))
+        .iter()
+        .filter(|piece| piece.place == Place::Libxc(RecordType::PageData))
+    {
         for page in PageData::parse(&piece.bytes[8..]).unwrap().pages() {
             named += 1;
             let Some(page) = page.contents else { continue };
@@ -71,7 +74,10 @@ fn inspect_counts_what_is_there() {
         let output = run(&["stream", "inspect", "--json", &name]);
         let said = json(&output);
         assert!(output.status.success() && output.stderr.is_empty());
-        assert_eq!((&said["schema"], &said["format"]), (&"rxl-stream-inspect/1".into(), &"xl save file".into()));
+        assert_eq!(
+            (&said["schema"], &said["format"]),
+            (&"rxl-stream-inspect/1".into(), &"xl save file".into())
+        );
         assert_eq!(said["bytes"], bytes.len());
         let pv = path.to_string_lossy().contains("pv-");
         assert_eq!(said["config"]["name"], if pv { "small-pv" } else { "small" });
@@ -96,11 +102,16 @@ fn records_add_up_to_the_whole_stream() {
         let said = json(&run(&["stream", "inspect", "--json", &name]));
         let headers = 48 + said["xl"]["optional-data"].as_u64().unwrap() + 16 + 24 + 16;
         for list in ["totals", "runs"] {
-            let sizes = said[list].as_array().unwrap().iter().map(|entry| entry["bytes"].as_u64().unwrap());
+            let sizes =
+                said[list].as_array().unwrap().iter().map(|entry| entry["bytes"].as_u64().unwrap());
             assert_eq!(sizes.sum::<u64>() + headers, bytes.len() as u64, "{list}");
         }
         let pieces = cut(&bytes);
-        let records = said["totals"].as_array().unwrap().iter().map(|entry| entry["records"].as_u64().unwrap());
+        let records = said["totals"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| entry["records"].as_u64().unwrap());
         // Beside the records there are four headers.
         assert_eq!(records.sum::<u64>() + 4, pieces.len() as u64);
     }
@@ -114,7 +125,10 @@ fn compression_is_estimated_well() {
         let said = json(&run(&["stream", "inspect", "--json", &name]));
         let estimate = said["compression"]["frame-bytes"].as_f64().unwrap();
         let zstd = zstd::bulk::compress(&bytes, 1).unwrap().len() as f64;
-        assert!((0.8..1.25).contains(&(estimate / zstd)), "{estimate} estimated, zstd alone makes {zstd}");
+        assert!(
+            (0.8..1.25).contains(&(estimate / zstd)),
+            "{estimate} estimated, zstd alone makes {zstd}"
+        );
     }
 }
 
@@ -125,7 +139,10 @@ fn a_pipe_is_as_good_as_a_file() {
     for command in ["inspect", "verify"] {
         let from_file = run(&["stream", command, "--json", &name]);
         let mut cat = Command::new("cat").arg(file.path()).stdout(Stdio::piped()).spawn().unwrap();
-        let from_pipe = rxl(&["stream", command, "--json", "-"]).stdin(cat.stdout.take().unwrap()).output().unwrap();
+        let from_pipe = rxl(&["stream", command, "--json", "-"])
+            .stdin(cat.stdout.take().unwrap())
+            .output()
+            .unwrap();
         assert!(cat.wait().unwrap().success() && from_pipe.status.success());
         assert_eq!(text(&from_file.stdout), text(&from_pipe.stdout));
     }
@@ -134,7 +151,9 @@ fn a_pipe_is_as_good_as_a_file() {
 #[test]
 fn bare_streams_are_known_by_their_first_bytes() {
     let xl = shortened(&unpacked(&captured()[0]));
-    for (stream, format) in [(xl.libxl(), "libxl stream"), (xl.libxc(), "libxc stream"), (xl, "xl save file")] {
+    for (stream, format) in
+        [(xl.libxl(), "libxl stream"), (xl.libxc(), "libxc stream"), (xl, "xl save file")]
+    {
         let (name, _file) = file(&stream.bytes());
         for command in ["inspect", "verify"] {
             let said = json(&run(&["stream", command, "--json", &name]));
@@ -150,13 +169,24 @@ fn the_text_tells_the_same() {
         let (name, _file) = file(&unpacked(&path));
         let directory = tempfile::tempdir().unwrap();
         let image = directory.path().join("memory.ppm");
-        let output = run(&["stream", "inspect", "--map", "--map-image", image.to_str().unwrap(), &name]);
+        let output =
+            run(&["stream", "inspect", "--map", "--map-image", image.to_str().unwrap(), &name]);
         let said = text(&output.stdout);
-        for wanted in ["xl save file", "domain small", "saved by Xen 4.17", "PAGE_DATA", "pass", "zstd level 1", "█"]
-        {
+        for wanted in [
+            "xl save file",
+            "domain small",
+            "saved by Xen 4.17",
+            "PAGE_DATA",
+            "pass",
+            "zstd level 1",
+            "█",
+        ] {
             assert!(said.contains(wanted), "{wanted:?} is missing from:\n{said}");
         }
-        assert!(said.lines().count() < 100 && said.lines().all(|line| line.chars().count() < 160), "{said}");
+        assert!(
+            said.lines().count() < 100 && said.lines().all(|line| line.chars().count() < 160),
+            "{said}"
+        );
         let image = std::fs::read(image).unwrap();
         assert!(image.starts_with(b"P6\n256 "));
     }
@@ -182,11 +212,15 @@ fn every_damage_is_told_with_its_place() {
     let (name, _file) = file(&stream.bytes());
     let output = run(&["stream", "verify", "--json", &name]);
     let first = damaged[0].0;
-    assert!(failure(&output, Exit::BadStream).contains(&format!("libxc record PAGE_DATA at byte {first}: reserved")));
+    assert!(
+        failure(&output, Exit::BadStream)
+            .contains(&format!("libxc record PAGE_DATA at byte {first}: reserved"))
+    );
     let said = json(&output);
     assert_eq!((&said["verdict"], &said["errors"]), (&"refused".into(), &damaged.len().into()));
     let findings = said["findings"].as_array().unwrap();
-    let errors: Vec<&Value> = findings.iter().filter(|finding| finding["severity"] == "error").collect();
+    let errors: Vec<&Value> =
+        findings.iter().filter(|finding| finding["severity"] == "error").collect();
     // The like are told once, with how often they came.
     assert_eq!(errors[0]["times"], damaged.len() - 1);
     assert_eq!(errors[1]["offset"], damaged.last().unwrap().0);
@@ -201,7 +235,10 @@ fn a_cut_stream_is_shown_as_far_as_it_goes() {
     for command in ["inspect", "verify"] {
         let output = run(&["stream", command, "--json", &name]);
         let said = failure(&output, Exit::BadStream);
-        assert!(said.contains(&format!("the stream ends at byte {}, 3 bytes", bytes.len())), "{said}");
+        assert!(
+            said.contains(&format!("the stream ends at byte {}, 3 bytes", bytes.len())),
+            "{said}"
+        );
         assert_eq!(json(&output)["bytes"], bytes.len() as u64 - 5, "as far as headers were whole");
     }
     let output = run(&["stream", "inspect", &name]);
@@ -214,14 +251,20 @@ fn what_follows_the_end_is_only_odd() {
     bytes.extend_from_slice(b"domain is yours");
     let (name, _file) = file(&bytes);
     let output = run(&["stream", "verify", &name]);
-    assert!(output.status.success() && text(&output.stdout).contains("15 bytes follow"), "{output:?}");
+    assert!(
+        output.status.success() && text(&output.stdout).contains("15 bytes follow"),
+        "{output:?}"
+    );
 }
 
 #[test]
 fn what_is_no_stream_is_refused_in_one_line() {
-    for (bytes, wanted) in
-        [(&b""[..], "neither"), (b"hello, world\n", "neither"), (b"Xen ", "neither"), (&[0; 5000], "neither")]
-    {
+    for (bytes, wanted) in [
+        (&b""[..], "neither"),
+        (b"hello, world\n", "neither"),
+        (b"Xen ", "neither"),
+        (&[0; 5000], "neither"),
+    ] {
         let (name, _file) = file(bytes);
         for command in ["inspect", "verify"] {
             let output = run(&["stream", command, &name]);
@@ -236,11 +279,16 @@ fn what_is_no_stream_is_refused_in_one_line() {
 
 #[test]
 fn every_help_has_every_exit_code() {
-    for arguments in [&["stream", "--help"][..], &["stream", "inspect", "--help"], &["stream", "verify", "-h"]] {
+    for arguments in
+        [&["stream", "--help"][..], &["stream", "inspect", "--help"], &["stream", "verify", "-h"]]
+    {
         let output = run(arguments);
         for (exit, meaning) in Exit::TABLE {
             let line = format!("  {:>2}  {meaning}", exit.code());
-            assert!(text(&output.stdout).lines().any(|l| l == line), "{arguments:?} lacks {line:?}");
+            assert!(
+                text(&output.stdout).lines().any(|l| l == line),
+                "{arguments:?} lacks {line:?}"
+            );
         }
     }
 }

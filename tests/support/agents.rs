@@ -7,8 +7,8 @@ use std::time::Duration;
 use rxl::quiesce::cluster::AgentHost;
 use rxl::quiesce::nodes::{Guest, Lock, MemoryLocks, Nodes};
 use rxl_agent_protocol::{
-    Command, Connection, Finished, Flushed, Freezer, Frozen, PROTOCOL_VERSION, Ready, Reason, Stamp, State, Status,
-    Thawed, Verb, pack, path,
+    Command, Connection, Finished, Flushed, Freezer, Frozen, PROTOCOL_VERSION, Ready, Reason,
+    Stamp, State, Status, Thawed, Verb, pack, path,
 };
 
 /// One domain's.
@@ -21,7 +21,8 @@ struct Agent {
     frozen: bool,
 }
 
-/// A host's, by domid. At a target a domain's agent is there, frozen, as soon as somebody waits for it.
+/// A host's, by domid. At a target a domain's agent is there, frozen, as soon as somebody waits for
+/// it.
 #[derive(Clone, Default)]
 pub struct Agents {
     all: Arc<Mutex<BTreeMap<u32, Agent>>>,
@@ -37,7 +38,9 @@ impl Agents {
         for (rank, (domid, name)) in domains.iter().enumerate() {
             let info = format!("version=1 protocol={PROTOCOL_VERSION} pid=1 boot=b freezer=cgroup");
             let nodes = BTreeMap::from([(path::AGENT.to_owned(), info)]);
-            agents.agents().insert(*domid, Agent { name: (*name).into(), rank, nodes, ..Agent::default() });
+            agents
+                .agents()
+                .insert(*domid, Agent { name: (*name).into(), rank, nodes, ..Agent::default() });
         }
         agents
     }
@@ -84,7 +87,10 @@ impl Nodes for Agents {
     fn write(&mut self, domid: u32, node: &str, value: &str) -> Result<(), String> {
         let vetoes = self.vetoes;
         if node == path::COMMAND {
-            self.agents().get_mut(&domid).ok_or("no such domain")?.obey(&value.parse().unwrap(), vetoes);
+            self.agents()
+                .get_mut(&domid)
+                .ok_or("no such domain")?
+                .obey(&value.parse().unwrap(), vetoes);
         }
         Ok(())
     }
@@ -106,7 +112,12 @@ impl Nodes for Agents {
         Ok(())
     }
 
-    fn wait(&mut self, domid: u32, stamp: Stamp, _patience: Duration) -> Result<Option<State>, String> {
+    fn wait(
+        &mut self,
+        domid: u32,
+        stamp: Stamp,
+        _patience: Duration,
+    ) -> Result<Option<State>, String> {
         let is_new = self.is_target && !self.agents().contains_key(&domid);
         if is_new {
             let mut agent = Agent { frozen: true, ..Agent::default() };
@@ -126,7 +137,9 @@ impl Agent {
         self.heard.push(command.to_string().split(' ').nth(2).unwrap().to_owned());
         let status = match &command.verb {
             Verb::Survey => self.advertise(),
-            Verb::Prepare(_) if vetoes => Status::Nack { reason: Reason::Uninterruptible, detail: "pid 7".into() },
+            Verb::Prepare(_) if vetoes => {
+                Status::Nack { reason: Reason::Uninterruptible, detail: "pid 7".into() }
+            }
             Verb::Prepare(_) => Status::Ready(Ready {
                 ranks: 1,
                 processes: 1,
@@ -137,7 +150,11 @@ impl Agent {
             }),
             Verb::Freeze { .. } => {
                 self.frozen = true;
-                Status::Frozen(Frozen { how: Freezer::Cgroup, processes: 1, took: Duration::from_millis(1) })
+                Status::Frozen(Frozen {
+                    how: Freezer::Cgroup,
+                    processes: 1,
+                    took: Duration::from_millis(1),
+                })
             }
             Verb::Flush { .. } => self.flush(),
             Verb::Hold { .. } => Status::Resumed { frozen: self.frozen },
@@ -165,7 +182,9 @@ impl Agent {
     fn flush(&mut self) -> Status {
         let ends = ["10.0.0.3:1", "10.0.0.4:2"];
         let end: Connection =
-            format!("{} {} 1000 1000 0 0 0 0 -", ends[self.rank], ends[1 - self.rank]).parse().unwrap();
+            format!("{} {} 1000 1000 0 0 0 0 -", ends[self.rank], ends[1 - self.rank])
+                .parse()
+                .unwrap();
         let (chunks, _) = pack(&[end]);
         self.nodes.insert(path::cut(0), chunks[0].clone());
         Status::Flushed(Flushed { clean: true, connections: 1, chunks: 1, ..Flushed::default() })

@@ -1,11 +1,14 @@
 //! Writes a synthetic save file to standard output: `make-stream MIB [MIB-DIRTIED-AGAIN]`.
 //!
-//! A PVH guest of so many MiB: of 8 pages 3 are zero, 1 is like others, 4 are like no other; then a pass that sends some of
-//! it again. For benchmarks and for bounds of memory, not for evidence about guests.
+//! A PVH guest of so many MiB: of 8 pages 3 are zero, 1 is like others, 4 are like no other; then a
+//! pass that sends some of it again. For benchmarks and for bounds of memory, not for evidence
+//! about guests.
 
 use std::io::{Write, stdout};
 
-use migrate_stream::libxc::{DomainHeader, DomainType, PAGE_SIZE, Page, PageEntry, PageType, RecordType, TscInfo};
+use migrate_stream::libxc::{
+    DomainHeader, DomainType, PAGE_SIZE, Page, PageEntry, PageType, RecordType, TscInfo,
+};
 use migrate_stream::writer;
 
 const PAGES_PER_MIB: u64 = 256;
@@ -21,7 +24,12 @@ fn main() -> anyhow::Result<()> {
     noise(&mut contents);
     for (generation, pages) in [mib, again].map(|mib| mib * PAGES_PER_MIB).into_iter().enumerate() {
         for first in (0..pages).step_by(BATCH as usize) {
-            out.write_all(&batch(generation as u64, first, pages.min(first + BATCH), &mut contents)?)?;
+            out.write_all(&batch(
+                generation as u64,
+                first,
+                pages.min(first + BATCH),
+                &mut contents,
+            )?)?;
         }
     }
     out.write_all(&tail()?)?;
@@ -41,17 +49,28 @@ fn noise(contents: &mut [[u8; PAGE_SIZE]]) {
 
 fn head(mib: u64) -> anyhow::Result<Vec<u8>> {
     let mut head = Vec::new();
-    let config = format!(r#"{{"c_info":{{"type":"pvh","name":"synthetic"}},"b_info":{{"max_memkb":{}}}}}"#, mib * 1024);
+    let config = format!(
+        r#"{{"c_info":{{"type":"pvh","name":"synthetic"}},"b_info":{{"max_memkb":{}}}}}"#,
+        mib * 1024
+    );
     writer::xl_header(&mut head, &config)?;
     writer::libxl_header(&mut head);
     writer::libxc_context(&mut head);
     writer::image_header(&mut head);
-    writer::domain_header(&mut head, DomainHeader { domain_type: DomainType::Hvm, xen_major: 4, xen_minor: 17 });
+    writer::domain_header(
+        &mut head,
+        DomainHeader { domain_type: DomainType::Hvm, xen_major: 4, xen_minor: 17 },
+    );
     writer::static_data_end(&mut head);
     Ok(head)
 }
 
-fn batch(generation: u64, first: u64, end: u64, contents: &mut [[u8; PAGE_SIZE]]) -> anyhow::Result<Vec<u8>> {
+fn batch(
+    generation: u64,
+    first: u64,
+    end: u64,
+    contents: &mut [[u8; PAGE_SIZE]],
+) -> anyhow::Result<Vec<u8>> {
     const ZERO: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
     const LIKE: [u8; PAGE_SIZE] = [0x5a; PAGE_SIZE];
     for (page, pfn) in contents.iter_mut().zip(first..) {

@@ -1,6 +1,8 @@
-//! `rxl receive` over the in-memory host: the far end of the session tests, in a process of its own, with faults.
+//! `rxl receive` over the in-memory host: the far end of the session tests, in a process of its
+//! own, with faults.
 //!
-//! memory-receiver DIR [free-kib=N] [taken=NAME] [fault=restore|restore-end|rename|unpause|destroy] [flip=BYTE] [hang=BYTES]
+//! memory-receiver DIR [free-kib=N] [taken=NAME] [fault=restore|restore-end|rename|unpause|destroy]
+//! [flip=BYTE] [hang=BYTES]
 //!
 //! The session leaves what it ended with in DIR/outcome.json.
 
@@ -36,8 +38,14 @@ struct Options {
 fn options() -> Options {
     let mut words = std::env::args().skip(1);
     let dir = words.next().expect("DIR").into();
-    let mut options =
-        Options { dir, free_kib: 64 << 20, taken: None, faults: Faults::default(), flip: None, hang: None };
+    let mut options = Options {
+        dir,
+        free_kib: 64 << 20,
+        taken: None,
+        faults: Faults::default(),
+        flip: None,
+        hang: None,
+    };
     for word in words {
         match word.split_once('=').expect("key=value") {
             ("free-kib", n) => options.free_kib = n.parse().expect("KiB"),
@@ -46,7 +54,9 @@ fn options() -> Options {
             ("fault", "restore-end") => options.faults.restore_at_end = true,
             ("fault", "rename") => options.faults.rename = true,
             ("fault", "unpause") => options.faults.unpause = true,
-            ("fault", "destroy") => options.faults = Faults { unpause: true, destroy: true, ..options.faults },
+            ("fault", "destroy") => {
+                options.faults = Faults { unpause: true, destroy: true, ..options.faults }
+            }
             ("flip", n) => options.flip = Some(n.parse().expect("byte")),
             ("hang", n) => options.hang = Some(n.parse().expect("bytes")),
             other => panic!("{other:?}"),
@@ -58,16 +68,28 @@ fn options() -> Options {
 fn main() {
     let options = options();
     let input = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
-    let mut greeting =
-        Guarded::new(input.try_clone().unwrap(), Cancel::new().unwrap(), Some(Duration::from_secs(10))).unwrap();
+    let mut greeting = Guarded::new(
+        input.try_clone().unwrap(),
+        Cancel::new().unwrap(),
+        Some(Duration::from_secs(10)),
+    )
+    .unwrap();
     let preamble = read_preamble(&mut greeting).unwrap();
     let state = StateDir::at(&options.dir);
     match preamble.purpose {
-        Purpose::Control => session(&options, &state, input, Ticket { id: preamble.migration, token: preamble.token }),
+        Purpose::Control => session(
+            &options,
+            &state,
+            input,
+            Ticket { id: preamble.migration, token: preamble.token },
+        ),
         Purpose::Data => {
             let socket = state.receive_socket(&preamble.migration.to_string()).unwrap();
-            let input =
-                if options.flip.is_some() || options.hang.is_some() { tamper(&options, greeting) } else { input };
+            let input = if options.flip.is_some() || options.hang.is_some() {
+                tamper(&options, greeting)
+            } else {
+                input
+            };
             hand_over(&socket, &preamble, &input).unwrap();
         }
     }

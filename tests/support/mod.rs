@@ -46,7 +46,11 @@ impl Pair {
         let dir = tempfile::tempdir().unwrap();
         let host = MemoryHost::new(64 << 20);
         host.start("dom3", GuestType::Pvh, guest);
-        let command = format!("{} {} {at_target}", example("memory-receiver").display(), dir.path().display());
+        let command = format!(
+            "{} {} {at_target}",
+            example("memory-receiver").display(),
+            dir.path().display()
+        );
         let request = request("dom3", command);
         let state = StateDir::at(dir.path().join("source"));
         Self { host, request, state, dir, events: Events::default() }
@@ -83,8 +87,12 @@ impl Pair {
 
     /// Sockets that are still there.
     pub fn left_files(&self) -> Vec<String> {
-        let names = std::fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
-        names.map(|name| name.to_string_lossy().into_owned()).filter(|name| name.ends_with(".sock")).collect()
+        let names =
+            std::fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        names
+            .map(|name| name.to_string_lossy().into_owned())
+            .filter(|name| name.ends_with(".sock"))
+            .collect()
     }
 }
 

@@ -15,7 +15,8 @@ pub fn leave_outcome(dir: &Path, host: &MemoryHost, failure: Option<String>) {
         })
         .collect();
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim().to_owned();
+    let peak =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim().to_owned();
     let outcome = serde_json::json!({"domains": domains, "failure": failure, "peak": peak});
     std::fs::write(dir.join("outcome.part"), outcome.to_string()).unwrap();
     std::fs::rename(dir.join("outcome.part"), dir.join("outcome.json")).unwrap();

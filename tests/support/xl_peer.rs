@@ -1,11 +1,13 @@
-//! `xl migrate-receive` for the tests: rxl's own over the in-memory host, or one that does as it is told.
+//! `xl migrate-receive` for the tests: rxl's own over the in-memory host, or one that does as it is
+//! told.
 //!
 //! memory-xl-peer DIR rxl [paused] [fault=restore|rename|unpause|destroy] [taken=NAME]
 //! memory-xl-peer DIR STEP...
 //!
-//! Steps: `banner`, `ready`, `report=STATUS`, `give-back`, `say=TEXT` (words to the sender); `stream` (reads all that comes
-//! before READY into DIR/captured), `some=BYTES` (reads so many), `go` (reads GO, and leaves DIR/go when it was that);
-//! `deaf` (closes its input), `linger` (reads its input to the end), `exit=STATUS`.
+//! Steps: `banner`, `ready`, `report=STATUS`, `give-back`, `say=TEXT` (words to the sender);
+//! `stream` (reads all that comes before READY into DIR/captured), `some=BYTES` (reads so many),
+//! `go` (reads GO, and leaves DIR/go when it was that); `deaf` (closes its input), `linger` (reads
+//! its input to the end), `exit=STATUS`.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -45,7 +47,8 @@ fn as_rxl(dir: &Path, words: &[String]) {
             ("fault", "unpause") => faults.unpause = true,
             ("fault", "destroy") => (faults.unpause, faults.destroy) = (true, true),
             ("taken", name) => {
-                let guest = Guest { pages: 1, zero_per_256: 0, dirty: Vec::new(), endless: false, seed: 0 };
+                let guest =
+                    Guest { pages: 1, zero_per_256: 0, dirty: Vec::new(), endless: false, seed: 0 };
                 memory.start(name, GuestType::Pvh, guest);
             }
             other => panic!("{other:?}"),
@@ -76,11 +79,15 @@ fn as_told(dir: &Path, steps: &[String]) {
         match step {
             "banner" => output.write_all(BANNER).unwrap(),
             "ready" => output.write_all(READY).unwrap(),
-            "report" => output.write_all(&[&REPORT[..], &[value.parse().unwrap()]].concat()).unwrap(),
+            "report" => {
+                output.write_all(&[&REPORT[..], &[value.parse().unwrap()]].concat()).unwrap()
+            }
             "give-back" => output.write_all(GO).unwrap(),
             "say" => output.write_all(value.as_bytes()).unwrap(),
             "stream" => std::fs::write(dir.join("captured"), stream(from())).unwrap(),
-            "some" => std::io::copy(&mut from().take(value.parse().unwrap()), &mut std::io::sink()).map(drop).unwrap(),
+            "some" => std::io::copy(&mut from().take(value.parse().unwrap()), &mut std::io::sink())
+                .map(drop)
+                .unwrap(),
             "go" => {
                 let mut got = [0; GO.len()];
                 if from().read_exact(&mut got).is_ok() && got == *GO {

@@ -1,4 +1,5 @@
-//! Migrations over stock xl's protocol, from either end: every step's failure, and what is left behind.
+//! Migrations over stock xl's protocol, from either end: every step's failure, and what is left
+//! behind.
 
 mod receiver;
 mod sender;

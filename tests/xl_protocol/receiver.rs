@@ -1,4 +1,5 @@
-//! `rxl migrate-receive` against senders that end in every way: what it says, to the byte, and what it leaves.
+//! `rxl migrate-receive` against senders that end in every way: what it says, to the byte, and what
+//! it leaves.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -18,7 +19,9 @@ use rxl::state_dir::StateDir;
 /// Header, configuration and stream of a guest of 4 MiB named `synthetic`.
 fn sent() -> &'static [u8] {
     static SENT: OnceLock<Vec<u8>> = OnceLock::new();
-    SENT.get_or_init(|| Command::new(example("make-stream")).args(["4", "1"]).output().unwrap().stdout)
+    SENT.get_or_init(|| {
+        Command::new(example("make-stream")).args(["4", "1"]).output().unwrap().stdout
+    })
 }
 
 /// How a receiver ended.
@@ -40,7 +43,11 @@ impl Ended {
     /// It has said just this, and nothing is left.
     fn assert_nothing_left(&self, said: &[&[u8]], what: &str) {
         println!("{what}: {}", self.failure());
-        assert_eq!(String::from_utf8_lossy(&self.said), String::from_utf8_lossy(&said.concat()), "{what}");
+        assert_eq!(
+            String::from_utf8_lossy(&self.said),
+            String::from_utf8_lossy(&said.concat()),
+            "{what}"
+        );
         assert_eq!(self.names(), [], "{what}");
     }
 }
@@ -65,7 +72,8 @@ fn receive_all(host: MemoryHost, options: Options, bytes: Vec<u8>) -> Ended {
     });
     let dir = tempfile::tempdir().unwrap();
     let shared: Arc<dyn Host> = Arc::new(host.clone());
-    let result = receive(&shared, &StateDir::at(dir.path()), (reading, output), options, &Events::default());
+    let result =
+        receive(&shared, &StateDir::at(dir.path()), (reading, output), options, &Events::default());
     sender.join().unwrap();
     Ended { result, said: listener.join().unwrap(), host }
 }
@@ -140,7 +148,9 @@ fn a_sender_that_vanishes_leaves_nothing() {
     let memory = host(Faults::default());
     let shared: Arc<dyn Host> = Arc::new(memory.clone());
     let state = StateDir::at(dir.path());
-    let failure = receive(&shared, &state, (reading, output), Options::default(), &Events::default()).unwrap_err();
+    let failure =
+        receive(&shared, &state, (reading, output), Options::default(), &Events::default())
+            .unwrap_err();
     sender.join().unwrap();
     println!("{failure}");
     assert!(memory.domains().is_empty());
@@ -149,8 +159,20 @@ fn a_sender_that_vanishes_leaves_nothing() {
 #[test]
 fn a_stream_that_is_cut_leaves_nothing() {
     let whole = sent().len();
-    for length in [0, 20, HEADER_LEN, HEADER_LEN + 2, HEADER_LEN + 40, 200, 5_000, whole / 2, whole - 8, whole - 1] {
-        let ended = receive_all(host(Faults::default()), Options::default(), sent()[..length].to_vec());
+    for length in [
+        0,
+        20,
+        HEADER_LEN,
+        HEADER_LEN + 2,
+        HEADER_LEN + 40,
+        200,
+        5_000,
+        whole / 2,
+        whole - 8,
+        whole - 1,
+    ] {
+        let ended =
+            receive_all(host(Faults::default()), Options::default(), sent()[..length].to_vec());
         ended.assert_nothing_left(&[BANNER], &format!("{length} of {whole} bytes"));
     }
 }
@@ -179,11 +201,19 @@ fn a_header_or_stream_that_is_wrong_is_refused() {
 fn a_name_that_is_taken_and_memory_that_is_not_there_are_refused() {
     for name in ["synthetic", "synthetic--incoming"] {
         let taken = host(Faults::default());
-        taken.start(name, GuestType::Pvh, Guest { pages: 1, zero_per_256: 0, dirty: vec![], endless: false, seed: 0 });
+        taken.start(
+            name,
+            GuestType::Pvh,
+            Guest { pages: 1, zero_per_256: 0, dirty: vec![], endless: false, seed: 0 },
+        );
         let ended = receive_all(taken, Options::default(), with(&[GO]));
         assert_eq!(ended.failure().exit, Exit::Refused);
         assert!(ended.failure().to_string().contains("is there already"), "{}", ended.failure());
-        assert_eq!(ended.names(), [(name.to_owned(), RunState::Running)], "the other one is not touched");
+        assert_eq!(
+            ended.names(),
+            [(name.to_owned(), RunState::Running)],
+            "the other one is not touched"
+        );
         assert_eq!(ended.said, BANNER);
     }
     let ended = receive_all(MemoryHost::new(4096), Options::default(), with(&[GO]));
@@ -199,7 +229,10 @@ fn what_fails_here_is_given_back_or_kept() {
         with(&[GO]),
     );
     ended.assert_nothing_left(&[BANNER], "restore");
-    for faults in [Faults { rename: true, ..Faults::default() }, Faults { unpause: true, ..Faults::default() }] {
+    for faults in [
+        Faults { rename: true, ..Faults::default() },
+        Faults { unpause: true, ..Faults::default() },
+    ] {
         let ended = receive_all(host(faults), Options::default(), with(&[GO]));
         ended.assert_nothing_left(&[BANNER, READY, REPORT, &[3], GO], &format!("{faults:?}"));
     }

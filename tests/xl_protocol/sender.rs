@@ -1,4 +1,5 @@
-//! `rxl migrate --peer xl` against receivers that end in every way: nothing lost, nothing doubled, nothing left.
+//! `rxl migrate --peer xl` against receivers that end in every way: nothing lost, nothing doubled,
+//! nothing left.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -20,13 +21,20 @@ use rxl::session::{Event, Events, xl};
 fn pair(guest: Guest, steps: &str) -> Pair {
     let mut pair = Pair::new(guest);
     let peer = example("memory-xl-peer");
-    pair.request.route = Route::Verbatim(format!("{} {} {steps}", peer.display(), pair.dir.path().display()));
+    pair.request.route =
+        Route::Verbatim(format!("{} {} {steps}", peer.display(), pair.dir.path().display()));
     pair.request.peer = Peer::Xl;
     pair
 }
 
 fn migrate_with(pair: &Pair, events: &Events<Said>) -> (Result<(), Failure>, Option<Report>) {
-    xl::source::migrate(std::sync::Arc::new(pair.host.clone()), &pair.state, &pair.request, events, &mut Silent)
+    xl::source::migrate(
+        std::sync::Arc::new(pair.host.clone()),
+        &pair.state,
+        &pair.request,
+        events,
+        &mut Silent,
+    )
 }
 
 fn migrate(pair: &Pair) -> (Result<(), Failure>, Option<Report>) {
@@ -36,7 +44,11 @@ fn migrate(pair: &Pair) -> (Result<(), Failure>, Option<Report>) {
 fn assert_runs_here(pair: &Pair, why: &Failure) {
     let domains = pair.host.domains();
     assert_eq!(domains.len(), 1, "{why}");
-    assert_eq!((domains[0].domain.name.as_str(), domains[0].domain.state), ("dom3", RunState::Running), "{why}");
+    assert_eq!(
+        (domains[0].domain.name.as_str(), domains[0].domain.state),
+        ("dom3", RunState::Running),
+        "{why}"
+    );
     assert!(!domains[0].log_dirty, "{why}");
 }
 
@@ -44,7 +56,11 @@ fn assert_kept_away(pair: &Pair, why: &Failure) {
     let domains = pair.host.domains();
     assert_eq!(domains.len(), 1, "{why}");
     let domain = &domains[0].domain;
-    assert_eq!((domain.name.as_str(), domain.state), ("dom3--migratedaway", RunState::Suspended), "{why}");
+    assert_eq!(
+        (domain.name.as_str(), domain.state),
+        ("dom3--migratedaway", RunState::Suspended),
+        "{why}"
+    );
 }
 
 fn go_was_said(pair: &Pair) -> bool {
@@ -58,11 +74,20 @@ fn it_moves_and_is_counted() {
     result.unwrap();
     let report = report.unwrap();
     let outcome = pair.outcome();
-    assert_eq!((&outcome["domains"][0]["name"], &outcome["domains"][0]["state"]), (&"dom3".into(), &"Running".into()));
+    assert_eq!(
+        (&outcome["domains"][0]["name"], &outcome["domains"][0]["state"]),
+        (&"dom3".into(), &"Running".into())
+    );
     assert_eq!(outcome["domains"][0]["stream"][0].as_u64(), Some(report.ram.stream_bytes));
     assert!(pair.host.domains().is_empty(), "the source's copy is gone");
-    assert_eq!(report.rounds.iter().map(|round| round.pages).collect::<Vec<_>>(), [20_000, 2_000, 100, 100]);
-    assert_eq!(report.rounds.iter().map(|round| round.suspended).collect::<Vec<_>>(), [false, false, false, true]);
+    assert_eq!(
+        report.rounds.iter().map(|round| round.pages).collect::<Vec<_>>(),
+        [20_000, 2_000, 100, 100]
+    );
+    assert_eq!(
+        report.rounds.iter().map(|round| round.suspended).collect::<Vec<_>>(),
+        [false, false, false, true]
+    );
     assert_eq!(report.ram.transferred, report.ram.stream_bytes, "as libxl wrote it");
     assert!(report.ram.duplicate > report.ram.normal, "three quarters are zero");
     assert!(report.downtime.unwrap() > 0.0 && report.downtime_split.is_some());
@@ -84,11 +109,13 @@ fn xens_own_checker_accepts_what_a_receiver_gets() {
     migrate(&pair).0.unwrap();
     assert!(go_was_said(&pair));
     let oracle = concat!(env!("CARGO_MANIFEST_DIR"), "/migrate-stream/tests/oracle.sh");
-    let judged = Command::new(oracle).arg("xl").arg(pair.dir.path().join("captured")).output().unwrap();
+    let judged =
+        Command::new(oracle).arg("xl").arg(pair.dir.path().join("captured")).output().unwrap();
     assert!(judged.status.success(), "{}", String::from_utf8_lossy(&judged.stderr));
 }
 
-/// The number is sent when it is to be kept, as xl does; libxl's own configuration has it in any case.
+/// The number is sent when it is to be kept, as xl does; libxl's own configuration has it in any
+/// case.
 #[test]
 fn the_number_is_sent_when_it_is_to_be_kept() {
     for preserve in [false, true] {
@@ -101,7 +128,10 @@ fn the_number_is_sent_when_it_is_to_be_kept() {
         let (nul, json) = captured[52..52 + length].split_last().unwrap();
         let config: serde_json::Value = serde_json::from_slice(json).unwrap();
         assert_eq!((*nul, &config["c_info"]["name"]), (0, &"dom3".into()));
-        assert_eq!(config["c_info"].get("domid").and_then(|id| id.as_u64()), preserve.then_some(domid.0.into()));
+        assert_eq!(
+            config["c_info"].get("domid").and_then(|id| id.as_u64()),
+            preserve.then_some(domid.0.into())
+        );
     }
 }
 
@@ -153,7 +183,10 @@ fn whatever_fails_before_go_the_source_runs_on() {
         pair.host.set_faults(faults);
         let failure = migrate(&pair).0.unwrap_err();
         println!("{steps}: {failure}");
-        assert!([Exit::FailedSourceRuns, Exit::Cancelled, Exit::Unreachable].contains(&failure.exit), "{failure}");
+        assert!(
+            [Exit::FailedSourceRuns, Exit::Cancelled, Exit::Unreachable].contains(&failure.exit),
+            "{failure}"
+        );
         assert_runs_here(&pair, &failure);
         assert!(!go_was_said(&pair), "{steps}");
     }

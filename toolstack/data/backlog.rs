@@ -1,9 +1,10 @@
 //! Keeps what is on its way out of the downtime.
 //!
-//! libxl's save helper takes a pass for done when its last byte is in the pipe, and then looks for what was dirtied since, or
-//! suspends the guest. But between that pipe and the target's libxl there is room for many megabytes: frames under way on
-//! both sides, ssh's buffers, sockets. On a slow link the guest would be suspended seconds before the pass has arrived, and
-//! all of it would be drained inside the downtime.
+//! libxl's save helper takes a pass for done when its last byte is in the pipe, and then looks for
+//! what was dirtied since, or suspends the guest. But between that pipe and the target's libxl
+//! there is room for many megabytes: frames under way on both sides, ssh's buffers, sockets. On a
+//! slow link the guest would be suspended seconds before the pass has arrived, and all of it would
+//! be drained inside the downtime.
 //!
 //! ```text
 //!  save helper            source                                  target
@@ -13,9 +14,10 @@
 //!    | batch n-1, n --------> frames ------------------------------> libxl
 //!    | CLEAN: what was dirtied until now, not until some seconds ago
 //! ```
-//! So the source stops reading libxl's pipe just before the end of a live pass, until the target's libxl has taken all the
-//! frames before. A batch of 1024 pages does not fit into the pipe, hence the helper waits too, while the guest runs. What
-//! the helper cannot know about the link it so learns by back-pressure. In the last pass there is nothing to wait for.
+//! So the source stops reading libxl's pipe just before the end of a live pass, until the target's
+//! libxl has taken all the frames before. A batch of 1024 pages does not fit into the pipe, hence
+//! the helper waits too, while the guest runs. What the helper cannot know about the link it so
+//! learns by back-pressure. In the last pass there is nothing to wait for.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
@@ -61,10 +63,15 @@ impl Backlog {
             let left = deadline.saturating_duration_since(Instant::now());
             if state.closed || left.is_zero() {
                 let seconds = STALL_PATIENCE.as_secs();
-                let why = if state.closed { "given up".into() } else { format!("it took nothing for {seconds} s") };
+                let why = if state.closed {
+                    "given up".into()
+                } else {
+                    format!("it took nothing for {seconds} s")
+                };
                 return Err(format!("waiting for the target to restore frame {frames}: {why}"));
             }
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state =
+                self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         Ok(())
     }
@@ -99,7 +106,11 @@ mod tests {
     fn only_the_end_of_a_live_pass_is_held() {
         let mut rounds = Rounds::default();
         assert!(!ends_live_pass(&rounds, 1024), "nothing is known yet");
-        rounds.note(&NoteKind::Progress { what: "Frames iteration 0".into(), done: 0, total: 3076 });
+        rounds.note(&NoteKind::Progress {
+            what: "Frames iteration 0".into(),
+            done: 0,
+            total: 3076,
+        });
         let now = Instant::now();
         assert!(!ends_live_pass(&rounds, 1024));
         rounds.batch(0, 1023, 1024, now);

@@ -98,7 +98,8 @@ pub fn end_frame(totals: &Totals) -> (FrameHeader, [u8; TOTALS_LEN]) {
 
 /// Reads an end frame's payload.
 pub fn read_end(header: &FrameHeader, payload: &[u8]) -> Result<Totals, String> {
-    let bytes: &[u8; TOTALS_LEN] = payload.try_into().map_err(|_| "an end frame of the wrong length".to_owned())?;
+    let bytes: &[u8; TOTALS_LEN] =
+        payload.try_into().map_err(|_| "an end frame of the wrong length".to_owned())?;
     header.check_payload(payload).map_err(|e| format!("the end frame: {e}"))?;
     Ok(Totals::parse(bytes))
 }
@@ -112,13 +113,21 @@ pub struct Decoder {
 impl Decoder {
     /// With its own zstd context.
     pub fn new() -> Result<Self, String> {
-        Ok(Self { zstd: Decompressor::new().map_err(|e| format!("zstd: {e}"))?, packed: Vec::new() })
+        Ok(Self {
+            zstd: Decompressor::new().map_err(|e| format!("zstd: {e}"))?,
+            packed: Vec::new(),
+        })
     }
 
     /// Checks the payload, rebuilds the stream's bytes in `out`, which is empty, and checks those.
     ///
     /// The header was parsed, so its lengths are bounded; the payload may hold anything.
-    pub fn decode(&mut self, header: &FrameHeader, payload: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
+    pub fn decode(
+        &mut self,
+        header: &FrameHeader,
+        payload: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), String> {
         let in_frame = |what: String| format!("frame {}: {what}", header.sequence);
         header.check_payload(payload).map_err(|e| in_frame(e.to_string()))?;
         let packed = match header.codec {
@@ -130,7 +139,9 @@ impl Decoder {
         };
         let crc32 = match header.kind {
             FrameKind::Pages => {
-                pages::unpack(packed, header.decoded_len, out).map_err(|e| in_frame(e.to_string()))?.crc32
+                pages::unpack(packed, header.decoded_len, out)
+                    .map_err(|e| in_frame(e.to_string()))?
+                    .crc32
             }
             FrameKind::Bytes | FrameKind::End => {
                 out.extend_from_slice(packed);
@@ -147,7 +158,9 @@ impl Decoder {
     fn decompress(&mut self, header: &FrameHeader, payload: &[u8]) -> Result<(), String> {
         self.packed.clear();
         self.packed.reserve((header.packed_len as usize).min(MAX_PACKED as usize));
-        self.zstd.decompress_to_buffer(payload, &mut self.packed).map_err(|e| format!("zstd: {e}"))?;
+        self.zstd
+            .decompress_to_buffer(payload, &mut self.packed)
+            .map_err(|e| format!("zstd: {e}"))?;
         if self.packed.len() == header.packed_len as usize {
             return Ok(());
         }
@@ -168,7 +181,8 @@ mod tests {
     }
 
     fn round_trip(raw: &[u8]) -> Encoded {
-        let encoded = Encoder::new(packing()).unwrap().encode(FrameKind::Bytes, 7, raw, Vec::new()).unwrap();
+        let encoded =
+            Encoder::new(packing()).unwrap().encode(FrameKind::Bytes, 7, raw, Vec::new()).unwrap();
         let mut out = Vec::new();
         Decoder::new().unwrap().decode(&encoded.header, &encoded.payload, &mut out).unwrap();
         assert_eq!(out, raw);
@@ -184,7 +198,8 @@ mod tests {
     #[test]
     fn every_flipped_bit_of_a_payload_is_noticed() {
         let raw: Vec<u8> = (0..2000u32).flat_map(|n| (n * n).to_le_bytes()).collect();
-        let encoded = Encoder::new(packing()).unwrap().encode(FrameKind::Bytes, 0, &raw, Vec::new()).unwrap();
+        let encoded =
+            Encoder::new(packing()).unwrap().encode(FrameKind::Bytes, 0, &raw, Vec::new()).unwrap();
         let mut decoder = Decoder::new().unwrap();
         for bit in 0..encoded.payload.len() * 8 {
             let mut payload = encoded.payload.clone();

@@ -1,8 +1,9 @@
 //! Pages for the data path that do not come through libxl's pipe.
 //!
-//! A walker inside rxl ([`crate::walker`]) makes the libxc stream itself. libxl's pipe then holds what comes before it, a
-//! header and LIBXC_CONTEXT, and what comes after it; the feed goes in between. What is sent is read by the same parser as
-//! libxl's own stream on its way, so that nothing malformed leaves.
+//! A walker inside rxl ([`crate::walker`]) makes the libxc stream itself. libxl's pipe then holds
+//! what comes before it, a header and LIBXC_CONTEXT, and what comes after it; the feed goes in
+//! between. What is sent is read by the same parser as libxl's own stream on its way, so that
+//! nothing malformed leaves.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -38,16 +39,21 @@ pub struct Fed {
     pub(super) buffers: Arc<Buffers>,
 }
 
-/// A feed for one save. While it exists the data path waits for it; dropped, the data path goes on with libxl's pipe.
+/// A feed for one save. While it exists the data path waits for it; dropped, the data path goes on
+/// with libxl's pipe.
 pub fn feed(meter: Arc<Meter>) -> (Feed, Fed) {
     let (sender, parts) = bounded(UNDER_WAY);
     let buffers = Arc::new(Buffers::default());
-    (Feed { parts: sender, buffers: buffers.clone(), meter, frames: 0, pages: 0, pass: None }, Fed { parts, buffers })
+    (
+        Feed { parts: sender, buffers: buffers.clone(), meter, frames: 0, pages: 0, pass: None },
+        Fed { parts, buffers },
+    )
 }
 
 /// Takes a stream part by part, in order.
 pub(super) trait Taker {
-    /// A PAGE_DATA record of so many pfns is about to be read from libxl's pipe; that may be held up.
+    /// A PAGE_DATA record of so many pfns is about to be read from libxl's pipe; that may be held
+    /// up.
     fn hold(&self, pfns: u64) -> Result<(), String>;
     /// The next part.
     fn put(&mut self, part: Part) -> Result<(), Broken>;
@@ -83,7 +89,13 @@ impl Feed {
 
     /// Records other than PAGE_DATA.
     pub fn bytes(&mut self, raw: Vec<u8>) -> Result<(), String> {
-        self.send(Part { kind: FrameKind::Bytes, raw, batches: Vec::new(), pass: None, read_at: Instant::now() })
+        self.send(Part {
+            kind: FrameKind::Bytes,
+            raw,
+            batches: Vec::new(),
+            pass: None,
+            read_at: Instant::now(),
+        })
     }
 
     /// One whole PAGE_DATA record of the pass that was begun last.
@@ -92,7 +104,13 @@ impl Feed {
         let batch = Batch::of(&record);
         self.pages += u64::from(batch.data_pages);
         let batches = vec![Counted { batch, raw_len: raw.len() as u64, zero_pages: 0 }];
-        self.send(Part { kind: FrameKind::Pages, raw, batches, pass: self.pass, read_at: Instant::now() })
+        self.send(Part {
+            kind: FrameKind::Pages,
+            raw,
+            batches,
+            pass: self.pass,
+            read_at: Instant::now(),
+        })
     }
 
     /// Pages with contents so far.

@@ -1,7 +1,9 @@
-//! The source's data path to a peer that knows nothing of frames: libxl's stream as it is, on one connection.
+//! The source's data path to a peer that knows nothing of frames: libxl's stream as it is, on one
+//! connection.
 //!
-//! What comes from libxl, or from a walker, goes through the same parser and the same counts as in [`super::send`]. A part has
-//! arrived when the connection has taken it, as a stock peer tells nothing more: see [`super::backlog`].
+//! What comes from libxl, or from a walker, goes through the same parser and the same counts as in
+//! [`super::send`]. A part has arrived when the connection has taken it, as a stock peer tells
+//! nothing more: see [`super::backlog`].
 
 use std::io::Write;
 use std::sync::Arc;
@@ -24,7 +26,8 @@ pub struct Copied {
     pub stream_end: Instant,
 }
 
-/// The running copy. Dropping it gives the connection up, and waits until libxl's stream has been read to its end.
+/// The running copy. Dropping it gives the connection up, and waits until libxl's stream has been
+/// read to its end.
 pub struct Copier {
     cancel: Cancel,
     meter: Arc<Meter>,
@@ -32,8 +35,9 @@ pub struct Copier {
 }
 
 impl Copier {
-    /// Starts copying from `stream`, with `fed` in it where a walker makes it. `on_end` hears of the first failure at once, or
-    /// of the end when every byte has been written. `cancel` ends the writing, not the reading.
+    /// Starts copying from `stream`, with `fed` in it where a walker makes it. `on_end` hears of
+    /// the first failure at once, or of the end when every byte has been written. `cancel` ends the
+    /// writing, not the reading.
     pub fn start(
         stream: Guarded,
         fed: Fed,
@@ -45,9 +49,17 @@ impl Copier {
         let shared = meter.clone();
         let run = move || {
             let mut splitter = Splitter::new(stream, &fed.buffers);
-            let mut copy = Copy { connection, meter: &shared, buffers: &fed.buffers, parts: 0, last_page: None };
+            let mut copy = Copy {
+                connection,
+                meter: &shared,
+                buffers: &fed.buffers,
+                parts: 0,
+                last_page: None,
+            };
             match take_all(&mut splitter, &fed.parts, &mut copy) {
-                Ok(()) => on_end(Ok(Copied { last_page: copy.last_page, stream_end: Instant::now() })),
+                Ok(()) => {
+                    on_end(Ok(Copied { last_page: copy.last_page, stream_end: Instant::now() }))
+                }
                 Err(broken) => {
                     shared.backlog.close();
                     on_end(Err(broken));
@@ -100,7 +112,9 @@ impl Taker for Copy<'_> {
         }
         let rounds = self.meter.passes_of(&part);
         let zero_pages = if part.kind == FrameKind::Pages { count_zero_pages_of(&part) } else { 0 };
-        self.connection.write_all(&part.raw).map_err(|e| Broken::peer(format!("the connection: {e}")))?;
+        self.connection
+            .write_all(&part.raw)
+            .map_err(|e| Broken::peer(format!("the connection: {e}")))?;
         self.meter.written(length);
         self.meter.packed(&part, &rounds, zero_pages, length);
         self.buffers.give(part.raw);

@@ -32,15 +32,17 @@ pub struct Received {
     pub finished: Instant,
 }
 
-/// The running half. Dropping it gives the data up: libxl meets the end of its stream early, and the restore fails.
+/// The running half. Dropping it gives the data up: libxl meets the end of its stream early, and
+/// the restore fails.
 pub struct Receiver {
     cancel: Cancel,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Receiver {
-    /// Starts rebuilding the stream from the connections into `sink`; `on_end` hears of the first failure at once, or of the
-    /// end when every byte has been taken. `on_restored` hears after each frame how many have been.
+    /// Starts rebuilding the stream from the connections into `sink`; `on_end` hears of the first
+    /// failure at once, or of the end when every byte has been taken. `on_restored` hears after
+    /// each frame how many have been.
     pub fn start(
         connections: Vec<Guarded>,
         sink: Box<dyn StreamSink>,
@@ -57,7 +59,9 @@ impl Receiver {
             verdict: Verdict::new(on_end),
             cancel: cancel.clone(),
         };
-        let thread = std::thread::Builder::new().name("receive".into()).spawn(move || run.run(connections, sink))?;
+        let thread = std::thread::Builder::new()
+            .name("receive".into())
+            .spawn(move || run.run(connections, sink))?;
         Ok(Self { cancel, thread: Some(thread) })
     }
 }
@@ -88,7 +92,9 @@ pub struct Pipe(pub Guarded);
 
 impl StreamSink for Pipe {
     fn put(&mut self, raw: &[u8]) -> Result<(), Broken> {
-        self.0.write_all(raw).map_err(|e| Broken::libxl(format!("libxl stopped reading its stream: {e}")))
+        self.0
+            .write_all(raw)
+            .map_err(|e| Broken::libxl(format!("libxl stopped reading its stream: {e}")))
     }
 
     fn finish(&mut self) -> Result<(), Broken> {
@@ -138,12 +144,18 @@ impl Run {
     }
 
     /// One connection, until its end frame.
-    fn read(&self, from: Guarded, jobs: &Jobs<Job>, announced: &Mutex<Option<Totals>>) -> Result<(), Broken> {
+    fn read(
+        &self,
+        from: Guarded,
+        jobs: &Jobs<Job>,
+        announced: &Mutex<Option<Totals>>,
+    ) -> Result<(), Broken> {
         let mut from = BufReader::with_capacity(READ_AHEAD, from);
         loop {
             let mut header = [0; FRAME_HEADER_LEN];
             from.read_exact(&mut header).map_err(|e| cut(&e))?;
-            let header = FrameHeader::parse(&header).map_err(|e| Broken::peer(format!("data connection: {e}")))?;
+            let header = FrameHeader::parse(&header)
+                .map_err(|e| Broken::peer(format!("data connection: {e}")))?;
             if header.kind == FrameKind::End {
                 let payload = self.read_payload(&mut from, &header)?;
                 return self.end(announced, read_end(&header, &payload).map_err(Broken::peer)?);
@@ -185,7 +197,9 @@ impl Run {
             match self.window.put(header.sequence, Decoded { header, raw }) {
                 Ok(()) => {}
                 Err(PutError::Closed) => return Ok(()),
-                Err(PutError::OutOfPlace) => return Err(Broken::peer(format!("frame {} came twice", header.sequence))),
+                Err(PutError::OutOfPlace) => {
+                    return Err(Broken::peer(format!("frame {} came twice", header.sequence)));
+                }
             }
         }
         Ok(())

@@ -31,7 +31,8 @@ pub struct Sent {
     pub stream_end: Instant,
 }
 
-/// The running half. Dropping it gives the connections up, and waits until libxl's stream has been read to its end.
+/// The running half. Dropping it gives the connections up, and waits until libxl's stream has been
+/// read to its end.
 pub struct Sender {
     cancel: Cancel,
     meter: Arc<Meter>,
@@ -39,11 +40,11 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Starts moving what comes from `stream` to the connections; `on_end` hears of the first failure at once, or of the
-    /// end when every byte has been written.
+    /// Starts moving what comes from `stream` to the connections; `on_end` hears of the first
+    /// failure at once, or of the end when every byte has been written.
     ///
-    /// `cancel` ends the writing. The stream is read until its end even then: libxl's save helper must not meet a closed
-    /// pipe, or it dies without switching log-dirty mode off.
+    /// `cancel` ends the writing. The stream is read until its end even then: libxl's save helper
+    /// must not meet a closed pipe, or it dies without switching log-dirty mode off.
     ///
     /// `fed` is where a walker's records come from, in place of a libxc stream in `stream`.
     pub fn start(
@@ -64,14 +65,16 @@ impl Sender {
             packing,
             meter: meter.clone(),
         };
-        let thread =
-            std::thread::Builder::new().name("send".into()).spawn(move || run.run(stream, fed.parts, connections))?;
+        let thread = std::thread::Builder::new()
+            .name("send".into())
+            .spawn(move || run.run(stream, fed.parts, connections))?;
         Ok(Self { cancel, meter, thread: Some(thread) })
     }
 }
 
 impl Sender {
-    /// Gives the data up: nothing more is written, and libxl's stream is read to its end without being held.
+    /// Gives the data up: nothing more is written, and libxl's stream is read to its end without
+    /// being held.
     pub fn abandon(&self) {
         self.cancel.pull();
         self.meter.backlog.close();
@@ -82,7 +85,8 @@ impl Drop for Sender {
     fn drop(&mut self) {
         self.abandon();
         if let Some(thread) = self.thread.take() {
-            // A panic in it has been printed, and the verdict was never given: the session has noticed.
+            // A panic in it has been printed, and the verdict was never given: the session has
+            // noticed.
             let _ = thread.join();
         }
     }
@@ -170,7 +174,9 @@ impl Run {
     fn work(&self, queue: &Receiver<Job>) -> Result<(), Broken> {
         let mut encoder = Encoder::new(self.packing).map_err(Broken::here)?;
         for Job { sequence, part, rounds } in queue {
-            let encoded = encoder.encode(part.kind, sequence, &part.raw, self.buffers.take()).map_err(Broken::here)?;
+            let encoded = encoder
+                .encode(part.kind, sequence, &part.raw, self.buffers.take())
+                .map_err(Broken::here)?;
             self.meter.packed(&part, &rounds, encoded.zero_pages, encoded.payload.len() as u64);
             self.buffers.give(part.raw);
             if self.window.put(sequence, encoded).is_err() {
@@ -180,7 +186,8 @@ impl Run {
         Ok(())
     }
 
-    /// One connection: takes the frames in turn with the others, each of which so carries an ascending sequence.
+    /// One connection: takes the frames in turn with the others, each of which so carries an
+    /// ascending sequence.
     fn write(&self, mut connection: Guarded) -> Result<(), Broken> {
         while let Some(Encoded { header, payload, .. }) = self.next_frame() {
             let bytes = header.to_bytes();

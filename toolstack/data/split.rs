@@ -1,5 +1,5 @@
-//! Cuts libxl's stream into frames as it comes: one for each PAGE_DATA record with pages in it, one for each stretch of
-//! other bytes between two of them.
+//! Cuts libxl's stream into frames as it comes: one for each PAGE_DATA record with pages in it, one
+//! for each stretch of other bytes between two of them.
 
 use std::io::{BufReader, Read};
 use std::time::Instant;
@@ -16,8 +16,9 @@ use crate::data::Buffers;
 /// A stretch of bytes is cut at this length.
 const MAX_BYTES: usize = 256 << 10;
 
-/// PAGE_DATA records up to this length, in bytes, travel together in a stretch of bytes. A PVH guest's first pass has a
-/// thousand records that name nothing but holes; each as a frame of its own would cost more than it carries.
+/// PAGE_DATA records up to this length, in bytes, travel together in a stretch of bytes. A PVH
+/// guest's first pass has a thousand records that name nothing but holes; each as a frame of its
+/// own would cost more than it carries.
 const SMALL_RECORD: u64 = 32 << 10;
 
 /// Bytes read at once where records are small.
@@ -29,7 +30,8 @@ pub struct Part {
     pub kind: FrameKind,
     /// The stream's own bytes.
     pub raw: Vec<u8>,
-    /// The PAGE_DATA records in it: one in a part of kind pages, any number of small ones in one of kind bytes.
+    /// The PAGE_DATA records in it: one in a part of kind pages, any number of small ones in one of
+    /// kind bytes.
     pub batches: Vec<Counted>,
     /// The pass that they belong to, where that is known and need not be guessed.
     pub pass: Option<usize>,
@@ -43,7 +45,8 @@ pub struct Counted {
     pub batch: Batch,
     /// Its length in the stream, in bytes.
     pub raw_len: u64,
-    /// Pages of zeroes among them, in a small record; those of a large one are counted when it is packed.
+    /// Pages of zeroes among them, in a small record; those of a large one are counted when it is
+    /// packed.
     pub zero_pages: u64,
 }
 
@@ -54,7 +57,8 @@ pub struct Splitter<'a, R> {
     buffers: &'a Buffers,
     part: Vec<u8>,
     batches: Vec<Counted>,
-    /// Where in `part` the header of a PAGE_DATA record begins, when that is all that was read of it.
+    /// Where in `part` the header of a PAGE_DATA record begins, when that is all that was read of
+    /// it.
     pages_at: Option<usize>,
 }
 
@@ -91,9 +95,12 @@ impl<'a, R: Read> Splitter<'a, R> {
         Ok(())
     }
 
-    /// The next part; none at the stream's proper end. `before_pages` hears how many pfns a PAGE_DATA record has before its
-    /// pages are read, and may hold them up.
-    pub fn next(&mut self, before_pages: impl Fn(u64) -> Result<(), String>) -> Result<Option<Part>, String> {
+    /// The next part; none at the stream's proper end. `before_pages` hears how many pfns a
+    /// PAGE_DATA record has before its pages are read, and may hold them up.
+    pub fn next(
+        &mut self,
+        before_pages: impl Fn(u64) -> Result<(), String>,
+    ) -> Result<Option<Part>, String> {
         while !self.reader.is_complete() {
             if let Some(header) = self.pages_at {
                 let small = self.reader.wanted() <= SMALL_RECORD;
@@ -114,8 +121,8 @@ impl<'a, R: Read> Splitter<'a, R> {
         self.last_part()
     }
 
-    /// Reads what the reader wants next and lets it judge. Where that was the header of a PAGE_DATA record that fits into one
-    /// frame, tells where it begins.
+    /// Reads what the reader wants next and lets it judge. Where that was the header of a PAGE_DATA
+    /// record that fits into one frame, tells where it begins.
     fn step(&mut self) -> Result<Option<usize>, String> {
         let from = self.part.len();
         self.fill(self.reader.wanted().min(MAX_BYTES as u64))?;
@@ -141,13 +148,19 @@ impl<'a, R: Read> Splitter<'a, R> {
     }
 
     /// Reads the body of the PAGE_DATA record whose header begins at `header`.
-    fn read_pages(&mut self, header: usize, before_pages: &impl Fn(u64) -> Result<(), String>) -> Result<(), String> {
+    fn read_pages(
+        &mut self,
+        header: usize,
+        before_pages: &impl Fn(u64) -> Result<(), String>,
+    ) -> Result<(), String> {
         let from = self.part.len();
         let wanted = self.reader.wanted();
         // A body too short for its count is left for the parser to refuse.
         let head = wanted.min(PageData::HEADER_LEN as u64);
         self.fill(head)?;
-        before_pages(self.part[from..].first_chunk().map_or(0, |count| u32::from_le_bytes(*count).into()))?;
+        before_pages(
+            self.part[from..].first_chunk().map_or(0, |count| u32::from_le_bytes(*count).into()),
+        )?;
         self.fill(wanted - head)?;
         let mut input = &self.part[from..];
         while self.reader.next(&mut input).map_err(|e| e.to_string())?.is_some() {}
@@ -163,7 +176,13 @@ impl<'a, R: Read> Splitter<'a, R> {
 
     fn cut(&mut self, kind: FrameKind) -> Part {
         let raw = std::mem::replace(&mut self.part, self.buffers.take());
-        Part { kind, raw, batches: std::mem::take(&mut self.batches), pass: None, read_at: Instant::now() }
+        Part {
+            kind,
+            raw,
+            batches: std::mem::take(&mut self.batches),
+            pass: None,
+            read_at: Instant::now(),
+        }
     }
 
     fn last_part(&mut self) -> Result<Option<Part>, String> {
@@ -172,7 +191,9 @@ impl<'a, R: Read> Splitter<'a, R> {
         }
         match self.input.read(&mut [0; 1]) {
             Ok(0) => Ok(None),
-            Ok(_) => Err(format!("libxl wrote more after its stream's end at {}", self.reader.offset())),
+            Ok(_) => {
+                Err(format!("libxl wrote more after its stream's end at {}", self.reader.offset()))
+            }
             Err(error) => Err(format!("libxl's stream: {error}")),
         }
     }
@@ -197,7 +218,10 @@ impl<'a, R: Read> Splitter<'a, R> {
     fn truncated(&mut self, from: usize, got: usize) -> String {
         let mut rest = &self.part[from..from + got];
         while matches!(self.reader.next(&mut rest), Ok(Some(_))) {}
-        self.reader.finish().err().map_or_else(|| "libxl's stream was cut".into(), |e| e.to_string())
+        self.reader
+            .finish()
+            .err()
+            .map_or_else(|| "libxl's stream was cut".into(), |e| e.to_string())
     }
 }
 

@@ -1,10 +1,11 @@
-//! A bounded window over a sequence: what many threads finish in any order leaves in order, and never more than the window's
-//! width is under way.
+//! A bounded window over a sequence: what many threads finish in any order leaves in order, and
+//! never more than the window's width is under way.
 //!
-//! Both sides of the data path are built on it. A frame is *admitted* when its number is less than `next + width`, worked on
-//! by any thread, *put* back when done, and *taken* in order. Work is admitted before it is queued, so whatever waits in a
-//! queue is inside the window and `put` never blocks. The frame that everybody waits for is always inside too: no order of
-//! arrival, on however many connections, can make the threads wait for one another in a circle.
+//! Both sides of the data path are built on it. A frame is *admitted* when its number is less than
+//! `next + width`, worked on by any thread, *put* back when done, and *taken* in order. Work is
+//! admitted before it is queued, so whatever waits in a queue is inside the window and `put` never
+//! blocks. The frame that everybody waits for is always inside too: no order of arrival, on however
+//! many connections, can make the threads wait for one another in a circle.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -44,7 +45,13 @@ pub enum PutError {
 impl<T> Window<T> {
     /// A window in which at most `width` items are under way.
     pub fn new(width: usize) -> Self {
-        let state = State { next: 0, items: VecDeque::with_capacity(width), end: None, sealed: false, closed: false };
+        let state = State {
+            next: 0,
+            items: VecDeque::with_capacity(width),
+            end: None,
+            sealed: false,
+            closed: false,
+        };
         Self { state: Mutex::new(state), changed: Condvar::new(), width: width.max(1) as u64 }
     }
 
@@ -69,7 +76,8 @@ impl<T> Window<T> {
             return Err(PutError::Closed);
         }
         let place = sequence.checked_sub(state.next).filter(|place| *place < self.width);
-        let place = usize::try_from(place.ok_or(PutError::OutOfPlace)?).map_err(|_| PutError::OutOfPlace)?;
+        let place = usize::try_from(place.ok_or(PutError::OutOfPlace)?)
+            .map_err(|_| PutError::OutOfPlace)?;
         while state.items.len() <= place {
             state.items.push_back(None);
         }
@@ -110,13 +118,15 @@ impl<T> Window<T> {
         self.changed.notify_all();
     }
 
-    /// Says that nothing more will be put: `take` gives what is there in order, and [`Closed`] where an item is missing.
+    /// Says that nothing more will be put: `take` gives what is there in order, and [`Closed`]
+    /// where an item is missing.
     pub fn seal(&self) {
         self.lock().sealed = true;
         self.changed.notify_all();
     }
 
-    /// Gives up: every call, waiting or to come, returns [`Closed`], and what is under way is dropped.
+    /// Gives up: every call, waiting or to come, returns [`Closed`], and what is under way is
+    /// dropped.
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -124,7 +134,8 @@ impl<T> Window<T> {
         self.changed.notify_all();
     }
 
-    /// A panic elsewhere leaves the state whole: each change of it is complete before anything that could panic.
+    /// A panic elsewhere leaves the state whole: each change of it is complete before anything that
+    /// could panic.
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -182,7 +193,8 @@ mod tests {
         });
     }
 
-    /// Two "connections", one far ahead of the other, four workers, a window of three: nothing may get stuck.
+    /// Two "connections", one far ahead of the other, four workers, a window of three: nothing may
+    /// get stuck.
     #[test]
     fn a_connection_far_ahead_cannot_block_the_one_behind() {
         const COUNT: u64 = 1000;
@@ -194,7 +206,8 @@ mod tests {
                 scope.spawn(move || {
                     for sequence in (connection..COUNT).step_by(2) {
                         window.admit(sequence).unwrap();
-                        // One more than the width: the taker counts down a moment after it made room.
+                        // One more than the width: the taker counts down a moment after it made
+                        // room.
                         assert!(underway.fetch_add(1, Ordering::SeqCst) <= 3);
                         if connection == 0 {
                             std::thread::yield_now();

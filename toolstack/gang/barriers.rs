@@ -1,4 +1,5 @@
-//! Which barrier the members have come to, and what lets them past. See [`crate::gang`] for the order.
+//! Which barrier the members have come to, and what lets them past. See [`crate::gang`] for the
+//! order.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,8 @@ use crate::quiesce::coordinator::{Coordinator, Level, Mover, NotFound, NotQuiesc
 use crate::report::MpiPart;
 use crate::session::job::{job_is_busy, required, too_long, unasked};
 
-/// Until all are prepared: a target that has accepted waits 120 s for data, and the job is yet to be found.
+/// Until all are prepared: a target that has accepted waits 120 s for data, and the job is yet to
+/// be found.
 const PREPARE_PATIENCE: Duration = Duration::from_secs(80);
 /// From the first that could stop to the last: the job runs, and domains differ in size.
 const STOP_PATIENCE: Duration = Duration::from_secs(3600);
@@ -19,7 +21,8 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(90);
 const READY_PATIENCE: Duration = Duration::from_secs(90);
 /// From GO until each has had its target's answer, or none.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(200);
-/// From the end of the last barrier that is to be kept, above the line or below it, to the members' own ends.
+/// From the end of the last barrier that is to be kept, above the line or below it, to the members'
+/// own ends.
 const END_PATIENCE: Duration = Duration::from_secs(600);
 
 /// What is to be held still.
@@ -68,7 +71,8 @@ struct Seat {
     ended: Option<Ended>,
 }
 
-/// The gang, as its leader knows it. What is to be said is given to `say`: a member's place, and the word.
+/// The gang, as its leader knows it. What is to be said is given to `say`: a member's place, and
+/// the word.
 pub struct Gang<S> {
     say: S,
     seats: Vec<Seat>,
@@ -93,7 +97,12 @@ pub struct Outcome {
 impl<S: FnMut(usize, &ToMember)> Gang<S> {
     /// Of members that move these domains, by the names that the user gave.
     pub fn new(names: &[String], quiesce: Quiesce, say: S) -> Self {
-        let seat = |name: &String| Seat { step: Step::Checking, domid: 0, name: one_line(name), ended: None };
+        let seat = |name: &String| Seat {
+            step: Step::Checking,
+            domid: 0,
+            name: one_line(name),
+            ended: None,
+        };
         Self {
             say,
             seats: names.iter().map(seat).collect(),
@@ -132,7 +141,9 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
                     epoch.suspended(member);
                 }
             }
-            FromMember::Unasked if (Stage::Copying..Stage::Gone).contains(&self.stage) => self.alone(unasked()),
+            FromMember::Unasked if (Stage::Copying..Stage::Gone).contains(&self.stage) => {
+                self.alone(unasked())
+            }
             // The others go their own ways already.
             FromMember::Unasked => {}
             FromMember::Cancel => self.fail(format!("{} was cancelled", self.seats[member].name)),
@@ -143,7 +154,8 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
         self.advance();
     }
 
-    /// A member's line has ended. One that had not said its last word has died: its save helper lets the guest run on.
+    /// A member's line has ended. One that had not said its last word has died: its save helper
+    /// lets the guest run on.
     pub fn lost(&mut self, member: usize) {
         if self.seats[member].step == Step::Ended {
             return;
@@ -174,13 +186,16 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
     /// The deadline has passed. False when there is nothing left to wait for.
     pub fn expired(&mut self) -> bool {
         let late = |step: Step| {
-            let names = self.seats.iter().filter(|seat| seat.step < step).map(|seat| seat.name.as_str());
+            let names =
+                self.seats.iter().filter(|seat| seat.step < step).map(|seat| seat.name.as_str());
             names.collect::<Vec<_>>().join(", ")
         };
         self.deadline = None;
         let what = match self.stage {
             Stage::Checking => format!("{} could not begin in time", late(Step::Prepared)),
-            Stage::Copying => format!("pre-copy of {} did not come to its end in time", late(Step::Stop)),
+            Stage::Copying => {
+                format!("pre-copy of {} did not come to its end in time", late(Step::Stop))
+            }
             Stage::Frozen => format!("the last live pass of {} took too long", late(Step::Suspend)),
             Stage::Flushed => format!("{} was not ready in time", late(Step::Ready)),
             Stage::Gone => {
@@ -201,7 +216,11 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
             let none = || Ended { failure: Some(Told::from(&stuck())), ..Ended::default() };
             seat.ended.unwrap_or_else(none)
         };
-        Outcome { members: self.seats.into_iter().map(end).collect(), failure: self.failure, first: self.first }
+        Outcome {
+            members: self.seats.into_iter().map(end).collect(),
+            failure: self.failure,
+            first: self.first,
+        }
     }
 
     fn all_at(&self, step: Step) -> bool {
@@ -238,7 +257,8 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
     }
 
     fn tell(&mut self, word: &ToMember) {
-        for member in (0..self.seats.len()).filter(|member| self.seats[*member].step < Step::Ended) {
+        for member in (0..self.seats.len()).filter(|member| self.seats[*member].step < Step::Ended)
+        {
             (self.say)(member, word);
         }
     }
@@ -247,11 +267,14 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
         let level = self.quiesce.level;
         let Some(hosts) = self.quiesce.hosts.take() else { return self.open(None) };
         let movers = self.seats.iter().zip(&self.quiesce.targets);
-        let movers: Vec<_> = movers.map(|(seat, to)| Mover { domid: seat.domid, to: *to }).collect();
+        let movers: Vec<_> =
+            movers.map(|(seat, to)| Mover { domid: seat.domid, to: *to }).collect();
         match Coordinator::survey(hosts, &movers, level) {
             Ok(Some(epoch)) if self.quiesce.dry_run => self.open(Some(epoch.figures())),
             Ok(Some(epoch)) => self.begin_together(epoch),
-            Ok(None) => self.open(Some(MpiPart { problem: None, ..MpiPart::none(level, String::new()) })),
+            Ok(None) => {
+                self.open(Some(MpiPart { problem: None, ..MpiPart::none(level, String::new()) }))
+            }
             Err(NotFound::Busy(line)) => self.refuse(job_is_busy(line)),
             Err(NotFound::Not(problem)) => self.without(problem),
         }

@@ -29,15 +29,16 @@ struct Lines {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Leads members of these names, on these lines in the same order, until all have ended. A cancel comes as
-/// [`Event::Interrupt`].
+/// Leads members of these names, on these lines in the same order, until all have ended. A cancel
+/// comes as [`Event::Interrupt`].
 pub fn lead(
     names: &[String],
     lines: Vec<UnixStream>,
     quiesce: Quiesce,
     events: &Events<Heard>,
 ) -> Result<Outcome, Failure> {
-    let mut lines = Lines::new(lines, events).map_err(|e| Failure::internal("lines to the members", &e))?;
+    let mut lines =
+        Lines::new(lines, events).map_err(|e| Failure::internal("lines to the members", &e))?;
     let mut gang = Gang::new(names, quiesce, |member, word: &ToMember| lines.say(member, word));
     while !gang.is_over() {
         match events.next(gang.deadline().unwrap_or_else(|| Instant::now() + IDLE)) {
@@ -45,7 +46,9 @@ pub fn lead(
             Some(Event::Data(Ok((member, None)))) => gang.lost(member),
             Some(Event::Interrupt) => gang.interrupted(),
             Some(_) => {}
-            None if gang.deadline().is_some_and(|at| Instant::now() >= at) && !gang.expired() => break,
+            None if gang.deadline().is_some_and(|at| Instant::now() >= at) && !gang.expired() => {
+                break;
+            }
             None => {}
         }
     }

@@ -16,7 +16,8 @@ use crate::session::Event;
 /// How long the leader may leave a word unread.
 const SAY_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long the leader may take over the last figures: the others' answers to GO, and their agents'.
+/// How long the leader may take over the last figures: the others' answers to GO, and their
+/// agents'.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(400);
 
 /// What is told when the leader is gone.
@@ -31,19 +32,27 @@ pub struct Member {
 }
 
 impl Member {
-    /// Takes the line. The leader's words come as [`Event::Gang`], but for the last; its end as an [`ToMember::Abort`].
-    pub fn new<D: Send + 'static>(line: UnixStream, events: Sender<Event<D>>) -> Result<Self, Failure> {
+    /// Takes the line. The leader's words come as [`Event::Gang`], but for the last; its end as an
+    /// [`ToMember::Abort`].
+    pub fn new<D: Send + 'static>(
+        line: UnixStream,
+        events: Sender<Event<D>>,
+    ) -> Result<Self, Failure> {
         let broken = |e| Failure::internal("the line to the leader", &e);
         let cancel = Cancel::new().map_err(broken)?;
         let (figures, closed) = channel();
-        let from = line.try_clone().and_then(|line| Guarded::new(OwnedFd::from(line), cancel.clone(), None));
+        let from = line
+            .try_clone()
+            .and_then(|line| Guarded::new(OwnedFd::from(line), cancel.clone(), None));
         let from = from.map_err(broken)?;
-        let to = Guarded::new(OwnedFd::from(line), cancel.clone(), Some(SAY_PATIENCE)).map_err(broken)?;
+        let to = Guarded::new(OwnedFd::from(line), cancel.clone(), Some(SAY_PATIENCE))
+            .map_err(broken)?;
         let listen = move || {
             let reason = listen(BufReader::new(from), &figures, &events);
             let _ = events.send(Event::Gang(ToMember::Abort { reason }));
         };
-        let thread = std::thread::Builder::new().name("gang".into()).spawn(listen).map_err(broken)?;
+        let thread =
+            std::thread::Builder::new().name("gang".into()).spawn(listen).map_err(broken)?;
         Ok(Self { to, closed, cancel, thread: Some(thread) })
     }
 
@@ -62,13 +71,18 @@ impl Member {
 
 /// The last word, when [`Member`] is gone.
 pub fn end(line: UnixStream, ended: Ended) -> Result<(), Failure> {
-    let to = Cancel::new().and_then(|cancel| Guarded::new(OwnedFd::from(line), cancel, Some(SAY_PATIENCE)));
+    let to = Cancel::new()
+        .and_then(|cancel| Guarded::new(OwnedFd::from(line), cancel, Some(SAY_PATIENCE)));
     let said = to.and_then(|mut to| say(&mut to, &FromMember::Ended(Box::new(ended))));
     said.map_err(|error| Failure::internal("the line to the leader", &error))
 }
 
 /// Until the end, and why that came.
-fn listen<D>(mut from: BufReader<Guarded>, figures: &Sender<MpiPart>, events: &Sender<Event<D>>) -> String {
+fn listen<D>(
+    mut from: BufReader<Guarded>,
+    figures: &Sender<MpiPart>,
+    events: &Sender<Event<D>>,
+) -> String {
     loop {
         match hear(&mut from) {
             Ok(Some(ToMember::Closed { figures: all })) => drop(figures.send(*all)),

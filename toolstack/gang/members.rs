@@ -20,17 +20,25 @@ const GLANCE: Duration = Duration::from_millis(10);
 pub struct Members(Vec<Child>);
 
 impl Members {
-    /// Starts `count` of them. Each is `program` with the same arguments, after `--gang-member N`; its line is its standard
-    /// input, the one descriptor that can be passed on without every other child getting it, too. Each has a process group of
-    /// its own: a Ctrl-C is the leader's to hear.
-    pub fn start(program: &Path, arguments: &[OsString], count: usize) -> Result<(Self, Vec<UnixStream>), Failure> {
+    /// Starts `count` of them. Each is `program` with the same arguments, after `--gang-member N`;
+    /// its line is its standard input, the one descriptor that can be passed on without every other
+    /// child getting it, too. Each has a process group of its own: a Ctrl-C is the leader's to
+    /// hear.
+    pub fn start(
+        program: &Path,
+        arguments: &[OsString],
+        count: usize,
+    ) -> Result<(Self, Vec<UnixStream>), Failure> {
         let (mut members, mut lines) = (Self(Vec::new()), Vec::new());
         for member in 0..count {
             let broken = |e| Failure::internal(program.display(), &e);
             let (ours, theirs) = UnixStream::pair().map_err(broken)?;
             let mut command = Command::new(program);
             command.arg("--gang-member").arg(member.to_string()).args(arguments);
-            command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).process_group(0);
+            command
+                .stdin(Stdio::from(OwnedFd::from(theirs)))
+                .stdout(Stdio::null())
+                .process_group(0);
             members.0.push(command.spawn().map_err(broken)?);
             lines.push(ours);
         }
@@ -63,7 +71,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let script = dir.path().join("member");
         std::fs::write(&script, "#!/bin/sh\nread word\necho \"$2 $3 $word\" >&0\n").unwrap();
-        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .unwrap();
         let (members, mut lines) = Members::start(&script, &["migrate".into()], 2).unwrap();
         for (n, line) in lines.iter_mut().enumerate() {
             line.write_all(b"go\n").unwrap();

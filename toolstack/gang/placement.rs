@@ -14,8 +14,9 @@ pub struct Placement {
     pub host: String,
 }
 
-/// Reads the command line's words, of which there are two at least. Hosts are taken apart at a pair's first colon, so they may
-/// have colons themselves; a domain whose name has one is named by its number there.
+/// Reads the command line's words, of which there are two at least. Hosts are taken apart at a
+/// pair's first colon, so they may have colons themselves; a domain whose name has one is named by
+/// its number there.
 pub fn placements(words: &[String], ssh_command: Option<&str>) -> Result<Vec<Placement>, Failure> {
     let Some((last, domains)) = words.split_last() else { return Ok(Vec::new()) };
     let to_last = |domain: &String| Placement { domain: domain.clone(), host: last.clone() };
@@ -27,18 +28,23 @@ pub fn placements(words: &[String], ssh_command: Option<&str>) -> Result<Vec<Pla
     };
     let mut named = BTreeSet::new();
     match placements.iter().find(|placement| !named.insert(placement.domain.as_str())) {
-        Some(twice) => Err(usage(&format!("{} is named twice", one_line(&twice.domain)), "name each domain once")),
+        Some(twice) => Err(usage(
+            &format!("{} is named twice", one_line(&twice.domain)),
+            "name each domain once",
+        )),
         None => Ok(placements),
     }
 }
 
 fn pair(word: &str) -> Option<Placement> {
-    let (domain, host) = word.split_once(':').filter(|(domain, host)| !domain.is_empty() && !host.is_empty())?;
+    let (domain, host) =
+        word.split_once(':').filter(|(domain, host)| !domain.is_empty() && !host.is_empty())?;
     // ssh://HOST:PORT is a host to ssh.
     (!host.starts_with("//")).then(|| Placement { domain: domain.into(), host: host.into() })
 }
 
-/// Pairs among domains without a host of their own. A single domain and its target may both be named as they always could.
+/// Pairs among domains without a host of their own. A single domain and its target may both be
+/// named as they always could.
 fn is_mixed(domains: &[String], last: &str, ssh_command: Option<&str>) -> bool {
     let looks_like_pair = |word: &str| pair(word).is_some() && word.matches(':').count() == 1;
     let several = domains.len() > 1 && domains.iter().any(|domain| pair(domain).is_some());
@@ -55,7 +61,10 @@ fn usage(what: &str, next: &str) -> Failure {
 }
 
 /// The targets, each once, in their order; and each placement's place among them.
-pub fn targets(placements: &[Placement], ssh_command: Option<&str>) -> Result<(Vec<Route>, Vec<usize>), Failure> {
+pub fn targets(
+    placements: &[Placement],
+    ssh_command: Option<&str>,
+) -> Result<(Vec<Route>, Vec<usize>), Failure> {
     let (mut routes, mut places) = (Vec::new(), Vec::new());
     for placement in placements {
         let route = Route::new(ssh_command, &placement.host)?;
@@ -74,10 +83,18 @@ mod tests {
     fn read(line: &str, ssh_command: Option<&str>) -> Result<String, String> {
         let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
         let placements = placements(&words, ssh_command).map_err(|failure| {
-            assert_eq!((failure.exit, failure.to_string().lines().count()), (Exit::Usage, 1), "{failure}");
+            assert_eq!(
+                (failure.exit, failure.to_string().lines().count()),
+                (Exit::Usage, 1),
+                "{failure}"
+            );
             failure.what
         })?;
-        Ok(placements.iter().map(|p| format!("{}>{}", p.domain, p.host)).collect::<Vec<_>>().join(" "))
+        Ok(placements
+            .iter()
+            .map(|p| format!("{}>{}", p.domain, p.host))
+            .collect::<Vec<_>>()
+            .join(" "))
     }
 
     #[test]
@@ -95,13 +112,21 @@ mod tests {
         ] {
             assert_eq!(read(line, None).as_deref(), Ok(expected), "{line}");
         }
-        assert_eq!(read("dom3 localhost:2222", Some("my-ssh")).as_deref(), Ok("dom3>localhost:2222"));
+        assert_eq!(
+            read("dom3 localhost:2222", Some("my-ssh")).as_deref(),
+            Ok("dom3>localhost:2222")
+        );
         assert_eq!(read("a:b c:d", Some("")).as_deref(), Ok("a:b>c:d"), "-s '': the whole command");
     }
 
     #[test]
     fn what_is_mixed_or_doubled_is_said_in_one_line() {
-        for line in ["dom3:nodeB dom4 nodeC", "dom3 dom4:nodeB nodeC", "dom3 dom4:nodeC", "dom3 dom4 dom5:nodeC"] {
+        for line in [
+            "dom3:nodeB dom4 nodeC",
+            "dom3 dom4:nodeB nodeC",
+            "dom3 dom4:nodeC",
+            "dom3 dom4 dom5:nodeC",
+        ] {
             assert!(read(line, None).unwrap_err().contains("mixes"), "{line}");
         }
         for line in ["dom3 dom3 nodeB", "dom3:nodeB dom3:nodeC"] {
@@ -111,7 +136,8 @@ mod tests {
 
     #[test]
     fn a_target_is_reached_once() {
-        let placed = |domain: &str, host: &str| Placement { domain: domain.into(), host: host.into() };
+        let placed =
+            |domain: &str, host: &str| Placement { domain: domain.into(), host: host.into() };
         let all = [placed("1", "nodeB"), placed("2", "nodeC"), placed("3", "nodeB")];
         let (routes, places) = targets(&all, None).unwrap();
         assert_eq!(routes.iter().map(Route::host).collect::<Vec<_>>(), ["nodeB", "nodeC"]);

@@ -9,9 +9,11 @@ use crate::session::MIGRATED_AWAY;
 /// How long things may still change by themselves after rxl's death.
 #[derive(Clone, Copy, Debug)]
 pub struct Settling {
-    /// A suspended domain is run on after so long: a save helper that outlives its session may do so first.
+    /// A suspended domain is run on after so long: a save helper that outlives its session may do
+    /// so first.
     pub suspended: Duration,
-    /// A domain that runs, or is not there, has to be seen so for this long: a suspend may still be under way.
+    /// A domain that runs, or is not there, has to be seen so for this long: a suspend may still be
+    /// under way.
     pub settled: Duration,
     /// The end, whatever is seen.
     pub limit: Duration,
@@ -34,8 +36,12 @@ pub fn put_right(host: &dyn Host, word: &Word, settling: Settling) -> Option<Str
     match word {
         Word::Leaving { domid, name } => Some(run_on(host, DomId(*domid), name, settling)),
         Word::Coming { name } => destroy(host, name, settling),
-        Word::Taken { domid, incoming, name, paused } => Some(run_here(host, DomId(*domid), incoming, name, *paused)),
-        Word::Held => Some("rxl was killed while the source had the word; the domain is kept, paused".into()),
+        Word::Taken { domid, incoming, name, paused } => {
+            Some(run_here(host, DomId(*domid), incoming, name, *paused))
+        }
+        Word::Held => {
+            Some("rxl was killed while the source had the word; the domain is kept, paused".into())
+        }
         Word::Done => None,
     }
 }
@@ -55,9 +61,15 @@ fn run_on(host: &dyn Host, domid: DomId, name: &str, settling: Settling) -> Stri
     // After a save that died it may still be on; until the save has ended it is needed.
     let logdirty = host.logdirty_off(domid);
     match (outcome, logdirty) {
-        (Err(error), _) => format!("rxl was killed; {name} could not be run on here: {error}; try `xl resume {name}`"),
-        (Ok(()), Err(error)) => format!("rxl was killed; {name} runs on here, with log-dirty mode on: {error}"),
-        (Ok(()), Ok(())) if resumed > 0 => format!("rxl was killed; {name} was suspended and runs on here"),
+        (Err(error), _) => format!(
+            "rxl was killed; {name} could not be run on here: {error}; try `xl resume {name}`"
+        ),
+        (Ok(()), Err(error)) => {
+            format!("rxl was killed; {name} runs on here, with log-dirty mode on: {error}")
+        }
+        (Ok(()), Ok(())) if resumed > 0 => {
+            format!("rxl was killed; {name} was suspended and runs on here")
+        }
         (Ok(()), Ok(())) => format!("rxl was killed; {name} runs on here"),
     }
 }
@@ -74,7 +86,9 @@ fn destroy(host: &dyn Host, name: &str, settling: Settling) -> Option<String> {
         Err(error) => Err(error),
     });
     match outcome {
-        Err(error) => Some(format!("rxl was killed; {name} is left here: {error}; `xl destroy {name}` removes it")),
+        Err(error) => Some(format!(
+            "rxl was killed; {name} is left here: {error}; `xl destroy {name}` removes it"
+        )),
         Ok(()) if destroyed => Some(format!("rxl was killed; {name} was destroyed")),
         Ok(()) => None,
     }
@@ -88,13 +102,18 @@ fn run_here(host: &dyn Host, domid: DomId, incoming: &str, name: &str, paused: b
     };
     match run {
         Ok(()) => format!("rxl was killed after GO; {name} is here"),
-        Err(error) => format!("rxl was killed after GO; {name} could not be run: {error}; try `xl unpause {name}`"),
+        Err(error) => format!(
+            "rxl was killed after GO; {name} could not be run: {error}; try `xl unpause {name}`"
+        ),
     }
 }
 
-/// Looks until `right` has been true without a break for the time that it takes to settle. It is told how long it has not
-/// been. An error is taken for a passing one until the limit.
-fn watch(settling: Settling, mut right: impl FnMut(Duration) -> Result<bool, HostError>) -> Result<(), HostError> {
+/// Looks until `right` has been true without a break for the time that it takes to settle. It is
+/// told how long it has not been. An error is taken for a passing one until the limit.
+fn watch(
+    settling: Settling,
+    mut right: impl FnMut(Duration) -> Result<bool, HostError>,
+) -> Result<(), HostError> {
     let begun = Instant::now();
     let (mut right_since, mut wrong_since) = (None, begun);
     loop {

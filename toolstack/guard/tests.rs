@@ -89,7 +89,12 @@ fn a_copy_is_run_only_after_go_and_only_if_it_is_to_run() {
         host.rename(domid, "dom3", "dom3--incoming").unwrap();
         put_right(&host, &Word::Held, SOON).unwrap();
         assert_eq!(state(&host), [("dom3--incoming".into(), RunState::Paused)]);
-        let taken = Word::Taken { domid: domid.0, incoming: "dom3--incoming".into(), name: "dom3".into(), paused };
+        let taken = Word::Taken {
+            domid: domid.0,
+            incoming: "dom3--incoming".into(),
+            name: "dom3".into(),
+            paused,
+        };
         put_right(&host, &taken, SOON).unwrap();
         assert_eq!(state(&host), [("dom3".into(), after)]);
     }
@@ -97,7 +102,8 @@ fn a_copy_is_run_only_after_go_and_only_if_it_is_to_run() {
 
 #[test]
 fn the_last_word_counts_however_the_line_ends() {
-    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+    let (ours, theirs) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
     let name = "x".repeat(200);
     for word in [Word::Coming { name: name.clone() }, Word::Held] {
         say(ours.as_fd(), &word).unwrap();
@@ -109,6 +115,7 @@ fn the_last_word_counts_however_the_line_ends() {
 
 #[test]
 fn a_word_that_is_too_long_is_refused() {
-    let (ours, _theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+    let (ours, _theirs) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
     assert!(say(ours.as_fd(), &Word::Coming { name: "x".repeat(MAX_WORD) }).is_err());
 }

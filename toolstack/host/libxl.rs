@@ -1,15 +1,16 @@
 //! [`Host`] over libxl.
 //!
-//! Each call opens a libxl context of its own; see [`crate::xen`] for what that buys and for what it asks of the process: no
-//! SIGCHLD handler, children reaped by pid, fd 0 open, close-on-exec on every descriptor.
+//! Each call opens a libxl context of its own; see [`crate::xen`] for what that buys and for what
+//! it asks of the process: no SIGCHLD handler, children reaped by pid, fd 0 open, close-on-exec on
+//! every descriptor.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{
-    Abort, DomId, Domain, GuestType, Host, HostError, HostFacts, Notes, Operation, RestoreAhead, RestoreAs, Save,
-    SpecialPages, Walker,
+    Abort, DomId, Domain, GuestType, Host, HostError, HostFacts, Notes, Operation, RestoreAhead,
+    RestoreAs, Save, SpecialPages, Walker,
 };
 use crate::announce::{self, Vif};
 use crate::guard::Guard;
@@ -34,9 +35,12 @@ pub struct LibxlHost {
 }
 
 impl LibxlHost {
-    /// Makes sure that this is a dom0 of the Xen release that rxl was built for, and that its toolstack answers.
+    /// Makes sure that this is a dom0 of the Xen release that rxl was built for, and that its
+    /// toolstack answers.
     pub fn new() -> Result<Self, HostError> {
-        Library::open().map(|library| Self { library, plugin: None, announced: None }).map_err(HostError::NoXen)
+        Library::open()
+            .map(|library| Self { library, plugin: None, announced: None })
+            .map_err(HostError::NoXen)
     }
 
     /// Saves through our own save helper instead of libxl's.
@@ -63,17 +67,19 @@ impl LibxlHost {
         let (json, restore_as) = (config_json.to_owned(), restore_as.clone());
         let canceller = Canceller::default();
         Operation::spawn("restore", abort_of(&canceller), move || {
-            let context = Context::for_operation(library, notes, canceller.clone()).map_err(unreachable_toolstack)?;
+            let context = Context::for_operation(library, notes, canceller.clone())
+                .map_err(unreachable_toolstack)?;
             let result = context.restore(&json, &restore_as, stream.as_fd());
             ended.store(true, Ordering::SeqCst);
             drop(stream);
-            result
-                .map(DomId)
-                .map_err(|failure| ended_early("restore", "libxl_domain_create_restore", failure, &canceller))
+            result.map(DomId).map_err(|failure| {
+                ended_early("restore", "libxl_domain_create_restore", failure, &canceller)
+            })
         })
     }
 
-    /// Who can walk: rxl over PVH and HVM guests, libxc over all; with VERIFY only libxc; without our helper libxl's own.
+    /// Who can walk: rxl over PVH and HVM guests, libxc over all; with VERIFY only libxc; without
+    /// our helper libxl's own.
     fn walker(&self, domid: DomId, save: &Save) -> Result<Walker, HostError> {
         if self.plugin.is_none() {
             return Ok(Walker::Stock);
@@ -121,7 +127,10 @@ impl Host for LibxlHost {
     }
 
     fn find(&self, name_or_domid: &str) -> Result<Domain, HostError> {
-        let domid = self.context()?.domid_of(name_or_domid).map_err(|f| failed("libxl_name_to_domid", &f))?;
+        let domid = self
+            .context()?
+            .domid_of(name_or_domid)
+            .map_err(|f| failed("libxl_name_to_domid", &f))?;
         let not_here = || HostError::NoSuchDomain(name_or_domid.into());
         match self.domain(DomId(domid.ok_or_else(not_here)?)) {
             Err(HostError::NoSuchDomain(_)) => Err(not_here()),
@@ -143,28 +152,43 @@ impl Host for LibxlHost {
         let canceller = Canceller::default();
         Operation::spawn("save", abort_of(&canceller), move || {
             let notes = save.notes.clone();
-            let context = Context::for_operation(library, notes, canceller.clone()).map_err(unreachable_toolstack)?;
+            let context = Context::for_operation(library, notes, canceller.clone())
+                .map_err(unreachable_toolstack)?;
             let ended = Arc::new(AtomicBool::new(false));
             let Save { stream, flags, notes, steering, feed, .. } = save;
             let served = plugin.map(|plugin| {
                 let (is_over, cancelled) = (ended.clone(), canceller.clone());
-                let ended = Arc::new(move || is_over.load(Ordering::SeqCst) || cancelled.is_pulled());
-                let saving = Saving { domid: domid.0, live: flags.live, walker, steering, notes, feed, ended };
-                std::thread::spawn(move || saving.serve(&plugin, |domid| open_memory(library, domid)))
+                let ended =
+                    Arc::new(move || is_over.load(Ordering::SeqCst) || cancelled.is_pulled());
+                let saving = Saving {
+                    domid: domid.0,
+                    live: flags.live,
+                    walker,
+                    steering,
+                    notes,
+                    feed,
+                    ended,
+                };
+                std::thread::spawn(move || {
+                    saving.serve(&plugin, |domid| open_memory(library, domid))
+                })
             });
             let result = context.save(domid.0, stream.as_fd(), flags);
             ended.store(true, Ordering::SeqCst);
             // At once: whoever reads the other end waits for this.
             drop(stream);
-            let served =
-                served.map_or(Ok(()), |thread| thread.join().unwrap_or_else(|_| Err("its thread panicked".into())));
+            let served = served.map_or(Ok(()), |thread| {
+                thread.join().unwrap_or_else(|_| Err("its thread panicked".into()))
+            });
             match (result, served) {
                 (Ok(()), _) => Ok(()),
                 // What stopped the walk tells more than what libxl makes of it.
                 (Err(_), Err(reason)) if !canceller.is_pulled() => {
                     Err(HostError::Failed { operation: "saving", reason })
                 }
-                (Err(failure), _) => Err(ended_early("save", "libxl_domain_suspend", failure, &canceller)),
+                (Err(failure), _) => {
+                    Err(ended_early("save", "libxl_domain_suspend", failure, &canceller))
+                }
             }
         })
     }
@@ -197,16 +221,20 @@ impl Host for LibxlHost {
     ) -> Result<Option<RestoreAhead>, HostError> {
         let Some(announced) = &self.announced else { return Ok(None) };
         if let Err(why) = ahead::check(config_json) {
-            tracing::info!("{}: its devices are attached when its memory has come: {why}", restore_as.name);
+            tracing::info!(
+                "{}: its devices are attached when its memory has come: {why}",
+                restore_as.name
+            );
             return Ok(None);
         }
         let broken = |reason: String| HostError::Failed { operation: "restore", reason };
         let plugin = announced.listen().map_err(broken)?;
         let (reading, writing) = pipe().map_err(|e| broken(e.to_string()))?;
-        let to_libxl =
-            Guarded::new(writing, cancel.clone(), Some(STALL_PATIENCE)).map_err(|e| broken(e.to_string()))?;
+        let to_libxl = Guarded::new(writing, cancel.clone(), Some(STALL_PATIENCE))
+            .map_err(|e| broken(e.to_string()))?;
         let ended = Arc::new(AtomicBool::new(false));
-        let operation = self.start_restore(config_json, restore_as, reading, notes.clone(), ended.clone())?;
+        let operation =
+            self.start_restore(config_json, restore_as, reading, notes.clone(), ended.clone())?;
         let cancel = cancel.clone();
         let ended = move || ended.load(Ordering::SeqCst) || cancel.pulled();
         let sink = Box::new(Ahead::new(self.library, plugin, special, to_libxl, ended));
@@ -239,7 +267,9 @@ impl Host for LibxlHost {
     }
 
     fn vifs(&self, domid: DomId) -> Result<Vec<Vif>, HostError> {
-        self.on(domid, "xs_directory", |context, _| announce::vifs(&XenStore::open(context)?, domid.0))
+        self.on(domid, "xs_directory", |context, _| {
+            announce::vifs(&XenStore::open(context)?, domid.0)
+        })
     }
 
     fn tell_agent(&self, domid: DomId, command: &str) -> Result<(), HostError> {
@@ -276,8 +306,14 @@ fn failed_on(domid: DomId, operation: &'static str, failure: Failure) -> HostErr
     failed(operation, &failure)
 }
 
-/// An operation that was asked to stop and failed was aborted, whichever of its parts noticed first.
-fn ended_early(name: &'static str, operation: &'static str, failure: Failure, canceller: &Canceller) -> HostError {
+/// An operation that was asked to stop and failed was aborted, whichever of its parts noticed
+/// first.
+fn ended_early(
+    name: &'static str,
+    operation: &'static str,
+    failure: Failure,
+    canceller: &Canceller,
+) -> HostError {
     if canceller.is_pulled() {
         tracing::debug!("{operation} was aborted: {failure}");
         return HostError::Aborted(name);
@@ -305,7 +341,13 @@ mod tests {
 
     #[test]
     fn free_memory_is_what_xen_could_still_give() {
-        let info = PhysInfo { free_pages: 100, scrub_pages: 20, outstanding_pages: 30, hap: true, shadow: false };
+        let info = PhysInfo {
+            free_pages: 100,
+            scrub_pages: 20,
+            outstanding_pages: 30,
+            hap: true,
+            shadow: false,
+        };
         assert_eq!(free_memory_kib(&info), 90 * 4);
         assert_eq!(free_memory_kib(&PhysInfo { outstanding_pages: 500, ..info }), 0);
     }
@@ -326,6 +368,8 @@ mod tests {
     #[test]
     fn a_domain_that_is_gone_has_its_own_error() {
         let gone = Failure { rc: libxl_sys::ERROR_DOMAIN_NOTFOUND, lines: vec![] };
-        assert!(matches!(failed_on(DomId(7), "libxl_domain_info", gone), HostError::NoSuchDomain(d) if d == "7"));
+        assert!(
+            matches!(failed_on(DomId(7), "libxl_domain_info", gone), HostError::NoSuchDomain(d) if d == "7")
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! A host in memory: domains with synthetic memory, saved as true libxl streams.
 //!
-//! It serves the tests of states and faults, and benchmarks of the data path. It knows nothing of Xen's behaviour beyond what
-//! is written down here, so nothing that it does is evidence about Xen.
+//! It serves the tests of states and faults, and benchmarks of the data path. It knows nothing of
+//! Xen's behaviour beyond what is written down here, so nothing that it does is evidence about Xen.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,13 +12,15 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use migrate_stream::libxc::{DomainHeader, DomainType, PAGE_SIZE, Page, PageEntry, PageType, RecordType, TscInfo};
+use migrate_stream::libxc::{
+    DomainHeader, DomainType, PAGE_SIZE, Page, PageEntry, PageType, RecordType, TscInfo,
+};
 use migrate_stream::reader::{Start, StreamReader};
 use migrate_stream::writer;
 
 use super::{
-    Abort, Decision, DomId, Domain, GuestType, Host, HostError, HostFacts, Note, NoteKind, Notes, Operation,
-    PrecopyStats, RestoreAs, RunState, Save, SaveFlags, Steering, Unsteered, Walker,
+    Abort, Decision, DomId, Domain, GuestType, Host, HostError, HostFacts, Note, NoteKind, Notes,
+    Operation, PrecopyStats, RestoreAs, RunState, Save, SaveFlags, Steering, Unsteered, Walker,
 };
 use crate::announce::Vif;
 use crate::data::feed::Feed;
@@ -105,7 +107,13 @@ impl MemoryHost {
             shadow_paging: false,
             hap: true,
         };
-        let state = State { facts, domains: BTreeMap::new(), next: 1, faults: Faults::default(), words: None };
+        let state = State {
+            facts,
+            domains: BTreeMap::new(),
+            next: 1,
+            faults: Faults::default(),
+            words: None,
+        };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -150,19 +158,37 @@ impl MemoryHost {
 
     fn change(&self, domid: DomId, change: impl FnOnce(&mut Kept)) -> Result<(), HostError> {
         let mut state = self.lock();
-        let kept = state.domains.get_mut(&domid).ok_or_else(|| HostError::NoSuchDomain(domid.to_string()))?;
+        let kept = state
+            .domains
+            .get_mut(&domid)
+            .ok_or_else(|| HostError::NoSuchDomain(domid.to_string()))?;
         change(kept);
         Ok(())
     }
 }
 
 impl State {
-    fn add(&mut self, name: &str, guest_type: GuestType, state: RunState, kib: u64, guest: Option<Guest>) -> DomId {
+    fn add(
+        &mut self,
+        name: &str,
+        guest_type: GuestType,
+        state: RunState,
+        kib: u64,
+        guest: Option<Guest>,
+    ) -> DomId {
         let domid = DomId(self.next);
         self.next += 1;
         self.facts.free_memory_kib = self.facts.free_memory_kib.saturating_sub(kib);
-        let domain = Domain { domid, name: name.into(), guest_type, state, max_memory_kib: kib, vcpus: 1 };
-        let kept = Kept { domain, log_dirty: false, stream: None, agent_command: None, paused: false, guest };
+        let domain =
+            Domain { domid, name: name.into(), guest_type, state, max_memory_kib: kib, vcpus: 1 };
+        let kept = Kept {
+            domain,
+            log_dirty: false,
+            stream: None,
+            agent_command: None,
+            paused: false,
+            guest,
+        };
         self.domains.insert(domid, kept);
         domid
     }
@@ -186,7 +212,9 @@ impl Host for MemoryHost {
             Some(domid) => kept.domain.domid == domid,
             None => kept.domain.name == name_or_domid,
         });
-        found.map(|kept| kept.domain.clone()).ok_or_else(|| HostError::NoSuchDomain(name_or_domid.into()))
+        found
+            .map(|kept| kept.domain.clone())
+            .ok_or_else(|| HostError::NoSuchDomain(name_or_domid.into()))
     }
 
     fn domain(&self, domid: DomId) -> Result<Domain, HostError> {
@@ -216,7 +244,9 @@ impl Host for MemoryHost {
         };
         match walker {
             Walker::Rxl => Operation::spawn("save", abort, move || saving.walk(flags, feed)),
-            Walker::Libxc | Walker::Stock => Operation::spawn("save", abort, move || saving.run(flags)),
+            Walker::Libxc | Walker::Stock => {
+                Operation::spawn("save", abort, move || saving.run(flags))
+            }
         }
     }
 
@@ -227,7 +257,8 @@ impl Host for MemoryHost {
         stream: OwnedFd,
         notes: Notes,
     ) -> Result<Operation<DomId>, HostError> {
-        let config: serde_json::Value = serde_json::from_str(config_json).map_err(|e| failed("restore", e))?;
+        let config: serde_json::Value =
+            serde_json::from_str(config_json).map_err(|e| failed("restore", e))?;
         let kib = config["b_info"]["max_memkb"].as_u64().unwrap_or(0);
         let domid = self.lock().add(&restore_as.name, GuestType::Pvh, RunState::Paused, kib, None);
         let (aborted, abort) = abort();
@@ -236,8 +267,9 @@ impl Host for MemoryHost {
         Operation::spawn("restore", abort, move || {
             let _notes = notes;
             let restored = read_stream(Summing::new(File::from(stream)), &aborted, limit);
-            let restored =
-                restored.and_then(|sum| if restore_at_end { Err(failed("restore", "as asked")) } else { Ok(sum) });
+            let restored = restored.and_then(|sum| {
+                if restore_at_end { Err(failed("restore", "as asked")) } else { Ok(sum) }
+            });
             match restored {
                 Ok(sum) => host.change(domid, |kept| kept.stream = Some(sum)).map(|()| domid),
                 Err(error) => {
@@ -249,7 +281,8 @@ impl Host for MemoryHost {
     }
 
     fn resume(&self, domid: DomId) -> Result<(), HostError> {
-        let resumed = |kept: &mut Kept| if kept.paused { RunState::Paused } else { RunState::Running };
+        let resumed =
+            |kept: &mut Kept| if kept.paused { RunState::Paused } else { RunState::Running };
         self.change(domid, |kept| kept.domain.state = resumed(kept))
     }
 
@@ -370,7 +403,8 @@ impl Saving {
         host.change(domid, |kept| kept.stream = Some(sum))
     }
 
-    /// As libxl does when the session walks: its own header and its own end, and what is between comes through the feed.
+    /// As libxl does when the session walks: its own header and its own end, and what is between
+    /// comes through the feed.
     fn walk(mut self, flags: SaveFlags, feed: Feed) -> Result<(), HostError> {
         let (mut head, mut end) = (Vec::new(), Vec::new());
         writer::libxl_header(&mut head);
@@ -397,7 +431,10 @@ impl Saving {
         writer::libxl_header(&mut head);
         writer::libxc_context(&mut head);
         writer::image_header(&mut head);
-        writer::domain_header(&mut head, DomainHeader { domain_type: DomainType::Hvm, xen_major: 4, xen_minor: 17 });
+        writer::domain_header(
+            &mut head,
+            DomainHeader { domain_type: DomainType::Hvm, xen_major: 4, xen_minor: 17 },
+        );
         writer::static_data_end(&mut head);
         self.write(&head)?;
         let mut passes = 0;
@@ -405,12 +442,17 @@ impl Saving {
             passes = self.live_passes()?;
         }
         self.suspend()?;
-        let last = if flags.live { self.guest.dirty.last().copied().unwrap_or(0) } else { self.guest.pages };
+        let last = if flags.live {
+            self.guest.dirty.last().copied().unwrap_or(0)
+        } else {
+            self.guest.pages
+        };
         self.pass(passes, last)?;
         self.tail()
     }
 
-    /// As libxc does: what is dirty is sent before the policy's stop takes effect. Returns the passes made.
+    /// As libxc does: what is dirty is sent before the policy's stop takes effect. Returns the
+    /// passes made.
     fn live_passes(&mut self) -> Result<usize, HostError> {
         let mut dirty = self.guest.dirty.clone().into_iter().cycle();
         let (mut written, mut last) = (0, false);
@@ -444,7 +486,11 @@ impl Saving {
         self.host.change(self.domid, |kept| kept.domain.state = RunState::Suspended)?;
         self.note(NoteKind::Suspended);
         self.note(NoteKind::Progress { what: "Domain now suspended".into(), done: 0, total: 0 });
-        if self.host.faults().save_after_suspend { Err(failed("save", "as asked, after the suspend")) } else { Ok(()) }
+        if self.host.faults().save_after_suspend {
+            Err(failed("save", "as asked, after the suspend"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Sends `count` pages, spread over all memory, in ascending order.
@@ -465,8 +511,13 @@ impl Saving {
         Ok(())
     }
 
-    fn batch(&mut self, pfns: impl Iterator<Item = u64>, record: &mut Vec<u8>) -> Result<(), HostError> {
-        let contents: Vec<_> = pfns.map(|pfn| (pfn, page(&self.guest, pfn, self.generation))).collect();
+    fn batch(
+        &mut self,
+        pfns: impl Iterator<Item = u64>,
+        record: &mut Vec<u8>,
+    ) -> Result<(), HostError> {
+        let contents: Vec<_> =
+            pfns.map(|pfn| (pfn, page(&self.guest, pfn, self.generation))).collect();
         let pages: Vec<_> = contents
             .iter()
             .map(|(pfn, contents)| Page {
@@ -482,7 +533,8 @@ impl Saving {
     fn tail(&mut self) -> Result<(), HostError> {
         let mut tail = Vec::new();
         writer::tsc_info(&mut tail, &TscInfo { mode: 0, khz: 1_000_000, nsec: 1, incarnation: 0 });
-        writer::libxc_record(&mut tail, RecordType::HvmContext, &[0x5a; 3000]).map_err(|e| failed("save", e))?;
+        writer::libxc_record(&mut tail, RecordType::HvmContext, &[0x5a; 3000])
+            .map_err(|e| failed("save", e))?;
         writer::hvm_params(&mut tail, &[]).map_err(|e| failed("save", e))?;
         writer::libxc_end(&mut tail);
         writer::libxl_end(&mut tail);
@@ -504,7 +556,8 @@ impl Saving {
 /// Zero, text-like or random, depending on the page's number and how often it was written.
 fn page(guest: &Guest, pfn: u64, generation: u64) -> Box<[u8; PAGE_SIZE]> {
     let mut page = Box::new([0; PAGE_SIZE]);
-    let mut random = (guest.seed ^ pfn.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(generation) | 1;
+    let mut random =
+        (guest.seed ^ pfn.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(generation) | 1;
     let kind = (random.wrapping_mul(0xd6e8_feb8_6659_fd93) >> 56) as u8;
     if kind < guest.zero_per_256 {
         return page;
@@ -520,7 +573,11 @@ fn page(guest: &Guest, pfn: u64, generation: u64) -> Box<[u8; PAGE_SIZE]> {
 }
 
 /// Takes a stream as libxl does: it must be whole and well-formed.
-fn read_stream(mut input: Summing<File>, aborted: &AtomicBool, limit: Option<u64>) -> Result<(u64, u32), HostError> {
+fn read_stream(
+    mut input: Summing<File>,
+    aborted: &AtomicBool,
+    limit: Option<u64>,
+) -> Result<(u64, u32), HostError> {
     let mut reader = StreamReader::new(Start::Libxl);
     let mut buffer = vec![0; 1 << 20];
     while !reader.is_complete() {

@@ -1,7 +1,7 @@
 //! `rxl-save-helper`: what runs in the stock helper's place.
 //!
-//! Without a session, as under a stock `xl migrate`, it walks with libxc and decides by the same [`crate::policy`] as a
-//! session would, with limits from the environment:
+//! Without a session, as under a stock `xl migrate`, it walks with libxc and decides by the same
+//! [`crate::policy`] as a session would, with limits from the environment:
 //!
 //! | variable | meaning | default |
 //! | --- | --- | --- |
@@ -12,8 +12,8 @@
 //! | RXL_WHEN_BUSY | `cancel` or `force` | force |
 //! | RXL_SAVE_REPORT | a file for its report, as JSON | none |
 //!
-//! A restore is the session's where one waits for it ([`crate::restorer`]), and else left to the stock helper, which it
-//! becomes.
+//! A restore is the session's where one waits for it ([`crate::restorer`]), and else left to the
+//! stock helper, which it becomes.
 
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -30,7 +30,8 @@ mod libxc;
 mod relay;
 mod restore;
 
-/// How long the session may take to answer. It may be quiescing an MPI job, with deadlines of its own.
+/// How long the session may take to answer. It may be quiescing an MPI job, with deadlines of its
+/// own.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Where Xen's own helper may be, for this release of Xen.
@@ -62,7 +63,9 @@ struct SaveArguments {
 
 impl SaveArguments {
     fn parse(arguments: &[String]) -> Option<Self> {
-        let [mode, stream, receive, domid, flags, callbacks, stream_type] = arguments else { return None };
+        let [mode, stream, receive, domid, flags, callbacks, stream_type] = arguments else {
+            return None;
+        };
         (mode == "--save-domain").then_some(())?;
         Some(Self {
             stream: stream.parse().ok()?,
@@ -150,10 +153,22 @@ mod tests {
     #[test]
     fn libxls_arguments_are_read() {
         let save = SaveArguments::parse(&arguments("--save-domain 12 0 5 1 136 0")).unwrap();
-        let expected = SaveArguments { stream: 12, receive: 0, domid: 5, flags: 1, callbacks: 136, stream_type: 0 };
+        let expected = SaveArguments {
+            stream: 12,
+            receive: 0,
+            domid: 5,
+            flags: 1,
+            callbacks: 136,
+            stream_type: 0,
+        };
         assert_eq!(save, expected);
         assert!(save.live());
-        for line in ["--restore-domain 1 2 3 4 5 6 7 8 9", "--save-domain 1 2", "--save-domain a 0 5 1 136 0", ""] {
+        for line in [
+            "--restore-domain 1 2 3 4 5 6 7 8 9",
+            "--save-domain 1 2",
+            "--save-domain a 0 5 1 136 0",
+            "",
+        ] {
             assert_eq!(SaveArguments::parse(&arguments(line)), None, "{line}");
         }
     }

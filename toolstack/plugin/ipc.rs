@@ -1,10 +1,10 @@
-//! libxl's side of the save helper: frames to it on the helper's stdout, answers on its stdin (libxl_save_helper.c,
-//! libxl_save_msgs_gen.pl).
+//! libxl's side of the save helper: frames to it on the helper's stdout, answers on its stdin
+//! (libxl_save_helper.c, libxl_save_msgs_gen.pl).
 //!
-//! A frame is a u16 with the length of what follows, then a u16 with the message's number, then its arguments, unaligned, in
-//! the machine's byte order. A string is a u32 length that counts the NUL, then the bytes. An answer is an i32.
-//! libxl reads header and body of a frame with its context locked, and drops what it does not understand: frames are written
-//! whole.
+//! A frame is a u16 with the length of what follows, then a u16 with the message's number, then its
+//! arguments, unaligned, in the machine's byte order. A string is a u32 length that counts the NUL,
+//! then the bytes. An answer is an i32. libxl reads header and body of a frame with its context
+//! locked, and drops what it does not understand: frames are written whole.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -47,7 +47,8 @@ pub enum Message<'a> {
         /// On or off.
         enable: bool,
     },
-    /// A restore has all that stays the same while the guest runs. The answer is 0 when libxl could add what is missing.
+    /// A restore has all that stays the same while the guest runs. The answer is 0 when libxl could
+    /// add what is missing.
     StaticDataDone {
         /// `XGR_SDD_MISSING_*`.
         missing: u32,
@@ -79,10 +80,14 @@ impl Message<'_> {
                 body.number(2).string(context).string(what).u64(done).u64(total)
             }
             Self::Suspend => body.number(3),
-            Self::SwitchQemuLogdirty { domid, enable } => body.number(7).u32(domid).u32(enable.into()),
+            Self::SwitchQemuLogdirty { domid, enable } => {
+                body.number(7).u32(domid).u32(enable.into())
+            }
             Self::StaticDataDone { missing } => body.number(8).u32(missing),
             Self::RestoreResults { store, console } => body.number(9).u64(store).u64(console),
-            Self::Complete { retval, errno } => body.number(10).u32(retval.cast_unsigned()).u32(errno.cast_unsigned()),
+            Self::Complete { retval, errno } => {
+                body.number(10).u32(retval.cast_unsigned()).u32(errno.cast_unsigned())
+            }
         };
         body.0
     }
@@ -113,7 +118,8 @@ pub struct Libxl {
 impl Libxl {
     /// Over this process's stdin and stdout.
     pub fn inherited() -> io::Result<Self> {
-        let (from, to) = (io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?);
+        let (from, to) =
+            (io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?);
         Ok(Self::over(from, to))
     }
 
@@ -194,10 +200,16 @@ mod tests {
         assert_eq!(sent(complete), [10, 0, 10, 0, 0xff, 0xff, 0xff, 0xff, 9, 0, 0, 0]);
         assert_eq!(sent(Message::StaticDataDone { missing: 2 }), [6, 0, 8, 0, 2, 0, 0, 0]);
         let results = Message::RestoreResults { store: 0xfeff9, console: 0xfefff };
-        assert_eq!(sent(results), [18, 0, 9, 0, 0xf9, 0xef, 0xf, 0, 0, 0, 0, 0, 0xff, 0xef, 0xf, 0, 0, 0, 0, 0]);
+        assert_eq!(
+            sent(results),
+            [18, 0, 9, 0, 0xf9, 0xef, 0xf, 0, 0, 0, 0, 0, 0xff, 0xef, 0xf, 0, 0, 0, 0, 0]
+        );
         let log = Message::Log { level: 1, errno: -1, context: "c", text: "ab" };
         let strings = [2, 0, 0, 0, b'c', 0, 3, 0, 0, 0, b'a', b'b', 0];
-        assert_eq!(sent(log), [&[23, 0, 1, 0, 1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff][..], &strings].concat());
+        assert_eq!(
+            sent(log),
+            [&[23, 0, 1, 0, 1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff][..], &strings].concat()
+        );
     }
 
     #[test]

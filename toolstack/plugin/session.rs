@@ -26,8 +26,9 @@ const LIBEXEC: &str = "/usr/libexec/rxl";
 /// How long libxl may take to start its helper.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long an answer of the helper's may take: libxl gives a guest 60 s to acknowledge a suspend and 60 s to carry it out.
-/// While libxc walks, a question may be as far away as its pass is long; then only the helper's end counts.
+/// How long an answer of the helper's may take: libxl gives a guest 60 s to acknowledge a suspend
+/// and 60 s to carry it out. While libxc walks, a question may be as far away as its pass is long;
+/// then only the helper's end counts.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(150);
 
 /// How often a wait looks whether libxl's operation has ended.
@@ -47,14 +48,18 @@ impl Announced {
         let path = state.helper_socket().map_err(|failure| failure.to_string())?;
         // One that a killed process of the same number has left.
         let _ = std::fs::remove_file(&path);
-        xen::export(&[("LIBXL_SAVE_HELPER", helper.as_os_str()), (SOCKET_VARIABLE, path.as_os_str())])?;
+        xen::export(&[
+            ("LIBXL_SAVE_HELPER", helper.as_os_str()),
+            (SOCKET_VARIABLE, path.as_os_str()),
+        ])?;
         Ok(Self { path })
     }
 
     /// From now on helpers find this process.
     pub fn listen(&self) -> Result<Plugin, String> {
         let path = self.path.clone();
-        let bound = UnixListener::bind(&path).and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+        let bound = UnixListener::bind(&path)
+            .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
         let listener = bound.map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(Plugin { listener, path })
     }
@@ -67,17 +72,22 @@ pub struct Plugin {
 }
 
 impl Plugin {
-    /// Makes libxl start our helper for the saves of this process: [`Announced::announce`], and it listens at once.
+    /// Makes libxl start our helper for the saves of this process: [`Announced::announce`], and it
+    /// listens at once.
     pub fn install(state: &StateDir) -> Result<Self, String> {
         Announced::announce(state)?.listen()
     }
 
-    /// The helper that libxl is about to start, once it is there. None when the operation ended before.
+    /// The helper that libxl is about to start, once it is there. None when the operation ended
+    /// before.
     fn accept(&self, ended: &dyn Fn() -> bool) -> Result<Option<UnixStream>, String> {
         let deadline = Instant::now() + START_PATIENCE;
         while !ended() {
             if Instant::now() >= deadline {
-                return Err(format!("libxl did not start {HELPER} within {} s", START_PATIENCE.as_secs()));
+                return Err(format!(
+                    "libxl did not start {HELPER} within {} s",
+                    START_PATIENCE.as_secs()
+                ));
             }
             let timeout = PollTimeout::try_from(GLANCE).unwrap_or(PollTimeout::ZERO);
             let _ = poll(&mut [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)], timeout);
@@ -92,7 +102,8 @@ impl Plugin {
 }
 
 impl Plugin {
-    /// The helper whose first word is one of ours, and that word. Whoever else connects is shown out.
+    /// The helper whose first word is one of ours, and that word. Whoever else connects is shown
+    /// out.
     fn greeted(
         &self,
         ended: &dyn Fn() -> bool,
@@ -102,13 +113,16 @@ impl Plugin {
             let mut helper = Line::new(stream, ANSWER_PATIENCE).map_err(|e| e.to_string())?;
             match hear(&mut helper) {
                 Ok(Some(word)) if ours(&word) => return Ok(Some((helper, word))),
-                other => tracing::warn!("{other:?} from somebody who is not this operation's {HELPER}"),
+                other => {
+                    tracing::warn!("{other:?} from somebody who is not this operation's {HELPER}")
+                }
             }
         }
         Ok(None)
     }
 
-    /// The helper of the restore that libxl is about to start. None when the operation ended before.
+    /// The helper of the restore that libxl is about to start. None when the operation ended
+    /// before.
     pub fn restoring(&self, ended: &dyn Fn() -> bool) -> Result<Option<RestoreHelper>, String> {
         let ours = |word: &FromHelper| matches!(word, FromHelper::Restore { version: VERSION, .. });
         Ok(self.greeted(ended, ours)?.and_then(|(line, word)| match word {
@@ -141,7 +155,8 @@ impl Drop for Plugin {
 }
 
 fn find_helper() -> Result<PathBuf, String> {
-    let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(|dir| dir.join(HELPER)));
+    let beside =
+        std::env::current_exe().ok().and_then(|exe| exe.parent().map(|dir| dir.join(HELPER)));
     let places = beside.into_iter().chain([Path::new(LIBEXEC).join(HELPER)]);
     let found = places.into_iter().find(|path| path.is_file());
     found.ok_or_else(|| format!("{HELPER} is neither beside rxl nor in {LIBEXEC}"))
@@ -173,7 +188,11 @@ pub struct Saving {
 
 impl Saving {
     /// Serves the helper until it is gone. `open` opens the guest's memory. The error is one line.
-    pub fn serve<M: Memory>(self, plugin: &Plugin, open: impl FnOnce(u32) -> Result<M, String>) -> Result<(), String> {
+    pub fn serve<M: Memory>(
+        self,
+        plugin: &Plugin,
+        open: impl FnOnce(u32) -> Result<M, String>,
+    ) -> Result<(), String> {
         let Some(mut helper) = self.greeted(plugin)? else { return Ok(()) };
         say(&mut helper, &ToHelper::Walk(self.walker))?;
         let _ = self.notes.send(Note { at: Instant::now(), what: NoteKind::Walker(self.walker) });
@@ -185,8 +204,7 @@ impl Saving {
     }
 
     fn greeted(&self, plugin: &Plugin) -> Result<Option<Line<UnixStream>>, String> {
-        let ours =
-            |word: &FromHelper| matches!(word, FromHelper::Hello { version: VERSION, domid } if *domid == self.domid);
+        let ours = |word: &FromHelper| matches!(word, FromHelper::Hello { version: VERSION, domid } if *domid == self.domid);
         Ok(plugin.greeted(&*self.ended, ours)?.map(|(helper, _)| helper))
     }
 
@@ -214,7 +232,8 @@ impl Saving {
         });
         // A save that has been aborted may have taken its helper with it.
         let off = if self.live { order(&mut helper, &enable(false)) } else { Ok(()) };
-        let complete = order(&mut helper, &ToHelper::Complete { ok: walked.is_ok() && off.is_ok() });
+        let complete =
+            order(&mut helper, &ToHelper::Complete { ok: walked.is_ok() && off.is_ok() });
         walked.and(off).and(complete)
     }
 
@@ -227,7 +246,9 @@ impl Saving {
                 return Ok(());
             }
             let answer = match hear(&mut helper)? {
-                Some(FromHelper::Precopy(stats)) => ToHelper::Decision(self.steering.precopy(&stats)),
+                Some(FromHelper::Precopy(stats)) => {
+                    ToHelper::Decision(self.steering.precopy(&stats))
+                }
                 Some(FromHelper::MaySuspend) => {
                     let allowed = self.steering.suspend();
                     if let Err(reason) = &allowed {
@@ -261,17 +282,21 @@ fn readable(socket: &UnixStream, ended: &dyn Fn() -> bool) -> Result<bool, Strin
 }
 
 fn is_readable(socket: &UnixStream) -> bool {
-    poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO)
+        .is_ok_and(|ready| ready > 0)
 }
 
-/// A helper that was terminated carries out every order but a suspend, to which it gives no other answer.
+/// A helper that was terminated carries out every order but a suspend, to which it gives no other
+/// answer.
 fn order(helper: &mut Line<UnixStream>, order: &ToHelper) -> Result<(), String> {
     say(helper, order)?;
     loop {
         return match hear(helper)? {
             Some(FromHelper::Done { ok: true }) => Ok(()),
             Some(FromHelper::Done { ok: false }) => Err(refused(order).into()),
-            Some(FromHelper::Terminated) if *order == ToHelper::Suspend => Err("libxl has ended the save".into()),
+            Some(FromHelper::Terminated) if *order == ToHelper::Suspend => {
+                Err("libxl has ended the save".into())
+            }
             Some(FromHelper::Terminated) => continue,
             Some(other) => Err(format!("{HELPER} said {other:?} out of turn")),
             None => Err(format!("{HELPER} is gone")),
@@ -282,7 +307,9 @@ fn order(helper: &mut Line<UnixStream>, order: &ToHelper) -> Result<(), String> 
 fn refused(order: &ToHelper) -> &'static str {
     match order {
         ToHelper::Suspend => "the guest did not suspend",
-        ToHelper::DeviceModelLogDirty { .. } => "the device model's log-dirty mode cannot be switched",
+        ToHelper::DeviceModelLogDirty { .. } => {
+            "the device model's log-dirty mode cannot be switched"
+        }
         _ => "libxl refused",
     }
 }

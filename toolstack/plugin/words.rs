@@ -1,4 +1,5 @@
-//! What session and helper say to each other: one JSON value a line, over a Unix socket that only root can reach.
+//! What session and helper say to each other: one JSON value a line, over a Unix socket that only
+//! root can reach.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -123,7 +124,10 @@ impl<S: Read + Write> Line<S> {
         match line.pop() {
             None => Ok(None),
             Some(b'\n') => Ok(Some(serde_json::from_slice(&line)?)),
-            Some(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "a line that was cut or is too long")),
+            Some(_) => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a line that was cut or is too long",
+            )),
         }
     }
 }
@@ -142,13 +146,20 @@ mod tests {
     fn words_arrive_as_they_were_said() {
         let (mut helper, mut session) = pair();
         let stats = PrecopyStats { iteration: 3, written: u64::MAX, dirty: 7 };
-        let said = [FromHelper::Hello { version: 1, domid: 5 }, FromHelper::Precopy(stats), FromHelper::Terminated];
+        let said = [
+            FromHelper::Hello { version: 1, domid: 5 },
+            FromHelper::Precopy(stats),
+            FromHelper::Terminated,
+        ];
         said.iter().for_each(|word| helper.say(word).unwrap());
         for word in said {
             assert_eq!(session.hear::<FromHelper>().unwrap(), Some(word));
         }
         session.say(&ToHelper::Decision(Decision::StopAndCopy)).unwrap();
-        assert_eq!(helper.hear::<ToHelper>().unwrap(), Some(ToHelper::Decision(Decision::StopAndCopy)));
+        assert_eq!(
+            helper.hear::<ToHelper>().unwrap(),
+            Some(ToHelper::Decision(Decision::StopAndCopy))
+        );
         drop(session);
         assert_eq!(helper.hear::<ToHelper>().unwrap(), None);
     }

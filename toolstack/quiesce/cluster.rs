@@ -43,7 +43,10 @@ pub fn other_hosts(file: &Path) -> Result<Vec<String>, Failure> {
         Failure::new(Exit::Usage, what).next("it holds one line: hosts = [\"nodeA\", \"nodeB\"]")
     })?;
     if let Some(bad) = cluster.hosts.iter().find(|host| host.is_empty() || host.starts_with('-')) {
-        return Err(Failure::new(Exit::Usage, format!("{}: '{}' is not a host", file.display(), one_line(bad))));
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("{}: '{}' is not a host", file.display(), one_line(bad)),
+        ));
     }
     let here = own_name();
     let is_here = |host: &String| *host == here || host.split('.').next() == here.split('.').next();
@@ -56,14 +59,18 @@ pub fn own_name() -> String {
     name.unwrap_or_else(|| "this host".into())
 }
 
-/// This host first, then the targets in their order, then the file's others. The ssh connections are being made meanwhile.
+/// This host first, then the targets in their order, then the file's others. The ssh connections
+/// are being made meanwhile.
 pub fn agent_hosts(targets: &[Route], file: &Path) -> Result<Vec<AgentHost>, Failure> {
     let nodes = LocalNodes::connect().map_err(|line| Failure::new(Exit::NoXen, line))?;
     let mut hosts = vec![AgentHost { name: own_name(), nodes: Box::new(nodes) }];
     let others = other_hosts(file)?;
     let known: Vec<&str> = targets.iter().filter_map(Route::address).collect();
     for route in targets {
-        hosts.push(AgentHost { name: route.host().into(), nodes: Box::new(RemoteNodes::start(route)?) });
+        hosts.push(AgentHost {
+            name: route.host().into(),
+            nodes: Box::new(RemoteNodes::start(route)?),
+        });
     }
     for name in others.into_iter().filter(|name| !known.contains(&name.as_str())) {
         let nodes = Box::new(RemoteNodes::start(&Route::new(None, &name)?)?);
@@ -86,14 +93,23 @@ mod tests {
     fn the_file_names_hosts_but_this_one() {
         let text = format!("hosts = [\"node-a\", \"{}\", \"node-b.example\"]", own_name());
         assert_eq!(hosts_in(&text).unwrap(), ["node-a", "node-b.example"]);
-        assert_eq!(other_hosts(Path::new("/nonexistent/cluster.toml")).unwrap(), Vec::<String>::new());
+        assert_eq!(
+            other_hosts(Path::new("/nonexistent/cluster.toml")).unwrap(),
+            Vec::<String>::new()
+        );
     }
 
     #[test]
     fn what_is_wrong_with_it_is_said_in_one_line() {
-        for text in ["hosts = 3", "host = []", "hosts = [\"-oProxyCommand=x\"]", "hosts = [\"\"]", "]["] {
+        for text in
+            ["hosts = 3", "host = []", "hosts = [\"-oProxyCommand=x\"]", "hosts = [\"\"]", "]["]
+        {
             let failure = hosts_in(text).unwrap_err();
-            assert_eq!((failure.exit, failure.to_string().lines().count()), (Exit::Usage, 1), "{text}: {failure}");
+            assert_eq!(
+                (failure.exit, failure.to_string().lines().count()),
+                (Exit::Usage, 1),
+                "{text}: {failure}"
+            );
         }
     }
 }

@@ -19,26 +19,28 @@ pub const LEASE: Duration = Duration::from_secs(30);
 /// How long a domain that moves may be away: its agent counts only the time that its guest runs.
 const HOLD_LEASE: Duration = Duration::from_secs(60);
 
-/// What every connection must bear, or nothing is frozen: longer than domains were seen to be away, and shorter than the
-/// least patience that was seen, UCX's of 27 s. Those that bear more are asked when it comes to it, by `check_outage`.
+/// What every connection must bear, or nothing is frozen: longer than domains were seen to be away,
+/// and shorter than the least patience that was seen, UCX's of 27 s. Those that bear more are asked
+/// when it comes to it, by `check_outage`.
 const ANNOUNCED_PAUSE: Duration = Duration::from_secs(20);
 
-/// The part of the least patience that may have passed at the agreement: the rest is for the target to let the domain run, and
-/// for the network to find it.
+/// The part of the least patience that may have passed at the agreement: the rest is for the target
+/// to let the domain run, and for the network to find it.
 const OUTAGE_SHARE: f64 = 2.0 / 3.0;
 
 /// Nothing is frozen yet, so there is time: finding the ranks means reading all of a guest's /proc.
 const PREPARE_DEADLINE: Duration = Duration::from_secs(10);
 const PREPARE_PATIENCE: Duration = Duration::from_secs(30);
-/// A rank is stopped when it next enters the kernel, which takes it milliseconds once its virtual processor runs. On a host with
-/// three busy ones for one processor more than a second was seen.
+/// A rank is stopped when it next enters the kernel, which takes it milliseconds once its virtual
+/// processor runs. On a host with three busy ones for one processor more than a second was seen.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(5);
-/// What a full receiver has dropped comes with its sender's next retransmission, and a timer that doubles is at most 0.2 s more
-/// away than the receiver's rank has already stood still: freezing and the barrier may take more than 1 s where ranks spin. A cut
-/// that is clean sooner does not wait.
+/// What a full receiver has dropped comes with its sender's next retransmission, and a timer that
+/// doubles is at most 0.2 s more away than the receiver's rank has already stood still: freezing
+/// and the barrier may take more than 1 s where ranks spin. A cut that is clean sooner does not
+/// wait.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
-/// How much longer is waited for what is sent again within this time, as often as less was left than before: a long queue takes a
-/// slow network or processor more than the deadline.
+/// How much longer is waited for what is sent again within this time, as often as less was left
+/// than before: a long queue takes a slow network or processor more than the deadline.
 const FLUSH_STEP: Duration = Duration::from_millis(500);
 /// Then the job has waited long enough for what TCP carries anyway.
 const LONGEST_FLUSH: Duration = Duration::from_secs(5);
@@ -51,12 +53,14 @@ const RESUME_GLANCE: Duration = Duration::from_secs(1);
 /// The keeper's chance to have them.
 const RESUME_PAUSE: Duration = Duration::from_millis(5);
 
-/// From the agent's word until its host's network forwards to it: its backend connects, and the kernel tells the bridge of a
-/// carrier once a second at most (linkwatch). 1.5 s were seen after the word, on a busy host 5 s. All domains that moved together
-/// have this time in common. Then the ranks run all the same.
+/// From the agent's word until its host's network forwards to it: its backend connects, and the
+/// kernel tells the bridge of a carrier once a second at most (linkwatch). 1.5 s were seen after
+/// the word, on a busy host 5 s. All domains that moved together have this time in common. Then the
+/// ranks run all the same.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What an agent may need beside its own deadline: its poll loop, xenstore, and a guest whose ranks spin on its processors.
+/// What an agent may need beside its own deadline: its poll loop, xenstore, and a guest whose ranks
+/// spin on its processors.
 const SLACK: Duration = Duration::from_secs(5);
 
 /// How long retransmissions are watched after the thaw.
@@ -140,7 +144,8 @@ enum Phase {
 /// How another flush may find a better cut.
 enum Better {
     Not,
-    /// All has been acknowledged, but a domain was written down while another was still sending to it.
+    /// All has been acknowledged, but a domain was written down while another was still sending to
+    /// it.
     ByLooking,
     /// So many bytes are in flight or to be sent, and something is sent again in this time.
     BySending {
@@ -156,22 +161,40 @@ pub(super) fn not(line: impl Into<String>) -> NotQuiesced {
 }
 
 impl Coordinator {
-    /// Finds the job of these domains of the first host, and all domains of it. None when no rank runs in them. From here on
-    /// a domain that moves is known by its place among them.
+    /// Finds the job of these domains of the first host, and all domains of it. None when no rank
+    /// runs in them. From here on a domain that moves is known by its place among them.
     ///
     /// Until it is dropped no other coordinator commands their agents.
-    pub fn survey(hosts: Vec<AgentHost>, movers: &[Mover], level: Level) -> Result<Option<Self>, NotFound> {
-        let Some(Survey { hosts, members, stamp, job, mut figures }) = survey(hosts, movers, level)? else {
+    pub fn survey(
+        hosts: Vec<AgentHost>,
+        movers: &[Mover],
+        level: Level,
+    ) -> Result<Option<Self>, NotFound> {
+        let Some(Survey { hosts, members, stamp, job, mut figures }) =
+            survey(hosts, movers, level)?
+        else {
             return Ok(None);
         };
         figures.domains = members.iter().map(|member| member.describe(&hosts)).collect();
         if movers.len() > 1 {
-            figures.gang = members.iter().filter(|member| member.to.is_some()).map(Member::shown).collect();
+            figures.gang =
+                members.iter().filter(|member| member.to.is_some()).map(Member::shown).collect();
         }
         let (hosts, phase) = (Hosts::new(hosts), Phase::Surveyed);
-        let keeper = Keeper::start(hosts.clone(), stamp.epoch).map_err(|error| not(format!("leases: {error}")))?;
+        let keeper = Keeper::start(hosts.clone(), stamp.epoch)
+            .map_err(|error| not(format!("leases: {error}")))?;
         let keeper = Some(keeper);
-        Ok(Some(Self { hosts, members, stamp, phase, frozen_at: None, suspended_at: None, keeper, job, figures }))
+        Ok(Some(Self {
+            hosts,
+            members,
+            stamp,
+            phase,
+            frozen_at: None,
+            suspended_at: None,
+            keeper,
+            job,
+            figures,
+        }))
     }
 
     /// Whether the ranks stand still.
@@ -193,7 +216,8 @@ impl Coordinator {
             self.figures.processes += ready.processes;
             self.figures.connections += ready.connections;
             let patience = ready.patience.map(ms);
-            self.figures.patience = [self.figures.patience, patience].into_iter().flatten().reduce(f64::min);
+            self.figures.patience =
+                [self.figures.patience, patience].into_iter().flatten().reduce(f64::min);
         }
         self.figures.prepare = Some(ms(begun.elapsed()));
         let begun = Instant::now();
@@ -206,13 +230,16 @@ impl Coordinator {
         self.figures.freeze = Some(ms(begun.elapsed()));
         self.phase = Phase::Frozen;
         if let Some(keeper) = &self.keeper {
-            keeper.places().are(self.members.iter().map(|member| (member.host, member.domid)).collect());
+            keeper
+                .places()
+                .are(self.members.iter().map(|member| (member.host, member.domid)).collect());
         }
         self.begin_flush()
     }
 
-    /// Has agents begin while what moves makes its last live pass. Their answers are not waited for: what counts is the cut
-    /// that [`Self::flush`] finds, but what has to be sent again until then has had the time of that pass.
+    /// Has agents begin while what moves makes its last live pass. Their answers are not waited
+    /// for: what counts is the cut that [`Self::flush`] finds, but what has to be sent again until
+    /// then has had the time of that pass.
     fn begin_flush(&mut self) -> Outcome<()> {
         let flush = self.flush_within(SHORTEST_FLUSH);
         let command = self.next(&flush);
@@ -224,8 +251,9 @@ impl Coordinator {
         Verb::Flush { lease: LEASE, deadline, room: self.figures.level != Level::Domain }
     }
 
-    /// Waits until nothing of the job is on the wire, and looks whether both ends of every connection say so. A cut that is
-    /// not clean is written down, and no reason to stop: TCP carries what is left over.
+    /// Waits until nothing of the job is on the wire, and looks whether both ends of every
+    /// connection say so. A cut that is not clean is written down, and no reason to stop: TCP
+    /// carries what is left over.
     pub fn flush(&mut self) -> Outcome<()> {
         if self.phase != Phase::Frozen {
             return Ok(());
@@ -237,7 +265,8 @@ impl Coordinator {
             let left = until.saturating_duration_since(Instant::now()).max(SHORTEST_FLUSH);
             let go_on = match self.flush_once(left)? {
                 Better::Not => false,
-                // However late: nothing moves any more, so the next look is true, unless others send on.
+                // However late: nothing moves any more, so the next look is true, unless others
+                // send on.
                 Better::ByLooking => Instant::now() < until || std::mem::take(&mut last_look),
                 Better::BySending { after, left } => {
                     if left < least {
@@ -280,34 +309,41 @@ impl Coordinator {
         self.figures.resend = resend.map(ms);
         self.figures.cut = Direction::all(&ends);
         Ok(match (settled, audit.disagreed.is_empty()) {
-            (false, _) => Better::BySending { after: resend.unwrap_or_default(), left: unacked + notsent },
+            (false, _) => {
+                Better::BySending { after: resend.unwrap_or_default(), left: unacked + notsent }
+            }
             (true, false) => Better::ByLooking,
             (true, true) => Better::Not,
         })
     }
 
-    /// A domain that moves stands still: its agent cannot answer until it runs again, and keeps no time meanwhile.
+    /// A domain that moves stands still: its agent cannot answer until it runs again, and keeps no
+    /// time meanwhile.
     pub fn suspended(&mut self, mover: usize) {
         self.members[mover].away = true;
         self.suspended_at.get_or_insert_with(Instant::now);
     }
 
-    /// Before a domain is let go to its target: whether the job's connections will still be there when it runs. They last
-    /// while ranks are frozen, as kernels answer for them; a domain that is suspended answers nobody.
+    /// Before a domain is let go to its target: whether the job's connections will still be there
+    /// when it runs. They last while ranks are frozen, as kernels answer for them; a domain that is
+    /// suspended answers nobody.
     pub fn check_outage(&self) -> Outcome<()> {
-        let (Some(at), Some(patience)) = (self.suspended_at, self.figures.patience) else { return Ok(()) };
+        let (Some(at), Some(patience)) = (self.suspended_at, self.figures.patience) else {
+            return Ok(());
+        };
         let away = ms(at.elapsed());
         if away <= patience * OUTAGE_SHARE {
             return Ok(());
         }
         let (away, patience) = (away / 1e3, patience / 1e3);
         Err(not(format!(
-            "the domain has stood still for {away:.1} s, and a connection of its job gives up after {patience:.0} s"
+            "the domain has stood still for {away:.1} s, and a connection of its job gives up \
+             after {patience:.0} s"
         )))
     }
 
-    /// What the targets write into the domains' new trees before they let them run: their agents then say that they are
-    /// there.
+    /// What the targets write into the domains' new trees before they let them run: their agents
+    /// then say that they are there.
     pub fn hold(&mut self) -> String {
         self.next(&Verb::Hold { lease: HOLD_LEASE }).to_string()
     }
@@ -326,7 +362,8 @@ impl Coordinator {
         }
     }
 
-    /// A domain that was to move runs where it was. Where the job has been let go already, its ranks are now.
+    /// A domain that was to move runs where it was. Where the job has been let go already, its
+    /// ranks are now.
     pub fn returned(&mut self, mover: usize) {
         if !std::mem::take(&mut self.members[mover].away) || self.phase != Phase::Over {
             return;
@@ -339,12 +376,17 @@ impl Coordinator {
         }
     }
 
-    /// Nothing more will come: thaws the job when the agents of all domains that have arrived say that they are there, or
-    /// have not said so in time. The error is a line for the user; the job runs in any case.
+    /// Nothing more will come: thaws the job when the agents of all domains that have arrived say
+    /// that they are there, or have not said so in time. The error is a line for the user; the job
+    /// runs in any case.
     pub fn settle(&mut self) -> Outcome<()> {
-        let arrived: Vec<_> = self.members.iter().filter(|member| member.arrived.is_some()).cloned().collect();
+        let arrived: Vec<_> =
+            self.members.iter().filter(|member| member.arrived.is_some()).cloned().collect();
         let until = Instant::now() + RESUME_PATIENCE;
-        let told = arrived.iter().map(|member| self.await_resumed(member, until)).fold(Ok(()), Outcome::and);
+        let told = arrived
+            .iter()
+            .map(|member| self.await_resumed(member, until))
+            .fold(Ok(()), Outcome::and);
         if told.is_ok() {
             let until = Instant::now() + NETWORK_PATIENCE;
             arrived.iter().for_each(|member| self.await_network(member, until));
@@ -356,15 +398,21 @@ impl Coordinator {
     fn await_resumed(&mut self, member: &Member, until: Instant) -> Outcome<()> {
         let begun = member.arrived.unwrap_or_else(Instant::now);
         let (domid, stamp) = (member.domid, self.stamp);
-        let state = self.in_glances(member, until, |nodes, glance| nodes.wait(domid, stamp, glance));
+        let state =
+            self.in_glances(member, until, |nodes, glance| nodes.wait(domid, stamp, glance));
         let state = state.map_err(not)?;
         keep_longest(&mut self.figures.resume, begun.elapsed());
         let name = &member.name;
         match state.map(|state| state.status) {
             Some(Status::Resumed { frozen: true }) => Ok(()),
-            Some(Status::Resumed { frozen: false }) => Err(not(format!("{name}: its ranks ran before the thaw"))),
+            Some(Status::Resumed { frozen: false }) => {
+                Err(not(format!("{name}: its ranks ran before the thaw")))
+            }
             Some(other) => Err(not(format!("{name}: its agent said {other:?} after it moved"))),
-            None => Err(not(format!("{name}: its agent said nothing in {} s", RESUME_PATIENCE.as_secs()))),
+            None => Err(not(format!(
+                "{name}: its agent said nothing in {} s",
+                RESUME_PATIENCE.as_secs()
+            ))),
         }
     }
 
@@ -379,13 +427,15 @@ impl Coordinator {
                 let took = member.arrived.map_or_else(Duration::default, |at| at.elapsed());
                 keep_longest(&mut self.figures.network, took);
             }
-            Ok(None) => tracing::warn!("{}: its new host's network does not forward to it yet", member.name),
+            Ok(None) => {
+                tracing::warn!("{}: its new host's network does not forward to it yet", member.name)
+            }
             Err(error) => tracing::warn!("{}: {error}", member.name),
         }
     }
 
-    /// Waits for something at a domain's host; none when it has not come by then. In glances, as the leases of the others are to be
-    /// renewed meanwhile.
+    /// Waits for something at a domain's host; none when it has not come by then. In glances, as
+    /// the leases of the others are to be renewed meanwhile.
     fn in_glances<T>(
         &self,
         member: &Member,
@@ -428,11 +478,13 @@ impl Coordinator {
             }
         }
         let thawed = self.figures.retransmits.unwrap_or(0);
-        self.figures.retransmits_later = self.figures.retransmits_later.map(|all| all.saturating_sub(thawed));
+        self.figures.retransmits_later =
+            self.figures.retransmits_later.map(|all| all.saturating_sub(thawed));
         problem
     }
 
-    /// Ends the epoch where it is: the ranks run, here and elsewhere. Agents that cannot be told do it by themselves.
+    /// Ends the epoch where it is: the ranks run, here and elsewhere. Agents that cannot be told do
+    /// it by themselves.
     pub fn abort(&mut self) {
         if self.phase == Phase::Over {
             return;
@@ -450,7 +502,8 @@ impl Coordinator {
         self.figures.clone()
     }
 
-    /// All domains' answers but of those that are away, each no later than the deadline and some slack.
+    /// All domains' answers but of those that are away, each no later than the deadline and some
+    /// slack.
     fn all(&mut self, verb: &Verb, deadline: Duration) -> Outcome<Each<Status>> {
         self.all_with(verb, deadline, |_, _, status| Ok(status))
     }
@@ -463,7 +516,9 @@ impl Coordinator {
         take: impl Fn(&mut dyn Nodes, u32, Status) -> Result<T, String> + Sync,
     ) -> Outcome<Each<T>> {
         let command = self.next(verb);
-        let take = |nodes: &mut dyn Nodes, member: &Member, state: State| take(nodes, member.domid, state.status);
+        let take = |nodes: &mut dyn Nodes, member: &Member, state: State| {
+            take(nodes, member.domid, state.status)
+        };
         everyone::ask(&self.hosts, &self.members, &command, deadline + SLACK, take)
     }
 
@@ -475,8 +530,12 @@ impl Coordinator {
     fn refused(&self, index: usize, status: &Status) -> NotQuiesced {
         let name = &self.members[index].name;
         match status {
-            Status::Nack { reason, detail } => not(format!("the agent of {name} refused: {reason} ({detail})")),
-            Status::Failed { reason, detail } => not(format!("the agent of {name} failed: {reason} ({detail})")),
+            Status::Nack { reason, detail } => {
+                not(format!("the agent of {name} refused: {reason} ({detail})"))
+            }
+            Status::Failed { reason, detail } => {
+                not(format!("the agent of {name} failed: {reason} ({detail})"))
+            }
             Status::Expired { .. } => {
                 not(format!("the agent of {name} was not heard from in time and let its ranks run"))
             }
@@ -486,7 +545,11 @@ impl Coordinator {
 }
 
 /// An answer to a flush, with the connections that it announces.
-fn with_cut(nodes: &mut dyn Nodes, domid: u32, status: Status) -> Result<(Status, Vec<Connection>), String> {
+fn with_cut(
+    nodes: &mut dyn Nodes,
+    domid: u32,
+    status: Status,
+) -> Result<(Status, Vec<Connection>), String> {
     let cut = match &status {
         Status::Flushed(flushed) => nodes.cut(domid, flushed.chunks)?,
         _ => Vec::new(),

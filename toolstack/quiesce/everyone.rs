@@ -1,7 +1,8 @@
 //! One command to all domains of a job, on all their hosts at once.
 //!
-//! A job stands still while its agents are asked. Asked one after the other they would cost it a round trip between hosts for each
-//! domain and each question; so every host is asked on a thread of its own, once for all of its domains:
+//! A job stands still while its agents are asked. Asked one after the other they would cost it a
+//! round trip between hosts for each domain and each question; so every host is asked on a thread
+//! of its own, once for all of its domains:
 //!
 //! ```text
 //!  coordinator          host 1: domains a, b            host 2: domain c
@@ -33,7 +34,8 @@ pub(super) fn tell(hosts: &Hosts, members: &[Member], command: &Command) -> Outc
     at_hosts(hosts, members, tell).map(drop)
 }
 
-/// Tells all but those that are away, waits for all answers, and has `take` fetch what belongs to each. The order is the members'.
+/// Tells all but those that are away, waits for all answers, and has `take` fetch what belongs to
+/// each. The order is the members'.
 pub(super) fn ask<T: Send>(
     hosts: &Hosts,
     members: &[Member],
@@ -45,7 +47,13 @@ pub(super) fn ask<T: Send>(
         let domids: Vec<u32> = here.iter().map(|member| member.domid).collect();
         let answers = nodes.obey(&domids, command, patience).map_err(not)?;
         let taken = here.iter().zip(answers).map(|(member, answer)| {
-            let silent = || not(format!("the agent of {} did not answer in {} s", member.name, patience.as_secs()));
+            let silent = || {
+                not(format!(
+                    "the agent of {} did not answer in {} s",
+                    member.name,
+                    patience.as_secs()
+                ))
+            };
             take(nodes, member, answer.ok_or_else(silent)?).map_err(not)
         });
         taken.collect()
@@ -62,7 +70,8 @@ fn at_hosts<T: Send>(
         let mut threads = Vec::new();
         for (host, agents) in hosts.iter_mut().enumerate() {
             let is_here = |(_, member): &(usize, &Member)| member.host == host && !member.away;
-            let (places, here): (Vec<_>, Vec<_>) = members.iter().enumerate().filter(is_here).unzip();
+            let (places, here): (Vec<_>, Vec<_>) =
+                members.iter().enumerate().filter(is_here).unzip();
             if !here.is_empty() {
                 let work = &work;
                 threads.push((places, scope.spawn(move || work(&mut *agents.nodes, &here))));
@@ -74,7 +83,8 @@ fn at_hosts<T: Send>(
         };
         threads.into_iter().map(join).collect()
     });
-    let mut each = ended.into_iter().collect::<Outcome<Vec<_>>>()?.into_iter().flatten().collect::<Each<T>>();
+    let mut each =
+        ended.into_iter().collect::<Outcome<Vec<_>>>()?.into_iter().flatten().collect::<Each<T>>();
     each.sort_by_key(|(index, _)| *index);
     Ok(each)
 }

@@ -85,11 +85,20 @@ pub fn table(rows: &[AgentRow]) -> String {
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     table.set_header(["host", "domain", "agent", "state", "job", "ranks"]);
     for row in rows {
-        let jobs: Vec<String> = row.jobs.iter().map(|job| format!("{} ({})", job.id, job.launcher)).collect();
-        let numbers = |ranks: &[u32]| ranks.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+        let jobs: Vec<String> =
+            row.jobs.iter().map(|job| format!("{} ({})", job.id, job.launcher)).collect();
+        let numbers =
+            |ranks: &[u32]| ranks.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
         let ranks: Vec<String> =
             row.jobs.iter().map(|job| format!("{} of {}", numbers(&job.ranks), job.size)).collect();
-        table.add_row([&row.host, &row.domain, &row.agent, &row.state, &jobs.join("\n"), &ranks.join("\n")]);
+        table.add_row([
+            &row.host,
+            &row.domain,
+            &row.agent,
+            &row.state,
+            &jobs.join("\n"),
+            &ranks.join("\n"),
+        ]);
     }
     format!("{table}\n")
 }

@@ -1,4 +1,5 @@
-//! Renews the leases of frozen domains, and keeps the lines to other hosts alive, while the session waits for other things.
+//! Renews the leases of frozen domains, and keeps the lines to other hosts alive, while the session
+//! waits for other things.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +13,8 @@ use super::cluster::AgentHost;
 /// How often: a small part of [`super::coordinator::LEASE`].
 const EVERY: Duration = Duration::from_secs(3);
 
-/// One renewal in so many also greets all hosts: their servers hold locks, and end where nothing is heard.
+/// One renewal in so many also greets all hosts: their servers hold locks, and end where nothing is
+/// heard.
 const GREETING: u64 = 5;
 
 /// The hosts, for the coordinator and the keeper in turn.
@@ -41,9 +43,16 @@ impl Places {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = places;
     }
 
-    /// One has moved: what it has left is soon destroyed, and nothing is to be written there any more.
+    /// One has moved: what it has left is soon destroyed, and nothing is to be written there any
+    /// more.
     pub fn moved(&self, from: (usize, u32), to: (usize, u32)) {
-        for place in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter_mut().filter(|place| **place == from) {
+        for place in self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter_mut()
+            .filter(|place| **place == from)
+        {
             *place = to;
         }
     }

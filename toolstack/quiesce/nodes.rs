@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rxl_agent_protocol::{AgentInfo, Command, Connection, JobRow, Lease, MAX_CUT_CHUNKS, MAX_JOB_ROWS, Stamp, State};
+use rxl_agent_protocol::{
+    AgentInfo, Command, Connection, JobRow, Lease, MAX_CUT_CHUNKS, MAX_JOB_ROWS, Stamp, State,
+};
 use rxl_agent_protocol::{path, unpack};
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +41,8 @@ pub enum Lock {
     Agent(u32),
 }
 
-/// One host's nodes, and its locks. Errors are one line. All that comes from below `data/` is a guest's own word.
+/// One host's nodes, and its locks. Errors are one line. All that comes from below `data/` is a
+/// guest's own word.
 pub trait Nodes: Send {
     /// Its domains but dom0.
     fn guests(&mut self) -> Result<Vec<Guest>, String>;
@@ -50,7 +53,8 @@ pub trait Nodes: Send {
     /// Writes one.
     fn write(&mut self, domid: u32, node: &str, value: &str) -> Result<(), String>;
 
-    /// Takes a lock of this host's for as long as these nodes live, or until it is given back. False when another has it.
+    /// Takes a lock of this host's for as long as these nodes live, or until it is given back.
+    /// False when another has it.
     fn lock(&mut self, lock: Lock) -> Result<bool, String>;
 
     /// Gives a lock back.
@@ -59,11 +63,18 @@ pub trait Nodes: Send {
     /// Lets the other end know that this one is there, where there is another end.
     fn greet(&mut self) -> Result<(), String>;
 
-    /// Waits until this host's network forwards to a domain that has come here; tells whether it does by then.
+    /// Waits until this host's network forwards to a domain that has come here; tells whether it
+    /// does by then.
     fn reachable(&mut self, domid: u32, patience: Duration) -> Result<bool, String>;
 
-    /// The agent's state, as soon as it answers a command of this stamp. None when it has not by then.
-    fn wait(&mut self, domid: u32, stamp: Stamp, patience: Duration) -> Result<Option<State>, String> {
+    /// The agent's state, as soon as it answers a command of this stamp. None when it has not by
+    /// then.
+    fn wait(
+        &mut self,
+        domid: u32,
+        stamp: Stamp,
+        patience: Duration,
+    ) -> Result<Option<State>, String> {
         let deadline = Instant::now() + patience;
         loop {
             let state = self.state(domid)?.filter(|state| state.stamp == stamp);
@@ -79,12 +90,19 @@ pub trait Nodes: Send {
         Ok(understood(self.read(domid, path::STATE)?))
     }
 
-    /// Tells agents something, all of them first, and waits for their answers: none from those that have not answered by
-    /// then.
-    fn obey(&mut self, domids: &[u32], command: &Command, patience: Duration) -> Result<Vec<Option<State>>, String> {
+    /// Tells agents something, all of them first, and waits for their answers: none from those that
+    /// have not answered by then.
+    fn obey(
+        &mut self,
+        domids: &[u32],
+        command: &Command,
+        patience: Duration,
+    ) -> Result<Vec<Option<State>>, String> {
         let deadline = Instant::now() + patience;
         domids.iter().try_for_each(|domid| self.command(*domid, command))?;
-        let answer = |domid: &u32| self.wait(*domid, command.stamp, deadline.saturating_duration_since(Instant::now()));
+        let answer = |domid: &u32| {
+            self.wait(*domid, command.stamp, deadline.saturating_duration_since(Instant::now()))
+        };
         domids.iter().map(answer).collect()
     }
 
@@ -104,7 +122,8 @@ pub trait Nodes: Send {
         let mut rows = Vec::new();
         for n in 0..count.min(MAX_JOB_ROWS) {
             let row = self.read(domid, &path::job(n))?.unwrap_or_default();
-            let parsed = row.parse().map_err(|error| format!("domain {domid}: {}: {error}", path::job(n)));
+            let parsed =
+                row.parse().map_err(|error| format!("domain {domid}: {}: {error}", path::job(n)));
             rows.push(parsed.map_err(|line| one_line(&line))?);
         }
         Ok(rows)
@@ -115,8 +134,8 @@ pub trait Nodes: Send {
         let mut connections = Vec::new();
         for n in 0..(chunks as usize).min(MAX_CUT_CHUNKS) {
             let chunk = self.read(domid, &path::cut(n))?.unwrap_or_default();
-            let parsed =
-                unpack(&chunk).map_err(|error| one_line(&format!("domain {domid}: {}: {error}", path::cut(n))));
+            let parsed = unpack(&chunk)
+                .map_err(|error| one_line(&format!("domain {domid}: {}: {error}", path::cut(n))));
             connections.extend(parsed?);
         }
         Ok(connections)
@@ -140,7 +159,9 @@ impl LocalNodes {
     /// Connects to xenstore.
     pub fn connect() -> Result<Self, String> {
         let library = Library::open()?;
-        XenStore::connect(library).map(|store| Self { store, locks: Vec::new() }).map_err(|failure| failure.to_string())
+        XenStore::connect(library)
+            .map(|store| Self { store, locks: Vec::new() })
+            .map_err(|failure| failure.to_string())
     }
 
     fn get(&self, path: &str) -> Result<Option<String>, String> {
@@ -151,7 +172,8 @@ impl LocalNodes {
 impl Nodes for LocalNodes {
     fn guests(&mut self) -> Result<Vec<Guest>, String> {
         let names = self.store.list("/local/domain").map_err(|failure| failure.to_string())?;
-        let domids = names.iter().filter_map(|name| name.parse().ok()).filter(|domid: &u32| *domid != 0);
+        let domids =
+            names.iter().filter_map(|name| name.parse().ok()).filter(|domid: &u32| *domid != 0);
         let guest = |domid| {
             let name = self.get(&format!("/local/domain/{domid}/name"))?.unwrap_or_default();
             let agent = self.get(&below(domid, path::AGENT))?;
@@ -190,8 +212,14 @@ impl Nodes for LocalNodes {
         Ok(())
     }
 
-    /// By a watch: each look takes time of the host's processors, and of xenstored, which guests that have just moved need.
-    fn wait(&mut self, domid: u32, stamp: Stamp, patience: Duration) -> Result<Option<State>, String> {
+    /// By a watch: each look takes time of the host's processors, and of xenstored, which guests
+    /// that have just moved need.
+    fn wait(
+        &mut self,
+        domid: u32,
+        stamp: Stamp,
+        patience: Duration,
+    ) -> Result<Option<State>, String> {
         let deadline = Instant::now() + patience;
         let path = below(domid, path::STATE);
         let watch = self.store.watch(&path).map_err(|failure| failure.to_string())?;

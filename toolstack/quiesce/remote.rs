@@ -1,7 +1,8 @@
 //! Another host's nodes: `rxl agent serve` there, asked over ssh.
 //!
-//! One JSON value a line each way; every request has one answer. The server does what root could do there anyway, and no
-//! more: it touches nodes under `control/rxl` and `data/rxl`, and its own locks, alone.
+//! One JSON value a line each way; every request has one answer. The server does what root could do
+//! there anyway, and no more: it touches nodes under `control/rxl` and `data/rxl`, and its own
+//! locks, alone.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::time::Duration;
@@ -20,8 +21,8 @@ const MAX_LINE: u64 = 1 << 20;
 /// How long an answer may take, beside what it was asked to wait for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long the server waits for a request. A coordinator that lives asks, or greets, several times in that; the locks of one whose
-/// host is gone are given back.
+/// How long the server waits for a request. A coordinator that lives asks, or greets, several times
+/// in that; the locks of one whose host is gone are given back.
 pub const IDLE_PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -136,7 +137,12 @@ impl Nodes for RemoteNodes {
     }
 
     /// Waited for there: a round trip of ssh is longer than a freeze.
-    fn wait(&mut self, domid: u32, stamp: Stamp, patience: Duration) -> Result<Option<State>, String> {
+    fn wait(
+        &mut self,
+        domid: u32,
+        stamp: Stamp,
+        patience: Duration,
+    ) -> Result<Option<State>, String> {
         let Stamp { epoch, sequence } = stamp;
         match self.ask(&Request::Wait { domid, epoch, sequence, millis: millis(patience) })? {
             Answer::Value(value) => Ok(value.and_then(|value| value.parse().ok())),
@@ -145,12 +151,22 @@ impl Nodes for RemoteNodes {
     }
 
     /// One round trip for all of them, while a job stands still.
-    fn obey(&mut self, domids: &[u32], command: &Command, patience: Duration) -> Result<Vec<Option<State>>, String> {
-        let request = Request::Obey { domids: domids.into(), command: command.to_string(), millis: millis(patience) };
+    fn obey(
+        &mut self,
+        domids: &[u32],
+        command: &Command,
+        patience: Duration,
+    ) -> Result<Vec<Option<State>>, String> {
+        let request = Request::Obey {
+            domids: domids.into(),
+            command: command.to_string(),
+            millis: millis(patience),
+        };
         match self.ask(&request)? {
-            Answer::Values(states) if states.len() == domids.len() => {
-                Ok(states.into_iter().map(|state| state.and_then(|state| state.parse().ok())).collect())
-            }
+            Answer::Values(states) if states.len() == domids.len() => Ok(states
+                .into_iter()
+                .map(|state| state.and_then(|state| state.parse().ok()))
+                .collect()),
             other => Err(self.odd(&other)),
         }
     }
@@ -161,7 +177,9 @@ impl Nodes for RemoteNodes {
             Answer::Values(lines) => {
                 let parse = |line: Option<String>| line.unwrap_or_default().parse();
                 let parsed = lines.into_iter().map(parse).collect::<Result<_, _>>();
-                parsed.map_err(|error| format!("agents on {}: the cut of domain {domid}: {error}", self.host))
+                parsed.map_err(|error| {
+                    format!("agents on {}: the cut of domain {domid}: {error}", self.host)
+                })
             }
             other => Err(self.odd(&other)),
         }
@@ -173,7 +191,11 @@ fn millis(patience: Duration) -> u64 {
 }
 
 /// The server: answers until its input ends.
-pub fn serve(nodes: &mut dyn Nodes, input: impl Read, mut output: impl Write) -> std::io::Result<()> {
+pub fn serve(
+    nodes: &mut dyn Nodes,
+    input: impl Read,
+    mut output: impl Write,
+) -> std::io::Result<()> {
     let mut input = BufReader::new(input);
     while let Some(request) = read_line(&mut input)? {
         write_line(&mut output, &answer(nodes, request).unwrap_or_else(Answer::Error))?;
@@ -196,8 +218,11 @@ fn answer(nodes: &mut dyn Nodes, request: Request) -> Result<Answer, String> {
         }
         Request::Obey { domids, command, millis } => {
             let command = command.parse().map_err(|error| format!("not a command: {error}"))?;
-            let states = nodes.obey(&domids, &command, Duration::from_millis(millis).min(PATIENCE))?;
-            Answer::Values(states.into_iter().map(|state| state.map(|state| state.to_string())).collect())
+            let states =
+                nodes.obey(&domids, &command, Duration::from_millis(millis).min(PATIENCE))?;
+            Answer::Values(
+                states.into_iter().map(|state| state.map(|state| state.to_string())).collect(),
+            )
         }
         Request::Cut { domid, chunks } => {
             let cut = nodes.cut(domid, chunks)?;
@@ -217,7 +242,8 @@ fn answer(nodes: &mut dyn Nodes, request: Request) -> Result<Answer, String> {
 
 fn ours(node: &str) -> Result<&str, String> {
     let is_below = |top| node.strip_prefix(top).is_some_and(|rest| rest.starts_with('/'));
-    let ours = (is_below(path::CONTROL) || is_below(path::DATA)) && !node.split('/').any(|part| part == "..");
+    let ours = (is_below(path::CONTROL) || is_below(path::DATA))
+        && !node.split('/').any(|part| part == "..");
     if ours { Ok(node) } else { Err("not a node of an agent's".into()) }
 }
 
@@ -246,7 +272,11 @@ mod tests {
         }
 
         fn read(&mut self, domid: u32, node: &str) -> Result<Option<String>, String> {
-            Ok(self.0.iter().find(|(d, n, _)| *d == domid && n == node).map(|(_, _, value)| value.clone()))
+            Ok(self
+                .0
+                .iter()
+                .find(|(d, n, _)| *d == domid && n == node)
+                .map(|(_, _, value)| value.clone()))
         }
 
         fn write(&mut self, domid: u32, node: &str, value: &str) -> Result<(), String> {
@@ -311,8 +341,15 @@ mod tests {
 
     #[test]
     fn other_nodes_are_refused() {
-        for node in ["control/shutdown", "control/rxl", "data/rxl/../../control/shutdown", "data/rxlx/a", "name"] {
-            let request = format!("{{\"write\":{{\"domid\":7,\"node\":\"{node}\",\"value\":\"x\"}}}}\n");
+        for node in [
+            "control/shutdown",
+            "control/rxl",
+            "data/rxl/../../control/shutdown",
+            "data/rxlx/a",
+            "name",
+        ] {
+            let request =
+                format!("{{\"write\":{{\"domid\":7,\"node\":\"{node}\",\"value\":\"x\"}}}}\n");
             assert_eq!(served(&request), "{\"error\":\"not a node of an agent's\"}\n", "{node}");
         }
     }

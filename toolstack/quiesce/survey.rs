@@ -30,9 +30,14 @@ pub(super) struct Survey {
 
 /// See [`super::coordinator::Coordinator::survey`].
 ///
-/// An agent obeys whoever has the latest epoch, and a survey is a command. So surveys that concern a host come one after the
-/// other, and leave those agents alone that another coordinator holds: it may be about to freeze them.
-pub(super) fn survey(mut hosts: Vec<AgentHost>, movers: &[Mover], level: Level) -> Result<Option<Survey>, NotFound> {
+/// An agent obeys whoever has the latest epoch, and a survey is a command. So surveys that concern
+/// a host come one after the other, and leave those agents alone that another coordinator holds: it
+/// may be about to freeze them.
+pub(super) fn survey(
+    mut hosts: Vec<AgentHost>,
+    movers: &[Mover],
+    level: Level,
+) -> Result<Option<Survey>, NotFound> {
     let turn = await_turn(&mut hosts)?;
     let (mine, others) = claim(&mut hosts, movers)?;
     let stamp = Stamp { epoch: epoch_after(&mut hosts, &mine)?, sequence: 1 };
@@ -48,17 +53,20 @@ pub(super) fn survey(mut hosts: Vec<AgentHost>, movers: &[Mover], level: Level) 
     let claimed: Vec<_> = mine.iter().map(|found| (found.host, found.domid)).collect();
     let members = members(mine, &rows, &jobs, level, movers);
     check_complete(&figures, &members, level, jobs.len())?;
-    let is_member = |claim: &(usize, u32)| members.iter().any(|member| (member.host, member.domid) == *claim);
-    let released =
-        claimed.into_iter().filter(|claim| !is_member(claim)).map(|(host, domid)| (host, Lock::Agent(domid)));
+    let is_member =
+        |claim: &(usize, u32)| members.iter().any(|member| (member.host, member.domid) == *claim);
+    let released = claimed
+        .into_iter()
+        .filter(|claim| !is_member(claim))
+        .map(|(host, domid)| (host, Lock::Agent(domid)));
     for (host, lock) in released.chain(turn.into_iter().map(|host| (host, Lock::Survey))) {
         hosts[host].nodes.unlock(lock).map_err(not)?;
     }
     Ok(Some(Survey { hosts, members, stamp, job, figures }))
 }
 
-/// Waits until no other survey concerns any of these hosts. All wait in the order of the hosts' names, so that none waits for
-/// one that waits for it.
+/// Waits until no other survey concerns any of these hosts. All wait in the order of the hosts'
+/// names, so that none waits for one that waits for it.
 fn await_turn(hosts: &mut [AgentHost]) -> Result<Vec<usize>, NotFound> {
     let mut order: Vec<usize> = (0..hosts.len()).collect();
     order.sort_by(|a, b| hosts[*a].name.cmp(&hosts[*b].name));
@@ -77,10 +85,13 @@ fn await_turn(hosts: &mut [AgentHost]) -> Result<Vec<usize>, NotFound> {
     Ok(order)
 }
 
-/// All domains with agents: those that are this coordinator's now, the movers first, and those that are another's.
+/// All domains with agents: those that are this coordinator's now, the movers first, and those that
+/// are another's.
 fn claim(hosts: &mut [AgentHost], movers: &[Mover]) -> Result<(Vec<Found>, Vec<Found>), NotFound> {
     let mut all = guests(hosts)?;
-    let place = |found: &Found| movers.iter().position(|mover| (found.host, found.domid) == (0, mover.domid));
+    let place = |found: &Found| {
+        movers.iter().position(|mover| (found.host, found.domid) == (0, mover.domid))
+    };
     all.sort_by_key(|found| place(found).unwrap_or(movers.len()));
     for (index, mover) in movers.iter().enumerate() {
         check_agent(all.get(index).filter(|found| place(found) == Some(index)), mover)?;
@@ -89,7 +100,10 @@ fn claim(hosts: &mut [AgentHost], movers: &[Mover]) -> Result<(Vec<Found>, Vec<F
     for found in all {
         let nodes = &mut hosts[found.host].nodes;
         let is_mine = nodes.lock(Lock::Agent(found.domid)).map_err(not)?
-            && !nodes.state(found.domid).map_err(not)?.is_some_and(|state| is_under_way(&state.status));
+            && !nodes
+                .state(found.domid)
+                .map_err(not)?
+                .is_some_and(|state| is_under_way(&state.status));
         match (is_mine, place(&found)) {
             (true, _) => mine.push(found),
             (false, None) => others.push(found),
@@ -110,7 +124,11 @@ fn busy(name: &str) -> NotFound {
 }
 
 /// What others hold must have no rank of these jobs, by what was last found in it.
-fn check_held(hosts: &mut [AgentHost], others: &[Found], jobs: &BTreeSet<String>) -> Result<(), NotFound> {
+fn check_held(
+    hosts: &mut [AgentHost],
+    others: &[Found],
+    jobs: &BTreeSet<String>,
+) -> Result<(), NotFound> {
     for found in others {
         let rows = hosts[found.host].nodes.jobs(found.domid).map_err(not)?;
         if rows.iter().any(|row| jobs.contains(&row.id.to_string())) {
@@ -132,21 +150,29 @@ struct Found {
 
 fn check_agent(moving: Option<&Found>, mover: &Mover) -> Outcome<()> {
     match moving {
-        None => Err(not(format!("domain {} has no agent: install rxl-guest-agent in it", mover.domid))),
+        None => {
+            Err(not(format!("domain {} has no agent: install rxl-guest-agent in it", mover.domid)))
+        }
         Some(found) if found.protocol != PROTOCOL_VERSION => {
             let (name, theirs) = (&found.name, found.protocol);
-            Err(not(format!("the agent of {name} speaks protocol {theirs}, this rxl {PROTOCOL_VERSION}")))
+            Err(not(format!(
+                "the agent of {name} speaks protocol {theirs}, this rxl {PROTOCOL_VERSION}"
+            )))
         }
         Some(_) => Ok(()),
     }
 }
 
-/// The jobs of the domains that move. One epoch holds one job still, or all those of a single domain.
+/// The jobs of the domains that move. One epoch holds one job still, or all those of a single
+/// domain.
 fn shared_jobs(all: &[Found], rows: &[Vec<JobRow>]) -> Outcome<BTreeSet<String>> {
-    let of = |rows: &Vec<JobRow>| rows.iter().map(|row| row.id.to_string()).collect::<BTreeSet<_>>();
+    let of =
+        |rows: &Vec<JobRow>| rows.iter().map(|row| row.id.to_string()).collect::<BTreeSet<_>>();
     let jobs = rows.first().map(of).unwrap_or_default();
     match rows.iter().zip(all).find(|(rows, _)| of(rows) != jobs) {
-        Some((_, other)) => Err(not(format!("{} and {} do not belong to the same job", all[0].name, other.name))),
+        Some((_, other)) => {
+            Err(not(format!("{} and {} do not belong to the same job", all[0].name, other.name)))
+        }
         None => Ok(jobs),
     }
 }
@@ -178,7 +204,12 @@ fn guests(hosts: &mut [AgentHost]) -> Outcome<Vec<Found>> {
     for (host, agents) in hosts.iter_mut().enumerate() {
         for guest in agents.nodes.guests().map_err(not)? {
             if let Some(info) = guest.agent_info() {
-                all.push(Found { host, domid: guest.domid, name: guest.name, protocol: info.protocol });
+                all.push(Found {
+                    host,
+                    domid: guest.domid,
+                    name: guest.name,
+                    protocol: info.protocol,
+                });
             }
         }
     }
@@ -227,14 +258,15 @@ fn surveyed(hosts: &mut [AgentHost], all: &[Found], stamp: Stamp) -> Outcome<Vec
 
 /// At level job all ranks must have been found, or the cut could not be known to be clean.
 fn check_complete(figures: &MpiPart, members: &[Member], level: Level, jobs: usize) -> Outcome<()> {
-    let found: BTreeSet<u32> = members.iter().flat_map(|member| member.ranks.iter().copied()).collect();
+    let found: BTreeSet<u32> =
+        members.iter().flat_map(|member| member.ranks.iter().copied()).collect();
     if level == Level::Domain || jobs != 1 || found.len() >= figures.size as usize {
         return Ok(());
     }
     let (job, size) = (figures.jobs.join(", "), figures.size);
     Err(not(format!(
-        "job {job} has {size} ranks, and {} of them were found: name all hosts in /etc/rxl/cluster.toml, and install \
-         rxl-guest-agent in all their domains",
+        "job {job} has {size} ranks, and {} of them were found: name all hosts in \
+         /etc/rxl/cluster.toml, and install rxl-guest-agent in all their domains",
         found.len()
     )))
 }

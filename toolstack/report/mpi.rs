@@ -13,8 +13,8 @@ use crate::quiesce::coordinator::Level;
 /// Most directions that a report lists. Thousands of ranks have millions of connections.
 const LONGEST_CUT: usize = 256;
 
-/// What became of the job. Times are ms on the source's monotonic clock, but for those that say otherwise; a figure is null
-/// where the step was not reached.
+/// What became of the job. Times are ms on the source's monotonic clock, but for those that say
+/// otherwise; a figure is null where the step was not reached.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct MpiPart {
@@ -51,7 +51,8 @@ pub struct MpiPart {
     pub flush: Option<f64>,
     /// Nothing was unacknowledged, and what was not sent waited for a closed window.
     pub clean: Option<bool>,
-    /// Connections both of whose ends say the same: what one has had acknowledged, the other has received.
+    /// Connections both of whose ends say the same: what one has had acknowledged, the other has
+    /// received.
     pub connections_agreed: Option<usize>,
     /// Those whose ends do not.
     pub connections_disagreed: Option<usize>,
@@ -63,19 +64,22 @@ pub struct MpiPart {
     pub notsent: Option<u64>,
     /// Bytes at the cut in the receivers' queues, not yet read.
     pub unread: Option<u64>,
-    /// When the last of what was in flight at the cut would be sent again, or of what a probe takes along, ms after it. None where there
-    /// was neither.
+    /// When the last of what was in flight at the cut would be sent again, or of what a probe takes
+    /// along, ms after it. None where there was neither.
     pub resend: Option<f64>,
-    /// The cut, a direction of a connection each: those that do not agree first, 256 at most. The counts above are of all.
+    /// The cut, a direction of a connection each: those that do not agree first, 256 at most. The
+    /// counts above are of all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cut: Vec<Direction>,
     /// From the target's word that the domain runs to its agent's.
     pub resume: Option<f64>,
-    /// From the target's word until its network forwarded to the domain; none where it did not in time.
+    /// From the target's word until its network forwarded to the domain; none where it did not in
+    /// time.
     pub network: Option<f64>,
     /// Until all ranks ran again.
     pub thaw: Option<f64>,
-    /// From the first freeze to the last thaw: what the application stood still. Not the blackout, which is `downtime`.
+    /// From the first freeze to the last thaw: what the application stood still. Not the blackout,
+    /// which is `downtime`.
     pub application_pause: Option<f64>,
     /// Connections that were lost meanwhile.
     pub connections_lost: Option<u32>,
@@ -105,7 +109,8 @@ pub struct Direction {
     pub from: SocketAddr,
     /// The receiver's.
     pub to: SocketAddr,
-    /// Bytes that the sender has had acknowledged. Linux counts the SYN of the end that opened the connection.
+    /// Bytes that the sender has had acknowledged. Linux counts the SYN of the end that opened the
+    /// connection.
     pub acked: u64,
     /// Bytes that the receiver has received; none where its end was not found.
     pub received: Option<u64>,
@@ -122,7 +127,8 @@ pub struct Direction {
 impl Direction {
     /// Of the ends of all connections in all domains.
     pub fn all(ends: &[Connection]) -> Vec<Self> {
-        let by_name: HashMap<_, _> = ends.iter().map(|end| ((end.local, end.remote), end)).collect();
+        let by_name: HashMap<_, _> =
+            ends.iter().map(|end| ((end.local, end.remote), end)).collect();
         let direction = |end: &Connection| {
             let peer = by_name.get(&(end.remote, end.local));
             Self {
@@ -199,7 +205,8 @@ impl MpiPart {
         let time = |time: Option<f64>| time.map_or_else(|| "-".into(), seconds);
         let ranks: usize = self.domains.iter().map(|domain| domain.ranks.len()).sum();
         let mut text = format!(
-            "mpi: job {} ({}), {ranks} of {} ranks in {} domains; prepare {}, freeze {}, flush {}, resume {}, network {}, thaw {}",
+            "mpi: job {} ({}), {ranks} of {} ranks in {} domains; prepare {}, freeze {}, flush {}, \
+             resume {}, network {}, thaw {}",
             self.jobs.join(", "),
             self.launcher,
             self.size,

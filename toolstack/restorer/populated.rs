@@ -5,15 +5,17 @@ use std::collections::HashMap;
 /// Page numbers of one block.
 const BLOCK: u64 = 4096;
 
-/// A set of page numbers. A guest's lie in a few stretches; each block of 16 MiB in which there is one costs 512 bytes. Every
-/// member has a page of its own in Xen's memory, of which the domain can only have so many.
+/// A set of page numbers. A guest's lie in a few stretches; each block of 16 MiB in which there is
+/// one costs 512 bytes. Every member has a page of its own in Xen's memory, of which the domain can
+/// only have so many.
 #[derive(Default)]
 pub struct Populated(HashMap<u64, Box<[u64; (BLOCK / 64) as usize]>>);
 
 impl Populated {
     /// Adds one. False when it was there.
     pub fn insert(&mut self, pfn: u64) -> bool {
-        let block = self.0.entry(pfn / BLOCK).or_insert_with(|| Box::new([0; (BLOCK / 64) as usize]));
+        let block =
+            self.0.entry(pfn / BLOCK).or_insert_with(|| Box::new([0; (BLOCK / 64) as usize]));
         let (word, bit) = (&mut block[(pfn % BLOCK / 64) as usize], 1 << (pfn % 64));
         let new = *word & bit == 0;
         *word |= bit;

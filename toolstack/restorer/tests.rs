@@ -103,7 +103,8 @@ fn restored(fake: &Fake, special: SpecialPages, pieces: &[&[u8]]) -> Result<(), 
 
 /// The libxl stream of an `xl save` of a PVH guest, as the lab's Xen wrote it.
 fn real_stream() -> Vec<u8> {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/migrate-stream/tests/streams/pvh-small.xlsave.zst");
+    let file =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/migrate-stream/tests/streams/pvh-small.xlsave.zst");
     let saved = zstd::decode_all(std::fs::File::open(file).unwrap()).unwrap();
     let mut reader = StreamReader::new(Start::XlFile);
     let mut input = &saved[..];
@@ -134,13 +135,17 @@ fn a_real_guest_is_rebuilt_page_for_page() {
     let stream = real_stream();
     let records = records(&stream);
     let body = |wanted| &records.iter().find(|(record_type, _)| *record_type == wanted).unwrap().1;
-    let params: Vec<_> =
-        HvmParams::parse(body(RecordType::HvmParams)).unwrap().params().map(|p| (p.index, p.value)).collect();
+    let params: Vec<_> = HvmParams::parse(body(RecordType::HvmParams))
+        .unwrap()
+        .params()
+        .map(|p| (p.index, p.value))
+        .collect();
     let of = |index| params.iter().find(|(at, _)| *at == index).unwrap().1;
     let special = SpecialPages { store: of(param::STORE_PFN), console: of(param::CONSOLE_PFN) };
 
     let mut expected = BTreeMap::new();
-    for (_, body) in records.iter().filter(|(record_type, _)| *record_type == RecordType::PageData) {
+    for (_, body) in records.iter().filter(|(record_type, _)| *record_type == RecordType::PageData)
+    {
         for page in PageData::parse(body).unwrap().pages() {
             if let Some(contents) = page.contents {
                 expected.insert(page.entry.pfn, Some(Box::new(*contents)));
@@ -155,7 +160,12 @@ fn a_real_guest_is_rebuilt_page_for_page() {
         let fake = Fake::default();
         restored(&fake, special, &stream.chunks(size).collect::<Vec<_>>()).unwrap();
         let built = std::mem::take(&mut *fake.0.lock().unwrap());
-        assert!(built.memory == expected, "{} pages, expected {}", built.memory.len(), expected.len());
+        assert!(
+            built.memory == expected,
+            "{} pages, expected {}",
+            built.memory.len(),
+            expected.len()
+        );
         assert_eq!(built.gone_on, Some(0));
         assert_eq!(built.granted, Some(special));
         assert_eq!(built.policy.0, body(RecordType::X86CpuidPolicy).len());
@@ -172,7 +182,10 @@ fn stream(batches: &[Vec<(u64, PageType)>], state: impl FnOnce(&mut Vec<u8>)) ->
     writer::libxl_header(&mut out);
     writer::libxc_context(&mut out);
     writer::image_header(&mut out);
-    writer::domain_header(&mut out, DomainHeader { domain_type: DomainType::Hvm, xen_major: 4, xen_minor: 17 });
+    writer::domain_header(
+        &mut out,
+        DomainHeader { domain_type: DomainType::Hvm, xen_major: 4, xen_minor: 17 },
+    );
     writer::libxc_record(&mut out, RecordType::X86CpuidPolicy, &[0; 24]).unwrap();
     writer::static_data_end(&mut out);
     for batch in batches {
@@ -194,7 +207,8 @@ fn good_state(out: &mut Vec<u8>) {
     writer::tsc_info(out, &TscInfo { mode: 0, khz: 1, nsec: 2, incarnation: 3 });
     writer::libxc_record(out, RecordType::HvmContext, &[1; 16]).unwrap();
     let param = |index, value| HvmParam { index, value };
-    let params = [param(param::STORE_PFN, SPECIAL.store), param(param::CONSOLE_PFN, SPECIAL.console)];
+    let params =
+        [param(param::STORE_PFN, SPECIAL.store), param(param::CONSOLE_PFN, SPECIAL.console)];
     writer::hvm_params(out, &params).unwrap();
 }
 
@@ -218,7 +232,8 @@ fn whole_superpages_are_made_in_one_piece_where_there_is_memory_for_it() {
 
 #[test]
 fn the_special_pages_are_never_written_from_the_stream() {
-    let batches = [ram([SPECIAL.store, SPECIAL.console, 5].into_iter()), ram([SPECIAL.store].into_iter())];
+    let batches =
+        [ram([SPECIAL.store, SPECIAL.console, 5].into_iter()), ram([SPECIAL.store].into_iter())];
     let fake = Fake::default();
     restored(&fake, SPECIAL, &[&stream(&batches, good_state)]).unwrap();
     let built = fake.0.lock().unwrap();
@@ -230,7 +245,12 @@ fn the_special_pages_are_never_written_from_the_stream() {
 
 #[test]
 fn pages_that_are_no_memory_are_not_made() {
-    let batch = vec![(1, PageType::Xtab), (2, PageType::Broken), (3, PageType::Xalloc), (4, PageType::NoTab)];
+    let batch = vec![
+        (1, PageType::Xtab),
+        (2, PageType::Broken),
+        (3, PageType::Xalloc),
+        (4, PageType::NoTab),
+    ];
     let fake = Fake::default();
     restored(&fake, SPECIAL, &[&stream(&[batch], good_state)]).unwrap();
     let built = fake.0.lock().unwrap();

@@ -18,14 +18,16 @@ pub enum Format {
     Plain,
 }
 
-/// A file under way, under a name of its own in the directory where it is to be. Dropping it removes it.
+/// A file under way, under a name of its own in the directory where it is to be. Dropping it
+/// removes it.
 pub struct Unfinished {
     temporary: NamedTempFile,
     path: PathBuf,
 }
 
 impl Unfinished {
-    /// Makes sure that `path` may be written, and begins. What is there already stays until [`Unfinished::put_in_place`].
+    /// Makes sure that `path` may be written, and begins. What is there already stays until
+    /// [`Unfinished::put_in_place`].
     pub fn create(path: &Path) -> Result<Self, Failure> {
         let failed = |e: io::Error| Failure::internal(path.display(), &e).next("nothing was begun");
         // Through a link, it is the file behind it that is replaced.
@@ -33,15 +35,18 @@ impl Unfinished {
             Ok(existing) if existing.is_file() => existing,
             Ok(_) => {
                 let what = format!("{} is not a file", path.display());
-                return Err(Failure::new(Exit::Usage, what).next("give the name of a file, new or to be replaced"));
+                return Err(Failure::new(Exit::Usage, what)
+                    .next("give the name of a file, new or to be replaced"));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
             Err(error) => return Err(failed(error)),
         };
-        let name = path.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?.to_owned();
+        let name =
+            path.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?.to_owned();
         let mut prefix = std::ffi::OsString::from(".");
         prefix.push(&name);
-        let temporary = tempfile::Builder::new().prefix(&prefix).suffix(".part").tempfile_in(directory(&path));
+        let temporary =
+            tempfile::Builder::new().prefix(&prefix).suffix(".part").tempfile_in(directory(&path));
         Ok(Self { temporary: temporary.map_err(failed)?, path })
     }
 
@@ -54,7 +59,9 @@ impl Unfinished {
                 head.extend_from_slice(&header.to_bytes());
                 head.extend_from_slice(config_json.as_bytes());
             }
-            Format::Plain => writer::xl_header(&mut head, config_json).map_err(|e| self.failed(&e))?,
+            Format::Plain => {
+                writer::xl_header(&mut head, config_json).map_err(|e| self.failed(&e))?
+            }
         }
         self.temporary.write_all(&head).map_err(|e| self.failed(&e))
     }
@@ -66,7 +73,11 @@ impl Unfinished {
 
     /// Its length so far, in bytes.
     pub fn length(&self) -> Result<u64, Failure> {
-        self.temporary.as_file().metadata().map(|metadata| metadata.len()).map_err(|e| self.failed(&e))
+        self.temporary
+            .as_file()
+            .metadata()
+            .map(|metadata| metadata.len())
+            .map_err(|e| self.failed(&e))
     }
 
     /// On the disk, then under its name, then that too on the disk.
@@ -75,7 +86,9 @@ impl Unfinished {
         let Self { temporary, path } = self;
         let failed = |e: &dyn std::fmt::Display| failed(&path, e);
         temporary.persist(&path).map_err(|e| failed(&e.error))?;
-        File::open(directory(&path)).and_then(|directory| directory.sync_all()).map_err(|e| failed(&e))
+        File::open(directory(&path))
+            .and_then(|directory| directory.sync_all())
+            .map_err(|e| failed(&e))
     }
 
     fn failed(&self, error: &dyn std::fmt::Display) -> Failure {
@@ -127,7 +140,9 @@ mod tests {
         Unfinished::create(&link).unwrap().put_in_place().unwrap();
         assert!(link.is_symlink());
         assert_eq!(std::fs::read(&link).unwrap(), b"");
-        for path in [Path::new("/dev/null"), directory.path(), &directory.path().join("missing/dom3.save")] {
+        for path in
+            [Path::new("/dev/null"), directory.path(), &directory.path().join("missing/dom3.save")]
+        {
             assert!(Unfinished::create(path).is_err(), "{}", path.display());
         }
     }

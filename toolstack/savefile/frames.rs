@@ -1,4 +1,5 @@
-//! Reads the frames of rxl's save file back into the libxl stream, and believes none of them before it is checked.
+//! Reads the frames of rxl's save file back into the libxl stream, and believes none of them before
+//! it is checked.
 
 use std::io::{self, Read};
 
@@ -16,8 +17,9 @@ pub struct Damage {
     pub what: String,
 }
 
-/// Gives the bytes of the libxl stream. Each is covered by a CRC that was right; the end of the file is given as such only
-/// when the digest over all frames is right, too. Errors hold a [`Damage`]. Memory: three buffers of a frame.
+/// Gives the bytes of the libxl stream. Each is covered by a CRC that was right; the end of the
+/// file is given as such only when the digest over all frames is right, too. Errors hold a
+/// [`Damage`]. Memory: three buffers of a frame.
 pub struct Frames<R> {
     input: R,
     offset: u64,
@@ -59,7 +61,10 @@ impl<R: Read> Frames<R> {
         self.fill(&mut header).map_err(damage)?;
         let header = FrameHeader::parse(&header).map_err(|e| damage(e.to_string()))?;
         if header.sequence != self.sequence {
-            return Err(damage(format!("frame {} where frame {} should be", header.sequence, self.sequence)));
+            return Err(damage(format!(
+                "frame {} where frame {} should be",
+                header.sequence, self.sequence
+            )));
         }
         let mut payload = std::mem::take(&mut self.payload);
         payload.resize(header.wire_len as usize, 0);
@@ -94,7 +99,9 @@ impl<R: Read> Frames<R> {
 
     fn fill(&mut self, bytes: &mut [u8]) -> Result<(), String> {
         self.input.read_exact(bytes).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => "the file was cut off: its end frame is missing".to_owned(),
+            io::ErrorKind::UnexpectedEof => {
+                "the file was cut off: its end frame is missing".to_owned()
+            }
             _ => error.to_string(),
         })?;
         self.offset += bytes.len() as u64;

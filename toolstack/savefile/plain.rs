@@ -14,16 +14,19 @@ use crate::io::Guarded;
 /// Bytes copied at once.
 const BUFFER: usize = 1 << 20;
 
-/// The running copy. Dropping it stops the writing, and waits until libxl's stream has been read to its end.
+/// The running copy. Dropping it stops the writing, and waits until libxl's stream has been read to
+/// its end.
 pub struct Copy {
     stopped: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Copy {
-    /// Starts copying; `on_end` hears of the first failure at once, or of the bytes when all have been written.
+    /// Starts copying; `on_end` hears of the first failure at once, or of the bytes when all have
+    /// been written.
     ///
-    /// The stream is read until its end whatever happens: libxl's save helper must not meet a closed pipe.
+    /// The stream is read until its end whatever happens: libxl's save helper must not meet a
+    /// closed pipe.
     pub fn start(
         stream: Guarded,
         file: File,
@@ -65,7 +68,8 @@ fn copy(stream: &mut impl Read, mut file: File, stopped: &AtomicBool) -> Result<
     let mut reader = StreamReader::new(Start::Libxl);
     let mut buffer = vec![0; BUFFER];
     loop {
-        let length = stream.read(&mut buffer).map_err(|e| Broken::libxl(format!("libxl's stream: {e}")))?;
+        let length =
+            stream.read(&mut buffer).map_err(|e| Broken::libxl(format!("libxl's stream: {e}")))?;
         if stopped.load(Ordering::SeqCst) {
             return Err(Broken::here("the save was given up"));
         }
@@ -76,7 +80,10 @@ fn copy(stream: &mut impl Read, mut file: File, stopped: &AtomicBool) -> Result<
         let mut rest = &buffer[..length];
         while reader.next(&mut rest).map_err(|e| Broken::libxl(e.to_string()))?.is_some() {}
         if !rest.is_empty() {
-            return Err(Broken::libxl(format!("libxl wrote more after its stream's end at {}", reader.offset())));
+            return Err(Broken::libxl(format!(
+                "libxl wrote more after its stream's end at {}",
+                reader.offset()
+            )));
         }
         file.write_all(&buffer[..length]).map_err(|e| Broken::peer(e.to_string()))?;
     }

@@ -53,7 +53,9 @@ pub fn restore(
     let lock = state.lock(&format!("incoming-{}", lock_key(&name)), &name)?;
     match host.find(&name) {
         Err(HostError::NoSuchDomain(_)) => {}
-        Ok(_) => return Err(Failure::from(HostError::NameTaken(name.clone())).next(rename_it(&name))),
+        Ok(_) => {
+            return Err(Failure::from(HostError::NameTaken(name.clone())).next(rename_it(&name)));
+        }
         Err(error) => return Err(Failure::from(error)),
     }
     saved.check()?;
@@ -72,8 +74,9 @@ pub fn restore(
     Ok(Restored { name, domid, stream_bytes })
 }
 
-/// A domain that was saved with its MPI ranks frozen has its agent's epoch in it. A later one ends that; without a word the
-/// agent would wait for the end of its lease. Without an agent nobody reads it.
+/// A domain that was saved with its MPI ranks frozen has its agent's epoch in it. A later one ends
+/// that; without a word the agent would wait for the end of its lease. Without an agent nobody
+/// reads it.
 fn let_ranks_run(host: &dyn Host, domid: DomId, name: &str) {
     let command = Command { stamp: Stamp { epoch: epoch_now(), sequence: 1 }, verb: Verb::Abort };
     if let Err(error) = host.tell_agent(domid, &command.to_string()) {
@@ -81,7 +84,12 @@ fn let_ranks_run(host: &dyn Host, domid: DomId, name: &str) {
     }
 }
 
-fn rebuild(host: &dyn Host, saved: &Saved, name: &str, events: &Events<u64>) -> Result<(DomId, u64), Failure> {
+fn rebuild(
+    host: &dyn Host,
+    saved: &Saved,
+    name: &str,
+    events: &Events<u64>,
+) -> Result<(DomId, u64), Failure> {
     let broken = |e| Failure::internal("data path", &e);
     let stream = saved.stream().map_err(broken)?;
     let restore_as = RestoreAs { name: name.into(), domid: None };
@@ -95,9 +103,14 @@ fn rename_it(name: &str) -> String {
 }
 
 fn name_of(saved: &Saved, request: &Request) -> Result<String, Failure> {
-    let bad = |what: String| Failure::new(Exit::BadStream, format!("{}: {what}", request.path.display()));
-    let config = Config::parse(saved.config_json()).map_err(|e| bad(format!("the configuration is no JSON: {e}")))?;
-    config.name.filter(|name| !name.is_empty()).ok_or_else(|| bad("the configuration has no name".into()))
+    let bad =
+        |what: String| Failure::new(Exit::BadStream, format!("{}: {what}", request.path.display()));
+    let config = Config::parse(saved.config_json())
+        .map_err(|e| bad(format!("the configuration is no JSON: {e}")))?;
+    config
+        .name
+        .filter(|name| !name.is_empty())
+        .ok_or_else(|| bad("the configuration has no name".into()))
 }
 
 /// Reads the stream, which checks itself, into libxl's pipe. Bytes given.

@@ -80,7 +80,8 @@ pub fn save(
     let facts = host.facts().map_err(Failure::from)?;
     at_source(&domain, &facts, false)?;
     let lock = state.lock(&format!("domain-{}", domain.domid), &domain.name)?;
-    let config = host.config_json(domain.domid).map_err(|e| Failure::from(e).with_exit(Exit::Internal))?;
+    let config =
+        host.config_json(domain.domid).map_err(|e| Failure::from(e).with_exit(Exit::Internal))?;
     may_be_saved(&domain.name, &config)?;
     let mut file = Unfinished::create(&request.path)?;
     file.write_head(request.format, &without_domid(&config)?)?;
@@ -107,7 +108,12 @@ fn hold_still(mut job: Job) -> Result<Job, Failure> {
 
 /// As xl does without -D: the number is not to be kept, or a restore would fail where it is taken.
 fn without_domid(config_json: &str) -> Result<String, Failure> {
-    let bad = |e| Failure::new(Exit::Internal, format!("libxl's configuration of the domain is not JSON: {e}"));
+    let bad = |e| {
+        Failure::new(
+            Exit::Internal,
+            format!("libxl's configuration of the domain is not JSON: {e}"),
+        )
+    };
     let mut config: Value = serde_json::from_str(config_json).map_err(bad)?;
     if let Some(create_info) = config.get_mut("c_info").and_then(Value::as_object_mut) {
         create_info.remove("domid");
@@ -138,12 +144,15 @@ impl<'a> Saving<'a> {
         mut job: Job,
     ) -> Result<Self, Failure> {
         let broken = |e| Failure::internal("data path", &e);
-        // Of a file that may grow no further, and would end the process with the domain suspended: writing then fails.
+        // Of a file that may grow no further, and would end the process with the domain suspended:
+        // writing then fails.
         let mut size = SigSet::empty();
         size.add(Signal::SIGXFSZ);
         size.thread_block().map_err(|e| broken(e.into()))?;
         let (reading, writing) = pipe().map_err(broken)?;
-        let from_libxl = Guarded::new(reading, Cancel::new().map_err(broken)?, Some(STALL_PATIENCE)).map_err(broken)?;
+        let from_libxl =
+            Guarded::new(reading, Cancel::new().map_err(broken)?, Some(STALL_PATIENCE))
+                .map_err(broken)?;
         let queue = events.sender();
         let on_end = move |written| {
             let _ = queue.send(Event::Data(written));
@@ -191,7 +200,8 @@ impl<'a> Saving<'a> {
     fn saved(&mut self) -> Result<(), Failure> {
         let Some(operation) = self.operation.take() else { return Ok(()) };
         operation.wait().map_err(|e| Failure::from(e).with_exit(Exit::FailedSourceRuns))?;
-        // libxl's word is not enough: what was written is whole only if the guest really stands still.
+        // libxl's word is not enough: what was written is whole only if the guest really stands
+        // still.
         match self.host.domain(self.domain.domid).map_err(Failure::from)?.state {
             RunState::Suspended => Ok(()),
             state => {
@@ -203,7 +213,8 @@ impl<'a> Saving<'a> {
 
     /// Where libxl's stream broke off, libxl says why a moment later.
     fn write_failure(&mut self, broken: &Broken, events: &Events<Written>) -> Failure {
-        let deadline = Instant::now() + if broken.at == At::Libxl { REASON_PATIENCE } else { Duration::ZERO };
+        let deadline =
+            Instant::now() + if broken.at == At::Libxl { REASON_PATIENCE } else { Duration::ZERO };
         while self.operation.is_some()
             && let Some(event) = events.next(deadline)
         {
@@ -247,10 +258,11 @@ impl<'a> Saving<'a> {
                 self.job.returned();
                 Failure { what: format!("{}; {name} runs on here", failure.what), ..failure }
             }
-            Err(error) => {
-                Failure { what: format!("{}; and {name} could not be resumed: {error}", failure.what), ..failure }
-                    .next(format!("`xl list` shows its state; `xl resume {name}` tries again"))
+            Err(error) => Failure {
+                what: format!("{}; and {name} could not be resumed: {error}", failure.what),
+                ..failure
             }
+            .next(format!("`xl list` shows its state; `xl resume {name}` tries again")),
         }
     }
 }
@@ -289,8 +301,13 @@ mod tests {
 
     #[test]
     fn the_number_is_not_saved() {
-        let saved = without_domid(r#"{"b_info":{"max_memkb":18446744073709551615},"c_info":{"domid":7,"name":"a"}}"#);
-        assert_eq!(saved.unwrap(), r#"{"b_info":{"max_memkb":18446744073709551615},"c_info":{"name":"a"}}"#);
+        let saved = without_domid(
+            r#"{"b_info":{"max_memkb":18446744073709551615},"c_info":{"domid":7,"name":"a"}}"#,
+        );
+        assert_eq!(
+            saved.unwrap(),
+            r#"{"b_info":{"max_memkb":18446744073709551615},"c_info":{"name":"a"}}"#
+        );
         assert!(without_domid("no").is_err());
     }
 }

@@ -18,7 +18,8 @@ use crate::stream::verify::verify;
 /// Bytes read at once.
 const READ_AHEAD: usize = 256 << 10;
 
-/// A file whose head has been read: whatever stands in its place later, this reads the one that was opened.
+/// A file whose head has been read: whatever stands in its place later, this reads the one that was
+/// opened.
 pub struct Saved {
     name: String,
     file: Arc<File>,
@@ -28,15 +29,17 @@ pub struct Saved {
 }
 
 impl Saved {
-    /// Opens a file and reads its head. The configuration has not been looked at, nor has the stream: see
-    /// [`Saved::check`].
+    /// Opens a file and reads its head. The configuration has not been looked at, nor has the
+    /// stream: see [`Saved::check`].
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let name = path.display().to_string();
         let failed = |e: io::Error| Failure::internal(&name, &e);
         let file = File::open(path).map_err(failed)?;
         if !file.metadata().map_err(failed)?.is_file() {
             let what = format!("{name} is not a file: it is read twice, once to check it");
-            return Err(Failure::new(Exit::Usage, what).next("save what comes through a pipe first"));
+            return Err(
+                Failure::new(Exit::Usage, what).next("save what comes through a pipe first")
+            );
         }
         let file = Arc::new(file);
         let mut input = At { file: file.clone(), offset: 0 };
@@ -47,7 +50,12 @@ impl Saved {
         let (format, head) = match mark {
             savefile::MAGIC => (Format::Rxl, rxl_head(&mut input)),
             _ if xl::MAGIC.starts_with(&mark) => (Format::Plain, xl_head(&mut input)),
-            _ => return Err(damaged(Damage { offset: 0, what: "no saved domain begins here".into() })),
+            _ => {
+                return Err(damaged(Damage {
+                    offset: 0,
+                    what: "no saved domain begins here".into(),
+                }));
+            }
         };
         let config_json = head.map_err(damaged)?;
         Ok(Self { name, file, format, config_json, stream_at: input.offset })
@@ -63,17 +71,21 @@ impl Saved {
         &self.config_json
     }
 
-    /// The domain's libxl stream, from its beginning. It is checked as it is read, as far as the format can be.
+    /// The domain's libxl stream, from its beginning. It is checked as it is read, as far as the
+    /// format can be.
     pub fn stream(&self) -> io::Result<Box<dyn Read + Send>> {
-        let input = BufReader::with_capacity(READ_AHEAD, At { file: self.file.clone(), offset: self.stream_at });
+        let input = BufReader::with_capacity(
+            READ_AHEAD,
+            At { file: self.file.clone(), offset: self.stream_at },
+        );
         Ok(match self.format {
             Format::Rxl => Box::new(Frames::new(input, self.stream_at)?),
             Format::Plain => Box::new(input),
         })
     }
 
-    /// Reads all of it: checksums and digest where the format has them, and in either format every rule of the stream. The
-    /// length of the stream in bytes.
+    /// Reads all of it: checksums and digest where the format has them, and in either format every
+    /// rule of the stream. The length of the stream in bytes.
     pub fn check(&self) -> Result<u64, Failure> {
         let whole: Box<dyn Read> = match self.format {
             Format::Rxl => self.stream().map_err(|e| Failure::internal(&self.name, &e))?,
@@ -84,7 +96,9 @@ impl Saved {
         match verified.findings.first_error() {
             None => Ok(verified.bytes),
             // Where it is in the file says more than how far the stream came.
-            Some(Finding { problem: Problem::Unreadable(damage), .. }) => Err(damaged(&self.name, damage)),
+            Some(Finding { problem: Problem::Unreadable(damage), .. }) => {
+                Err(damaged(&self.name, damage))
+            }
             Some(finding) => Err(damaged(&self.name, &finding.to_string())),
         }
     }
@@ -116,7 +130,8 @@ pub fn rxl_head(input: &mut impl Read) -> Result<String, Damage> {
 fn xl_head(input: &mut impl Read) -> Result<String, Damage> {
     let mut header = [0; xl::HEADER_LEN];
     input.read_exact(&mut header).map_err(|e| unreadable(0, &e))?;
-    let header = xl::Header::parse(&header).map_err(|e| Damage { offset: 0, what: e.to_string() })?;
+    let header =
+        xl::Header::parse(&header).map_err(|e| Damage { offset: 0, what: e.to_string() })?;
     let offset = xl::HEADER_LEN as u64;
     let wrong = |what: String| Damage { offset, what };
     let mut optional = vec![0; header.optional_data_len as usize];

@@ -21,19 +21,22 @@ pub struct Written {
     pub digest: Option<String>,
 }
 
-/// A stream on its way into a file. Dropping it stops the writing, and waits until the stream has been read to its end.
+/// A stream on its way into a file. Dropping it stops the writing, and waits until the stream has
+/// been read to its end.
 pub enum Writer {
-    /// In rxl's format. The data path of a migration does this, with the file in place of the connections.
+    /// In rxl's format. The data path of a migration does this, with the file in place of the
+    /// connections.
     Frames(Sender),
     /// In xl's.
     Plain(Copy),
 }
 
 impl Writer {
-    /// Starts writing; `on_end` hears of the first failure at once, or of the end when every byte has been written, though
-    /// not yet to the disk.
+    /// Starts writing; `on_end` hears of the first failure at once, or of the end when every byte
+    /// has been written, though not yet to the disk.
     ///
-    /// The stream is read until its end whatever happens: libxl's save helper must not meet a closed pipe.
+    /// The stream is read until its end whatever happens: libxl's save helper must not meet a
+    /// closed pipe.
     pub fn start(
         format: Format,
         packing: Packing,
@@ -45,7 +48,8 @@ impl Writer {
         let to = file.stream()?;
         let written = |stream_bytes, digest| Written { stream_bytes, file_bytes: 0, digest };
         if format == Format::Plain {
-            let on_end = move |copied: Result<u64, Broken>| on_end(copied.map(|bytes| written(bytes, None)));
+            let on_end =
+                move |copied: Result<u64, Broken>| on_end(copied.map(|bytes| written(bytes, None)));
             return Copy::start(stream, to, on_end).map(Self::Plain).map_err(broken);
         }
         let cancel = Cancel::new().map_err(broken)?;
@@ -56,7 +60,9 @@ impl Writer {
         let meter = Arc::new(Meter::default());
         // Nobody walks past libxl's pipe.
         let (_, fed) = feed(meter.clone());
-        Sender::start(stream, fed, vec![to], cancel, packing, meter, on_end).map(Self::Frames).map_err(broken)
+        Sender::start(stream, fed, vec![to], cancel, packing, meter, on_end)
+            .map(Self::Frames)
+            .map_err(broken)
     }
 
     /// Nothing more is written; the stream is read to its end.

@@ -10,7 +10,8 @@ use crate::error::{Exit, Failure, one_line};
 use crate::host::{Domain, GuestType, Host, HostError, HostFacts, RunState};
 use crate::session::INCOMING;
 
-/// Longest domain name taken from a peer, in bytes. Xen's tools give no limit; xenstore's smallest value limit is 1 KiB.
+/// Longest domain name taken from a peer, in bytes. Xen's tools give no limit; xenstore's smallest
+/// value limit is 1 KiB.
 const MAX_NAME: usize = 256;
 
 /// libxl's name of a guest type.
@@ -34,17 +35,22 @@ pub fn may_leave(name: &str, config_json: &str) -> Result<(), Failure> {
     config.may_be_saved(name)?;
     let Some(device) = config.pcidevs.first() else { return Ok(()) };
     let what = format!("{name} has the PCI device {device}, which stays where it is");
-    Err(Failure::new(Exit::GuestUnsupported, what).next(format!("`xl pci-detach {name} {device}` first")))
+    Err(Failure::new(Exit::GuestUnsupported, what)
+        .next(format!("`xl pci-detach {name} {device}` first")))
 }
 
-/// May it be written down at all? libxl says so when it is about to (libxl_dom_save.c: libxl__domain_save).
+/// May it be written down at all? libxl says so when it is about to (libxl_dom_save.c:
+/// libxl__domain_save).
 pub fn may_be_saved(name: &str, config_json: &str) -> Result<(), Failure> {
     parse(name, config_json)?.may_be_saved(name)
 }
 
 fn parse(name: &str, config_json: &str) -> Result<Devices, Failure> {
     serde_json::from_str(config_json).map_err(|error| {
-        let what = format!("libxl's configuration of {name} cannot be read: {}", one_line(&error.to_string()));
+        let what = format!(
+            "libxl's configuration of {name} cannot be read: {}",
+            one_line(&error.to_string())
+        );
         Failure::new(Exit::Internal, what)
     })
 }
@@ -62,8 +68,11 @@ impl Devices {
         if self.b_info.vnuma_nodes.is_empty() {
             return Ok(());
         }
-        let what = format!("{name} has virtual NUMA nodes, which no stream of libxl's can describe");
-        let next = format!("start it without `vnuma` in its configuration, and {name} can be saved and migrated");
+        let what =
+            format!("{name} has virtual NUMA nodes, which no stream of libxl's can describe");
+        let next = format!(
+            "start it without `vnuma` in its configuration, and {name} can be saved and migrated"
+        );
         Err(Failure::new(Exit::GuestUnsupported, what).next(next))
     }
 }
@@ -93,23 +102,35 @@ fn check_state(domain: &Domain) -> Result<(), Failure> {
     let Domain { name, domid, state, .. } = domain;
     let (what, next) = match state {
         RunState::Running => return Ok(()),
-        RunState::Paused => ("is paused and cannot answer a suspend request", format!("`xl unpause {name}` first")),
-        RunState::Suspended => ("is suspended already", format!("`xl resume {name}` to run it on here")),
-        RunState::Shutdown => ("has shut down", format!("`xl destroy {domid}` gives its memory back")),
+        RunState::Paused => {
+            ("is paused and cannot answer a suspend request", format!("`xl unpause {name}` first"))
+        }
+        RunState::Suspended => {
+            ("is suspended already", format!("`xl resume {name}` to run it on here"))
+        }
+        RunState::Shutdown => {
+            ("has shut down", format!("`xl destroy {domid}` gives its memory back"))
+        }
         RunState::Dying => ("is being destroyed", "there is nothing left to migrate".into()),
     };
     Err(Failure::new(Exit::DomainState, format!("{name} {what}")).next(next))
 }
 
-/// Live migration needs Xen's log-dirty mode: shadow paging for PV, hardware-assisted paging for the others.
+/// Live migration needs Xen's log-dirty mode: shadow paging for PV, hardware-assisted paging for
+/// the others.
 fn check_log_dirty(domain: &Domain, facts: &HostFacts) -> Result<(), Failure> {
     let missing = match domain.guest_type {
-        GuestType::Pv if !facts.shadow_paging => "it is a PV guest, and this Xen is built without shadow paging",
-        GuestType::Pvh | GuestType::Hvm if !facts.hap => "this Xen runs without hardware-assisted paging",
+        GuestType::Pv if !facts.shadow_paging => {
+            "it is a PV guest, and this Xen is built without shadow paging"
+        }
+        GuestType::Pvh | GuestType::Hvm if !facts.hap => {
+            "this Xen runs without hardware-assisted paging"
+        }
         _ => return Ok(()),
     };
     let what = format!("{} cannot be migrated live: {missing}", domain.name);
-    Err(Failure::new(Exit::GuestUnsupported, what).next("--non-live suspends it first and then moves it"))
+    Err(Failure::new(Exit::GuestUnsupported, what)
+        .next("--non-live suspends it first and then moves it"))
 }
 
 /// A domain that wants to come, as far as the checks need to know it.
@@ -124,7 +145,11 @@ pub struct Arrival<'a> {
 
 impl<'a> From<&'a Offer> for Arrival<'a> {
     fn from(offer: &'a Offer) -> Self {
-        Self { name: &offer.name, max_memory_kib: offer.max_memory_kib, xen_version: Some(&offer.xen_version) }
+        Self {
+            name: &offer.name,
+            max_memory_kib: offer.max_memory_kib,
+            xen_version: Some(&offer.xen_version),
+        }
     }
 }
 
@@ -145,8 +170,15 @@ fn refusal(what: String, next: Option<String>) -> Refusal {
 }
 
 fn check_name(name: &str) -> Result<(), Refusal> {
-    let good = !name.is_empty() && name.len() <= MAX_NAME && !name.contains('/') && !name.chars().any(char::is_control);
-    if good { Ok(()) } else { Err(refusal(format!("'{}' is not a domain's name", one_line(name)), None)) }
+    let good = !name.is_empty()
+        && name.len() <= MAX_NAME
+        && !name.contains('/')
+        && !name.chars().any(char::is_control);
+    if good {
+        Ok(())
+    } else {
+        Err(refusal(format!("'{}' is not a domain's name", one_line(name)), None))
+    }
 }
 
 fn check_free(host: &dyn Host, name: &str) -> Result<(), Refusal> {
@@ -155,11 +187,15 @@ fn check_free(host: &dyn Host, name: &str) -> Result<(), Refusal> {
         Err(error) => Err(refusal(error.to_string(), None)),
         Ok(domain) => {
             let next = if name.ends_with(INCOMING) {
-                "another migration is bringing it, or one that died left it: see `xl list` there".into()
+                "another migration is bringing it, or one that died left it: see `xl list` there"
+                    .into()
             } else {
                 format!("rename one of the two: `xl rename {name} NEW-NAME`")
             };
-            Err(refusal(format!("a domain named {name} is there already (number {})", domain.domid), Some(next)))
+            Err(refusal(
+                format!("a domain named {name} is there already (number {})", domain.domid),
+                Some(next),
+            ))
         }
     }
 }
@@ -173,17 +209,26 @@ fn check_version(arrival: &Arrival<'_>, facts: &HostFacts) -> Result<(), Refusal
     let Some(theirs) = arrival.xen_version else { return Ok(()) };
     match (parse(theirs), parse(&facts.xen_version)) {
         (Some(source), Some(target)) if source > target => {
-            let what = format!("Xen {} there is older than Xen {} here", facts.xen_version, one_line(theirs));
-            Err(refusal(what, Some("Xen restores domains of its own and of earlier versions only".into())))
+            let what = format!(
+                "Xen {} there is older than Xen {} here",
+                facts.xen_version,
+                one_line(theirs)
+            );
+            Err(refusal(
+                what,
+                Some("Xen restores domains of its own and of earlier versions only".into()),
+            ))
         }
         _ => Ok(()),
     }
 }
 
-/// libxl_get_required_shadow_memory gives the paging pool 1 MiB for each vCPU and 8 KiB for each MiB; the vCPUs are in the
-/// configuration, so a little more than that rate is asked for in their place.
+/// libxl_get_required_shadow_memory gives the paging pool 1 MiB for each vCPU and 8 KiB for each
+/// MiB; the vCPUs are in the configuration, so a little more than that rate is asked for in their
+/// place.
 fn check_memory(arrival: &Arrival<'_>, facts: &HostFacts) -> Result<(), Refusal> {
-    let needed = arrival.max_memory_kib.saturating_add(arrival.max_memory_kib / 100).saturating_add(4096);
+    let needed =
+        arrival.max_memory_kib.saturating_add(arrival.max_memory_kib / 100).saturating_add(4096);
     if needed <= facts.free_memory_kib || facts.autoballoon {
         return Ok(());
     }
@@ -193,7 +238,12 @@ fn check_memory(arrival: &Arrival<'_>, facts: &HostFacts) -> Result<(), Refusal>
         needed.div_ceil(1024),
         facts.free_memory_kib / 1024
     );
-    Err(refusal(what, Some("free some: `xl list` shows who has it, `xl mem-set Domain-0 SIZE` shrinks dom0".into())))
+    Err(refusal(
+        what,
+        Some(
+            "free some: `xl list` shows who has it, `xl mem-set Domain-0 SIZE` shrinks dom0".into(),
+        ),
+    ))
 }
 
 #[cfg(test)]
@@ -202,7 +252,14 @@ mod tests {
     use crate::host::DomId;
 
     fn domain(guest_type: GuestType, state: RunState) -> Domain {
-        Domain { domid: DomId(3), name: "dom3".into(), guest_type, state, max_memory_kib: 4096, vcpus: 1 }
+        Domain {
+            domid: DomId(3),
+            name: "dom3".into(),
+            guest_type,
+            state,
+            max_memory_kib: 4096,
+            vcpus: 1,
+        }
     }
 
     fn facts() -> HostFacts {
@@ -236,16 +293,25 @@ mod tests {
 
     #[test]
     fn what_cannot_be_taken_along_is_named_before_anything_is_begun() {
-        let plain = r#"{"c_info":{"name":"dom3"},"b_info":{"max_vcpus":1},"disks":[{"vdev":"xvda"}]}"#;
+        let plain =
+            r#"{"c_info":{"name":"dom3"},"b_info":{"max_vcpus":1},"disks":[{"vdev":"xvda"}]}"#;
         may_leave("dom3", plain).unwrap();
         let pci = r#"{"b_info":{},"pcidevs":[{"dev":2,"bus":3,"func":1,"domain":0,"msitranslate":false}]}"#;
         let failure = may_leave("dom3", pci).unwrap_err();
         assert_eq!(failure.exit, Exit::GuestUnsupported);
-        assert!(failure.to_string().contains("`xl pci-detach dom3 0000:03:02.1` first"), "{failure}");
+        assert!(
+            failure.to_string().contains("`xl pci-detach dom3 0000:03:02.1` first"),
+            "{failure}"
+        );
         may_be_saved("dom3", pci).unwrap();
         let vnuma = r#"{"b_info":{"vnuma_nodes":[{"memkb":1024,"vcpus":[0]}]}}"#;
-        for failure in [may_leave("dom3", vnuma).unwrap_err(), may_be_saved("dom3", vnuma).unwrap_err()] {
-            assert!(failure.exit == Exit::GuestUnsupported && failure.what.contains("NUMA"), "{failure}");
+        for failure in
+            [may_leave("dom3", vnuma).unwrap_err(), may_be_saved("dom3", vnuma).unwrap_err()]
+        {
+            assert!(
+                failure.exit == Exit::GuestUnsupported && failure.what.contains("NUMA"),
+                "{failure}"
+            );
         }
         assert_eq!(may_leave("dom3", "no").unwrap_err().exit, Exit::Internal);
     }

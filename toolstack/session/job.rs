@@ -1,6 +1,7 @@
 //! The MPI job of the domain that moves, as the session sees it: held still, or the reason why not.
 //!
-//! A migration of one domain has its own coordinator. A member of a gang ([`crate::gang`]) asks its leader, and waits.
+//! A migration of one domain has its own coordinator. A member of a gang ([`crate::gang`]) asks its
+//! leader, and waits.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,7 +16,8 @@ use crate::remote::Route;
 use crate::report::MpiPart;
 use crate::session::{Event, Events};
 
-/// How long a gang's leader may take until all others are prepared and the job has been found. A target waits 120 s for data.
+/// How long a gang's leader may take until all others are prepared and the job has been found. A
+/// target waits 120 s for data.
 const BEGIN_PATIENCE: Duration = Duration::from_secs(150);
 
 /// See the module.
@@ -79,14 +81,17 @@ pub fn reach_agents(level: Level, targets: &[Route]) -> Result<Option<Vec<AgentH
     }
 }
 
-/// Another migration of the job is under way. Moving without would disturb that one, so no level goes on.
+/// Another migration of the job is under way. Moving without would disturb that one, so no level
+/// goes on.
 pub fn job_is_busy(line: String) -> Failure {
-    Failure::new(Exit::Busy, line).next("try again when that is over; `rxl jobs` shows the domains of the job")
+    Failure::new(Exit::Busy, line)
+        .next("try again when that is over; `rxl jobs` shows the domains of the job")
 }
 
 /// What `require` demands and does not get.
 pub fn required(problem: &NotQuiesced) -> Failure {
-    let failure = Failure::new(Exit::FailedSourceRuns, format!("the MPI job cannot be quiesced: {problem}"));
+    let failure =
+        Failure::new(Exit::FailedSourceRuns, format!("the MPI job cannot be quiesced: {problem}"));
     failure.next("--mpi-quiesce=job moves the domain without, if need be")
 }
 
@@ -96,13 +101,20 @@ impl Job {
         Self { level: Level::Off, holder: Holder::Nobody, figures: None }
     }
 
-    /// Finds the domain's job, and keeps other migrations of it out. With `require` what stands in the way ends the migration here.
-    pub fn find(level: Level, hosts: Option<Vec<AgentHost>>, domain: &Domain) -> Result<Self, Failure> {
+    /// Finds the domain's job, and keeps other migrations of it out. With `require` what stands in
+    /// the way ends the migration here.
+    pub fn find(
+        level: Level,
+        hosts: Option<Vec<AgentHost>>,
+        domain: &Domain,
+    ) -> Result<Self, Failure> {
         let mut job = Self { level, ..Self::none() };
         let Some(hosts) = hosts else { return Ok(job) };
         match Coordinator::survey(hosts, &[Mover { domid: domain.domid.0, to: 1 }], level) {
             Ok(Some(coordinator)) => job.holder = Holder::Own(Box::new(coordinator)),
-            Ok(None) => job.figures = Some(MpiPart { problem: None, ..MpiPart::none(level, String::new()) }),
+            Ok(None) => {
+                job.figures = Some(MpiPart { problem: None, ..MpiPart::none(level, String::new()) })
+            }
             Err(NotFound::Busy(line)) => return Err(job_is_busy(line)),
             Err(NotFound::Not(problem)) => job.without(problem)?,
         }
@@ -119,7 +131,15 @@ impl Job {
         member.say(&FromMember::Prepared { name: domain.name.clone(), domid: domain.domid.0 });
         let (figures, together) = await_begin(events)?;
         let figures = figures.map(|figures| *figures);
-        let link = Link { member, together, asked: None, frozen: false, last_pass: false, flushed: false, go: None };
+        let link = Link {
+            member,
+            together,
+            asked: None,
+            frozen: false,
+            last_pass: false,
+            flushed: false,
+            go: None,
+        };
         Ok(Self { level, holder: Holder::Leader(link), figures })
     }
 
@@ -157,7 +177,8 @@ impl Job {
         }
     }
 
-    /// The guest is to be suspended: waits until nothing of the job is on the wire. False when others have not come so far.
+    /// The guest is to be suspended: waits until nothing of the job is on the wire. False when
+    /// others have not come so far.
     pub fn may_suspend(&mut self) -> Result<bool, Failure> {
         if let Holder::Leader(link) = &mut self.holder {
             return Ok(link.may_suspend());
@@ -180,7 +201,11 @@ impl Job {
             Holder::Own(_) => self.without(unasked()),
             Holder::Leader(link) if !link.together => Ok(()),
             Holder::Leader(link) => {
-                link.member.say(if link.flushed { &FromMember::Suspended } else { &FromMember::Unasked });
+                link.member.say(if link.flushed {
+                    &FromMember::Suspended
+                } else {
+                    &FromMember::Unasked
+                });
                 Ok(())
             }
         }
@@ -193,8 +218,8 @@ impl Job {
         }
     }
 
-    /// Whether the domain may be committed. Not for so long after its suspend that its job would not survive it: that is an
-    /// error.
+    /// Whether the domain may be committed. Not for so long after its suspend that its job would
+    /// not survive it: that is an error.
     pub fn may_go(&self) -> Result<bool, Failure> {
         match &self.holder {
             Holder::Nobody => Ok(true),
@@ -251,7 +276,8 @@ impl Job {
         self.close(Place::Target { domid });
     }
 
-    /// The domain was suspended, as was meant, and runs on here: thaws the job, its own ranks among them.
+    /// The domain was suspended, as was meant, and runs on here: thaws the job, its own ranks among
+    /// them.
     pub fn runs_on(&mut self) {
         if let Holder::Own(coordinator) = &mut self.holder {
             coordinator.returned(0);
@@ -329,8 +355,10 @@ impl Link {
 
 /// A suspend that the job would not survive.
 pub fn too_long(problem: NotQuiesced) -> Failure {
-    Failure::new(Exit::FailedSourceRuns, problem.0)
-        .next("a lower --downtime-limit or --walker rxl and --restorer rxl shorten it; --mpi-quiesce=off does not ask")
+    Failure::new(Exit::FailedSourceRuns, problem.0).next(
+        "a lower --downtime-limit or --walker rxl and --restorer rxl shorten it; \
+               --mpi-quiesce=off does not ask",
+    )
 }
 
 /// Why a guest is suspended that the job has not been held still for.
@@ -338,20 +366,30 @@ pub fn unasked() -> NotQuiesced {
     NotQuiesced("libxl's stock save helper does not ask before it suspends".into())
 }
 
-fn await_begin<D: Send + 'static>(events: &Events<D>) -> Result<(Option<Box<MpiPart>>, bool), Failure> {
+fn await_begin<D: Send + 'static>(
+    events: &Events<D>,
+) -> Result<(Option<Box<MpiPart>>, bool), Failure> {
     let deadline = Instant::now() + BEGIN_PATIENCE;
     loop {
         match events.next(deadline) {
-            Some(Event::Gang(ToMember::Begin { figures, together })) => return Ok((figures, together)),
+            Some(Event::Gang(ToMember::Begin { figures, together })) => {
+                return Ok((figures, together));
+            }
             Some(Event::Gang(ToMember::Abort { reason })) => return Err(given_up(&reason)),
-            Some(Event::Interrupt) => return Err(Failure::new(Exit::Cancelled, "cancelled before anything began")),
+            Some(Event::Interrupt) => {
+                return Err(Failure::new(Exit::Cancelled, "cancelled before anything began"));
+            }
             Some(Event::Control(incoming)) => {
-                let what = format!("the target has not waited for the other domains ({incoming:?})");
+                let what =
+                    format!("the target has not waited for the other domains ({incoming:?})");
                 return Err(Failure::new(Exit::FailedSourceRuns, what));
             }
             Some(_) => {}
             None => {
-                return Err(Failure::new(Exit::FailedSourceRuns, "the other domains were not ready to begin in time"));
+                return Err(Failure::new(
+                    Exit::FailedSourceRuns,
+                    "the other domains were not ready to begin in time",
+                ));
             }
         }
     }

@@ -16,7 +16,9 @@ use crate::data::feed::Feed;
 use crate::error::{Exit, Failure};
 use crate::gang::words::ToMember;
 use crate::guard::{self, Guard};
-use crate::host::{Decision, DomId, Domain, Host, HostError, Operation, PrecopyStats, RunState, Save};
+use crate::host::{
+    Decision, DomId, Domain, Host, HostError, Operation, PrecopyStats, RunState, Save,
+};
 use crate::policy::{Limits, Measured, Otherwise, Policy, Verdict};
 use crate::session::check::{at_source, may_leave};
 use crate::session::job::{Job, Stop};
@@ -26,8 +28,8 @@ use crate::session::steering::{Desk, Question, Signals, pages_per_second};
 use crate::session::{Events, MIGRATED_AWAY};
 use crate::state_dir::{DomainLock, StateDir};
 
-/// How long a save rests between two live passes while other domains have not come so far. Without a rest a guest that writes
-/// little would make thousands of them.
+/// How long a save rests between two live passes while other domains have not come so far. Without
+/// a rest a guest that writes little would make thousands of them.
 const REST: Duration = Duration::from_secs(3);
 
 /// See the module.
@@ -45,12 +47,18 @@ pub struct Leaving {
 
 impl Leaving {
     /// Finds, checks and locks it.
-    pub fn check(host: Arc<dyn Host>, state: &StateDir, request: &Request) -> Result<Self, Failure> {
+    pub fn check(
+        host: Arc<dyn Host>,
+        state: &StateDir,
+        request: &Request,
+    ) -> Result<Self, Failure> {
         let domain = host.find(&request.domain).map_err(Failure::from)?;
         let facts = host.facts().map_err(Failure::from)?;
         at_source(&domain, &facts, request.flags.live)?;
         let lock = state.lock(&format!("domain-{}", domain.domid), &domain.name)?;
-        let own = host.config_json(domain.domid).map_err(|e| Failure::from(e).with_exit(Exit::Internal))?;
+        let own = host
+            .config_json(domain.domid)
+            .map_err(|e| Failure::from(e).with_exit(Exit::Internal))?;
         may_leave(&domain.name, &own)?;
         let config_json = request.config_json.clone().unwrap_or(own);
         Ok(Self { host, domain, config_json, xen_version: facts.xen_version, lock })
@@ -91,7 +99,8 @@ impl Saving {
         let signals = Signals::default();
         let steering = Box::new(Desk::new(events.sender(), signals.clone()));
         let guard = guard::leaving(&*leaving.host, &leaving.domain, &leaving.lock);
-        let save = Save { stream, flags: request.flags, walker: request.walker, notes, steering, feed };
+        let save =
+            Save { stream, flags: request.flags, walker: request.walker, notes, steering, feed };
         let operation = leaving.host.save(leaving.domain.domid, save);
         let operation = match operation {
             Ok(operation) => operation,
@@ -125,8 +134,8 @@ impl Saving {
         }
     }
 
-    /// With the job frozen, one more live pass fetches what it has dirtied until now; what is left then is small. None while
-    /// that cannot be said.
+    /// With the job frozen, one more live pass fetches what it has dirtied until now; what is left
+    /// then is small. None while that cannot be said.
     fn stop(&mut self) -> Result<Option<Decision>, Failure> {
         Ok(match self.job.stop()? {
             Stop::OnePass => Some(Decision::Continue),
@@ -152,7 +161,11 @@ impl Saving {
         Ok(())
     }
 
-    fn suspend(&mut self, reply: SyncSender<Result<(), String>>, record: &mut Record) -> Result<(), Failure> {
+    fn suspend(
+        &mut self,
+        reply: SyncSender<Result<(), String>>,
+        record: &mut Record,
+    ) -> Result<(), Failure> {
         let ready = self.job.may_suspend();
         record.mpi = self.job.figures();
         match &ready {
@@ -187,14 +200,19 @@ impl Saving {
         }
     }
 
-    fn decide(&mut self, stats: &PrecopyStats, record: &mut Record) -> Result<Option<Decision>, Failure> {
+    fn decide(
+        &mut self,
+        stats: &PrecopyStats,
+        record: &mut Record,
+    ) -> Result<Option<Decision>, Failure> {
         let measured = Measured {
             rounds: stats.iteration,
             dirty: stats.dirty,
             pages_per_second: pages_per_second(&record.meter.rounds().list()),
             elapsed: record.timeline.began.elapsed(),
         };
-        // A job that stands still is not kept waiting for anything better, and its last pass is not judged again.
+        // A job that stands still is not kept waiting for anything better, and its last pass is not
+        // judged again.
         if self.job.is_stopping() {
             return self.stop();
         }
@@ -204,8 +222,11 @@ impl Saving {
         match verdict {
             Verdict::Continue => Ok(Some(Decision::Continue)),
             Verdict::Stop(_) => self.stop(),
-            Verdict::Cancel(why) => Err(Failure::new(Exit::Cancelled, format!("cancelled: {}", why.describe()))
-                .next("a longer --downtime-limit, or --on-timeout force, moves it all the same")),
+            Verdict::Cancel(why) => {
+                Err(Failure::new(Exit::Cancelled, format!("cancelled: {}", why.describe())).next(
+                    "a longer --downtime-limit, or --on-timeout force, moves it all the same",
+                ))
+            }
         }
     }
 
@@ -217,13 +238,15 @@ impl Saving {
         let Leaving { host, domain, .. } = &self.leaving;
         match host.domain(domain.domid).map_err(Failure::from)?.state {
             RunState::Suspended => Ok(()),
-            state => {
-                Err(Failure::new(Exit::FailedSourceRuns, format!("libxl saved {}, yet it is {state:?}", domain.name)))
-            }
+            state => Err(Failure::new(
+                Exit::FailedSourceRuns,
+                format!("libxl saved {}, yet it is {state:?}", domain.name),
+            )),
         }
     }
 
-    /// Stops libxl. `abandon` ends the writing of data, not the reading of libxl's stream: the save helper has to clean up.
+    /// Stops libxl. `abandon` ends the writing of data, not the reading of libxl's stream: the save
+    /// helper has to clean up.
     pub fn halt(&mut self, abandon: impl FnOnce()) {
         self.signals.give_up();
         abandon();
@@ -234,7 +257,8 @@ impl Saving {
         }
     }
 
-    /// Back to where it was: the guest runs here, log-dirty is off. To be called when nobody reads libxl's stream any more.
+    /// Back to where it was: the guest runs here, log-dirty is off. To be called when nobody reads
+    /// libxl's stream any more.
     pub fn run_on(mut self, failure: Failure, record: &mut Record) -> Failure {
         let Leaving { host, domain, .. } = &self.leaving;
         if let Err(error) = host.logdirty_off(domain.domid) {
@@ -250,9 +274,15 @@ impl Saving {
         }
         record.mpi = self.job.figures();
         match resumed {
-            Ok(()) => Failure { what: format!("{}; {} runs on here", failure.what, domain.name), ..failure },
+            Ok(()) => Failure {
+                what: format!("{}; {} runs on here", failure.what, domain.name),
+                ..failure
+            },
             Err(error) => Failure {
-                what: format!("{}; and {} could not be resumed: {error}", failure.what, domain.name),
+                what: format!(
+                    "{}; and {} could not be resumed: {error}",
+                    failure.what, domain.name
+                ),
                 ..failure
             }
             .next(format!("`xl list` shows its state; `xl resume {}` tries again", domain.name)),
@@ -264,7 +294,9 @@ impl Saving {
         let Leaving { host, domain, .. } = &self.leaving;
         let away = format!("{}{MIGRATED_AWAY}", domain.name);
         let renamed = host.rename(domain.domid, &domain.name, &away);
-        renamed.map(|()| Renamed(away)).map_err(|e| Failure::from(e).with_exit(Exit::FailedSourceRuns))
+        renamed
+            .map(|()| Renamed(away))
+            .map_err(|e| Failure::from(e).with_exit(Exit::FailedSourceRuns))
     }
 
     /// What is left of it to hold. From here on nothing runs it here by itself, the guard neither.
@@ -295,7 +327,9 @@ pub struct Timeout {
 impl Timeout {
     /// Counted from the migration's beginning.
     pub fn new(limits: &Limits, began: Instant) -> Self {
-        let at = |what| limits.timeout.filter(|_| limits.on_timeout == what).map(|timeout| began + timeout);
+        let at = |what| {
+            limits.timeout.filter(|_| limits.on_timeout == what).map(|timeout| began + timeout)
+        };
         Self { cancel_at: at(Otherwise::Cancel), force_at: at(Otherwise::Force) }
     }
 
@@ -340,7 +374,10 @@ impl Away {
         let Self { host, domain, name, .. } = self;
         let destroyed = host.destroy(domain.domid);
         destroyed.map_err(|error| {
-            let what = format!("{} runs on {target}, but its old copy here is still there: {error}", domain.name);
+            let what = format!(
+                "{} runs on {target}, but its old copy here is still there: {error}",
+                domain.name
+            );
             Failure::new(Exit::MovedWithWarnings, what).next(format!("`xl destroy {name}`"))
         })
     }
@@ -355,20 +392,24 @@ impl Away {
             .and_then(|()| self.host.resume(self.domain.domid));
         match back {
             Ok(()) => Failure { what: format!("{}; {name} runs on here", failure.what), ..failure },
-            Err(error) => {
-                Failure { what: format!("{}; and taking {name} back failed: {error}", failure.what), ..failure }
-                    .next(format!("`xl list`, then `xl rename {away} {name}` and `xl resume {name}`"))
+            Err(error) => Failure {
+                what: format!("{}; and taking {name} back failed: {error}", failure.what),
+                ..failure
             }
+            .next(format!("`xl list`, then `xl rename {away} {name}` and `xl resume {name}`")),
         }
     }
 
     /// Nobody knows where it is to run.
     pub fn undecided(&self, target: &str, reason: &str) -> Failure {
         let (name, away) = (&self.domain.name, &self.name);
-        let what =
-            format!("{target} was told to run {name} and has not answered ({reason}); the copy here is kept as {away}");
+        let what = format!(
+            "{target} was told to run {name} and has not answered ({reason}); the copy here is \
+             kept as {away}"
+        );
         Failure::new(Exit::Undecided, what).next(format!(
-            "if {name} runs on {target}, `xl destroy {away}` here; if it is not there, `xl rename {away} {name}` and `xl resume {name}` here"
+            "if {name} runs on {target}, `xl destroy {away}` here; if it is not there, `xl rename \
+             {away} {name}` and `xl resume {name}` here"
         ))
     }
 }

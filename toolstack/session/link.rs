@@ -29,7 +29,12 @@ pub struct Link {
 
 impl Link {
     /// Starts `rxl receive` there and says which migration this is.
-    pub fn open(route: &Route, ticket: &Ticket, patience: Duration, events: &Events<Sent>) -> Result<Self, Failure> {
+    pub fn open(
+        route: &Route,
+        ticket: &Ticket,
+        patience: Duration,
+        events: &Events<Sent>,
+    ) -> Result<Self, Failure> {
         let (mut remote, pipes) = Remote::start(route, RECEIVER)?;
         // So little goes into a new pipe at once.
         let mut to = File::from(pipes.to);
@@ -47,7 +52,10 @@ impl Link {
         let patience = if self.control.is_lost() { Duration::ZERO } else { ABORT_PATIENCE };
         let deadline = Instant::now() + patience;
         while let Some(event) = events.next(deadline) {
-            if matches!(event, Event::Control(Incoming::Lost(_) | Incoming::Message(Message::Failed { .. }))) {
+            if matches!(
+                event,
+                Event::Control(Incoming::Lost(_) | Incoming::Message(Message::Failed { .. }))
+            ) {
                 break;
             }
         }
@@ -80,7 +88,11 @@ fn refused(host: &str, what: String, next: Option<String>) -> Failure {
 }
 
 /// A message before anything has begun: whatever else happens ends the attempt.
-fn await_message(link: &mut Link, events: &Events<Sent>, deadline: Instant) -> Result<Message, Failure> {
+fn await_message(
+    link: &mut Link,
+    events: &Events<Sent>,
+    deadline: Instant,
+) -> Result<Message, Failure> {
     loop {
         match events.next(deadline) {
             Some(Event::Control(Incoming::Message(message))) => return Ok(message),
@@ -88,7 +100,9 @@ fn await_message(link: &mut Link, events: &Events<Sent>, deadline: Instant) -> R
                 tracing::debug!(reason, "control channel lost while connecting");
                 return Err(link.remote.post_mortem());
             }
-            Some(Event::Interrupt) => return Err(Failure::new(Exit::Cancelled, "cancelled before anything began")),
+            Some(Event::Interrupt) => {
+                return Err(Failure::new(Exit::Cancelled, "cancelled before anything began"));
+            }
             Some(Event::Gang(ToMember::Abort { reason })) => return Err(given_up(&reason)),
             Some(_) => {}
             None => return Err(link.remote.post_mortem()),

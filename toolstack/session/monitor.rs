@@ -1,7 +1,8 @@
 //! `rxl status` and `rxl cancel`: what a running migration answers from another terminal.
 //!
-//! Each migration listens on `/run/rxl/migration-DOMID.sock`, which root alone can reach. A client says one word and a
-//! newline; `status` is answered with one line of JSON ([`MigrationStatus`]), `cancel` with `ok`.
+//! Each migration listens on `/run/rxl/migration-DOMID.sock`, which root alone can reach. A client
+//! says one word and a newline; `status` is answered with one line of JSON ([`MigrationStatus`]),
+//! `cancel` with `ok`.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
@@ -63,7 +64,13 @@ pub struct MigrationStatus {
 impl MigrationStatus {
     /// One line for people.
     pub fn describe(&self) -> String {
-        let mut line = format!("{} ({}) to {}: {}", self.domain, self.domid, one_line(&self.target), self.state);
+        let mut line = format!(
+            "{} ({}) to {}: {}",
+            self.domain,
+            self.domid,
+            one_line(&self.target),
+            self.state
+        );
         if let (Some(round), Some(sent)) = (self.round, self.round_pages) {
             line += &format!(", round {round}: {sent}");
             line += &self.dirty_pages.map_or_else(String::new, |dirty| format!(" of {dirty}"));
@@ -116,7 +123,8 @@ impl Monitor {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("monitor".into()).spawn(work).map_err(broken)?;
+        let thread =
+            std::thread::Builder::new().name("monitor".into()).spawn(work).map_err(broken)?;
         Ok(Self { status, path, cancel, thread: Some(thread) })
     }
 
@@ -140,7 +148,11 @@ fn socket_name(domid: u32) -> String {
     format!("migration-{domid}.sock")
 }
 
-fn serve<D>(client: UnixStream, status: &Mutex<MigrationStatus>, events: &Sender<Event<D>>) -> std::io::Result<()> {
+fn serve<D>(
+    client: UnixStream,
+    status: &Mutex<MigrationStatus>,
+    events: &Sender<Event<D>>,
+) -> std::io::Result<()> {
     client.set_read_timeout(Some(PATIENCE))?;
     client.set_write_timeout(Some(PATIENCE))?;
     let answer = match line(&client)?.as_str() {
@@ -181,8 +193,14 @@ pub fn running(state: &StateDir) -> Result<Vec<MigrationStatus>, Failure> {
 
 /// The migration of one domain, by name or number.
 pub fn find(state: &StateDir, domain: &str) -> Result<MigrationStatus, Failure> {
-    let is_it = |status: &MigrationStatus| status.domain == domain || status.domid.to_string() == domain;
-    let none = || Failure::new(Exit::NoSuchDomain, format!("{} is not being migrated from here", one_line(domain)));
+    let is_it =
+        |status: &MigrationStatus| status.domain == domain || status.domid.to_string() == domain;
+    let none = || {
+        Failure::new(
+            Exit::NoSuchDomain,
+            format!("{} is not being migrated from here", one_line(domain)),
+        )
+    };
     running(state)?.into_iter().find(is_it).ok_or_else(none)
 }
 
@@ -217,7 +235,8 @@ mod tests {
         let state = StateDir::at(dir.path());
         assert_eq!(running(&state).unwrap(), []);
         let (sender, events) = channel::<Event<()>>();
-        let status = MigrationStatus { domain: "dom3".into(), domid: 7, ..MigrationStatus::default() };
+        let status =
+            MigrationStatus { domain: "dom3".into(), domid: 7, ..MigrationStatus::default() };
         let monitor = Monitor::start(&state, status, sender).unwrap();
         monitor.update(|status| status.round = Some(2));
         assert_eq!(find(&state, "dom3").unwrap().round, Some(2));

@@ -11,8 +11,8 @@ use crate::host::{Domain, Note, NoteKind};
 use crate::policy::{Measured, Verdict, expected_downtime};
 use crate::progress::{Phase, Snapshot};
 use crate::report::{
-    ChecksumPart, CompressionPart, DomainPart, JudgedPart, MpiPart, PrecopyPart, RamPart, Report, RoundPart, SCHEMA,
-    Status, TargetSpans, Timeline, TransportPart, ms,
+    ChecksumPart, CompressionPart, DomainPart, JudgedPart, MpiPart, PrecopyPart, RamPart, Report,
+    RoundPart, SCHEMA, Status, TargetSpans, Timeline, TransportPart, ms,
 };
 use crate::session::Events;
 use crate::session::check::type_name;
@@ -43,7 +43,8 @@ pub struct Record {
 }
 
 impl Record {
-    /// Of a migration that is about to begin, with the monitor that answers `rxl status` and `rxl cancel` for it.
+    /// Of a migration that is about to begin, with the monitor that answers `rxl status` and `rxl
+    /// cancel` for it.
     pub fn open<D: Send + 'static>(
         migration_id: String,
         domain: &Domain,
@@ -68,7 +69,13 @@ impl Record {
         }
     }
 
-    fn new(migration_id: String, domain: &Domain, timeline: Timeline, request: &Request, monitor: Monitor) -> Self {
+    fn new(
+        migration_id: String,
+        domain: &Domain,
+        timeline: Timeline,
+        request: &Request,
+        monitor: Monitor,
+    ) -> Self {
         let kind = match (request.peer, request.transport) {
             (Peer::Xl, _) => "xl",
             (_, Transport::Ssh) => "ssh",

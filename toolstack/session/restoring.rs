@@ -1,4 +1,5 @@
-//! A domain that libxl builds from a stream which this process gives it: out of a file, or off xl's wire.
+//! A domain that libxl builds from a stream which this process gives it: out of a file, or off xl's
+//! wire.
 
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -25,7 +26,8 @@ pub struct Restoring<'a> {
     giver: Giver,
 }
 
-/// The thread that gives libxl its stream. Dropped, it stops, and libxl's restore fails if it has not ended.
+/// The thread that gives libxl its stream. Dropped, it stops, and libxl's restore fails if it has
+/// not ended.
 struct Giver {
     cancel: Cancel,
     thread: Option<JoinHandle<()>>,
@@ -42,8 +44,8 @@ impl Drop for Giver {
 }
 
 impl<'a> Restoring<'a> {
-    /// Starts. `give` runs on a thread of its own: it writes the stream, and tells how many bytes it had. It has to end soon
-    /// after `cancel` is pulled.
+    /// Starts. `give` runs on a thread of its own: it writes the stream, and tells how many bytes
+    /// it had. It has to end soon after `cancel` is pulled.
     pub fn begin(
         host: &'a dyn Host,
         config_json: &str,
@@ -54,7 +56,8 @@ impl<'a> Restoring<'a> {
     ) -> Result<Self, Failure> {
         let broken = |e| Failure::internal("data path", &e);
         let (reading, writing) = pipe().map_err(broken)?;
-        let to_libxl = Guarded::new(writing, cancel.clone(), Some(STALL_PATIENCE)).map_err(broken)?;
+        let to_libxl =
+            Guarded::new(writing, cancel.clone(), Some(STALL_PATIENCE)).map_err(broken)?;
         let queue = events.sender();
         let work = move || {
             let given = give(to_libxl);
@@ -63,7 +66,8 @@ impl<'a> Restoring<'a> {
         let thread = std::thread::Builder::new().name("give".into()).spawn(work).map_err(broken)?;
         let giver = Giver { cancel, thread: Some(thread) };
         let notes = events.notes().map_err(broken)?;
-        let operation = host.restore(config_json, restore_as, reading, notes).map_err(Failure::from)?;
+        let operation =
+            host.restore(config_json, restore_as, reading, notes).map_err(Failure::from)?;
         Ok(Self { host, name: restore_as.name.clone(), operation: Some(operation), giver })
     }
 
@@ -107,7 +111,8 @@ impl<'a> Restoring<'a> {
 
     /// When libxl has stopped reading, its own reason is the better one.
     fn data_failure(&mut self, broken: &Broken, events: &Events<u64>) -> Failure {
-        let deadline = Instant::now() + if broken.at == At::Libxl { REASON_PATIENCE } else { Duration::ZERO };
+        let deadline =
+            Instant::now() + if broken.at == At::Libxl { REASON_PATIENCE } else { Duration::ZERO };
         while let Some(event) = events.next(deadline) {
             if matches!(event, Event::OperationEnded)
                 && let Err(failure) = self.restored()
@@ -128,7 +133,8 @@ impl<'a> Restoring<'a> {
         match self.host.destroy(domid) {
             Ok(()) | Err(HostError::NoSuchDomain(_)) => failure,
             Err(error) => {
-                let what = format!("{}; and what was built of it is still there: {error}", failure.what);
+                let what =
+                    format!("{}; and what was built of it is still there: {error}", failure.what);
                 Failure { what, ..failure }.next(format!("`xl destroy {domid}`"))
             }
         }

@@ -52,12 +52,15 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// What to do about a target without rxl is the user's to say: over xl's protocol nothing is checked.
+    /// What to do about a target without rxl is the user's to say: over xl's protocol nothing is
+    /// checked.
     fn advise(self, failure: Failure) -> Failure {
         match (self, failure.exit, &failure.next) {
             (Self::Auto, Exit::NoPeer, Some(next)) => {
-                let next =
-                    format!("{next}; or let --peer xl move it to stock xl there, uncompressed and without checksums");
+                let next = format!(
+                    "{next}; or let --peer xl move it to stock xl there, uncompressed and without \
+                     checksums"
+                );
                 failure.next(next)
             }
             _ => failure,
@@ -102,7 +105,8 @@ pub struct Request {
     pub restorer: Restorer,
     /// Who of the domain's MPI job is held still meanwhile.
     pub quiesce: Level,
-    /// When pre-copy ends. With [`crate::policy::Otherwise::Cancel`] its timeout holds until Commit.
+    /// When pre-copy ends. With [`crate::policy::Otherwise::Cancel`] its timeout holds until
+    /// Commit.
     pub limits: Limits,
 }
 
@@ -130,7 +134,8 @@ pub fn migrate_in_gang(
     let result = Prepared::new(host, state, request, member, events).and_then(|prepared| {
         let id = prepared.ticket.id.to_string();
         let domain = &prepared.leaving.domain;
-        let record = record.insert(Record::open(id, domain, prepared.timeline, request, state, events)?);
+        let record =
+            record.insert(Record::open(id, domain, prepared.timeline, request, state, events)?);
         prepared.run(record, progress)
     });
     let result = result.map_err(|failure| request.peer.advise(failure));
@@ -205,13 +210,15 @@ impl<'a> Prepared<'a> {
         committed.settle(record)
     }
 
-    /// Opens the data connections and asks libxl to save. ssh is started before libxl: libxl forks, and a descriptor that a
-    /// child inherits would never see its end.
+    /// Opens the data connections and asks libxl to save. ssh is started before libxl: libxl forks,
+    /// and a descriptor that a child inherits would never see its end.
     fn begin(self, record: &mut Record) -> Result<Uncommitted<'a>, Failure> {
         let Self { leaving, request, ticket, events, link, accept, job, .. } = self;
         let begun = start_data(leaving, job, request, &ticket, &accept, events, record);
         match begun {
-            Ok((connections, sender, saving)) => Ok(Uncommitted { saving, request, events, link, sender, connections }),
+            Ok((connections, sender, saving)) => {
+                Ok(Uncommitted { saving, request, events, link, sender, connections })
+            }
             Err(failure) => {
                 link.give_up(&failure.to_string(), events);
                 Err(failure)
@@ -269,14 +276,23 @@ fn start_data(
     };
     let mut connections = Connections::open(&to, accept, ticket, &cancel)?;
     let (reading, writing) = pipe().map_err(broken)?;
-    let from_libxl = Guarded::new(reading, Cancel::new().map_err(broken)?, Some(STALL_PATIENCE)).map_err(broken)?;
+    let from_libxl = Guarded::new(reading, Cancel::new().map_err(broken)?, Some(STALL_PATIENCE))
+        .map_err(broken)?;
     let queue = events.sender();
     let on_end = move |result| {
         let _ = queue.send(Event::Data(result));
     };
     let streams = std::mem::take(&mut connections.streams);
     let (feed, fed) = feed(record.meter.clone());
-    let sender = Sender::start(from_libxl, fed, streams, cancel, request.packing, record.meter.clone(), on_end);
+    let sender = Sender::start(
+        from_libxl,
+        fed,
+        streams,
+        cancel,
+        request.packing,
+        record.meter.clone(),
+        on_end,
+    );
     let sender = sender.map_err(broken)?;
     let saving = Saving::start(leaving, job, request, (writing, feed), events, record)?;
     Ok((connections, sender, saving))
@@ -294,12 +310,23 @@ pub struct Uncommitted<'a> {
 
 impl<'a> Uncommitted<'a> {
     /// Moves everything, until the target says READY.
-    fn transfer(&mut self, record: &mut Record, progress: &mut dyn Progress) -> Result<(), Failure> {
+    fn transfer(
+        &mut self,
+        record: &mut Record,
+        progress: &mut dyn Progress,
+    ) -> Result<(), Failure> {
         self.send_stream(record, progress)?;
         let Some(sent) = &record.sent else {
-            return Err(Failure::new(Exit::FailedSourceRuns, "the data path ended without a result"));
+            return Err(Failure::new(
+                Exit::FailedSourceRuns,
+                "the data path ended without a result",
+            ));
         };
-        let end = StreamEnd { frames: sent.frames, bytes: sent.stream_bytes, digest: sent.digest.clone() };
+        let end = StreamEnd {
+            frames: sent.frames,
+            bytes: sent.stream_bytes,
+            digest: sent.digest.clone(),
+        };
         self.link.control.send(Message::StreamEnd(end));
         progress.show(&record.snapshot(Phase::Ready));
         record.target = Some(self.await_ready(record)?);
@@ -308,7 +335,11 @@ impl<'a> Uncommitted<'a> {
     }
 
     /// Until libxl has saved and the last byte is on its way.
-    fn send_stream(&mut self, record: &mut Record, progress: &mut dyn Progress) -> Result<(), Failure> {
+    fn send_stream(
+        &mut self,
+        record: &mut Record,
+        progress: &mut dyn Progress,
+    ) -> Result<(), Failure> {
         let mut timeout = Timeout::new(&self.request.limits, record.timeline.began);
         let mut phase = Phase::Precopy;
         while !self.saving.is_over() || record.sent.is_none() {
@@ -339,7 +370,8 @@ impl<'a> Uncommitted<'a> {
         Ok(())
     }
 
-    /// The reason behind a broken data path comes a moment later: from libxl, or over the control channel.
+    /// The reason behind a broken data path comes a moment later: from libxl, or over the control
+    /// channel.
     fn data_failure(&mut self, broken: &Broken) -> Failure {
         let deadline = Instant::now() + REASON_PATIENCE;
         while let Some(event) = self.events.next(deadline) {
@@ -361,7 +393,9 @@ impl<'a> Uncommitted<'a> {
         let what = match incoming {
             // Sent before it had read what makes it pointless.
             Incoming::Message(Message::Restored { .. }) => return Ok(()),
-            Incoming::Message(Message::Failed { reason }) => format!("{host}: {}", one_line(&reason)),
+            Incoming::Message(Message::Failed { reason }) => {
+                format!("{host}: {}", one_line(&reason))
+            }
             Incoming::Message(other) => format!("{host}: {}", unexpected(&other)),
             Incoming::Lost(reason) => format!("the connection to {host} was lost ({reason})"),
         };
@@ -380,15 +414,19 @@ impl<'a> Uncommitted<'a> {
                 Some(_) => {}
                 None if timeout.has_passed() => return Err(Timeout::failure()),
                 None => {
-                    let what = format!("{} was not ready in {} s", self.link.host, READY_PATIENCE.as_secs());
+                    let what = format!(
+                        "{} was not ready in {} s",
+                        self.link.host,
+                        READY_PATIENCE.as_secs()
+                    );
                     return Err(Failure::new(Exit::FailedSourceRuns, what));
                 }
             }
         }
     }
 
-    /// Until the gang's leader says that all others are ready, too. From READY on others may be told to go at any moment: who
-    /// wants to cancel asks the leader, which knows.
+    /// Until the gang's leader says that all others are ready, too. From READY on others may be
+    /// told to go at any moment: who wants to cancel asks the leader, which knows.
     fn await_go(&mut self, record: &mut Record) -> Result<(), Failure> {
         self.saving.job.ready();
         let timeout = Timeout::new(&self.request.limits, record.timeline.began);
@@ -405,7 +443,8 @@ impl<'a> Uncommitted<'a> {
                     deadline = last;
                 }
                 None => {
-                    let what = format!("the other domains were not ready in {} s", GO_PATIENCE.as_secs());
+                    let what =
+                        format!("the other domains were not ready in {} s", GO_PATIENCE.as_secs());
                     return Err(Failure::new(Exit::FailedSourceRuns, what));
                 }
             }
@@ -443,7 +482,8 @@ impl<'a> Uncommitted<'a> {
     }
 }
 
-/// Below the line: the target has the word. The domain is not run here again unless the target itself gives it back.
+/// Below the line: the target has the word. The domain is not run here again unless the target
+/// itself gives it back.
 pub struct Committed<'a> {
     away: Away,
     leave_paused: bool,
@@ -502,9 +542,13 @@ impl Committed<'_> {
         away.release(&link.host)
     }
 
-    /// The target said that it could not run the domain and has destroyed its copy: the only one is ours.
+    /// The target said that it could not run the domain and has destroyed its copy: the only one is
+    /// ours.
     fn take_back(mut self, reason: &str, record: &mut Record) -> Failure {
-        let failure = Failure::new(Exit::FailedSourceRuns, format!("{}: {}", self.link.host, one_line(reason)));
+        let failure = Failure::new(
+            Exit::FailedSourceRuns,
+            format!("{}: {}", self.link.host, one_line(reason)),
+        );
         let failure = self.away.take_back(failure);
         self.job.returned();
         record.mpi = self.job.figures();

@@ -9,7 +9,8 @@ use crate::host::{Decision, PrecopyStats, Steering};
 use crate::rounds::Round;
 use crate::session::Event;
 
-/// How long the session may take: an MPI job may have to be quiesced first, which has deadlines of its own.
+/// How long the session may take: an MPI job may have to be quiesced first, which has deadlines of
+/// its own.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(100);
 
 /// How often a wait looks whether the session has given up.
@@ -95,7 +96,8 @@ impl<D: Send> Steering for Desk<D> {
 /// Pages a second that the target restored in the last pass that was large enough to tell.
 pub fn pages_per_second(rounds: &[Round]) -> Option<f64> {
     let live = || rounds.iter().filter(|round| !round.suspended);
-    let telling = live().rev().find(|round| round.pages >= TELLING_PASS).or_else(|| live().next())?;
+    let telling =
+        live().rev().find(|round| round.pages >= TELLING_PASS).or_else(|| live().next())?;
     let seconds = telling.ended.duration_since(telling.began).as_secs_f64();
     (seconds > 0.0 && telling.pages > 0).then(|| telling.pages as f64 / seconds)
 }

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::announce::arrival;
-use crate::control::{Accept, Control, Hello, Incoming, Message, Offer, Refusal, StreamEnd, Transport};
+use crate::control::{
+    Accept, Control, Hello, Incoming, Message, Offer, Refusal, StreamEnd, Transport,
+};
 use crate::data::receive::{Pipe, Received, Receiver};
 use crate::data::{At, Broken};
 use crate::error::{Exit, Failure, one_line};
 use crate::guard::{self, Guard, Word};
-use crate::host::{DomId, Host, HostError, Notes, Operation, RestoreAhead, RestoreAs, Restorer, RunState};
+use crate::host::{
+    DomId, Host, HostError, Notes, Operation, RestoreAhead, RestoreAs, Restorer, RunState,
+};
 use crate::io::{Cancel, Guarded, pipe};
 use crate::report::{TargetSpans, ms};
 use crate::session::check::{Arrival, at_target};
@@ -79,7 +83,9 @@ impl Session {
         };
         let lock = match state.lock(&format!("incoming-{}", lock_key(&offer.name)), &offer.name) {
             Ok(lock) => lock,
-            Err(failure) => return Err(self.refuse(Refusal { what: failure.what, next: failure.next })),
+            Err(failure) => {
+                return Err(self.refuse(Refusal { what: failure.what, next: failure.next }));
+            }
         };
         let accept = match at_target(&*host, &Arrival::from(&*offer)) {
             Ok(accept) => accept,
@@ -110,7 +116,9 @@ impl Session {
         loop {
             match self.events.next(deadline) {
                 Some(Event::Control(Incoming::Message(message))) => return Ok(message),
-                Some(Event::Control(Incoming::Lost(reason))) => return Err(Failure::new(Exit::Cancelled, reason)),
+                Some(Event::Control(Incoming::Lost(reason))) => {
+                    return Err(Failure::new(Exit::Cancelled, reason));
+                }
                 Some(Event::Interrupt) => return Err(Failure::new(Exit::Cancelled, "interrupted")),
                 Some(_) => {}
                 None => return Err(Failure::new(Exit::Cancelled, "the source said nothing")),
@@ -135,7 +143,10 @@ impl Session {
     fn await_end(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while let Some(event) = self.events.next(deadline) {
-            if matches!(event, Event::Control(Incoming::Lost(_) | Incoming::Message(Message::Abort { .. }))) {
+            if matches!(
+                event,
+                Event::Control(Incoming::Lost(_) | Incoming::Message(Message::Abort { .. }))
+            ) {
                 return;
             }
         }
@@ -148,7 +159,8 @@ impl Session {
         offer: &Offer,
         accept: Accept,
     ) -> Result<Vec<Connection>, Failure> {
-        let tcp = (offer.transport == Transport::Tcp).then(|| listen_address(offer.data_address.as_deref()));
+        let tcp = (offer.transport == Transport::Tcp)
+            .then(|| listen_address(offer.data_address.as_deref()));
         let queue = self.events.sender();
         let deliver = move |connections: Result<_, _>| {
             let _ = queue.send(Event::Data(connections.map(Data::Connected).map_err(Broken::peer)));
@@ -158,18 +170,21 @@ impl Session {
         let address = ssh_server_address().map(|address| address.to_string());
         self.control.send(Message::Accept(Accept { port: rendezvous.port, address, ..accept }));
         loop {
-            let failure = match self.events.next(Instant::now() + 2 * crate::transport::CONNECT_PATIENCE) {
-                Some(Event::Data(Ok(Data::Connected(connections)))) => return Ok(connections),
-                Some(Event::Data(Err(broken))) => {
-                    self.control.send(Message::Failed { reason: broken.what.clone() });
-                    broken.what
-                }
-                Some(Event::Control(Incoming::Lost(reason))) => reason,
-                Some(Event::Control(Incoming::Message(Message::Abort { reason }))) => one_line(&reason),
-                Some(Event::Interrupt) => "interrupted".into(),
-                Some(_) => continue,
-                None => "no data connections".into(),
-            };
+            let failure =
+                match self.events.next(Instant::now() + 2 * crate::transport::CONNECT_PATIENCE) {
+                    Some(Event::Data(Ok(Data::Connected(connections)))) => return Ok(connections),
+                    Some(Event::Data(Err(broken))) => {
+                        self.control.send(Message::Failed { reason: broken.what.clone() });
+                        broken.what
+                    }
+                    Some(Event::Control(Incoming::Lost(reason))) => reason,
+                    Some(Event::Control(Incoming::Message(Message::Abort { reason }))) => {
+                        one_line(&reason)
+                    }
+                    Some(Event::Interrupt) => "interrupted".into(),
+                    Some(_) => continue,
+                    None => "no data connections".into(),
+                };
             return Err(Failure::new(Exit::Cancelled, failure));
         }
     }
@@ -221,7 +236,18 @@ impl Receiving {
             session.control.send(Message::Failed { reason: failure.to_string() });
         })?;
         let began = Instant::now();
-        Ok(Self { session, host, offer, incoming, receiver, restore: Some(restore), restorer, began, guard, lock })
+        Ok(Self {
+            session,
+            host,
+            offer,
+            incoming,
+            receiver,
+            restore: Some(restore),
+            restorer,
+            began,
+            guard,
+            lock,
+        })
     }
 
     fn run(mut self) -> Result<Holding, Failure> {
@@ -231,7 +257,16 @@ impl Receiving {
                 self.guard.tell(&Word::Held);
                 self.session.control.send(Message::Ready(spans));
                 let Self { session, host, offer, incoming, guard, lock, .. } = self;
-                Ok(Holding { session, host, offer, incoming, domid: DomId(spans.domid), spans, guard, _lock: lock })
+                Ok(Holding {
+                    session,
+                    host,
+                    offer,
+                    incoming,
+                    domid: DomId(spans.domid),
+                    spans,
+                    guard,
+                    _lock: lock,
+                })
             }
             Err(failure) => Err(self.give_up(failure)),
         }
@@ -240,7 +275,8 @@ impl Receiving {
     /// Until libxl has restored, the data path has ended, and the source has said what it sent.
     fn collect(&mut self, parts: &mut Parts) -> Result<(), Failure> {
         while parts.domid.is_none() || parts.received.is_none() || parts.announced.is_none() {
-            // The data path and libxl end by their own deadlines; the source is watched by the control channel's.
+            // The data path and libxl end by their own deadlines; the source is watched by the
+            // control channel's.
             let Some(event) = self.session.events.next(Instant::now() + 2 * STALL_PATIENCE) else {
                 return Err(Failure::new(Exit::FailedSourceRuns, "nothing happened for too long"));
             };
@@ -252,7 +288,9 @@ impl Receiving {
     fn take(&mut self, event: Event<Data>, parts: &mut Parts) -> Result<(), Failure> {
         match event {
             Event::Control(incoming) => parts.announced = Some(stream_end(incoming)?),
-            Event::Data(Ok(Data::Restored(frames))) => self.session.control.send(Message::Restored { frames }),
+            Event::Data(Ok(Data::Restored(frames))) => {
+                self.session.control.send(Message::Restored { frames })
+            }
             Event::Data(Ok(Data::Received(received))) => parts.received = Some(received),
             Event::Data(Err(broken)) => return Err(self.data_failure(broken)),
             Event::OperationEnded => {
@@ -261,7 +299,10 @@ impl Receiving {
             }
             Event::Interrupt => return Err(Failure::new(Exit::Cancelled, "interrupted")),
             // A restore asks nothing, and has no leader.
-            Event::Data(Ok(Data::Connected(_))) | Event::Note(_) | Event::Asked(_) | Event::Gang(_) => {}
+            Event::Data(Ok(Data::Connected(_)))
+            | Event::Note(_)
+            | Event::Asked(_)
+            | Event::Gang(_) => {}
         }
         Ok(())
     }
@@ -274,7 +315,8 @@ impl Receiving {
 
     /// When libxl has stopped reading, its own reason is the better one.
     fn data_failure(&mut self, broken: Broken) -> Failure {
-        let deadline = Instant::now() + if broken.at == At::Libxl { REASON_PATIENCE } else { Duration::ZERO };
+        let deadline =
+            Instant::now() + if broken.at == At::Libxl { REASON_PATIENCE } else { Duration::ZERO };
         while let Some(event) = self.session.events.next(deadline) {
             if matches!(event, Event::OperationEnded)
                 && let Err(failure) = self.restored()
@@ -287,7 +329,9 @@ impl Receiving {
 
     /// The digest over all that libxl was given equals the source's over all that it sent.
     fn verify(&self, parts: &Parts) -> Result<TargetSpans, Failure> {
-        let (Some(domid), Some(received), Some(announced)) = (parts.domid, &parts.received, &parts.announced) else {
+        let (Some(domid), Some(received), Some(announced)) =
+            (parts.domid, &parts.received, &parts.announced)
+        else {
             return Err(Failure::new(Exit::FailedSourceRuns, "READY without all of its parts"));
         };
         let ours = (received.frames, received.stream_bytes, &received.digest);
@@ -303,7 +347,8 @@ impl Receiving {
             );
             return Err(Failure::new(Exit::FailedSourceRuns, what));
         }
-        let restored_at = parts.restored_at.map_or(received.finished, |at| at.max(received.finished));
+        let restored_at =
+            parts.restored_at.map_or(received.finished, |at| at.max(received.finished));
         Ok(TargetSpans {
             domid: domid.0,
             restorer: self.restorer,
@@ -351,7 +396,9 @@ fn start_restore(
     let cancel = Cancel::new().map_err(broken)?;
     let (mut streams, mut keepers) = (Vec::new(), Vec::new());
     for connection in connections {
-        streams.push(Guarded::new(connection.fd, cancel.clone(), Some(STALL_PATIENCE)).map_err(broken)?);
+        streams.push(
+            Guarded::new(connection.fd, cancel.clone(), Some(STALL_PATIENCE)).map_err(broken)?,
+        );
         keepers.push(connection.keeper);
     }
     let queue = session.events.sender();
@@ -366,7 +413,8 @@ fn start_restore(
     };
     let restore_as = RestoreAs { name: incoming.into(), domid: offer.domid.map(DomId) };
     let notes = session.events.notes().map_err(broken)?;
-    let (restorer, RestoreAhead { operation, sink }) = restore(host, offer, &restore_as, &cancel, notes)?;
+    let (restorer, RestoreAhead { operation, sink }) =
+        restore(host, offer, &restore_as, &cancel, notes)?;
     let receiver = Receiver::start(streams, sink, cancel, on_restored, on_end).map_err(broken)?;
     Ok(Started { receiver, restore: operation, restorer })
 }
@@ -396,7 +444,9 @@ fn restore(
 fn stream_end(incoming: Incoming) -> Result<StreamEnd, Failure> {
     let why = match incoming {
         Incoming::Message(Message::StreamEnd(end)) => return Ok(end),
-        Incoming::Message(Message::Abort { reason }) => format!("the source gave up: {}", one_line(&reason)),
+        Incoming::Message(Message::Abort { reason }) => {
+            format!("the source gave up: {}", one_line(&reason))
+        }
         Incoming::Message(other) => unexpected(&other),
         Incoming::Lost(reason) => format!("the source was lost: {reason}"),
     };
@@ -438,7 +488,9 @@ impl Holding {
             Ok(Some(go)) => self.take_over(&go),
             Ok(None) => {
                 destroy(&*self.host, self.domid);
-                self.session.control.send(Message::Failed { reason: "destroyed, as the source gave up".into() });
+                self.session
+                    .control
+                    .send(Message::Failed { reason: "destroyed, as the source gave up".into() });
                 Err(Failure::new(Exit::Cancelled, "the source gave up"))
             }
             Err(reason) => Err(self.undecided(&reason)),
@@ -504,9 +556,11 @@ impl Holding {
         if self.offer.leave_paused { Ok(()) } else { self.host.unpause(self.domid) }
     }
 
-    /// Only a copy that is known not to run, and is then destroyed, lets the source run its own again.
+    /// Only a copy that is known not to run, and is then destroyed, lets the source run its own
+    /// again.
     fn give_back(&self, error: &HostError) -> Failure {
-        let paused = self.host.domain(self.domid).is_ok_and(|domain| domain.state == RunState::Paused);
+        let paused =
+            self.host.domain(self.domid).is_ok_and(|domain| domain.state == RunState::Paused);
         if !paused {
             return self.undecided(&format!("it could not be started for certain: {error}"));
         }
@@ -522,11 +576,12 @@ impl Holding {
     fn undecided(&self, reason: &str) -> Failure {
         let (name, incoming) = (&self.offer.name, &self.incoming);
         let what = format!(
-            "{name} was received, and whether it is to run here is not known ({reason}); {incoming} is kept, paused"
+            "{name} was received, and whether it is to run here is not known ({reason}); \
+             {incoming} is kept, paused"
         );
         Failure::new(Exit::Undecided, what).next(format!(
-            "if {name} runs at the source, `xl destroy {incoming}`; if it is there as {name}--migratedaway, \
-             `xl rename {incoming} {name}` and `xl unpause {name}` here"
+            "if {name} runs at the source, `xl destroy {incoming}`; if it is there as \
+             {name}--migratedaway, `xl rename {incoming} {name}` and `xl unpause {name}` here"
         ))
     }
 }

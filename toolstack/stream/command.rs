@@ -28,7 +28,11 @@ pub fn run(command: &StreamCommand) -> Result<(), Failure> {
 fn run_inspect(options: &StreamInspect) -> Result<(), Failure> {
     let Input { stream, name, container } = open(&options.file)?;
     let inspected = inspect(stream, Options { map: options.map, container });
-    print(&if options.json { inspected.summary.to_json() } else { inspected.summary.to_text(&name) });
+    print(&if options.json {
+        inspected.summary.to_json()
+    } else {
+        inspected.summary.to_text(&name)
+    });
     if let Some(path) = &options.map_image {
         let written = File::create(path).and_then(|file| inspected.map.write_image(file));
         written.map_err(|e| Failure::internal(format_args!("image {}", path.display()), &e))?;
@@ -60,7 +64,9 @@ fn open(path: &Path) -> Result<Input, Failure> {
     }
     if stdin().is_terminal() {
         let what = "standard input is a terminal: no stream comes in there";
-        return Err(Failure::new(Exit::Usage, what).next("give a file, or send the stream through a pipe"));
+        return Err(
+            Failure::new(Exit::Usage, what).next("give a file, or send the stream through a pipe")
+        );
     }
     unpacked(Box::new(stdin()), "standard input".into())
 }
@@ -82,7 +88,11 @@ fn unpacked(mut input: Box<dyn Read>, name: String) -> Result<Input, Failure> {
     let offset = (savefile::HEADER_LEN + config.len()) as u64;
     let frames = Frames::new(BufReader::with_capacity(READ_AHEAD, input), offset);
     let frames = frames.map_err(|e| Failure::internal(&name, &e))?;
-    Ok(Input { stream: Box::new(Cursor::new(head).chain(frames)), name, container: Some("rxl save file") })
+    Ok(Input {
+        stream: Box::new(Cursor::new(head).chain(frames)),
+        name,
+        container: Some("rxl save file"),
+    })
 }
 
 /// Who listens no more needs no answer.

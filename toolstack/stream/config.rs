@@ -51,8 +51,11 @@ struct BuildInfo {
 impl Config {
     /// Reads libxl's JSON. The error says what is wrong with it, in one line.
     pub fn parse(json: &str) -> Result<Self, String> {
-        let Json { c_info, b_info } = serde_json::from_str(json).map_err(|error| one_line(&error.to_string()))?;
-        let text = |text: Option<String>| text.map(|text| one_line(&text).chars().take(MOST_TEXT).collect());
+        let Json { c_info, b_info } =
+            serde_json::from_str(json).map_err(|error| one_line(&error.to_string()))?;
+        let text = |text: Option<String>| {
+            text.map(|text| one_line(&text).chars().take(MOST_TEXT).collect())
+        };
         Ok(Self {
             name: text(c_info.name),
             guest_type: text(c_info.guest_type),
@@ -69,9 +72,18 @@ mod tests {
 
     #[test]
     fn only_what_is_there_is_told() {
-        let config = Config::parse(r#"{"c_info":{"type":"pvh","name":"a\u001bb","other":[1]},"disks":[{}]}"#).unwrap();
-        let wanted = Config { name: Some("a b".into()), guest_type: Some("pvh".into()), ..Config::default() };
+        let config = Config::parse(
+            r#"{"c_info":{"type":"pvh","name":"a\u001bb","other":[1]},"disks":[{}]}"#,
+        )
+        .unwrap();
+        let wanted = Config {
+            name: Some("a b".into()),
+            guest_type: Some("pvh".into()),
+            ..Config::default()
+        };
         assert_eq!(config, wanted);
-        assert!(Config::parse("[1]").is_err() && Config::parse(r#"{"c_info":{"name":3}}"#).is_err());
+        assert!(
+            Config::parse("[1]").is_err() && Config::parse(r#"{"c_info":{"name":3}}"#).is_err()
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! What pages hold: zeroes, contents seen before, and what compression would make of them. In bounded memory and in less time
-//! than it takes to read them.
+//! What pages hold: zeroes, contents seen before, and what compression would make of them. In
+//! bounded memory and in less time than it takes to read them.
 
 use std::collections::HashSet;
 
@@ -9,18 +9,19 @@ use serde::Serialize;
 use twox_hash::XxHash3_64;
 use zstd::bulk::Compressor;
 
-/// Different contents that are remembered. When there are more, every second one is forgotten, again and again, and the
-/// counts become estimates. 19 MiB, of which only what is used counts.
+/// Different contents that are remembered. When there are more, every second one is forgotten,
+/// again and again, and the counts become estimates. 19 MiB, of which only what is used counts.
 const MOST_REMEMBERED: usize = 1 << 20;
 
-/// Tells contents that have come before from new ones, by XXH3's 64 bits: two of a million different pages share them with
-/// a probability of 1 in 37 million.
+/// Tells contents that have come before from new ones, by XXH3's 64 bits: two of a million
+/// different pages share them with a probability of 1 in 37 million.
 pub struct Seen {
     hashes: HashSet<u64>,
-    /// Hashes are remembered whose lowest so many bits are zero: a sample of contents, not of pages, so that a content is
-    /// either remembered wherever it comes or never.
+    /// Hashes are remembered whose lowest so many bits are zero: a sample of contents, not of
+    /// pages, so that a content is either remembered wherever it comes or never.
     bits: u32,
-    /// Pages taken while so many bits counted, and those of them that had come before: for contents in the sample.
+    /// Pages taken while so many bits counted, and those of them that had come before: for contents
+    /// in the sample.
     repeated: f64,
 }
 
@@ -31,7 +32,8 @@ impl Default for Seen {
 }
 
 impl Seen {
-    /// Takes a page that is not zero. Whether its contents have come before, as far as is remembered.
+    /// Takes a page that is not zero. Whether its contents have come before, as far as is
+    /// remembered.
     pub fn page(&mut self, page: &[u8; PAGE_SIZE]) -> bool {
         let hash = XxHash3_64::oneshot(page);
         if !self.samples(hash) {
@@ -75,18 +77,19 @@ pub struct Count {
 /// The level that `rxl migrate` uses when no other is asked for.
 const LEVEL: i32 = 1;
 
-/// Pages of a block. A record has up to 1024, so blocks compress a little less well than rxl's frames do.
+/// Pages of a block. A record has up to 1024, so blocks compress a little less well than rxl's
+/// frames do.
 const BLOCK: u32 = 128;
 
 /// Bytes that are compressed before only one of [`STRIDE`] blocks is.
 const DENSE_BYTES: u64 = 32 << 20;
 
-/// Of a long stream every so many-th block is compressed: small ones from everywhere, because one part of memory tells
-/// little of another.
+/// Of a long stream every so many-th block is compressed: small ones from everywhere, because one
+/// part of memory tells little of another.
 const STRIDE: u32 = 32;
 
-/// Estimates what rxl's frames would make of the pages, by compressing some of them: short streams whole, of long ones a
-/// part that costs little beside reading them.
+/// Estimates what rxl's frames would make of the pages, by compressing some of them: short streams
+/// whole, of long ones a part that costs little beside reading them.
 pub struct Sampler {
     zstd: Option<Compressor<'static>>,
     /// Blocks that the one under way stands for; 0: it is passed over.
@@ -135,7 +138,8 @@ impl Default for Sampler {
 }
 
 impl Sampler {
-    /// Takes the next page; `contents` where there are some that are not zero, for rxl's frames leave zeroes out.
+    /// Takes the next page; `contents` where there are some that are not zero, for rxl's frames
+    /// leave zeroes out.
     pub fn page(&mut self, page: PageEntry, contents: Option<&[u8; PAGE_SIZE]>) {
         if self.weight > 0 {
             self.block.extend_from_slice(&page.value().to_le_bytes());
@@ -173,8 +177,14 @@ impl Sampler {
         self.zstd.as_mut()?.compress_to_buffer(&self.block, &mut self.out).ok()
     }
 
-    /// For a stream of so many bytes, of which so many in so many PAGE_DATA records. None: there were no pages.
-    pub fn estimate(mut self, stream_bytes: u64, page_records: u64, page_bytes: u64) -> Option<Compression> {
+    /// For a stream of so many bytes, of which so many in so many PAGE_DATA records. None: there
+    /// were no pages.
+    pub fn estimate(
+        mut self,
+        stream_bytes: u64,
+        page_records: u64,
+        page_bytes: u64,
+    ) -> Option<Compression> {
         if self.pages > 0 {
             self.end();
         }
@@ -185,7 +195,13 @@ impl Sampler {
         let others = stream_bytes.saturating_sub(page_bytes);
         let frame_bytes = self.packed + page_records * FRAME_HEADER_LEN as u64 + others;
         let ratio = stream_bytes as f64 / frame_bytes.max(1) as f64;
-        Some(Compression { codec: "zstd", level: LEVEL, sampled_pages: self.sampled_pages, ratio, frame_bytes })
+        Some(Compression {
+            codec: "zstd",
+            level: LEVEL,
+            sampled_pages: self.sampled_pages,
+            ratio,
+            frame_bytes,
+        })
     }
 }
 
@@ -223,7 +239,12 @@ mod tests {
         for hash in 0..3 * MOST_REMEMBERED as u64 {
             seen.page(&page(hash));
         }
-        assert!(seen.hashes.len() < MOST_REMEMBERED && seen.bits == 2, "{} {}", seen.hashes.len(), seen.bits);
+        assert!(
+            seen.hashes.len() < MOST_REMEMBERED && seen.bits == 2,
+            "{} {}",
+            seen.hashes.len(),
+            seen.bits
+        );
         assert_eq!(seen.repeated(), Count { pages: 0, exact: false });
     }
 }

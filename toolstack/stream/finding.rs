@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use crate::error::one_line;
 
-/// Findings of a severity that are kept one by one. More of them are only counted: a damaged stream of many GiB can have any number.
+/// Findings of a severity that are kept one by one. More of them are only counted: a damaged stream
+/// of many GiB can have any number.
 const MOST_FINDINGS: usize = 100;
 
 /// How much a finding weighs.
@@ -35,7 +36,10 @@ pub enum Problem {
     #[error("cannot be read: {0}")]
     Unreadable(String),
     /// Where a record should begin there is nothing like one.
-    #[error("type {record_type:#010x} with {length} bytes is no record: what follows cannot be told apart")]
+    #[error(
+        "type {record_type:#010x} with {length} bytes is no record: what follows cannot be told \
+         apart"
+    )]
     FramingLost {
         /// The type.
         record_type: u32,
@@ -150,7 +154,9 @@ fn body_rule(error: &BodyError) -> &'static str {
         | BodyError::Entries { .. } => "record-length",
         BodyError::Reserved { .. } | BodyError::PfnReserved { .. } => "reserved-bits",
         BodyError::PageType { .. } => "page-type",
-        BodyError::Value { .. } | BodyError::Range { .. } | BodyError::PageContents { .. } => "field-value",
+        BodyError::Value { .. } | BodyError::Range { .. } | BodyError::PageContents { .. } => {
+            "field-value"
+        }
         BodyError::NotTerminated | BodyError::OddStrings { .. } => "xenstore-strings",
     }
 }
@@ -186,7 +192,11 @@ impl Finding {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        let more = if self.times > 1 { format!(" ({} times, this is the first)", self.times) } else { String::new() };
+        let more = if self.times > 1 {
+            format!(" ({} times, this is the first)", self.times)
+        } else {
+            String::new()
+        };
         one_line(&format!("{word}: {self}{more}"))
     }
 
@@ -229,10 +239,13 @@ impl Findings {
             Severity::Error => self.errors += 1,
             Severity::Warning => self.warnings += 1,
         }
-        let same = |other: &&mut Finding| other.place == place && other.problem.rule() == problem.rule();
+        let same =
+            |other: &&mut Finding| other.place == place && other.problem.rule() == problem.rule();
         if let Some(earlier) = self.list.iter_mut().find(same) {
             earlier.times += 1;
-        } else if self.list.iter().filter(|kept| kept.problem.severity() == severity).count() < MOST_FINDINGS {
+        } else if self.list.iter().filter(|kept| kept.problem.severity() == severity).count()
+            < MOST_FINDINGS
+        {
             self.list.push(Finding { place, offset, problem, times: 1 });
         } else {
             self.left_out += 1;
@@ -259,11 +272,25 @@ mod tests {
     fn the_like_are_counted_together_and_all_are_bounded() {
         let mut findings = Findings::default();
         for offset in 0..1000 {
-            findings.add(Place::Libxc(RecordType::PageData), offset, Problem::Before("STATIC_DATA_END"));
-            findings.add(Place::Libxc(RecordType::Unknown(offset as u32)), offset, Problem::UnknownOptional);
+            findings.add(
+                Place::Libxc(RecordType::PageData),
+                offset,
+                Problem::Before("STATIC_DATA_END"),
+            );
+            findings.add(
+                Place::Libxc(RecordType::Unknown(offset as u32)),
+                offset,
+                Problem::UnknownOptional,
+            );
         }
-        assert_eq!((findings.errors, findings.warnings, findings.left_out), (1000, 1000, 1000 - 100));
+        assert_eq!(
+            (findings.errors, findings.warnings, findings.left_out),
+            (1000, 1000, 1000 - 100)
+        );
         assert_eq!(findings.list().len(), MOST_FINDINGS + 1);
-        assert_eq!(findings.first_error().map(|finding| (finding.offset, finding.times)), Some((0, 1000)));
+        assert_eq!(
+            findings.first_error().map(|finding| (finding.offset, finding.times)),
+            Some((0, 1000))
+        );
     }
 }

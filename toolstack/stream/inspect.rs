@@ -3,7 +3,8 @@
 use std::io::Read;
 
 use migrate_stream::libxc::{
-    DomainHeader, DomainType, ImageHeader, PAGE_SIZE, PageData, PageEntry, PageType, RECORD_HEADER_LEN, RecordType,
+    DomainHeader, DomainType, ImageHeader, PAGE_SIZE, PageData, PageEntry, PageType,
+    RECORD_HEADER_LEN, RecordType,
 };
 use migrate_stream::reader::Place;
 use migrate_stream::rounds::{Batch, Round, Rounds};
@@ -19,7 +20,8 @@ use super::walk::{At, Sink, walk};
 /// Name and version of the JSON form. A field that changes its meaning changes the number.
 pub const SCHEMA: &str = "rxl-stream-inspect/1";
 
-/// Runs of records, and passes, that are kept one by one; more are only counted. Xen's own streams have a few of each.
+/// Runs of records, and passes, that are kept one by one; more are only counted. Xen's own streams
+/// have a few of each.
 const MOST_LISTED: usize = 1000;
 
 /// What is in a stream. Sizes are bytes, offsets count from the input's first byte.
@@ -28,7 +30,8 @@ const MOST_LISTED: usize = 1000;
 pub struct Summary {
     /// [`SCHEMA`].
     pub schema: &'static str,
-    /// What the input was taken out of: `rxl save file`, or null. All that follows is of what was in there.
+    /// What the input was taken out of: `rxl save file`, or null. All that follows is of what was
+    /// in there.
     pub container: Option<&'static str>,
     /// What the input begins with; null: with nothing known.
     pub format: Option<&'static str>,
@@ -195,7 +198,17 @@ pub fn inspect(input: impl Read, options: Options) -> Inspected {
     let mut inspector = Inspector::default();
     let walked = walk(input, &mut inspector);
     inspector.end_pass();
-    let Inspector { listed, map, compression, page_records, page_bytes, mut pages, seen, types, .. } = inspector;
+    let Inspector {
+        listed,
+        map,
+        compression,
+        page_records,
+        page_bytes,
+        mut pages,
+        seen,
+        types,
+        ..
+    } = inspector;
     pages.repeated = (pages.with_contents > pages.zero).then(|| seen.repeated());
     pages.types = types.into_iter().filter(|&(_, count)| count > 0).collect();
     let summary = Summary {
@@ -349,7 +362,15 @@ impl Listed {
             }
             None => {
                 let (shortest, longest) = (length, length);
-                self.runs.push(Run { offset: at.offset, stream, record_type, records: 1, bytes, shortest, longest });
+                self.runs.push(Run {
+                    offset: at.offset,
+                    stream,
+                    record_type,
+                    records: 1,
+                    bytes,
+                    shortest,
+                    longest,
+                });
             }
         }
     }
@@ -411,8 +432,12 @@ impl Sink for Inspector {
     fn page_list(&mut self, entries: &[PageEntry]) -> bool {
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return false };
         let contents = entries.iter().filter(|entry| entry.page_type.has_contents()).count();
-        let batch =
-            Batch { first_pfn: first.pfn, last_pfn: last.pfn, pfns: entries.len() as u32, data_pages: contents as u32 };
+        let batch = Batch {
+            first_pfn: first.pfn,
+            last_pfn: last.pfn,
+            pfns: entries.len() as u32,
+            data_pages: contents as u32,
+        };
         if let Some(round) = self.rounds.record(&batch) {
             self.list_pass(round);
         }

@@ -1,5 +1,5 @@
-//! Which records a libxc stream must have, and in which order, beyond what restorers refuse ([`migrate_stream::order`]):
-//! the rules of the specification's chapter "Layout".
+//! Which records a libxc stream must have, and in which order, beyond what restorers refuse
+//! ([`migrate_stream::order`]): the rules of the specification's chapter "Layout".
 
 use migrate_stream::libxc::{Body, DomainType, GuestWidth, RecordType};
 use migrate_stream::order::LibxcOrder;
@@ -8,7 +8,8 @@ use super::finding::Problem;
 
 /// The records of a stream so far.
 pub struct Layout {
-    /// None where the domain header did not tell what kind of guest it is: then the order cannot be judged.
+    /// None where the domain header did not tell what kind of guest it is: then the order cannot be
+    /// judged.
     order: Option<(LibxcOrder, DomainType)>,
     width: Option<GuestWidth>,
     p2m_frames: bool,
@@ -20,8 +21,16 @@ pub struct Layout {
 impl Layout {
     /// For a stream of this version and kind of guest.
     pub fn new(version: u32, domain_type: Option<DomainType>) -> Self {
-        let order = domain_type.map(|domain_type| (LibxcOrder::new(version, domain_type), domain_type));
-        Self { order, width: None, p2m_frames: false, vcpu: false, vcpu_basic: false, hvm_context: false }
+        let order =
+            domain_type.map(|domain_type| (LibxcOrder::new(version, domain_type), domain_type));
+        Self {
+            order,
+            width: None,
+            p2m_frames: false,
+            vcpu: false,
+            vcpu_basic: false,
+            hvm_context: false,
+        }
     }
 
     /// Takes the next record's type and says what is wrong with its place.
@@ -34,7 +43,9 @@ impl Layout {
         match (*domain_type, record_type) {
             (DomainType::Pv, T::PageData) => self.pv_pages(find),
             (DomainType::Pv, T::End) => self.pv_end(find),
-            (DomainType::Hvm, T::HvmParams) if self.hvm_context => find(Problem::ParamsAfterContext),
+            (DomainType::Hvm, T::HvmParams) if self.hvm_context => {
+                find(Problem::ParamsAfterContext)
+            }
             (DomainType::Hvm, T::End) if !self.hvm_context => find(Problem::Missing("HVM_CONTEXT")),
             _ => {}
         }
@@ -57,7 +68,9 @@ impl Layout {
     }
 
     fn pv_end(&self, mut find: impl FnMut(Problem)) {
-        for (seen, name) in [(self.p2m_frames, "X86_PV_P2M_FRAMES"), (self.vcpu_basic, "X86_PV_VCPU_BASIC")] {
+        for (seen, name) in
+            [(self.p2m_frames, "X86_PV_P2M_FRAMES"), (self.vcpu_basic, "X86_PV_VCPU_BASIC")]
+        {
             if !seen {
                 find(Problem::Missing(name));
             }
@@ -72,8 +85,12 @@ impl Layout {
                 return Some(Problem::GuestWidth);
             }
             Body::Vcpu(vcpu) if vcpu.context.is_empty() => return Some(Problem::NoContents),
-            Body::Vcpu(vcpu) if self.width.is_some_and(|width| !vcpu.fits(width)) => return Some(Problem::GuestWidth),
-            Body::HvmParams(params) if params.params().len() == 0 => return Some(Problem::NoContents),
+            Body::Vcpu(vcpu) if self.width.is_some_and(|width| !vcpu.fits(width)) => {
+                return Some(Problem::GuestWidth);
+            }
+            Body::HvmParams(params) if params.params().len() == 0 => {
+                return Some(Problem::NoContents);
+            }
             _ => {}
         }
         None

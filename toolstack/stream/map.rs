@@ -4,7 +4,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-/// Cells kept. Each stands for as many pages as are needed for all of the guest's to fit: a power of two.
+/// Cells kept. Each stands for as many pages as are needed for all of the guest's to fit: a power
+/// of two.
 const CELLS: usize = 1 << 16;
 
 /// Characters in a line of the picture, each for one cell or more.
@@ -33,7 +34,8 @@ pub enum Shade {
     Again,
 }
 
-const SHADES: [Shade; 6] = [Shade::Hole, Shade::Zero, Shade::Repeated, Shade::Table, Shade::Data, Shade::Again];
+const SHADES: [Shade; 6] =
+    [Shade::Hole, Shade::Zero, Shade::Repeated, Shade::Table, Shade::Data, Shade::Again];
 
 impl Shade {
     fn character(self) -> char {
@@ -131,8 +133,11 @@ impl Map {
     /// For people.
     pub fn picture(&self) -> Picture {
         let together = self.used().len().div_ceil(COLUMNS * ROWS).next_power_of_two();
-        let shades: Vec<Option<Shade>> = self.used().chunks(together).map(|cells| shade(&added(cells))).collect();
-        let line = |shades: &[Option<Shade>]| shades.iter().map(|shade| shade.map_or(' ', Shade::character)).collect();
+        let shades: Vec<Option<Shade>> =
+            self.used().chunks(together).map(|cells| shade(&added(cells))).collect();
+        let line = |shades: &[Option<Shade>]| {
+            shades.iter().map(|shade| shade.map_or(' ', Shade::character)).collect()
+        };
         let pages_per_character = (together as u64) << self.shift;
         Picture {
             legend: SHADES.iter().map(|shade| (shade.character(), shade.meaning())).collect(),
@@ -142,8 +147,8 @@ impl Map {
         }
     }
 
-    /// As an image, a PPM file: a pixel for each cell, 256 to a line, from the top left; its colour is the mixture of its
-    /// pages' colours, black where the stream names none.
+    /// As an image, a PPM file: a pixel for each cell, 256 to a line, from the top left; its colour
+    /// is the mixture of its pages' colours, black where the stream names none.
     pub fn write_image(&self, mut out: impl Write) -> io::Result<()> {
         let height = self.used().len().div_ceil(IMAGE_WIDTH).max(1);
         let mut image = format!("P6\n{IMAGE_WIDTH} {height}\n255\n").into_bytes();
@@ -170,7 +175,8 @@ fn shade(cell: &Cell) -> Option<Shade> {
 fn colour(cell: &Cell) -> [u8; 3] {
     let pages: u64 = cell.iter().map(|&count| u64::from(count)).sum();
     [0, 1, 2].map(|channel| {
-        let weighted = |shade: &Shade| u64::from(cell[*shade as usize]) * u64::from(shade.colour()[channel]);
+        let weighted =
+            |shade: &Shade| u64::from(cell[*shade as usize]) * u64::from(shade.colour()[channel]);
         (SHADES.iter().map(weighted).sum::<u64>().checked_div(pages).unwrap_or(0)) as u8
     })
 }

@@ -1,9 +1,10 @@
-//! Reads a stream through one buffer: headers and pages come as contiguous slices of it, and the rest is skipped in place.
+//! Reads a stream through one buffer: headers and pages come as contiguous slices of it, and the
+//! rest is skipped in place.
 
 use std::io::{ErrorKind, Read};
 
-/// Bytes of the buffer, and so the most that [`Source::exact`] gives: large enough that system calls do not count, small
-/// enough to stay in a processor's cache.
+/// Bytes of the buffer, and so the most that [`Source::exact`] gives: large enough that system
+/// calls do not count, small enough to stay in a processor's cache.
 pub const BUFFER: usize = 512 << 10;
 
 /// Why the next bytes cannot be had.
@@ -40,7 +41,8 @@ impl<R: Read> Source<R> {
         self.offset
     }
 
-    /// The next bytes, as many as there are up to `most` (at most [`BUFFER`]), without giving them out.
+    /// The next bytes, as many as there are up to `most` (at most [`BUFFER`]), without giving them
+    /// out.
     pub fn peek(&mut self, most: usize) -> Result<&[u8], Cut> {
         while self.held.len() < most {
             if self.fill(most)? == 0 {

@@ -20,7 +20,9 @@ impl Summary {
         let format = self.format.unwrap_or("of no known format");
         let mut text = match self.container {
             None => format!("{name}: {format}, {}\n", bytes(self.bytes)),
-            Some(container) => format!("{name}: {container}, {} when unpacked to an {format}\n", bytes(self.bytes)),
+            Some(container) => {
+                format!("{name}: {container}, {} when unpacked to an {format}\n", bytes(self.bytes))
+            }
         };
         self.write_headers(&mut text);
         if !self.runs.is_empty() {
@@ -35,13 +37,15 @@ impl Summary {
         if self.pages.named > 0 {
             write_pages(&mut text, &self.pages);
             let _ = writeln!(text, "\n{}", pass_table(&self.passes));
-            let more = (self.passes.len().saturating_sub(MOST_PASSES)) as u64 + self.passes_left_out;
+            let more =
+                (self.passes.len().saturating_sub(MOST_PASSES)) as u64 + self.passes_left_out;
             left_out(&mut text, more, "passes");
         }
         if let Some(compression) = &self.compression {
             let _ = writeln!(
                 text,
-                "compression: {} level {} would make {} of it (x {:.1}), estimated from {} of its pages",
+                "compression: {} level {} would make {} of it (x {:.1}), estimated from {} of its \
+                 pages",
                 compression.codec,
                 compression.level,
                 bytes(compression.frame_bytes),
@@ -76,12 +80,15 @@ impl Summary {
             );
         }
         if let Some(libxl) = &self.libxl {
-            let converted = if libxl.legacy { ", converted from the format of Xen 4.5 and before" } else { "" };
+            let converted =
+                if libxl.legacy { ", converted from the format of Xen 4.5 and before" } else { "" };
             let _ = writeln!(text, "libxl stream: version {}{converted}", libxl.version);
         }
         if let Some(version) = self.libxc.version {
             let _ = write!(text, "libxc stream: version {version}");
-            if let (Some(domain_type), Some(xen)) = (self.libxc.domain_type, &self.libxc.xen_version) {
+            if let (Some(domain_type), Some(xen)) =
+                (self.libxc.domain_type, &self.libxc.xen_version)
+            {
                 let _ = write!(text, ", {domain_type} guest, saved by Xen {xen}");
             }
             text.push('\n');
@@ -89,9 +96,12 @@ impl Summary {
     }
 
     fn write_totals(&self, text: &mut String) {
-        let (records, size) =
-            self.totals.iter().fold((0, 0), |(records, size), total| (records + total.records, size + total.bytes));
-        let _ = writeln!(text, "records: {records} of {} types, {}", self.totals.len(), bytes(size));
+        let (records, size) = self
+            .totals
+            .iter()
+            .fold((0, 0), |(records, size), total| (records + total.records, size + total.bytes));
+        let _ =
+            writeln!(text, "records: {records} of {} types, {}", self.totals.len(), bytes(size));
     }
 }
 
@@ -133,9 +143,15 @@ fn run_table(runs: &[Run]) -> Table {
 }
 
 fn write_pages(text: &mut String, pages: &PagesPart) {
-    let types: Vec<String> = pages.types.iter().map(|(name, count)| format!("{name} {count}")).collect();
-    let _ =
-        writeln!(text, "pages: {} named ({}), {} with contents", pages.named, types.join(", "), pages.with_contents);
+    let types: Vec<String> =
+        pages.types.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    let _ = writeln!(
+        text,
+        "pages: {} named ({}), {} with contents",
+        pages.named,
+        types.join(", "),
+        pages.with_contents
+    );
     let share = |count: u64| count as f64 * 100.0 / pages.with_contents.max(1) as f64;
     let _ = write!(text, "  all zero: {} ({:.1} %)", pages.zero, share(pages.zero));
     if let Some(repeated) = pages.repeated {
@@ -153,7 +169,11 @@ fn write_pages(text: &mut String, pages: &PagesPart) {
 fn pass_table(passes: &[Pass]) -> Table {
     let mut table = table(&["pass", "records", "named", "with contents", "zero", "bytes"]);
     for pass in &passes[..passes.len().min(MOST_PASSES)] {
-        let label = if pass.verify { format!("{} (verify)", pass.iteration) } else { pass.iteration.to_string() };
+        let label = if pass.verify {
+            format!("{} (verify)", pass.iteration)
+        } else {
+            pass.iteration.to_string()
+        };
         let cells = [
             label,
             pass.records.to_string(),
@@ -169,8 +189,11 @@ fn pass_table(passes: &[Pass]) -> Table {
 
 /// Lines that are the same as the one before are folded into a star, as hexdump does.
 fn write_picture(text: &mut String, picture: &Picture) {
-    let legend: Vec<String> =
-        picture.legend.iter().map(|(character, meaning)| format!("{character} {meaning}")).collect();
+    let legend: Vec<String> = picture
+        .legend
+        .iter()
+        .map(|(character, meaning)| format!("{character} {meaning}"))
+        .collect();
     let _ = writeln!(
         text,
         "\nmemory, {} a character: {}",
@@ -187,6 +210,11 @@ fn write_picture(text: &mut String, picture: &Picture) {
             continue;
         }
         (before, folded) = (Some(line), false);
-        let _ = writeln!(text, "{:>13x} {}", number.saturating_mul(picture.pages_per_line), line.trim_end());
+        let _ = writeln!(
+            text,
+            "{:>13x} {}",
+            number.saturating_mul(picture.pages_per_line),
+            line.trim_end()
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! `rxl stream verify`: whether a saved domain or a migration stream keeps the rules of its formats.
+//! `rxl stream verify`: whether a saved domain or a migration stream keeps the rules of its
+//! formats.
 
 use std::io::Read;
 
@@ -79,13 +80,20 @@ impl Verified {
 
     /// A line for each finding, and the verdict.
     pub fn to_text(&self, name: &str) -> String {
-        let mut text: String = self.findings.list().iter().map(|finding| finding.line() + "\n").collect();
+        let mut text: String =
+            self.findings.list().iter().map(|finding| finding.line() + "\n").collect();
         if self.findings.left_out > 0 {
             text += &format!("and {} more findings of other kinds\n", self.findings.left_out);
         }
-        let verdict =
-            if self.accepted() { "keeps the rules of its formats" } else { "breaks the rules of its formats" };
+        let verdict = if self.accepted() {
+            "keeps the rules of its formats"
+        } else {
+            "breaks the rules of its formats"
+        };
         let format = self.container.or(self.format).unwrap_or("no known format");
-        text + &format!("{name}: {verdict} ({format}, {} bytes, {} warnings)\n", self.bytes, self.findings.warnings)
+        text + &format!(
+            "{name}: {verdict} ({format}, {} bytes, {} warnings)\n",
+            self.bytes, self.findings.warnings
+        )
     }
 }

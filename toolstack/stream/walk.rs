@@ -1,16 +1,20 @@
-//! Goes through a saved domain or a migration stream from its first byte to its last, past whatever is wrong in it.
+//! Goes through a saved domain or a migration stream from its first byte to its last, past whatever
+//! is wrong in it.
 //!
 //! ```text
 //!  Source ---- headers, records ----> Walker ---- what there is ----> Sink     (inspect)
 //!  one buffer                            |
 //!                                        `------- what is wrong ----> Findings (verify)
 //! ```
-//! [`migrate_stream::reader::StreamReader`] stops at the first thing that a restorer would refuse. This walk has to say
-//! everything that is wrong, so it goes on wherever a record's length still tells where the next one begins. The rules are
-//! those of the same parsers ([`migrate_stream::libxc::Body`], [`migrate_stream::order`]) and of `layout`. It ends
-//! early only where the input ends, where the version or byte order is unknown, or where no record can be told.
+//! [`migrate_stream::reader::StreamReader`] stops at the first thing that a restorer would refuse.
+//! This walk has to say everything that is wrong, so it goes on wherever a record's length still
+//! tells where the next one begins. The rules are those of the same parsers
+//! ([`migrate_stream::libxc::Body`], [`migrate_stream::order`]) and of `layout`. It ends early only
+//! where the input ends, where the version or byte order is unknown, or where no record can be
+//! told.
 //!
-//! Memory does not depend on the input: a body other than pages is kept up to [`MOST_BODY`], pages go by one at a time.
+//! Memory does not depend on the input: a body other than pages is kept up to [`MOST_BODY`], pages
+//! go by one at a time.
 
 mod libxc;
 mod pages;
@@ -27,8 +31,8 @@ use super::config::Config;
 use super::finding::{Findings, Problem};
 use super::source::{Cut, Source};
 
-/// The longest body, in bytes, that is kept whole to be looked at: above all that Xen writes but a device model's state,
-/// which has no rules inside, and pages.
+/// The longest body, in bytes, that is kept whole to be looked at: above all that Xen writes but a
+/// device model's state, which has no rules inside, and pages.
 pub const MOST_BODY: u32 = 16 << 20;
 
 /// What an input begins with.
@@ -170,7 +174,9 @@ impl<R: Read, S: Sink> Walker<'_, R, S> {
         self.stop(
             at,
             match cut {
-                Cut::Truncated { at, missing } => Problem::Parsing(Parsing::Truncated { at, missing }),
+                Cut::Truncated { at, missing } => {
+                    Problem::Parsing(Parsing::Truncated { at, missing })
+                }
                 Cut::Io(error) => Problem::Unreadable(error),
             },
         )
@@ -196,8 +202,8 @@ impl<R: Read, S: Sink> Walker<'_, R, S> {
         read.map_err(|cut| self.cut(at, cut))
     }
 
-    /// Parses a header. `mend` sets right a field on which nothing depends that follows, and says whether it could: then
-    /// what was wrong is told and the header is taken without it.
+    /// Parses a header. `mend` sets right a field on which nothing depends that follows, and says
+    /// whether it could: then what was wrong is told and the header is taken without it.
     fn header<const N: usize, T, E: Into<Parsing> + Copy>(
         &mut self,
         at: At,
@@ -225,9 +231,12 @@ impl<R: Read, S: Sink> Walker<'_, R, S> {
         let length = u32::from_le_bytes([bytes[44], bytes[45], bytes[46], bytes[47]]);
         let header = self.header(at, bytes, xl::Header::parse, |error, bytes| {
             match error {
-                xl::XlError::ByteOrder(_) => bytes[32..36].copy_from_slice(&0x0102_0304_u32.to_le_bytes()),
+                xl::XlError::ByteOrder(_) => {
+                    bytes[32..36].copy_from_slice(&0x0102_0304_u32.to_le_bytes())
+                }
                 xl::XlError::MandatoryFlags(unknown) => {
-                    let flags = u32::from_le_bytes([bytes[36], bytes[37], bytes[38], bytes[39]]) & !unknown;
+                    let flags =
+                        u32::from_le_bytes([bytes[36], bytes[37], bytes[38], bytes[39]]) & !unknown;
                     bytes[36..40].copy_from_slice(&flags.to_le_bytes());
                 }
                 xl::XlError::TooLong(_) => bytes[44..].fill(0),
@@ -269,15 +278,20 @@ impl<R: Read, S: Sink> Walker<'_, R, S> {
     fn libxl(&mut self) -> Result<(), Stop> {
         let at = self.here(Place::LibxlHeader);
         let bytes = self.array(at)?;
-        let header = self.header(at, bytes, libxl::Header::parse, |error, bytes: &mut [u8; libxl::HEADER_LEN]| {
-            if let libxl::HeaderError::Options(_) = error {
-                // Bits 0 and 1, which are not reserved, are in the last byte.
-                bytes[12..15].fill(0);
-                bytes[15] &= 3;
-                return true;
-            }
-            false
-        })?;
+        let header = self.header(
+            at,
+            bytes,
+            libxl::Header::parse,
+            |error, bytes: &mut [u8; libxl::HEADER_LEN]| {
+                if let libxl::HeaderError::Options(_) = error {
+                    // Bits 0 and 1, which are not reserved, are in the last byte.
+                    bytes[12..15].fill(0);
+                    bytes[15] &= 3;
+                    return true;
+                }
+                false
+            },
+        )?;
         self.sink.libxl_header(&header);
         let mut order = LibxlOrder::default();
         while self.libxl_record(&mut order)? != RecordType::End {}
@@ -305,7 +319,8 @@ impl<R: Read, S: Sink> Walker<'_, R, S> {
         Ok(header.record_type)
     }
 
-    /// A record of no known type and of a length that none has is none: something before it was damaged.
+    /// A record of no known type and of a length that none has is none: something before it was
+    /// damaged.
     fn check_framing(&mut self, at: At, record_type: u32, length: u32) -> Result<(), Stop> {
         if length <= xc::MAX_RECORD_LEN {
             return Ok(());
@@ -348,7 +363,9 @@ impl<R: Read, S: Sink> Walker<'_, R, S> {
         };
         for (key, value) in pairs {
             let name = || String::from_utf8_lossy(&key[..key.len().min(64)]).into_owned();
-            if key.is_empty() || !key.iter().all(|&byte| byte.is_ascii_alphanumeric() || b"-/_@".contains(&byte)) {
+            if key.is_empty()
+                || !key.iter().all(|&byte| byte.is_ascii_alphanumeric() || b"-/_@".contains(&byte))
+            {
                 self.find(at, Problem::XenstoreKey(name()));
             }
             if !value.iter().all(|&byte| byte.is_ascii_graphic() || byte == b' ') {

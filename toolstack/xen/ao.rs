@@ -16,10 +16,12 @@ const ALL_EVENTS: u64 = u64::MAX;
 /// Pause after a failed wait, as libxl takes one itself (libxl_event.c: libxl__ao_inprogress).
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How long an abort waits for the helper to exist. Until then libxl writes or reads two headers and talks to xenstore.
+/// How long an abort waits for the helper to exist. Until then libxl writes or reads two headers
+/// and talks to xenstore.
 const HELPER_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Aborts one operation, whenever it is pulled: before the operation begins, while it runs, or after it has ended.
+/// Aborts one operation, whenever it is pulled: before the operation begins, while it runs, or
+/// after it has ended.
 #[derive(Clone, Default)]
 pub struct Canceller(Arc<Shared>);
 
@@ -44,7 +46,8 @@ impl State {
 }
 
 impl Canceller {
-    /// Asks the operation to stop; it still has to be waited for. Only the first call does anything.
+    /// Asks the operation to stop; it still has to be waited for. Only the first call does
+    /// anything.
     ///
     /// An operation that has just begun is aborted when its helper runs, and this waits for that.
     pub fn pull(&self) {
@@ -52,10 +55,13 @@ impl Canceller {
         if std::mem::replace(&mut state.pulled, true) {
             return;
         }
-        let waited = self.0.changed.wait_timeout_while(state, HELPER_PATIENCE, State::cannot_be_aborted_yet);
+        let waited =
+            self.0.changed.wait_timeout_while(state, HELPER_PATIENCE, State::cannot_be_aborted_yet);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         if state.cannot_be_aborted_yet() {
-            tracing::error!("libxl did not start its helper within {HELPER_PATIENCE:?}: nothing can be aborted");
+            tracing::error!(
+                "libxl did not start its helper within {HELPER_PATIENCE:?}: nothing can be aborted"
+            );
             return;
         }
         let running = state.running.clone();
@@ -96,9 +102,11 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Called by the shim when libxl has forked, in the parent, with the context locked: it must not call libxl.
+    /// Called by the shim when libxl has forked, in the parent, with the context locked: it must
+    /// not call libxl.
     pub(super) unsafe extern "C" fn on_fork(user: *mut c_void) {
-        // SAFETY: `user` comes from `Canceller::as_user`, and the context that forks keeps a clone of that canceller.
+        // SAFETY: `user` comes from `Canceller::as_user`, and the context that forks keeps a clone
+        // of that canceller.
         let shared = unsafe { &*user.cast::<Self>() };
         shared.lock().forked = true;
         shared.changed.notify_all();
@@ -108,8 +116,9 @@ impl Shared {
 impl Context {
     /// Runs the operation that `start` initiates and waits for its end.
     ///
-    /// `start` passes the `how` on to one initiating function of libxl on this context and returns that function's result.
-    /// Whatever it lends to libxl must outlive this call; nothing needs to outlive it.
+    /// `start` passes the `how` on to one initiating function of libxl on this context and returns
+    /// that function's result. Whatever it lends to libxl must outlive this call; nothing needs to
+    /// outlive it.
     pub(super) fn run(
         self: &Arc<Self>,
         start: impl FnOnce(&libxl_sys::libxl_asyncop_how) -> c_int,
@@ -128,16 +137,26 @@ impl Context {
         loop {
             let mut event = std::ptr::null_mut();
             // SAFETY: the context is live; without a predicate there is no user pointer to keep.
-            let rc =
-                unsafe { self.functions().libxl_event_wait(self.as_ptr(), &raw mut event, ALL_EVENTS, None, NO_USER) };
+            let rc = unsafe {
+                self.functions().libxl_event_wait(
+                    self.as_ptr(),
+                    &raw mut event,
+                    ALL_EVENTS,
+                    None,
+                    NO_USER,
+                )
+            };
             if rc != 0 {
-                tracing::error!("libxl cannot wait for its operation (return code {rc}), trying again");
+                tracing::error!(
+                    "libxl cannot wait for its operation (return code {rc}), trying again"
+                );
                 std::thread::sleep(RETRY);
                 continue;
             }
             let mut result = 0;
             // SAFETY: libxl handed out a valid event, which is freed below and not used again.
-            let ended = unsafe { libxl_sys::xlshim_event_is_end_of(event, FOR_USER, &raw mut result) };
+            let ended =
+                unsafe { libxl_sys::xlshim_event_is_end_of(event, FOR_USER, &raw mut result) };
             // SAFETY: as above.
             unsafe { self.functions().libxl_event_free(self.as_ptr(), event) };
             if ended {

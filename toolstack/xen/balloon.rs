@@ -1,10 +1,11 @@
 //! Memory for a domain that is about to arrive, taken from dom0 where xl would take it.
 //!
-//! xl balloons dom0 down before it creates or restores a domain, unless xl.conf says `autoballoon="off"` or dom0's memory was
-//! fixed with `dom0_mem=` on Xen's command line (xl.c: parse_global_config, auto_autoballoon; xl_vmcontrol.c: freemem). While
-//! the domain is being made xl holds a lock that is common to the whole host, so that nobody else takes that memory. Both
-//! are done here in the same way, with the same lock. With a fixed dom0, as a migration host should have, nothing is done and
-//! receptions run side by side.
+//! xl balloons dom0 down before it creates or restores a domain, unless xl.conf says
+//! `autoballoon="off"` or dom0's memory was fixed with `dom0_mem=` on Xen's command line (xl.c:
+//! parse_global_config, auto_autoballoon; xl_vmcontrol.c: freemem). While the domain is being made
+//! xl holds a lock that is common to the whole host, so that nobody else takes that memory. Both
+//! are done here in the same way, with the same lock. With a fixed dom0, as a migration host should
+//! have, nothing is done and receptions run side by side.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -33,13 +34,15 @@ const CREDIT: Duration = Duration::from_secs(30);
 /// Seconds without progress after which libxl gives one wait up.
 const STALLED_SECS: i32 = 10;
 
-/// Memory that nobody else takes until this is dropped, or nothing where xl would not have made room either.
+/// Memory that nobody else takes until this is dropped, or nothing where xl would not have made
+/// room either.
 pub(super) struct MemoryRoom {
     _lock: Option<File>,
 }
 
 impl MemoryRoom {
-    /// Makes room for `config`'s domain. Waits for xl's lock until the context's operation is cancelled.
+    /// Makes room for `config`'s domain. Waits for xl's lock until the context's operation is
+    /// cancelled.
     pub(super) fn make(context: &Context, config: &mut DomainConfig) -> Result<Self, Failure> {
         let settings = Settings::of_this_host();
         if !settings.balloons(context)? {
@@ -79,9 +82,15 @@ impl Context {
     /// In KiB, everything that libxl adds for the domain included.
     fn memory_needed(&self, config: &mut DomainConfig) -> Result<u64, Failure> {
         let mut needed = 0;
-        // SAFETY: the context is live, the configuration initialised and the place for the result valid.
+        // SAFETY: the context is live, the configuration initialised and the place for the result
+        // valid.
         let rc = unsafe {
-            self.functions().libxl_domain_need_memory(self.as_ptr(), config.as_mut_ptr(), u32::MAX, &raw mut needed)
+            self.functions().libxl_domain_need_memory(
+                self.as_ptr(),
+                config.as_mut_ptr(),
+                u32::MAX,
+                &raw mut needed,
+            )
         };
         self.check(rc).map(|()| needed)
     }
@@ -98,10 +107,13 @@ impl Context {
     fn shrink_dom0(&self, kib: u64) -> Result<(), Failure> {
         let change = i64::try_from(kib).map_or(i64::MIN, |kib| -kib);
         // SAFETY: the context is live. The change is relative (1) and not enforced (0).
-        let rc = unsafe { self.functions().libxl_set_memory_target(self.as_ptr(), 0, change, 1, 0) };
+        let rc =
+            unsafe { self.functions().libxl_set_memory_target(self.as_ptr(), 0, change, 1, 0) };
         self.check(rc)?;
         // SAFETY: the context is live.
-        let rc = unsafe { self.functions().libxl_wait_for_memory_target(self.as_ptr(), 0, STALLED_SECS) };
+        let rc = unsafe {
+            self.functions().libxl_wait_for_memory_target(self.as_ptr(), 0, STALLED_SECS)
+        };
         self.check(rc)
     }
 }
@@ -154,14 +166,22 @@ fn assignment(line: &str) -> Option<(&str, &str)> {
 
 /// An operator who gave dom0 a fixed amount does not want it changed.
 fn fixes_dom0_memory(xen_command_line: &str) -> bool {
-    xen_command_line.split(' ').any(|word| word.strip_prefix("dom0_mem=").is_some_and(|amount| !amount.is_empty()))
+    xen_command_line
+        .split(' ')
+        .any(|word| word.strip_prefix("dom0_mem=").is_some_and(|amount| !amount.is_empty()))
 }
 
 fn acquire(path: &str, canceller: &Canceller) -> Result<File, Failure> {
     let told = |e: &dyn std::fmt::Display| Failure::of(format!("xl's lock {path}: {e}"));
-    let file =
-        OpenOptions::new().write(true).create(true).truncate(false).mode(0o200).open(path).map_err(|e| told(&e))?;
-    let whole_file = libc::flock { l_type: WRITE_LOCK, l_whence: FROM_START, l_start: 0, l_len: 0, l_pid: 0 };
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o200)
+        .open(path)
+        .map_err(|e| told(&e))?;
+    let whole_file =
+        libc::flock { l_type: WRITE_LOCK, l_whence: FROM_START, l_start: 0, l_len: 0, l_pid: 0 };
     while !canceller.is_pulled() {
         match fcntl(&file, FcntlArg::F_SETLK(&whole_file)) {
             Ok(_) => return Ok(file),

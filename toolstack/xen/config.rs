@@ -8,7 +8,8 @@ use serde_json::Value;
 use super::context::{Context, take_string};
 use super::failure::Failure;
 
-/// Bytes of JSON accepted from another host. xl's own for a guest with a dozen devices has less than 10 KiB.
+/// Bytes of JSON accepted from another host. xl's own for a guest with a dozen devices has less
+/// than 10 KiB.
 const MAX_JSON: usize = 1 << 20;
 
 /// A `libxl_domain_config`, initialised and disposed of.
@@ -32,11 +33,16 @@ impl DomainConfig {
 
     /// Parses libxl's JSON. Keys that this release does not know are ignored by libxl.
     pub(super) fn from_json(context: &Context, json: &str) -> Result<Self, Failure> {
-        let json = CString::new(json).map_err(|_| Failure::of("the domain's configuration holds a NUL"))?;
+        let json = CString::new(json)
+            .map_err(|_| Failure::of("the domain's configuration holds a NUL"))?;
         let mut config = Self::new(context.functions());
         // SAFETY: the context is live, the structure initialised and the string terminated.
         let rc = unsafe {
-            context.functions().libxl_domain_config_from_json(context.as_ptr(), config.as_mut_ptr(), json.as_ptr())
+            context.functions().libxl_domain_config_from_json(
+                context.as_ptr(),
+                config.as_mut_ptr(),
+                json.as_ptr(),
+            )
         };
         context.check(rc).map(|()| config)
     }
@@ -44,7 +50,8 @@ impl DomainConfig {
     /// The configuration of a domain that exists (`libxl_retrieve_domain_configuration`).
     pub(super) fn retrieve(context: &Context, domid: u32) -> Result<Self, Failure> {
         let mut config = Self::new(context.functions());
-        // SAFETY: the context is live and the structure initialised; without a `how` the call returns when it is done.
+        // SAFETY: the context is live and the structure initialised; without a `how` the call
+        // returns when it is done.
         let rc = unsafe {
             context.functions().libxl_retrieve_domain_configuration(
                 context.as_ptr(),
@@ -59,26 +66,34 @@ impl DomainConfig {
     /// As libxl writes it.
     pub(super) fn json(&mut self, context: &Context) -> Result<String, Failure> {
         // SAFETY: the context is live and the structure initialised.
-        let raw = unsafe { self.library.libxl_domain_config_to_json(context.as_ptr(), self.as_mut_ptr()) };
+        let raw = unsafe {
+            self.library.libxl_domain_config_to_json(context.as_ptr(), self.as_mut_ptr())
+        };
         // SAFETY: null, or a string from malloc that is the caller's (libxl.h).
-        unsafe { take_string(raw) }.ok_or_else(|| context.failure("libxl_domain_config_to_json returned nothing"))
+        unsafe { take_string(raw) }
+            .ok_or_else(|| context.failure("libxl_domain_config_to_json returned nothing"))
     }
 }
 
 impl Drop for DomainConfig {
     fn drop(&mut self) {
-        // SAFETY: it was initialised, and no operation uses it any more: each is waited for while the configuration is borrowed.
+        // SAFETY: it was initialised, and no operation uses it any more: each is waited for while
+        // the configuration is borrowed.
         unsafe { self.library.libxl_domain_config_dispose(self.raw.as_mut_ptr()) };
     }
 }
 
-/// The JSON of a domain that was sent, changed to be received as `name` under `domid`, or under one that Xen chooses.
+/// The JSON of a domain that was sent, changed to be received as `name` under `domid`, or under one
+/// that Xen chooses.
 pub(super) fn for_restore(json: &str, name: &str, domid: Option<u32>) -> Result<String, Failure> {
     if json.len() > MAX_JSON {
-        return Err(Failure::of(format!("the domain's configuration has {} bytes, at most {MAX_JSON}", json.len())));
+        return Err(Failure::of(format!(
+            "the domain's configuration has {} bytes, at most {MAX_JSON}",
+            json.len()
+        )));
     }
-    let mut config: Value =
-        serde_json::from_str(json).map_err(|e| Failure::of(format!("the domain's configuration is not JSON: {e}")))?;
+    let mut config: Value = serde_json::from_str(json)
+        .map_err(|e| Failure::of(format!("the domain's configuration is not JSON: {e}")))?;
     let create_info = config
         .get_mut("c_info")
         .and_then(Value::as_object_mut)
@@ -86,7 +101,8 @@ pub(super) fn for_restore(json: &str, name: &str, domid: Option<u32>) -> Result<
     create_info.insert("name".into(), name.into());
     match domid {
         Some(domid) => create_info.insert("domid".into(), domid.into()),
-        // Without the key libxl's default of 0 stands, which lets Xen choose (libxl_create.c: libxl__domain_make).
+        // Without the key libxl's default of 0 stands, which lets Xen choose (libxl_create.c:
+        // libxl__domain_make).
         None => create_info.remove("domid"),
     };
     Ok(config.to_string())
@@ -105,7 +121,10 @@ mod tests {
     fn the_name_changes_and_nothing_else() {
         let sent = r#"{"c_info":{"type":"pvh","name":"small","domid":7,"uuid":"1-2"},"b_info":{"max_memkb":18446744073709551615}}"#;
         let received = edited(sent, None);
-        assert_eq!(received["c_info"], json!({"type": "pvh", "name": "small--incoming", "uuid": "1-2"}));
+        assert_eq!(
+            received["c_info"],
+            json!({"type": "pvh", "name": "small--incoming", "uuid": "1-2"})
+        );
         assert_eq!(received["b_info"]["max_memkb"], json!(u64::MAX));
     }
 

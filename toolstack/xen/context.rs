@@ -14,7 +14,8 @@ use super::library::Library;
 use super::log::Logger;
 use crate::host::Notes;
 
-/// How every context treats child processes: see the module's documentation. libxl keeps the address.
+/// How every context treats child processes: see the module's documentation. libxl keeps the
+/// address.
 static CHILDREN: libxl_sys::libxl_childproc_hooks = libxl_sys::libxl_childproc_hooks {
     chldowner: libxl_sys::libxl_sigchld_owner_libxl_always_selective_reap,
     fork_replacement: Some(libxl_sys::xlshim_fork),
@@ -45,7 +46,8 @@ impl ForkWatch {
     }
 }
 
-// SAFETY: libxl contexts may be used from several threads at once (libxl.h, "libxl_ctx"): each has a lock.
+// SAFETY: libxl contexts may be used from several threads at once (libxl.h, "libxl_ctx"): each has
+// a lock.
 unsafe impl Send for Context {}
 // SAFETY: as above.
 unsafe impl Sync for Context {}
@@ -71,12 +73,21 @@ impl Context {
         Self::connect(library, None, Canceller::default())
     }
 
-    /// Connects, for one operation that `canceller` aborts. What libxl tells goes to `notes` as well.
-    pub fn for_operation(library: Library, notes: Notes, canceller: Canceller) -> Result<Arc<Self>, Failure> {
+    /// Connects, for one operation that `canceller` aborts. What libxl tells goes to `notes` as
+    /// well.
+    pub fn for_operation(
+        library: Library,
+        notes: Notes,
+        canceller: Canceller,
+    ) -> Result<Arc<Self>, Failure> {
         Self::connect(library, Some(notes), canceller).map(Arc::new)
     }
 
-    fn connect(library: Library, notes: Option<Notes>, canceller: Canceller) -> Result<Self, Failure> {
+    fn connect(
+        library: Library,
+        notes: Option<Notes>,
+        canceller: Canceller,
+    ) -> Result<Self, Failure> {
         let log = Logger::new(notes)?;
         let forks = ForkWatch::new(canceller);
         let fork_user = (&raw const forks.raw).cast_mut().cast();
@@ -86,8 +97,11 @@ impl Context {
             // SAFETY: the logger is stored beside the context and freed after it.
             let rc = unsafe { library.libxl_ctx_alloc(&raw mut raw, VERSION, 0, log.as_ptr()) };
             let raw = NonNull::new(raw).filter(|_| rc == 0).ok_or_else(|| log.failure(rc))?;
-            // SAFETY: a new context has no children; the hooks are static, and the watch is boxed and freed after the context.
-            unsafe { library.libxl_childproc_setmode(raw.as_ptr(), &raw const CHILDREN, fork_user) };
+            // SAFETY: a new context has no children; the hooks are static, and the watch is boxed
+            // and freed after the context.
+            unsafe {
+                library.libxl_childproc_setmode(raw.as_ptr(), &raw const CHILDREN, fork_user)
+            };
             Ok(raw)
         })?;
         Ok(Self { raw, library, log, forks })
@@ -119,7 +133,8 @@ impl Context {
         if rc == 0 { Ok(()) } else { Err(self.log.failure(rc)) }
     }
 
-    /// A failure that libxl reports otherwise than by a code, with the error lines of this context or else `what`.
+    /// A failure that libxl reports otherwise than by a code, with the error lines of this context
+    /// or else `what`.
     pub(super) fn failure(&self, what: &str) -> Failure {
         let failure = self.log.failure(libxl_sys::ERROR_FAIL);
         if failure.lines.is_empty() { Failure::of(what) } else { failure }
@@ -128,8 +143,10 @@ impl Context {
     fn version_info(&self) -> Result<&libxl_sys::libxl_version_info, Failure> {
         // SAFETY: the context is live.
         let info = unsafe { self.library.libxl_get_version_info(self.as_ptr()) };
-        // SAFETY: null or cached in the context, unchanged until that is freed (libxl.c: libxl_get_version_info).
-        unsafe { info.as_ref() }.ok_or_else(|| self.failure("libxl_get_version_info returned nothing"))
+        // SAFETY: null or cached in the context, unchanged until that is freed (libxl.c:
+        // libxl_get_version_info).
+        unsafe { info.as_ref() }
+            .ok_or_else(|| self.failure("libxl_get_version_info returned nothing"))
     }
 
     /// `MAJOR.MINOR` of the running hypervisor.
@@ -180,12 +197,14 @@ impl Drop for Context {
     }
 }
 
-/// Runs `work` with SIGCHLD blocked on this thread: libxl's handler must not run while libxl installs or removes it here.
+/// Runs `work` with SIGCHLD blocked on this thread: libxl's handler must not run while libxl
+/// installs or removes it here.
 fn with_sigchld_blocked<T>(work: impl FnOnce() -> T) -> T {
     with_signal(Signal::SIGCHLD, SigmaskHow::SIG_BLOCK, work)
 }
 
-/// Runs `work` with one signal blocked or unblocked on this thread, and so in what libxl forks there.
+/// Runs `work` with one signal blocked or unblocked on this thread, and so in what libxl forks
+/// there.
 pub(super) fn with_signal<T>(signal: Signal, how: SigmaskHow, work: impl FnOnce() -> T) -> T {
     let before = SigSet::from(signal).thread_swap_mask(how);
     let result = work();

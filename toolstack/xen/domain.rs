@@ -1,7 +1,7 @@
 //! Calls on one domain that answer at once, or nearly so.
 //!
-//! Those that wait for a guest's devices (destroy, unpause and resume of HVM guests) do so with libxl's own time limits, of at
-//! most a minute a step.
+//! Those that wait for a guest's devices (destroy, unpause and resume of HVM guests) do so with
+//! libxl's own time limits, of at most a minute a step.
 
 use std::ffi::{CString, c_int};
 use std::mem::MaybeUninit;
@@ -20,7 +20,8 @@ use crate::host::{DomId, Domain, GuestType, RunState};
 const FIRST_RESERVED: u32 = 0x7ff0;
 
 impl Context {
-    /// The domain of this name or number, as xl understands it: digits alone are a domid. That one need not exist.
+    /// The domain of this name or number, as xl understands it: digits alone are a domid. That one
+    /// need not exist.
     pub fn domid_of(&self, name_or_domid: &str) -> Result<Option<u32>, Failure> {
         if !name_or_domid.is_empty() && name_or_domid.bytes().all(|b| b.is_ascii_digit()) {
             return Ok(name_or_domid.parse().ok());
@@ -35,7 +36,9 @@ impl Context {
         };
         let mut domid = 0;
         // SAFETY: the context is live, the string terminated and the place for the result valid.
-        let rc = unsafe { self.functions().libxl_name_to_domid(self.as_ptr(), name.as_ptr(), &raw mut domid) };
+        let rc = unsafe {
+            self.functions().libxl_name_to_domid(self.as_ptr(), name.as_ptr(), &raw mut domid)
+        };
         match rc {
             0 => Ok(Some(domid)),
             // libxl's way of saying that there is none (libxl_utils.c).
@@ -71,7 +74,8 @@ impl Context {
         // SAFETY: the memory is of the right size; the call initialises it.
         unsafe { self.functions().libxl_dominfo_init(info.as_mut_ptr()) };
         // SAFETY: the context is live and the structure initialised.
-        let rc = unsafe { self.functions().libxl_domain_info(self.as_ptr(), info.as_mut_ptr(), domid) };
+        let rc =
+            unsafe { self.functions().libxl_domain_info(self.as_ptr(), info.as_mut_ptr(), domid) };
         // SAFETY: a copy of initialised plain data.
         let copy = unsafe { info.assume_init_read() };
         // SAFETY: it was initialised and is not used afterwards.
@@ -79,12 +83,18 @@ impl Context {
         self.check(rc).map(|()| copy)
     }
 
-    /// `libxl_dominfo` does not tell PVH from HVM; libxl itself keeps that in xenstore (libxl_dom.c: libxl__domain_type).
-    fn guest_type(&self, domid: u32, told: libxl_sys::libxl_domain_type) -> Result<GuestType, Failure> {
+    /// `libxl_dominfo` does not tell PVH from HVM; libxl itself keeps that in xenstore
+    /// (libxl_dom.c: libxl__domain_type).
+    fn guest_type(
+        &self,
+        domid: u32,
+        told: libxl_sys::libxl_domain_type,
+    ) -> Result<GuestType, Failure> {
         if told == libxl_sys::LIBXL_DOMAIN_TYPE_PV {
             return Ok(GuestType::Pv);
         }
-        let pvh = XenStore::open(self)?.read(&format!("/libxl/{domid}/type"))?.as_deref() == Some("pvh");
+        let pvh =
+            XenStore::open(self)?.read(&format!("/libxl/{domid}/type"))?.as_deref() == Some("pvh");
         Ok(if pvh { GuestType::Pvh } else { GuestType::Hvm })
     }
 
@@ -97,7 +107,9 @@ impl Context {
     pub fn resume(&self, domid: u32) -> Result<(), Failure> {
         let domid = guest(domid)?;
         // SAFETY: the context is live; without a `how` the call returns when it is done.
-        let rc = unsafe { self.functions().libxl_domain_resume(self.as_ptr(), domid, SUSPEND_CANCEL, null()) };
+        let rc = unsafe {
+            self.functions().libxl_domain_resume(self.as_ptr(), domid, SUSPEND_CANCEL, null())
+        };
         self.check(rc)
     }
 
@@ -106,7 +118,9 @@ impl Context {
         let domid = guest(domid)?;
         let (from, to) = (name(from)?, name(to)?);
         // SAFETY: the context is live and both strings are terminated.
-        let rc = unsafe { self.functions().libxl_domain_rename(self.as_ptr(), domid, from.as_ptr(), to.as_ptr()) };
+        let rc = unsafe {
+            self.functions().libxl_domain_rename(self.as_ptr(), domid, from.as_ptr(), to.as_ptr())
+        };
         self.check(rc)
     }
 
@@ -136,22 +150,28 @@ impl Context {
 
     /// Switches Xen's log-dirty mode off. Does nothing where it is off, or cannot be on.
     ///
-    /// The device model of an HVM guest keeps its own, which costs it some time and is switched by the next save.
+    /// The device model of an HVM guest keeps its own, which costs it some time and is switched by
+    /// the next save.
     pub fn log_dirty_off(&self, domid: u32) -> Result<(), Failure> {
         let domid = guest(domid)?;
-        let off = Interface::open(self.library(), domid)?.shadow(libxl_sys::XEN_DOMCTL_SHADOW_OP_OFF);
+        let off =
+            Interface::open(self.library(), domid)?.shadow(libxl_sys::XEN_DOMCTL_SHADOW_OP_OFF);
         log_dirty_result(off)
     }
 }
 
-/// `libxl_domain_resume`: the guest's suspend call returns that it was cancelled, and it keeps its devices.
+/// `libxl_domain_resume`: the guest's suspend call returns that it was cancelled, and it keeps its
+/// devices.
 const SUSPEND_CANCEL: c_int = 1;
 
-/// EINVAL comes where the guest's paging mode has no log-dirty to switch off (Xen's paging_domctl, without shadow paging).
+/// EINVAL comes where the guest's paging mode has no log-dirty to switch off (Xen's paging_domctl,
+/// without shadow paging).
 fn log_dirty_result(off: Result<(), Errno>) -> Result<(), Failure> {
     match off {
         Ok(()) | Err(Errno::EINVAL) => Ok(()),
-        Err(Errno::ESRCH) => Err(Failure { rc: libxl_sys::ERROR_DOMAIN_NOTFOUND, lines: Vec::new() }),
+        Err(Errno::ESRCH) => {
+            Err(Failure { rc: libxl_sys::ERROR_DOMAIN_NOTFOUND, lines: Vec::new() })
+        }
         Err(errno) => Err(Failure::of(format!("XEN_DOMCTL_SHADOW_OP_OFF: {}", errno.desc()))),
     }
 }
@@ -160,7 +180,9 @@ fn log_dirty_result(off: Result<(), Errno>) -> Result<(), Failure> {
 pub(super) fn guest(domid: u32) -> Result<u32, Failure> {
     match domid {
         0 => Err(Failure::of("domain 0 is the host itself")),
-        FIRST_RESERVED.. => Err(Failure { rc: libxl_sys::ERROR_DOMAIN_NOTFOUND, lines: Vec::new() }),
+        FIRST_RESERVED.. => {
+            Err(Failure { rc: libxl_sys::ERROR_DOMAIN_NOTFOUND, lines: Vec::new() })
+        }
         domid => Ok(domid),
     }
 }
@@ -217,6 +239,8 @@ mod tests {
         assert_eq!(log_dirty_result(Ok(())), Ok(()));
         assert_eq!(log_dirty_result(Err(Errno::EINVAL)), Ok(()));
         assert!(log_dirty_result(Err(Errno::ESRCH)).unwrap_err().is_not_found());
-        assert!(log_dirty_result(Err(Errno::EPERM)).unwrap_err().to_string().contains("SHADOW_OP_OFF"));
+        assert!(
+            log_dirty_result(Err(Errno::EPERM)).unwrap_err().to_string().contains("SHADOW_OP_OFF")
+        );
     }
 }

@@ -5,7 +5,8 @@ use std::fmt;
 /// libxl's return code with the last lines of its own log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Negative: one of libxl's `ERROR_*` (libxl_types.idl: `libxl_error`), or what libxc and xenstore report.
+    /// Negative: one of libxl's `ERROR_*` (libxl_types.idl: `libxl_error`), or what libxc and
+    /// xenstore report.
     pub rc: i32,
     /// The operation's last lines of level error or worse, oldest first.
     pub lines: Vec<String>,

@@ -24,7 +24,8 @@ pub(super) struct Foreign {
     raw: NonNull<libxl_sys::xenforeignmemory_handle>,
 }
 
-// SAFETY: the handle is a structure with a descriptor, tied to no thread; the lack of Sync keeps it to one at a time.
+// SAFETY: the handle is a structure with a descriptor, tied to no thread; the lack of Sync keeps it
+// to one at a time.
 unsafe impl Send for Foreign {}
 
 impl Foreign {
@@ -37,7 +38,12 @@ impl Foreign {
     }
 
     /// Maps pages of the domain. Each may fail by itself: see [`Mapping::error`].
-    pub(super) fn map(&self, xen: &Interface, pfns: &[u64], access: Access) -> Result<Mapping<'_>, Failure> {
+    pub(super) fn map(
+        &self,
+        xen: &Interface,
+        pfns: &[u64],
+        access: Access,
+    ) -> Result<Mapping<'_>, Failure> {
         let mut errors = vec![0; pfns.len()];
         let (numbers, at_errors) = (pfns.as_ptr(), errors.as_mut_ptr());
         let protection = match access {
@@ -46,8 +52,16 @@ impl Foreign {
         };
         let (handle, domid) = (self.raw.as_ptr(), xen.domid());
         // SAFETY: the handle is open; both arrays have as many elements as is said.
-        let at =
-            unsafe { self.functions.xenforeignmemory_map(handle, domid, protection, pfns.len(), numbers, at_errors) };
+        let at = unsafe {
+            self.functions.xenforeignmemory_map(
+                handle,
+                domid,
+                protection,
+                pfns.len(),
+                numbers,
+                at_errors,
+            )
+        };
         let at = NonNull::new(at).ok_or_else(|| xen.failure("xenforeignmemory_map"))?;
         Ok(Mapping { functions: self.functions, handle, at, errors, access, of: PhantomData })
     }
@@ -55,7 +69,8 @@ impl Foreign {
 
 impl Drop for Foreign {
     fn drop(&mut self) {
-        // SAFETY: it is open, nothing is mapped through it any more, as mappings borrow it, and it is not used afterwards.
+        // SAFETY: it is open, nothing is mapped through it any more, as mappings borrow it, and it
+        // is not used afterwards.
         unsafe { self.functions.xenforeignmemory_close(self.raw.as_ptr()) };
     }
 }
@@ -77,16 +92,16 @@ impl Mapping<'_> {
         (self.errors[index] != 0).then(|| Errno::from_raw(self.errors[index].abs()))
     }
 
-    /// Appends one page. The guest may be writing to it: the copy is whatever the processor reads, and the page is then dirty
-    /// again and will be sent again.
+    /// Appends one page. The guest may be writing to it: the copy is whatever the processor reads,
+    /// and the page is then dirty again and will be sent again.
     pub(super) fn append(&self, index: usize, out: &mut Vec<u8>) {
         let from = self.page(index);
         let to = out.len();
         out.reserve(PAGE_SIZE);
         // SAFETY: `reserve` made room for one page behind `to`.
         let into = unsafe { out.as_mut_ptr().add(to) };
-        // SAFETY: both are a page long and apart. No reference is made to memory that a guest may change: the bytes are copied
-        // by address alone.
+        // SAFETY: both are a page long and apart. No reference is made to memory that a guest may
+        // change: the bytes are copied by address alone.
         unsafe { std::ptr::copy_nonoverlapping(from, into, PAGE_SIZE) };
         // SAFETY: that page is initialised now.
         unsafe { out.set_len(to + PAGE_SIZE) };
@@ -96,20 +111,25 @@ impl Mapping<'_> {
     pub(super) fn fill(&mut self, index: usize, contents: &[u8; PAGE_SIZE]) {
         assert_eq!(self.access, Access::Write);
         let into = self.page(index);
-        // SAFETY: both are a page long and apart, and the mapping may be written to; no reference is made to the guest's memory.
+        // SAFETY: both are a page long and apart, and the mapping may be written to; no reference
+        // is made to the guest's memory.
         unsafe { std::ptr::copy_nonoverlapping(contents.as_ptr(), into, PAGE_SIZE) };
     }
 
     fn page(&self, index: usize) -> *mut u8 {
         assert_eq!(self.errors[index], 0);
-        // SAFETY: `errors` has an element for each page of the mapping, so page `index` is inside it.
+        // SAFETY: `errors` has an element for each page of the mapping, so page `index` is inside
+        // it.
         unsafe { self.at.as_ptr().cast::<u8>().add(index * PAGE_SIZE) }
     }
 }
 
 impl Drop for Mapping<'_> {
     fn drop(&mut self) {
-        // SAFETY: mapped with this handle, which is still open as it is borrowed, and so many pages; nothing refers to it.
-        unsafe { self.functions.xenforeignmemory_unmap(self.handle, self.at.as_ptr(), self.errors.len()) };
+        // SAFETY: mapped with this handle, which is still open as it is borrowed, and so many
+        // pages; nothing refers to it.
+        unsafe {
+            self.functions.xenforeignmemory_unmap(self.handle, self.at.as_ptr(), self.errors.len())
+        };
     }
 }

@@ -1,6 +1,8 @@
-//! A guest's memory and processor state, read from outside: what a saver of PVH and HVM guests needs of Xen.
+//! A guest's memory and processor state, read from outside: what a saver of PVH and HVM guests
+//! needs of Xen.
 //!
-//! The calls and their order are those of xg_sr_save.c and xg_sr_save_x86_hvm.c; [`crate::walker`] makes the stream.
+//! The calls and their order are those of xg_sr_save.c and xg_sr_save_x86_hvm.c; [`crate::walker`]
+//! makes the stream.
 
 use std::ffi::c_int;
 use std::ptr::NonNull;
@@ -58,7 +60,9 @@ impl GuestMemory {
         let rc = unsafe { library.0.xc_domain_nr_gpfns(xen.as_ptr(), domid, &raw mut pfns) };
         xen.check("XENMEM_maximum_gpfn", rc)?;
         if pfns > MOST_PFNS {
-            return Err(Failure::of(format!("domain {domid} has {pfns} page numbers, more than rxl can save")));
+            return Err(Failure::of(format!(
+                "domain {domid} has {pfns} page numbers, more than rxl can save"
+            )));
         }
         let foreign = Foreign::open(&xen)?;
         let bitmap = Bitmap::new(&xen, pfns)?;
@@ -69,11 +73,19 @@ impl GuestMemory {
     fn ask_types(&mut self, pfns: &[u64]) -> Result<(), Failure> {
         self.types.clear();
         self.types.extend_from_slice(pfns);
-        let number = u32::try_from(pfns.len()).map_err(|_| Failure::of("too many pages in a batch"))?;
+        let number =
+            u32::try_from(pfns.len()).map_err(|_| Failure::of("too many pages in a batch"))?;
         let types = self.types.as_mut_ptr();
-        // SAFETY: `number` elements are there, to be read as page numbers and overwritten with types.
-        let rc =
-            unsafe { self.xen.functions().xc_get_pfn_type_batch(self.xen.as_ptr(), self.xen.domid(), number, types) };
+        // SAFETY: `number` elements are there, to be read as page numbers and overwritten with
+        // types.
+        let rc = unsafe {
+            self.xen.functions().xc_get_pfn_type_batch(
+                self.xen.as_ptr(),
+                self.xen.domid(),
+                number,
+                types,
+            )
+        };
         self.xen.check("XEN_DOMCTL_getpageframeinfo3", rc).map(drop)
     }
 }
@@ -85,11 +97,13 @@ impl Memory for GuestMemory {
 
     fn start_log_dirty(&mut self) -> Result<(), String> {
         let enable = libxl_sys::XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY;
-        // On already, for a display or left by someone who died: only a fresh start has an empty bitmap.
-        let on = self
-            .xen
-            .shadow(enable)
-            .or_else(|_| self.xen.shadow(libxl_sys::XEN_DOMCTL_SHADOW_OP_OFF).and_then(|()| self.xen.shadow(enable)));
+        // On already, for a display or left by someone who died: only a fresh start has an empty
+        // bitmap.
+        let on = self.xen.shadow(enable).or_else(|_| {
+            self.xen
+                .shadow(libxl_sys::XEN_DOMCTL_SHADOW_OP_OFF)
+                .and_then(|()| self.xen.shadow(enable))
+        });
         on.map_err(|errno| format!("log-dirty mode cannot be switched on: {}", errno.desc()))
     }
 
@@ -113,9 +127,24 @@ impl Memory for GuestMemory {
         let mut stats = libxl_sys::xc_shadow_op_stats_t { fault_count: 0, dirty_count: 0 };
         let buffer = &raw mut self.bitmap.buffer;
         let (at, domid, pfns) = (xen.as_ptr(), xen.domid(), self.pfns);
-        // SAFETY: the buffer was allocated for as many bits as there are pfns; Xen writes no more than that.
-        let got = unsafe { xen.functions().xc_logdirty_control(at, domid, clean, buffer, pfns, mode, &raw mut stats) };
-        if u64::try_from(got) == Ok(pfns) { Ok(()) } else { Err(xen.failure("XEN_DOMCTL_SHADOW_OP_CLEAN").to_string()) }
+        // SAFETY: the buffer was allocated for as many bits as there are pfns; Xen writes no more
+        // than that.
+        let got = unsafe {
+            xen.functions().xc_logdirty_control(
+                at,
+                domid,
+                clean,
+                buffer,
+                pfns,
+                mode,
+                &raw mut stats,
+            )
+        };
+        if u64::try_from(got) == Ok(pfns) {
+            Ok(())
+        } else {
+            Err(xen.failure("XEN_DOMCTL_SHADOW_OP_CLEAN").to_string())
+        }
     }
 
     fn dirty(&self) -> &[u64] {
@@ -126,9 +155,9 @@ impl Memory for GuestMemory {
         self.ask_types(pfns).map_err(|failure| failure.to_string())?;
         kinds.clear();
         for (pfn, value) in pfns.iter().zip(&self.types) {
-            kinds.push(
-                kind(*value).ok_or_else(|| format!("page {pfn:#x} has type {value:#x}, which no such guest has"))?,
-            );
+            kinds.push(kind(*value).ok_or_else(|| {
+                format!("page {pfn:#x} has type {value:#x}, which no such guest has")
+            })?);
         }
         Ok(())
     }
@@ -137,7 +166,10 @@ impl Memory for GuestMemory {
         if pfns.is_empty() {
             return Ok(Vec::new());
         }
-        let mapping = self.foreign.map(&self.xen, pfns, Access::Read).map_err(|failure| failure.to_string())?;
+        let mapping = self
+            .foreign
+            .map(&self.xen, pfns, Access::Read)
+            .map_err(|failure| failure.to_string())?;
         let mut failed = Vec::new();
         for index in 0..pfns.len() {
             match mapping.error(index) {
@@ -154,7 +186,8 @@ impl Memory for GuestMemory {
 
     fn is_suspended(&mut self) -> Result<bool, String> {
         let flags = self.xen.info().map_err(|failure| failure.to_string())?.flags;
-        let reason = (flags >> libxl_sys::XEN_DOMINF_shutdownshift) & libxl_sys::XEN_DOMINF_shutdownmask;
+        let reason =
+            (flags >> libxl_sys::XEN_DOMINF_shutdownshift) & libxl_sys::XEN_DOMINF_shutdownmask;
         Ok(flags & libxl_sys::XEN_DOMINF_shutdown != 0 && reason == libxl_sys::SHUTDOWN_suspend)
     }
 
@@ -164,8 +197,16 @@ impl Memory for GuestMemory {
         let (mode, nsec) = (&raw mut tsc.mode, &raw mut tsc.nsec);
         let (khz, incarnation) = (&raw mut tsc.khz, &raw mut tsc.incarnation);
         // SAFETY: the handle is open and the places for the results valid.
-        let rc =
-            unsafe { xen.functions().xc_domain_get_tsc_info(xen.as_ptr(), xen.domid(), mode, nsec, khz, incarnation) };
+        let rc = unsafe {
+            xen.functions().xc_domain_get_tsc_info(
+                xen.as_ptr(),
+                xen.domid(),
+                mode,
+                nsec,
+                khz,
+                incarnation,
+            )
+        };
         xen.check("XEN_DOMCTL_gettscinfo", rc).map(|_| tsc).map_err(|failure| failure.to_string())
     }
 
@@ -173,7 +214,9 @@ impl Memory for GuestMemory {
         let xen = &self.xen;
         let get = |at: *mut u8, room: u32| {
             // SAFETY: null with no room asks for the size; otherwise `room` bytes are there.
-            let rc = unsafe { xen.functions().xc_domain_hvm_getcontext(xen.as_ptr(), xen.domid(), at, room) };
+            let rc = unsafe {
+                xen.functions().xc_domain_hvm_getcontext(xen.as_ptr(), xen.domid(), at, room)
+            };
             xen.check("XEN_DOMCTL_gethvmcontext", rc).map_err(|failure| failure.to_string())
         };
         let size = get(std::ptr::null_mut(), 0)?.unsigned_abs();
@@ -184,7 +227,9 @@ impl Memory for GuestMemory {
     }
 
     fn hvm_params(&mut self) -> Result<Vec<HvmParam>, String> {
-        let read = |index: u32| self.xen.hvm_param(index).map(|value| HvmParam { index: index.into(), value });
+        let read = |index: u32| {
+            self.xen.hvm_param(index).map(|value| HvmParam { index: index.into(), value })
+        };
         let params: Result<Vec<_>, _> = PARAMS.into_iter().map(read).collect();
         let mut params = params.map_err(|failure| failure.to_string())?;
         params.retain(|param| param.value != 0);
@@ -226,23 +271,36 @@ impl Bitmap {
             sz: 0,
         };
         let words = usize::try_from(bits.div_ceil(64)).map_err(|e| Failure::of(e.to_string()))?;
-        let pages = c_int::try_from((words * 8).div_ceil(PAGE_SIZE).max(1)).map_err(|e| Failure::of(e.to_string()))?;
+        let pages = c_int::try_from((words * 8).div_ceil(PAGE_SIZE).max(1))
+            .map_err(|e| Failure::of(e.to_string()))?;
         // SAFETY: the handle is open, the buffer unallocated; it is freed by `free`.
-        let at = unsafe { xen.functions().xc__hypercall_buffer_alloc_pages(xen.as_ptr(), &raw mut buffer, pages) };
-        if at.is_null() { Err(xen.failure("log-dirty bitmap")) } else { Ok(Self { buffer, words, pages }) }
+        let at = unsafe {
+            xen.functions().xc__hypercall_buffer_alloc_pages(xen.as_ptr(), &raw mut buffer, pages)
+        };
+        if at.is_null() {
+            Err(xen.failure("log-dirty bitmap"))
+        } else {
+            Ok(Self { buffer, words, pages })
+        }
     }
 
     /// The bits as Xen last wrote them.
     fn words(&self) -> &[u64] {
-        // SAFETY: page-aligned, at least so many words long, zeroed by mmap, and written by Xen only during `collect_dirty`,
-        // which borrows the whole memory mutably.
+        // SAFETY: page-aligned, at least so many words long, zeroed by mmap, and written by Xen
+        // only during `collect_dirty`, which borrows the whole memory mutably.
         unsafe { std::slice::from_raw_parts(self.buffer.hbuf.cast::<u64>(), self.words) }
     }
 
     fn free(&self, xen: &Interface) {
         let mut buffer = self.buffer;
         // SAFETY: allocated by `new` with so many pages; called once, when its owner goes.
-        unsafe { xen.functions().xc__hypercall_buffer_free_pages(xen.as_ptr(), &raw mut buffer, self.pages) };
+        unsafe {
+            xen.functions().xc__hypercall_buffer_free_pages(
+                xen.as_ptr(),
+                &raw mut buffer,
+                self.pages,
+            )
+        };
     }
 }
 
@@ -257,13 +315,17 @@ impl<'a> CpuPolicy<'a> {
     fn of(xen: &'a Interface) -> Result<(Vec<u8>, Vec<u8>), Failure> {
         let (mut leaves, mut msrs) = (0, 0);
         // SAFETY: the handle is open and the places for the results valid.
-        let rc = unsafe { xen.functions().xc_cpu_policy_get_size(xen.as_ptr(), &raw mut leaves, &raw mut msrs) };
+        let rc = unsafe {
+            xen.functions().xc_cpu_policy_get_size(xen.as_ptr(), &raw mut leaves, &raw mut msrs)
+        };
         xen.check("XEN_SYSCTL_get_cpu_policy", rc)?;
         // SAFETY: no arguments.
         let raw = NonNull::new(unsafe { xen.functions().xc_cpu_policy_init() });
         let policy = Self { xen, raw: raw.ok_or_else(|| xen.failure("CPU policy"))? };
         // SAFETY: handle and policy are live.
-        let rc = unsafe { xen.functions().xc_cpu_policy_get_domain(xen.as_ptr(), xen.domid(), policy.raw.as_ptr()) };
+        let rc = unsafe {
+            xen.functions().xc_cpu_policy_get_domain(xen.as_ptr(), xen.domid(), policy.raw.as_ptr())
+        };
         xen.check("XEN_DOMCTL_get_cpu_policy", rc)?;
         policy.serialise(leaves, msrs)
     }
@@ -276,13 +338,24 @@ impl<'a> CpuPolicy<'a> {
         let (xen, policy) = (self.xen, self.raw.as_ptr());
         let (leaf_at, msr_at) = (leaf.as_mut_ptr(), msr.as_mut_ptr());
         let (leaves_at, msrs_at) = (&raw mut leaves, &raw mut msrs);
-        // SAFETY: both arrays have as many elements as their counts say; the counts are overwritten with what was used.
+        // SAFETY: both arrays have as many elements as their counts say; the counts are overwritten
+        // with what was used.
         let rc = unsafe {
-            xen.functions().xc_cpu_policy_serialise(xen.as_ptr(), policy, leaf_at, leaves_at, msr_at, msrs_at)
+            xen.functions().xc_cpu_policy_serialise(
+                xen.as_ptr(),
+                policy,
+                leaf_at,
+                leaves_at,
+                msr_at,
+                msrs_at,
+            )
         };
         xen.check("CPU policy", rc)?;
-        let words = |leaf: &libxl_sys::xen_cpuid_leaf_t| [leaf.leaf, leaf.subleaf, leaf.a, leaf.b, leaf.c, leaf.d];
-        let cpuid = leaf.iter().take(leaves as usize).flat_map(words).flat_map(u32::to_le_bytes).collect();
+        let words = |leaf: &libxl_sys::xen_cpuid_leaf_t| {
+            [leaf.leaf, leaf.subleaf, leaf.a, leaf.b, leaf.c, leaf.d]
+        };
+        let cpuid =
+            leaf.iter().take(leaves as usize).flat_map(words).flat_map(u32::to_le_bytes).collect();
         let msr_bytes = |msr: &libxl_sys::xen_msr_entry_t| {
             [&msr.idx.to_le_bytes()[..], &msr.flags.to_le_bytes(), &msr.val.to_le_bytes()].concat()
         };

@@ -18,8 +18,8 @@ pub(super) struct Interface {
     log: Logger,
 }
 
-// SAFETY: the handle is a structure with descriptors; libxenctrl ties it to no thread (xenctrl.h asks only for one thread at a
-// time, which the lack of Sync sees to).
+// SAFETY: the handle is a structure with descriptors; libxenctrl ties it to no thread (xenctrl.h
+// asks only for one thread at a time, which the lack of Sync sees to).
 unsafe impl Send for Interface {}
 
 impl Interface {
@@ -78,15 +78,20 @@ impl Interface {
     pub(super) fn hvm_param(&self, index: u32) -> Result<u64, Failure> {
         let mut value = 0;
         // SAFETY: the handle is open and the place for the result valid.
-        let rc = unsafe { self.library.xc_hvm_param_get(self.as_ptr(), self.domid, index, &raw mut value) };
+        let rc = unsafe {
+            self.library.xc_hvm_param_get(self.as_ptr(), self.domid, index, &raw mut value)
+        };
         self.check("HVMOP_get_param", rc).map(|_| value)
     }
 
     /// `XEN_DOMCTL_SHADOW_OP_*` without a bitmap.
     pub(super) fn shadow(&self, operation: u32) -> Result<(), Errno> {
         let no_size = std::ptr::null_mut();
-        // SAFETY: the handle is open; these operations read no size and no mode (xenctrl.h: xc_shadow_control).
-        let rc = unsafe { self.library.xc_shadow_control(self.as_ptr(), self.domid, operation, no_size, 0) };
+        // SAFETY: the handle is open; these operations read no size and no mode (xenctrl.h:
+        // xc_shadow_control).
+        let rc = unsafe {
+            self.library.xc_shadow_control(self.as_ptr(), self.domid, operation, no_size, 0)
+        };
         if rc < 0 { Err(Errno::last()) } else { Ok(()) }
     }
 }

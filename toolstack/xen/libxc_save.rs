@@ -1,4 +1,5 @@
-//! `xc_domain_save`, with callbacks into Rust. For a process that does nothing else, such as libxl's save helper.
+//! `xc_domain_save`, with callbacks into Rust. For a process that does nothing else, such as
+//! libxl's save helper.
 
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -30,8 +31,8 @@ pub trait LibxcCallbacks {
 
 /// Saves a domain's memory into the descriptor that libxl gave. The error is errno.
 ///
-/// From here on SIGTERM makes libxc fail and clean up, whatever it does, as with the stock helper: the stream's descriptor is
-/// replaced by one that cannot be written to.
+/// From here on SIGTERM makes libxc fail and clean up, whatever it does, as with the stock helper:
+/// the stream's descriptor is replaced by one that cannot be written to.
 pub fn save_with_libxc(
     library: Library,
     stream: i32,
@@ -43,7 +44,8 @@ pub fn save_with_libxc(
     end_stream_on_sigterm(stream).map_err(|errno| errno as i32)?;
     let shared = Shared(RefCell::new(callbacks));
     let user: *mut c_void = (&raw const shared).cast_mut().cast();
-    // SAFETY: the callbacks have the shim's types; `shared` outlives the logger, which is freed below.
+    // SAFETY: the callbacks have the shim's types; `shared` outlives the logger, which is freed
+    // below.
     let logger = unsafe { libxl_sys::xlshim_logger_new(user, Some(on_message), Some(on_progress)) };
     let logger = NonNull::new(logger).ok_or(Errno::ENOMEM as i32)?;
     // SAFETY: the logger is freed after the interface.
@@ -53,9 +55,19 @@ pub fn save_with_libxc(
         Some(xc) => {
             let mut table = table(user);
             let plain = libxl_sys::XC_STREAM_PLAIN;
-            // SAFETY: the interface is open; table and what it points at live until the call returns.
-            let rc =
-                unsafe { library.0.xc_domain_save(xc.as_ptr(), stream, domid, flags, &raw mut table, plain, receive) };
+            // SAFETY: the interface is open; table and what it points at live until the call
+            // returns.
+            let rc = unsafe {
+                library.0.xc_domain_save(
+                    xc.as_ptr(),
+                    stream,
+                    domid,
+                    flags,
+                    &raw mut table,
+                    plain,
+                    receive,
+                )
+            };
             let result = if rc == 0 { Ok(()) } else { Err(Errno::last_raw()) };
             // SAFETY: it is open and not used afterwards.
             unsafe { library.0.xc_interface_close(xc.as_ptr()) };
@@ -67,7 +79,8 @@ pub fn save_with_libxc(
     result
 }
 
-/// libxc logs while it is in no callback, but nothing says so: a line that comes inside of one is dropped.
+/// libxc logs while it is in no callback, but nothing says so: a line that comes inside of one is
+/// dropped.
 struct Shared<'a>(RefCell<&'a mut dyn LibxcCallbacks>);
 
 fn table(user: *mut c_void) -> libxl_sys::save_callbacks {
@@ -86,7 +99,11 @@ fn table(user: *mut c_void) -> libxl_sys::save_callbacks {
 ///
 /// # Safety
 /// `user` is the pointer that `save_with_libxc` made, during that call.
-unsafe fn with<T>(user: *mut c_void, otherwise: T, call: impl FnOnce(&mut dyn LibxcCallbacks) -> T) -> T {
+unsafe fn with<T>(
+    user: *mut c_void,
+    otherwise: T,
+    call: impl FnOnce(&mut dyn LibxcCallbacks) -> T,
+) -> T {
     // SAFETY: the caller's promise.
     let shared = unsafe { &*user.cast::<Shared<'_>>() };
     let Ok(mut callbacks) = shared.0.try_borrow_mut() else { return otherwise };
@@ -102,7 +119,9 @@ unsafe extern "C" fn on_precopy(stats: libxl_sys::precopy_stats, user: *mut c_vo
     let dirty = u64::try_from(stats.dirty_count).ok();
     // SAFETY: libxc passes back what it was given.
     let decision = unsafe {
-        with(user, Decision::Abort, |callbacks| callbacks.precopy(stats.iteration, stats.total_written, dirty))
+        with(user, Decision::Abort, |callbacks| {
+            callbacks.precopy(stats.iteration, stats.total_written, dirty)
+        })
     };
     match decision {
         Decision::Continue => libxl_sys::XGS_POLICY_CONTINUE_PRECOPY as c_int,
@@ -111,9 +130,15 @@ unsafe extern "C" fn on_precopy(stats: libxl_sys::precopy_stats, user: *mut c_vo
     }
 }
 
-unsafe extern "C" fn on_switch_qemu_logdirty(domid: u32, enable: c_uint, user: *mut c_void) -> c_int {
+unsafe extern "C" fn on_switch_qemu_logdirty(
+    domid: u32,
+    enable: c_uint,
+    user: *mut c_void,
+) -> c_int {
     // SAFETY: libxc passes back what it was given.
-    let switched = unsafe { with(user, false, |callbacks| callbacks.switch_qemu_logdirty(domid, enable != 0)) };
+    let switched = unsafe {
+        with(user, false, |callbacks| callbacks.switch_qemu_logdirty(domid, enable != 0))
+    };
     if switched { 0 } else { -1 }
 }
 
@@ -129,7 +154,9 @@ unsafe extern "C" fn on_message(
     // SAFETY: as above.
     let line = unsafe { text(line) };
     // SAFETY: the shim passes back what it was given.
-    unsafe { with(user, (), |callbacks| callbacks.log(level.cast_unsigned(), errno, &context, &line)) };
+    unsafe {
+        with(user, (), |callbacks| callbacks.log(level.cast_unsigned(), errno, &context, &line))
+    };
 }
 
 unsafe extern "C" fn on_progress(

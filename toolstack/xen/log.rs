@@ -1,4 +1,5 @@
-//! libxl's logger, bridged to `tracing`, to [`Note`]s and to the lines that a [`super::Failure`] carries.
+//! libxl's logger, bridged to `tracing`, to [`Note`]s and to the lines that a [`super::Failure`]
+//! carries.
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -12,7 +13,8 @@ use super::failure::Failure;
 use super::notes::{Level, note_of, printable, without_position};
 use crate::host::{Note, NoteKind, Notes};
 
-/// Error lines kept for a failure. The first of a cascade tells most, the last where it ended; more than four are never seen.
+/// Error lines kept for a failure. The first of a cascade tells most, the last where it ended; more
+/// than four are never seen.
 const KEPT_LINES: usize = 4;
 
 /// Characters kept of each.
@@ -37,10 +39,16 @@ unsafe impl Sync for Logger {}
 
 impl Logger {
     pub(super) fn new(notes: Option<Notes>) -> Result<Self, Failure> {
-        let sink = Box::new(Sink { errors: Mutex::default(), notes, asked_to_suspend: AtomicBool::new(false) });
+        let sink = Box::new(Sink {
+            errors: Mutex::default(),
+            notes,
+            asked_to_suspend: AtomicBool::new(false),
+        });
         let user = (&raw const *sink).cast_mut().cast();
-        // SAFETY: the callbacks have the shim's types; `user` points into a box that lives as long as the logger.
-        let raw = unsafe { libxl_sys::xlshim_logger_new(user, Some(on_message), Some(on_progress)) };
+        // SAFETY: the callbacks have the shim's types; `user` points into a box that lives as long
+        // as the logger.
+        let raw =
+            unsafe { libxl_sys::xlshim_logger_new(user, Some(on_message), Some(on_progress)) };
         let raw = NonNull::new(raw).ok_or_else(|| Failure::of("no memory for a logger"))?;
         Ok(Self { raw, sink })
     }
@@ -49,7 +57,8 @@ impl Logger {
         self.raw.as_ptr()
     }
 
-    /// The failure that `rc` stands for, with the error lines logged so far, which are then forgotten.
+    /// The failure that `rc` stands for, with the error lines logged so far, which are then
+    /// forgotten.
     pub(super) fn failure(&self, rc: c_int) -> Failure {
         let mut errors = self.sink.errors.lock().unwrap_or_else(PoisonError::into_inner);
         Failure { rc, lines: errors.drain(..).collect() }
@@ -63,7 +72,8 @@ impl Logger {
 
 impl Drop for Logger {
     fn drop(&mut self) {
-        // SAFETY: it was made by `xlshim_logger_new`; the context that logged to it is gone, as its owner frees it first.
+        // SAFETY: it was made by `xlshim_logger_new`; the context that logged to it is gone, as its
+        // owner frees it first.
         unsafe { libxl_sys::xlshim_logger_free(self.raw.as_ptr()) };
     }
 }
@@ -113,7 +123,8 @@ unsafe extern "C" fn on_message(
     context: *const c_char,
     line: *const c_char,
 ) {
-    // SAFETY: `user` is what `Logger::new` passed, and the logger outlives every context that logs to it.
+    // SAFETY: `user` is what `Logger::new` passed, and the logger outlives every context that logs
+    // to it.
     let sink = unsafe { &*user.cast::<Sink>() };
     // SAFETY: the shim passes a terminated string or null, valid during this call.
     let context = unsafe { text(context) };
@@ -134,7 +145,8 @@ unsafe extern "C" fn on_progress(
     let sink = unsafe { &*user.cast::<Sink>() };
     // SAFETY: as in `on_message`.
     let what = unsafe { text(what) };
-    // libxc tells every 1024 pfns; what lies between is counted in the stream, and each note wakes two threads.
+    // libxc tells every 1024 pfns; what lies between is counted in the stream, and each note wakes
+    // two threads.
     if done == 0 || done >= total {
         without_unwinding(|| sink.note(NoteKind::Progress { what, done, total }));
     }

@@ -29,11 +29,17 @@ impl Context {
     /// Saves the domain into `stream`, a blocking pipe, and leaves it suspended.
     ///
     /// When it fails the domain runs or is suspended, and stays as it is.
-    pub fn save(self: &Arc<Self>, domid: u32, stream: BorrowedFd<'_>, flags: SaveFlags) -> Result<(), Failure> {
+    pub fn save(
+        self: &Arc<Self>,
+        domid: u32,
+        stream: BorrowedFd<'_>,
+        flags: SaveFlags,
+    ) -> Result<(), Failure> {
         let domid = guest(domid)?;
         let (fd, flags) = (stream.as_raw_fd(), suspend_flags(flags));
         let result = self.run(|how| {
-            // SAFETY: the context is live and the descriptor borrowed for longer than the operation, which `run` waits for.
+            // SAFETY: the context is live and the descriptor borrowed for longer than the
+            // operation, which `run` waits for.
             unsafe { self.functions().libxl_domain_suspend(self.as_ptr(), domid, fd, flags, how) }
         });
         if result.is_err() {
@@ -49,15 +55,18 @@ impl Context {
         restore_as: &RestoreAs,
         stream: BorrowedFd<'_>,
     ) -> Result<u32, Failure> {
-        let json = config::for_restore(json, &restore_as.name, restore_as.domid.map(|domid| domid.0))?;
+        let json =
+            config::for_restore(json, &restore_as.name, restore_as.domid.map(|domid| domid.0))?;
         let mut config = DomainConfig::from_json(self, &json)?;
         stream::check_start(stream, self.canceller())?;
         let _room = MemoryRoom::make(self, &mut config)?;
         let mut domid = INVALID_DOMID;
-        // SIGHUP is how libxl ends a device model (libxl_dm.c: kill_device_model): one that had it blocked outlived its domain,
-        // and kept that from going away. This process takes a SIGHUP on any thread.
-        let result =
-            with_signal(Signal::SIGHUP, SigmaskHow::SIG_UNBLOCK, || self.restore_into(&mut config, &mut domid, stream));
+        // SIGHUP is how libxl ends a device model (libxl_dm.c: kill_device_model): one that had it
+        // blocked outlived its domain, and kept that from going away. This process takes a SIGHUP
+        // on any thread.
+        let result = with_signal(Signal::SIGHUP, SigmaskHow::SIG_UNBLOCK, || {
+            self.restore_into(&mut config, &mut domid, stream)
+        });
         match result {
             Ok(()) => Ok(domid),
             Err(failure) => {
@@ -80,11 +89,12 @@ impl Context {
         let mut params = unsafe { params.assume_init() };
         params.stream_version = STREAM_VERSION;
         let fd = stream.as_raw_fd();
-        let (context, config, place) = (self.as_ptr(), config.as_mut_ptr(), std::ptr::from_mut(domid));
+        let (context, config, place) =
+            (self.as_ptr(), config.as_mut_ptr(), std::ptr::from_mut(domid));
         let params_at = &raw const params;
         let result = self.run(|how| {
-            // SAFETY: the context is live; configuration, descriptor, parameters and the place for the domid are borrowed
-            // for longer than the operation, which `run` waits for.
+            // SAFETY: the context is live; configuration, descriptor, parameters and the place for
+            // the domid are borrowed for longer than the operation, which `run` waits for.
             unsafe {
                 self.functions().libxl_domain_create_restore(
                     context,
@@ -103,8 +113,9 @@ impl Context {
         result
     }
 
-    /// libxl destroys what it could not restore, unless it was aborted (libxl_create.c: domcreate_complete). It tells the
-    /// number in either case. A name may not have been given yet, or be gone already.
+    /// libxl destroys what it could not restore, unless it was aborted (libxl_create.c:
+    /// domcreate_complete). It tells the number in either case. A name may not have been given yet,
+    /// or be gone already.
     fn destroy_remains(&self, domid: u32, name: &str) {
         if guest(domid).is_err() || self.name(domid).is_some_and(|its_name| its_name != name) {
             return;
@@ -113,7 +124,9 @@ impl Context {
             return;
         }
         if let Err(failure) = self.destroy(domid) {
-            tracing::error!("domain {domid} ({name}) was not restored and cannot be destroyed: {failure}");
+            tracing::error!(
+                "domain {domid} ({name}) was not restored and cannot be destroyed: {failure}"
+            );
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A domain that is being built: what a restorer of PVH guests needs of Xen.
 //!
-//! The calls are those of xg_sr_restore.c and xg_sr_restore_x86_hvm.c; [`crate::restorer`] says in which order.
+//! The calls are those of xg_sr_restore.c and xg_sr_restore_x86_hvm.c; [`crate::restorer`] says in
+//! which order.
 
 use std::ffi::c_int;
 
@@ -16,7 +17,8 @@ use crate::restorer::{Contents, EventChannels, NewGuest, SUPERPAGE};
 /// Order of a superpage of 2 MiB.
 const SUPERPAGE_ORDER: u32 = SUPERPAGE.trailing_zeros();
 
-/// Who is at the other end of a new domain's rings, and through which of its ports: what libxl tells its save helper.
+/// Who is at the other end of a new domain's rings, and through which of its ports: what libxl
+/// tells its save helper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Rings {
     /// Port to xenstored.
@@ -52,8 +54,16 @@ impl BuiltGuest {
         self.numbers.extend_from_slice(pfns);
         let (xen, count, at) = (&self.xen, pfns.len() as u64, self.numbers.as_mut_ptr());
         // SAFETY: the handle is open; `count` numbers are there, to be read and overwritten.
-        let rc =
-            unsafe { xen.functions().xc_domain_populate_physmap_exact(xen.as_ptr(), xen.domid(), count, order, 0, at) };
+        let rc = unsafe {
+            xen.functions().xc_domain_populate_physmap_exact(
+                xen.as_ptr(),
+                xen.domid(),
+                count,
+                order,
+                0,
+                at,
+            )
+        };
         xen.check("XENMEM_populate_physmap", rc).map(drop)
     }
 
@@ -63,7 +73,10 @@ impl BuiltGuest {
         let mut mapping = self.foreign.map(&self.xen, &self.numbers, Access::Write)?;
         for (index, (pfn, contents)) in pages.iter().enumerate() {
             if let Some(errno) = mapping.error(index) {
-                return Err(Failure::of(format!("page {pfn:#x} cannot be mapped: {}", errno.desc())));
+                return Err(Failure::of(format!(
+                    "page {pfn:#x} cannot be mapped: {}",
+                    errno.desc()
+                )));
             }
             mapping.fill(index, contents);
         }
@@ -82,8 +95,8 @@ impl BuiltGuest {
         }
         let (xen, count) = (&self.xen, |length: usize| u32::try_from(length).unwrap_or(u32::MAX));
         let (mut leaf, mut subleaf, mut index) = (u32::MAX, u32::MAX, u32::MAX);
-        // SAFETY: the handle is open; both arrays have as many elements as is said and are only read; the places for what is
-        // wrong are valid.
+        // SAFETY: the handle is open; both arrays have as many elements as is said and are only
+        // read; the places for what is wrong are valid.
         let rc = unsafe {
             xen.functions().xc_set_domain_cpu_policy(
                 xen.as_ptr(),
@@ -97,7 +110,9 @@ impl BuiltGuest {
                 &raw mut index,
             )
         };
-        let call = format!("XEN_DOMCTL_set_cpu_policy (leaf {leaf:#x}, subleaf {subleaf:#x}, MSR {index:#x})");
+        let call = format!(
+            "XEN_DOMCTL_set_cpu_policy (leaf {leaf:#x}, subleaf {subleaf:#x}, MSR {index:#x})"
+        );
         xen.check(&call, rc).map(drop)
     }
 
@@ -115,7 +130,8 @@ impl NewGuest for BuiltGuest {
         self.give(pfns, 0).map_err(|failure| failure.to_string())
     }
 
-    /// A failure is taken for a lack of memory in one piece, as Xen does not tell (xg_sr_restore.c: populate_small_superpage).
+    /// A failure is taken for a lack of memory in one piece, as Xen does not tell (xg_sr_restore.c:
+    /// populate_small_superpage).
     fn populate_superpage(&mut self, first: u64) -> Result<bool, String> {
         Ok(self.give(&[first], SUPERPAGE_ORDER).is_ok())
     }
@@ -127,7 +143,8 @@ impl NewGuest for BuiltGuest {
     fn clear(&mut self, pfn: u64) -> Result<(), String> {
         let xen = &self.xen;
         // SAFETY: the handle is open; Xen checks the number.
-        let rc = unsafe { xen.functions().xc_clear_domain_pages(xen.as_ptr(), xen.domid(), pfn, 1) };
+        let rc =
+            unsafe { xen.functions().xc_clear_domain_pages(xen.as_ptr(), xen.domid(), pfn, 1) };
         self.checked("clearing a page", rc)
     }
 
@@ -152,16 +169,26 @@ impl NewGuest for BuiltGuest {
     fn set_tsc_info(&mut self, tsc: &TscInfo) -> Result<(), String> {
         let (xen, TscInfo { mode, khz, nsec, incarnation }) = (&self.xen, *tsc);
         // SAFETY: the handle is open; only numbers are passed.
-        let rc =
-            unsafe { xen.functions().xc_domain_set_tsc_info(xen.as_ptr(), xen.domid(), mode, nsec, khz, incarnation) };
+        let rc = unsafe {
+            xen.functions().xc_domain_set_tsc_info(
+                xen.as_ptr(),
+                xen.domid(),
+                mode,
+                nsec,
+                khz,
+                incarnation,
+            )
+        };
         self.checked("XEN_DOMCTL_settscinfo", rc)
     }
 
     fn set_hvm_param(&mut self, param: HvmParam) -> Result<(), String> {
         let (xen, HvmParam { index, value }) = (&self.xen, param);
-        let index = u32::try_from(index).map_err(|_| format!("parameter {index} is none of Xen's"))?;
+        let index =
+            u32::try_from(index).map_err(|_| format!("parameter {index} is none of Xen's"))?;
         // SAFETY: the handle is open; only numbers are passed.
-        let rc = unsafe { xen.functions().xc_hvm_param_set(xen.as_ptr(), xen.domid(), index, value) };
+        let rc =
+            unsafe { xen.functions().xc_hvm_param_set(xen.as_ptr(), xen.domid(), index, value) };
         self.checked(&format!("HVMOP_set_param {index} to {value:#x}"), rc)
     }
 
@@ -169,8 +196,14 @@ impl NewGuest for BuiltGuest {
         let (xen, mut context) = (&self.xen, context.to_vec());
         let size = u32::try_from(context.len()).map_err(|e| e.to_string())?;
         // SAFETY: `size` bytes are there, which are only read.
-        let rc =
-            unsafe { xen.functions().xc_domain_hvm_setcontext(xen.as_ptr(), xen.domid(), context.as_mut_ptr(), size) };
+        let rc = unsafe {
+            xen.functions().xc_domain_hvm_setcontext(
+                xen.as_ptr(),
+                xen.domid(),
+                context.as_mut_ptr(),
+                size,
+            )
+        };
         self.checked("XEN_DOMCTL_sethvmcontext", rc)
     }
 

@@ -1,7 +1,8 @@
 //! What libxl's log lines tell about a save: pure, from text to [`NoteKind`].
 //!
-//! The lines are libxl's debug output (libxl_dom_suspend.c in 4.17) and no promise. Each is looked for at the end of the line,
-//! after the domain number that libxl puts before it; one that is never found only leaves the matching note out.
+//! The lines are libxl's debug output (libxl_dom_suspend.c in 4.17) and no promise. Each is looked
+//! for at the end of the line, after the domain number that libxl puts before it; one that is never
+//! found only leaves the matching note out.
 
 use crate::host::NoteKind;
 
@@ -19,7 +20,10 @@ impl Level {
     /// From a `xentoollog_level`. Unknown ones count as errors, to be seen.
     pub(super) fn of(raw: i32) -> Self {
         match u32::try_from(raw).unwrap_or(u32::MAX) {
-            libxl_sys::XTL_NONE | libxl_sys::XTL_DEBUG | libxl_sys::XTL_VERBOSE | libxl_sys::XTL_DETAIL => Self::Debug,
+            libxl_sys::XTL_NONE
+            | libxl_sys::XTL_DEBUG
+            | libxl_sys::XTL_VERBOSE
+            | libxl_sys::XTL_DETAIL => Self::Debug,
             libxl_sys::XTL_PROGRESS => Self::Progress,
             libxl_sys::XTL_INFO | libxl_sys::XTL_NOTICE => Self::Info,
             libxl_sys::XTL_WARN => Self::Warn,
@@ -52,7 +56,8 @@ fn suspend_step(line: &str) -> Option<NoteKind> {
     line.ends_with(":guest has suspended").then_some(NoteKind::Suspended)
 }
 
-/// The line without libxl's source position (`FILE.c:LINE:FUNCTION: `), which tells an operator nothing.
+/// The line without libxl's source position (`FILE.c:LINE:FUNCTION: `), which tells an operator
+/// nothing.
 pub(super) fn without_position(line: &str) -> &str {
     match line.split_once(": ") {
         Some((position, rest)) if is_position(position) => rest,
@@ -91,7 +96,10 @@ mod tests {
         ] {
             assert_eq!(debug(&format!("{at}{asked}")), Some(NoteKind::SuspendRequested), "{asked}");
         }
-        assert_eq!(debug(&format!("{at}guest acknowledged suspend request")), Some(NoteKind::SuspendAcknowledged));
+        assert_eq!(
+            debug(&format!("{at}guest acknowledged suspend request")),
+            Some(NoteKind::SuspendAcknowledged)
+        );
         assert_eq!(debug(&format!("{at}guest has suspended")), Some(NoteKind::Suspended));
         assert_eq!(debug(&format!("{at}wait for the guest to suspend")), None);
         assert_eq!(debug("ao 0x1: complete, rc=0"), None);
@@ -102,7 +110,10 @@ mod tests {
         let step = "x: Domain 3:guest has suspended";
         assert_eq!(note_of(Level::Info, step), None);
         assert_eq!(note_of(Level::Warn, step), Some(NoteKind::Message(step.into())));
-        assert_eq!(note_of(Level::of(libxl_sys::XTL_CRITICAL as i32), "bad"), Some(NoteKind::Message("bad".into())));
+        assert_eq!(
+            note_of(Level::of(libxl_sys::XTL_CRITICAL as i32), "bad"),
+            Some(NoteKind::Message("bad".into()))
+        );
     }
 
     #[test]

@@ -32,7 +32,8 @@ const GLANCE_MS: u8 = 100;
 /// Pause while a start is incomplete: poll cannot wait for more than one byte.
 const INCOMPLETE_PAUSE: Duration = Duration::from_millis(2);
 
-/// Waits until the start of the stream has come, without taking it out of the pipe. Ends early when `canceller` is pulled.
+/// Waits until the start of the stream has come, without taking it out of the pipe. Ends early when
+/// `canceller` is pulled.
 pub(super) fn check_start(stream: BorrowedFd<'_>, canceller: &Canceller) -> Result<(), Failure> {
     while !canceller.is_pulled() {
         let closed = match wait_readable(stream)? {
@@ -72,7 +73,8 @@ fn peek(stream: BorrowedFd<'_>) -> Result<Vec<u8>, Failure> {
 
 fn tee(from: BorrowedFd<'_>, into: &OwnedFd) -> Result<usize, Failure> {
     // SAFETY: both descriptors are borrowed for the call, which touches no memory of ours.
-    let copied = unsafe { libc::tee(from.as_raw_fd(), into.as_raw_fd(), START, libc::SPLICE_F_NONBLOCK) };
+    let copied =
+        unsafe { libc::tee(from.as_raw_fd(), into.as_raw_fd(), START, libc::SPLICE_F_NONBLOCK) };
     match Errno::result(copied) {
         Ok(copied) => Ok(copied.unsigned_abs()),
         Err(Errno::EAGAIN | Errno::EINTR) => Ok(0),

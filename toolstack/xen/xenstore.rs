@@ -19,7 +19,8 @@ pub struct XenStore {
     library: &'static libxl_sys::Libxl,
 }
 
-// SAFETY: libxenstore's handle may be used from any thread, by one at a time (xenstore.h), which the lack of Sync sees to.
+// SAFETY: libxenstore's handle may be used from any thread, by one at a time (xenstore.h), which
+// the lack of Sync sees to.
 unsafe impl Send for XenStore {}
 
 /// A watch on a node and all below it. Dropping it ends it.
@@ -55,13 +56,20 @@ impl XenStore {
     pub fn list(&self, path: &str) -> Result<Vec<String>, Failure> {
         let (path, mut count) = (c_path(path)?, 0);
         // SAFETY: the connection is live and the path terminated.
-        let raw =
-            unsafe { self.library.xs_directory(self.raw.as_ptr(), NO_TRANSACTION, path.as_ptr(), &raw mut count) };
+        let raw = unsafe {
+            self.library.xs_directory(
+                self.raw.as_ptr(),
+                NO_TRANSACTION,
+                path.as_ptr(),
+                &raw mut count,
+            )
+        };
         let Some(raw) = NonNull::new(raw) else { return Ok(Vec::new()) };
         // SAFETY: libxenstore made an array of `count` pointers.
         let names = unsafe { std::slice::from_raw_parts(raw.as_ptr(), count as usize) };
         // SAFETY: each points at a terminated string in the array's own block of memory.
-        let name = |name: &*mut c_char| unsafe { CStr::from_ptr(*name) }.to_string_lossy().into_owned();
+        let name =
+            |name: &*mut c_char| unsafe { CStr::from_ptr(*name) }.to_string_lossy().into_owned();
         let names = names.iter().map(name).collect();
         // SAFETY: one block from malloc, the caller's, not used afterwards.
         unsafe { libc::free(raw.as_ptr().cast()) };
@@ -70,7 +78,11 @@ impl XenStore {
 
     /// Writes a node. One that is new inherits its parent's permissions.
     pub fn write(&self, path: &str, value: &str) -> Result<(), Failure> {
-        if self.write_in(NO_TRANSACTION, &c_path(path)?, value) { Ok(()) } else { Err(failed("write", path)) }
+        if self.write_in(NO_TRANSACTION, &c_path(path)?, value) {
+            Ok(())
+        } else {
+            Err(failed("write", path))
+        }
     }
 
     /// The node's value, if there is one that can be read.
@@ -78,11 +90,13 @@ impl XenStore {
         Ok(self.read_in(NO_TRANSACTION, &c_path(path)?))
     }
 
-    /// Watches a node, which need not be there. xenstored fires it once at once, then with every change (docs/misc/xenstore.txt).
+    /// Watches a node, which need not be there. xenstored fires it once at once, then with every
+    /// change (docs/misc/xenstore.txt).
     pub fn watch(&self, path: &str) -> Result<Watch<'_>, Failure> {
         let c_path = c_path(path)?;
         // SAFETY: the connection is live; path and token are terminated.
-        let watched = unsafe { self.library.xs_watch(self.raw.as_ptr(), c_path.as_ptr(), TOKEN.as_ptr()) };
+        let watched =
+            unsafe { self.library.xs_watch(self.raw.as_ptr(), c_path.as_ptr(), TOKEN.as_ptr()) };
         if watched { Ok(Watch { store: self, path: c_path }) } else { Err(failed("watch", path)) }
     }
 
@@ -98,7 +112,9 @@ impl XenStore {
             let same = self.read_in(transaction, &c_path).as_deref() == Some(old);
             let written = same && self.write_in(transaction, &c_path, new);
             // SAFETY: the transaction was started above and ends here.
-            let committed = unsafe { self.library.xs_transaction_end(self.raw.as_ptr(), transaction, !written) };
+            let committed = unsafe {
+                self.library.xs_transaction_end(self.raw.as_ptr(), transaction, !written)
+            };
             match (same, written && committed) {
                 (false, _) => return Ok(false),
                 (true, true) => return Ok(true),
@@ -112,20 +128,29 @@ impl XenStore {
     fn read_in(&self, transaction: libxl_sys::xs_transaction_t, path: &CString) -> Option<String> {
         let mut len: c_uint = 0;
         // SAFETY: the connection is live and the path terminated.
-        let raw = unsafe { self.library.xs_read(self.raw.as_ptr(), transaction, path.as_ptr(), &raw mut len) };
+        let raw = unsafe {
+            self.library.xs_read(self.raw.as_ptr(), transaction, path.as_ptr(), &raw mut len)
+        };
         // SAFETY: null, or from malloc, terminated beyond `len` by libxenstore, and the caller's.
         unsafe { take_string(raw.cast()) }
     }
 
-    fn write_in(&self, transaction: libxl_sys::xs_transaction_t, path: &CString, value: &str) -> bool {
+    fn write_in(
+        &self,
+        transaction: libxl_sys::xs_transaction_t,
+        path: &CString,
+        value: &str,
+    ) -> bool {
         let (at, len) = (value.as_ptr().cast(), value.len() as c_uint);
-        // SAFETY: the connection is live, the path terminated, and `len` bytes of the value are there.
+        // SAFETY: the connection is live, the path terminated, and `len` bytes of the value are
+        // there.
         unsafe { self.library.xs_write(self.raw.as_ptr(), transaction, path.as_ptr(), at, len) }
     }
 }
 
 impl Watch<'_> {
-    /// Waits for an event, or until `patience` is over. It may return for nothing: an earlier watch's event, or a signal.
+    /// Waits for an event, or until `patience` is over. It may return for nothing: an earlier
+    /// watch's event, or a signal.
     pub fn wait(&self, patience: Duration) {
         let (library, raw) = (self.store.library, self.store.raw.as_ptr());
         // SAFETY: the connection is live.
@@ -142,7 +167,8 @@ impl Watch<'_> {
             if event.is_null() {
                 return;
             }
-            // SAFETY: one block from malloc, with its strings in it, the caller's, not used afterwards.
+            // SAFETY: one block from malloc, with its strings in it, the caller's, not used
+            // afterwards.
             unsafe { libc::free(event.cast()) };
         }
     }
@@ -150,8 +176,15 @@ impl Watch<'_> {
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        // SAFETY: the connection is live; path and token are terminated, and those that the watch was set with.
-        unsafe { self.store.library.xs_unwatch(self.store.raw.as_ptr(), self.path.as_ptr(), TOKEN.as_ptr()) };
+        // SAFETY: the connection is live; path and token are terminated, and those that the watch
+        // was set with.
+        unsafe {
+            self.store.library.xs_unwatch(
+                self.store.raw.as_ptr(),
+                self.path.as_ptr(),
+                TOKEN.as_ptr(),
+            )
+        };
     }
 }
 

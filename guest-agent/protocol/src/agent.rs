@@ -6,8 +6,8 @@ use std::str::FromStr;
 use crate::Token;
 use crate::fields::{Fields, Malformed};
 
-/// `version=V protocol=N pid=N boot=ID freezer=cgroup|sigstop`. Fields that a later version may add are ignored, so that it can
-/// be told apart as such.
+/// `version=V protocol=N pid=N boot=ID freezer=cgroup|sigstop`. Fields that a later version may add
+/// are ignored, so that it can be told apart as such.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentInfo {
     /// The agent's version.

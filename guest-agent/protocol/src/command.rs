@@ -30,14 +30,16 @@ pub enum Verb {
         /// How long stopping may take.
         deadline: Duration,
     },
-    /// Wait until nothing that a rank has sent is unacknowledged, no longer than the deadline. Answer: `flushed`.
+    /// Wait until nothing that a rank has sent is unacknowledged, no longer than the deadline.
+    /// Answer: `flushed`.
     Flush {
         /// As above.
         lease: Duration,
         /// After it the cut is called unclean.
         deadline: Duration,
-        /// Whether the ranks at the other ends stand still, too: then receive queues that are full are given room for what is
-        /// in flight to them. Who still sends would only fill them again.
+        /// Whether the ranks at the other ends stand still, too: then receive queues that are full
+        /// are given room for what is in flight to them. Who still sends would only fill them
+        /// again.
         room: bool,
     },
     /// Stay as you are and say that you run, after a suspend. Answer: `resumed`.
@@ -63,7 +65,8 @@ pub struct Prepare {
     pub lease: Duration,
     /// How long preparing may take.
     pub deadline: Duration,
-    /// How long the ranks may be unreachable, at most: a rank's connection with less patience is a veto.
+    /// How long the ranks may be unreachable, at most: a rank's connection with less patience is a
+    /// veto.
     pub pause: Duration,
     /// Only this job's ranks; else all.
     pub job: Option<Token>,
@@ -83,9 +86,10 @@ impl Verb {
     pub fn lease(&self) -> Option<Duration> {
         match self {
             Self::Prepare(prepare) => Some(prepare.lease),
-            Self::Freeze { lease, .. } | Self::Flush { lease, .. } | Self::Hold { lease } | Self::Thaw { lease } => {
-                Some(*lease)
-            }
+            Self::Freeze { lease, .. }
+            | Self::Flush { lease, .. }
+            | Self::Hold { lease }
+            | Self::Thaw { lease } => Some(*lease),
             Self::Survey | Self::Finish | Self::Abort => None,
         }
     }
@@ -95,9 +99,11 @@ impl Verb {
             "survey" => Ok(Self::Survey),
             "prepare" => Prepare::take(fields).map(Self::Prepare),
             "freeze" => Ok(Self::Freeze { lease: lease(fields)?, deadline: deadline(fields)? }),
-            "flush" => {
-                Ok(Self::Flush { lease: lease(fields)?, deadline: deadline(fields)?, room: fields.flag("room")? })
-            }
+            "flush" => Ok(Self::Flush {
+                lease: lease(fields)?,
+                deadline: deadline(fields)?,
+                room: fields.flag("room")?,
+            }),
             "hold" => Ok(Self::Hold { lease: lease(fields)? }),
             "thaw" => Ok(Self::Thaw { lease: lease(fields)? }),
             "finish" => Ok(Self::Finish),
@@ -165,7 +171,12 @@ impl fmt::Display for Verb {
             }
             Self::Flush { lease, deadline, room } => {
                 let room = u8::from(*room);
-                write!(f, "flush lease={} deadline={} room={room}", lease.as_millis(), deadline.as_millis())
+                write!(
+                    f,
+                    "flush lease={} deadline={} room={room}",
+                    lease.as_millis(),
+                    deadline.as_millis()
+                )
             }
             Self::Hold { lease } => write!(f, "hold lease={}", lease.as_millis()),
             Self::Thaw { lease } => write!(f, "thaw lease={}", lease.as_millis()),

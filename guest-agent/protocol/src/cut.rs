@@ -1,8 +1,9 @@
 //! The state of every connection at the cut, and whether the two ends of each agree.
 //!
-//! With all ranks of a job frozen and flushed, a connection's sender says how many bytes its peer has acknowledged, and the
-//! peer how many it has received. Where both say the same, no byte of it is on the wire: what was sent stands in the receiver's
-//! queue or beyond, what was not stands in the sender's. Both are guest memory and move with it.
+//! With all ranks of a job frozen and flushed, a connection's sender says how many bytes its peer
+//! has acknowledged, and the peer how many it has received. Where both say the same, no byte of it
+//! is on the wire: what was sent stands in the receiver's queue or beyond, what was not stands in
+//! the sender's. Both are guest memory and move with it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,11 +20,13 @@ pub const MAX_CUT_CHUNKS: usize = 256;
 /// `LOCAL REMOTE ACKED RECEIVED UNACKED NOTSENT UNREAD RETRANSMITS WINDOW`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
-    /// This end. An IPv4 address mapped into IPv6 is written as IPv4, so that both ends use the same name.
+    /// This end. An IPv4 address mapped into IPv6 is written as IPv4, so that both ends use the
+    /// same name.
     pub local: SocketAddr,
     /// The other end.
     pub remote: SocketAddr,
-    /// Bytes that the peer has acknowledged (`tcpi_bytes_acked`). Linux counts the SYN of the end that opened the connection.
+    /// Bytes that the peer has acknowledged (`tcpi_bytes_acked`). Linux counts the SYN of the end
+    /// that opened the connection.
     pub acked: u64,
     /// Bytes received in order (`tcpi_bytes_received`).
     pub received: u64,
@@ -35,7 +38,8 @@ pub struct Connection {
     pub unread: u32,
     /// Segments retransmitted since the connection was opened (`tcpi_total_retrans`).
     pub retransmits: u32,
-    /// The window that the peer has last offered, in bytes (`tcpi_snd_wnd`); none on kernels that do not say (before 5.16).
+    /// The window that the peer has last offered, in bytes (`tcpi_snd_wnd`); none on kernels that
+    /// do not say (before 5.16).
     pub window: Option<u32>,
 }
 
@@ -57,7 +61,8 @@ impl Connection {
         })
     }
 
-    /// Whether all that this end has sent has arrived at `peer`, this connection's other end, and nothing more.
+    /// Whether all that this end has sent has arrived at `peer`, this connection's other end, and
+    /// nothing more.
     ///
     /// The count of the end that opened the connection is one higher, for its SYN.
     pub fn arrived_at(&self, peer: &Self) -> bool {
@@ -82,8 +87,12 @@ impl FromStr for Connection {
 
 impl fmt::Display for Connection {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self { local, remote, acked, received, unacked, notsent, unread, retransmits, window } = self;
-        write!(f, "{local} {remote} {acked} {received} {unacked} {notsent} {unread} {retransmits} ")?;
+        let Self { local, remote, acked, received, unacked, notsent, unread, retransmits, window } =
+            self;
+        write!(
+            f,
+            "{local} {remote} {acked} {received} {unacked} {notsent} {unread} {retransmits} "
+        )?;
         match window {
             Some(window) => write!(f, "{window}"),
             None => f.write_str("-"),
@@ -129,8 +138,9 @@ pub struct Audit {
 
 /// Pairs the ends of all connections in the cuts of all domains of a job.
 ///
-/// A domain that had sent all it could writes its rows while another may still be sending to it. Ends that disagree therefore
-/// prove nothing until all domains have been flushed once more after all were flushed: then nothing moves.
+/// A domain that had sent all it could writes its rows while another may still be sending to it.
+/// Ends that disagree therefore prove nothing until all domains have been flushed once more after
+/// all were flushed: then nothing moves.
 pub fn audit<'a>(cuts: impl IntoIterator<Item = &'a Connection>) -> Audit {
     let mut result = Audit::default();
     let mut waiting: HashMap<(SocketAddr, SocketAddr), &Connection> = HashMap::new();

@@ -47,7 +47,8 @@ impl<'a> Fields<'a> {
         Ok(Self { rest })
     }
 
-    /// Splits `value` before its field `key`, whose value is then all that follows, spaces included.
+    /// Splits `value` before its field `key`, whose value is then all that follows, spaces
+    /// included.
     pub(crate) fn split_tail(value: &'a str, key: &str) -> (&'a str, Option<&'a str>) {
         match value.split_once(&format!(" {key}=")) {
             Some((front, tail)) => (front, Some(tail)),
@@ -65,7 +66,9 @@ impl<'a> Fields<'a> {
 
     /// The value of `key`, if it is there.
     pub(crate) fn optional(&mut self, key: &str) -> Option<&'a str> {
-        let value = |word: &&'a str| word.split_once('=').filter(|(name, _)| *name == key).map(|(_, value)| value);
+        let value = |word: &&'a str| {
+            word.split_once('=').filter(|(name, _)| *name == key).map(|(_, value)| value)
+        };
         let at = self.rest.iter().rposition(|word| value(word).is_some())?;
         let word = self.rest.remove(at);
         value(&word)
@@ -93,7 +96,12 @@ impl<'a> Fields<'a> {
     }
 
     /// Milliseconds from `least` to `most`.
-    pub(crate) fn millis(&mut self, key: &'static str, least: u64, most: u64) -> Result<Duration, Malformed> {
+    pub(crate) fn millis(
+        &mut self,
+        key: &'static str,
+        least: u64,
+        most: u64,
+    ) -> Result<Duration, Malformed> {
         let ms: u64 = self.number_field(key)?;
         if !(least..=most).contains(&ms) {
             return Err(Malformed::Bad(key));

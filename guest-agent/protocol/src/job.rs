@@ -6,7 +6,8 @@ use std::str::FromStr;
 use crate::Token;
 use crate::fields::{Fields, Malformed, Number};
 
-/// Most ranks in one row, so that it stays below [`crate::MAX_VALUE`]. A job with more has several rows with the same id.
+/// Most ranks in one row, so that it stays below [`crate::MAX_VALUE`]. A job with more has several
+/// rows with the same id.
 pub const MAX_ROW_RANKS: usize = 32;
 
 /// Most rows in a domain.
@@ -64,7 +65,12 @@ impl FromStr for JobRow {
 }
 
 fn parse_ranks(list: &str) -> Result<Vec<Rank>, Malformed> {
-    let ranks: Vec<_> = list.split(',').take(MAX_ROW_RANKS + 1).map(parse_rank).collect::<Option<_>>().ok_or(BAD)?;
+    let ranks: Vec<_> = list
+        .split(',')
+        .take(MAX_ROW_RANKS + 1)
+        .map(parse_rank)
+        .collect::<Option<_>>()
+        .ok_or(BAD)?;
     if ranks.len() > MAX_ROW_RANKS { Err(BAD) } else { Ok(ranks) }
 }
 

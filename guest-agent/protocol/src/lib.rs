@@ -1,10 +1,10 @@
-//! What rxl in dom0 (the coordinator) and `rxl-guest-agent` in a domU say to each other through xenstore, to hold an MPI job's
-//! ranks still around a migration. Formats only: no I/O.
+//! What rxl in dom0 (the coordinator) and `rxl-guest-agent` in a domU say to each other through
+//! xenstore, to hold an MPI job's ranks still around a migration. Formats only: no I/O.
 //!
 //! # Nodes
 //!
-//! Paths are relative to the domain's own directory (`/local/domain/DOMID` seen from dom0). Each value is printable ASCII of at
-//! most [`MAX_VALUE`] bytes.
+//! Paths are relative to the domain's own directory (`/local/domain/DOMID` seen from dom0). Each
+//! value is printable ASCII of at most [`MAX_VALUE`] bytes.
 //!
 //! | node | written by | what |
 //! | --- | --- | --- |
@@ -16,16 +16,18 @@
 //! | `data/rxl/job/N` | agent | a [`JobRow`]: ranks in this domain. A job with many takes several rows with the same id |
 //! | `data/rxl/cut/N` | agent | lines, each a [`Connection`]; `Flushed::chunks` says how many nodes |
 //!
-//! The guest can read what lies under `control` and cannot write there, so it cannot forge a command. All that lies under
-//! `data` is the guest's own word: a coordinator parses it as something hostile. The agent writes rows first and the state
-//! last, so who has read the state finds the rows that belong to it.
+//! The guest can read what lies under `control` and cannot write there, so it cannot forge a
+//! command. All that lies under `data` is the guest's own word: a coordinator parses it as
+//! something hostile. The agent writes rows first and the state last, so who has read the state
+//! finds the rows that belong to it.
 //!
 //! # Stamps
 //!
-//! A command carries an epoch (one attempt to migrate) and a sequence number in it. The agent obeys a command only when its
-//! [`Stamp`] is greater than that of the last one it obeyed, and its answer carries the same stamp. So a command that is read
-//! twice is obeyed once, and one that comes too late is ignored. A coordinator picks an epoch greater than any it finds in the
-//! states of the domains it is about to talk to; the time in milliseconds does well.
+//! A command carries an epoch (one attempt to migrate) and a sequence number in it. The agent obeys
+//! a command only when its [`Stamp`] is greater than that of the last one it obeyed, and its answer
+//! carries the same stamp. So a command that is read twice is obeyed once, and one that comes too
+//! late is ignored. A coordinator picks an epoch greater than any it finds in the states of the
+//! domains it is about to talk to; the time in milliseconds does well.
 //!
 //! # The agent's states
 //!
@@ -43,14 +45,17 @@
 //!                   '--------------------------------------'-----------------'
 //!                     failed (thaws first); abort and the end of the lease thaw first too
 //! ```
-//! PREPARED: ranks are known and stand in a cgroup of their own; they run. FROZEN: they do not. THAWED: they run; figures are
-//! still being kept for `finish`. A `prepare` that is refused (`nack`) leads back to IDLE. A newer epoch's command ends an older
-//! epoch first, as if by `abort`. A command that does not fit the state is answered by `failed`, which thaws: the agent never
-//! stays frozen in doubt.
+//! PREPARED: ranks are known and stand in a cgroup of their own; they run. FROZEN: they do not.
+//! THAWED: they run; figures are still being kept for `finish`. A `prepare` that is refused
+//! (`nack`) leads back to IDLE. A newer epoch's command ends an older epoch first, as if by
+//! `abort`. A command that does not fit the state is answered by `failed`, which thaws: the agent
+//! never stays frozen in doubt.
 //!
-//! **The lease.** Every command but `finish` and `abort` brings one; it runs on the guest's CLOCK_MONOTONIC, which stands still
-//! while the domain is suspended. Each command, and each change of `control/rxl/lease`, starts it anew. When it ends, the agent
-//! thaws what it has frozen, forgets the epoch and says `expired`. A coordinator that dies therefore cannot leave ranks frozen.
+//! **The lease.** Every command but `finish` and `abort` brings one; it runs on the guest's
+//! CLOCK_MONOTONIC, which stands still while the domain is suspended. Each command, and each change
+//! of `control/rxl/lease`, starts it anew. When it ends, the agent thaws what it has frozen,
+//! forgets the epoch and says `expired`. A coordinator that dies therefore cannot leave ranks
+//! frozen.
 //!
 //! # A migration
 //!
@@ -79,10 +84,11 @@
 //!    |                        | ranks back to their own cgroup
 //!    |                        | 7 7 finished --------------------> |
 //! ```
-//! Nothing of the guest's tree goes along: the target's is new, and empty but for `hold`. The agent notices by the watch that
-//! the kernel registers again on resume, or because its own nodes are gone, and writes them anew. A suspend that was cancelled
-//! fires no watch; there the source writes `hold` (or `thaw` at once), which the agent also finds by looking every now and
-//! then. A domain that does not move gets the same commands but `hold`.
+//! Nothing of the guest's tree goes along: the target's is new, and empty but for `hold`. The agent
+//! notices by the watch that the kernel registers again on resume, or because its own nodes are
+//! gone, and writes them anew. A suspend that was cancelled fires no watch; there the source writes
+//! `hold` (or `thaw` at once), which the agent also finds by looking every now and then. A domain
+//! that does not move gets the same commands but `hold`.
 //!
 //! In the other direction the coordinator may at any time send `abort`: thaw and finish in one.
 
@@ -108,5 +114,6 @@ pub use token::{MAX_TOKEN, Token};
 /// Version of this protocol. Either side refuses another.
 pub const PROTOCOL_VERSION: u32 = 1;
 
-/// Longest value of a node, in bytes. xenstored takes less than 2048 for a node with its permissions and names.
+/// Longest value of a node, in bytes. xenstored takes less than 2048 for a node with its
+/// permissions and names.
 pub const MAX_VALUE: usize = 1000;

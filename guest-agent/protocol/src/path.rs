@@ -1,6 +1,7 @@
 //! Names of the nodes, relative to the domain's own directory.
 
-/// Directory of what dom0 writes. dom0 creates it readable by the guest and writable by nobody else.
+/// Directory of what dom0 writes. dom0 creates it readable by the guest and writable by nobody
+/// else.
 pub const CONTROL: &str = "control/rxl";
 
 /// A [`crate::Command`].

@@ -4,7 +4,8 @@ use std::fmt;
 
 use crate::fields::{Fields, Malformed};
 
-/// Which command: of which attempt to migrate, and which one in it. Later ones are greater. Zero is before all commands.
+/// Which command: of which attempt to migrate, and which one in it. Later ones are greater. Zero is
+/// before all commands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp {
     /// The attempt to migrate, from 1.

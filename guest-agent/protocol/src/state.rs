@@ -76,7 +76,8 @@ pub struct Ready {
     pub connections: u32,
     /// How they will be stopped.
     pub how: Freezer,
-    /// The shortest time after which one of the connections gives up a peer that does not answer, as far as it can be told.
+    /// The shortest time after which one of the connections gives up a peer that does not answer,
+    /// as far as it can be told.
     pub patience: Option<Duration>,
     /// Time that preparing took.
     pub took: Duration,
@@ -96,7 +97,8 @@ pub struct Frozen {
 /// Answer to `flush`. Sums are over all connections, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flushed {
-    /// Whether nothing is in flight: all is acknowledged, and what is not sent waits for a peer's closed window.
+    /// Whether nothing is in flight: all is acknowledged, and what is not sent waits for a peer's
+    /// closed window.
     pub clean: bool,
     /// Connections looked at.
     pub connections: u32,
@@ -110,8 +112,8 @@ pub struct Flushed {
     pub notsent: u64,
     /// In the receivers' queues, not yet read.
     pub unread: u64,
-    /// When the last of what is in flight is sent again, or of what a probe takes along into a window with little room; none if there is
-    /// neither, or if its kernel does not know.
+    /// When the last of what is in flight is sent again, or of what a probe takes along into a
+    /// window with little room; none if there is neither, or if its kernel does not know.
     pub resend: Option<Duration>,
     /// Time that flushing took.
     pub took: Duration,
@@ -126,12 +128,14 @@ pub struct Thawed {
     pub paused: Duration,
     /// Connections of the freeze that were gone before the thaw.
     pub lost: u32,
-    /// Segments retransmitted from the cut (the end of the flush; the freeze, if there was none) to the thaw.
+    /// Segments retransmitted from the cut (the end of the flush; the freeze, if there was none) to
+    /// the thaw.
     pub retransmits: u64,
 }
 
-/// Answer to `finish` and `abort`: what the connections of the freeze have done since the cut. A job that runs loses a segment
-/// now and then without any migration; those of `thawed` alone are due to the pause.
+/// Answer to `finish` and `abort`: what the connections of the freeze have done since the cut. A
+/// job that runs loses a segment now and then without any migration; those of `thawed` alone are
+/// due to the pause.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Finished {
     /// Segments retransmitted, those of `thawed` included.
@@ -143,7 +147,8 @@ pub struct Finished {
 /// Why not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// A process is in uninterruptible sleep (state D): it could not be frozen, nor the domain suspended.
+    /// A process is in uninterruptible sleep (state D): it could not be frozen, nor the domain
+    /// suspended.
     Uninterruptible,
     /// A connection of a rank is still being opened.
     Connecting,
@@ -181,13 +186,18 @@ impl Reason {
 
     fn take(fields: &mut Fields) -> Result<Self, Malformed> {
         let name = fields.field("reason")?;
-        Self::NAMES.iter().find(|(_, known)| *known == name).map(|(reason, _)| *reason).ok_or(Malformed::Bad("reason"))
+        Self::NAMES
+            .iter()
+            .find(|(_, known)| *known == name)
+            .map(|(reason, _)| *reason)
+            .ok_or(Malformed::Bad("reason"))
     }
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let name = Self::NAMES.iter().find(|(reason, _)| reason == self).map_or("", |(_, name)| name);
+        let name =
+            Self::NAMES.iter().find(|(reason, _)| reason == self).map_or("", |(_, name)| name);
         f.write_str(name)
     }
 }
@@ -215,8 +225,12 @@ impl Status {
     fn take(fields: &mut Fields, detail: Option<&str>) -> Result<Self, Malformed> {
         let name = fields.word("status")?;
         match (name, detail) {
-            ("nack", Some(detail)) => Ok(Self::Nack { reason: Reason::take(fields)?, detail: detail.into() }),
-            ("failed", Some(detail)) => Ok(Self::Failed { reason: Reason::take(fields)?, detail: detail.into() }),
+            ("nack", Some(detail)) => {
+                Ok(Self::Nack { reason: Reason::take(fields)?, detail: detail.into() })
+            }
+            ("failed", Some(detail)) => {
+                Ok(Self::Failed { reason: Reason::take(fields)?, detail: detail.into() })
+            }
             (_, None) => Self::take_plain(name, fields),
             (_, Some(_)) => Err(Malformed::Surplus),
         }
@@ -291,7 +305,10 @@ impl Thawed {
 
 impl Finished {
     fn take(fields: &mut Fields) -> Result<Self, Malformed> {
-        Ok(Self { retransmits: fields.number_field("retransmits")?, connections: fields.number_field("connections")? })
+        Ok(Self {
+            retransmits: fields.number_field("retransmits")?,
+            connections: fields.number_field("connections")?,
+        })
     }
 }
 
@@ -307,14 +324,18 @@ impl fmt::Display for Status {
             Self::Idle => f.write_str("idle"),
             Self::Surveyed { ranks } => write!(f, "surveyed ranks={ranks}"),
             Self::Ready(ready) => ready.fmt(f),
-            Self::Nack { reason, detail } => write!(f, "nack reason={reason} detail={}", Detail(detail)),
+            Self::Nack { reason, detail } => {
+                write!(f, "nack reason={reason} detail={}", Detail(detail))
+            }
             Self::Frozen(frozen) => frozen.fmt(f),
             Self::Flushed(flushed) => flushed.fmt(f),
             Self::Resumed { frozen } => write!(f, "resumed frozen={}", flag(*frozen)),
             Self::Thawed(thawed) => thawed.fmt(f),
             Self::Expired { paused } => write!(f, "expired paused={}", micros(*paused)),
             Self::Finished(finished) => finished.fmt(f),
-            Self::Failed { reason, detail } => write!(f, "failed reason={reason} detail={}", Detail(detail)),
+            Self::Failed { reason, detail } => {
+                write!(f, "failed reason={reason} detail={}", Detail(detail))
+            }
         }
     }
 }
@@ -335,8 +356,13 @@ impl fmt::Display for Frozen {
 
 impl fmt::Display for Flushed {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self { clean, connections, chunks, left_out, unacked, notsent, unread, resend, took } = self;
-        write!(f, "flushed clean={} connections={connections} chunks={chunks} left-out={left_out}", flag(*clean))?;
+        let Self { clean, connections, chunks, left_out, unacked, notsent, unread, resend, took } =
+            self;
+        write!(
+            f,
+            "flushed clean={} connections={connections} chunks={chunks} left-out={left_out}",
+            flag(*clean)
+        )?;
         write!(f, " unacked={unacked} notsent={notsent} unread={unread}")?;
         write!(f, " resend={} us={}", Span(*resend), micros(*took))
     }
@@ -345,7 +371,12 @@ impl fmt::Display for Flushed {
 impl fmt::Display for Thawed {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Self { took, paused, lost, retransmits } = self;
-        write!(f, "thawed lost={lost} retransmits={retransmits} paused={} us={}", micros(*paused), micros(*took))
+        write!(
+            f,
+            "thawed lost={lost} retransmits={retransmits} paused={} us={}",
+            micros(*paused),
+            micros(*took)
+        )
     }
 }
 
@@ -359,7 +390,10 @@ impl fmt::Display for Finished {
 fn span(fields: &mut Fields, key: &'static str) -> Result<Option<Duration>, Malformed> {
     match fields.field(key)? {
         "none" => Ok(None),
-        ms => ms.parse::<u32>().map(|ms| Some(Duration::from_millis(ms.into()))).map_err(|_| Malformed::Bad(key)),
+        ms => ms
+            .parse::<u32>()
+            .map(|ms| Some(Duration::from_millis(ms.into())))
+            .map_err(|_| Malformed::Bad(key)),
     }
 }
 

@@ -13,8 +13,8 @@ pub const MAX_TOKEN: usize = 128;
 pub struct Token(String);
 
 impl Token {
-    /// The nearest token to any text: other characters become `_`, and what is too long loses its front, since such names
-    /// differ at their ends. `-` for an empty text.
+    /// The nearest token to any text: other characters become `_`, and what is too long loses its
+    /// front, since such names differ at their ends. `-` for an empty text.
     pub fn from_text(text: &str) -> Self {
         let mut kept: Vec<char> =
             text.chars().rev().take(MAX_TOKEN).map(|c| if allowed(c) { c } else { '_' }).collect();

@@ -36,9 +36,18 @@ fn verb() -> impl Strategy<Value = Verb> {
     let prepare = (lease(), deadline(), ms(0..=3_600_000), proptest::option::of(token()));
     prop_oneof![
         Just(Verb::Survey),
-        prepare.prop_map(|(lease, deadline, pause, job)| Verb::Prepare(Prepare { lease, deadline, pause, job })),
+        prepare.prop_map(|(lease, deadline, pause, job)| Verb::Prepare(Prepare {
+            lease,
+            deadline,
+            pause,
+            job
+        })),
         (lease(), deadline()).prop_map(|(lease, deadline)| Verb::Freeze { lease, deadline }),
-        (lease(), deadline(), any::<bool>()).prop_map(|(lease, deadline, room)| Verb::Flush { lease, deadline, room }),
+        (lease(), deadline(), any::<bool>()).prop_map(|(lease, deadline, room)| Verb::Flush {
+            lease,
+            deadline,
+            room
+        }),
         lease().prop_map(|lease| Verb::Hold { lease }),
         lease().prop_map(|lease| Verb::Thaw { lease }),
         Just(Verb::Finish),
@@ -79,8 +88,8 @@ fn ready() -> impl Strategy<Value = Ready> {
 
 fn flushed() -> impl Strategy<Value = Flushed> {
     let resend = proptest::option::of(ms(0..=u64::from(u32::MAX)));
-    (any::<bool>(), any::<[u32; 3]>(), any::<[u64; 3]>(), resend, us()).prop_map(|(clean, n, bytes, resend, took)| {
-        Flushed {
+    (any::<bool>(), any::<[u32; 3]>(), any::<[u64; 3]>(), resend, us()).prop_map(
+        |(clean, n, bytes, resend, took)| Flushed {
             clean,
             connections: n[0],
             chunks: n[1],
@@ -90,8 +99,8 @@ fn flushed() -> impl Strategy<Value = Flushed> {
             unread: bytes[2],
             resend,
             took,
-        }
-    })
+        },
+    )
 }
 
 fn status() -> impl Strategy<Value = Status> {
@@ -101,25 +110,32 @@ fn status() -> impl Strategy<Value = Status> {
         any::<u32>().prop_map(|ranks| Status::Surveyed { ranks }),
         ready().prop_map(Status::Ready),
         (reason(), detail()).prop_map(|(reason, detail)| Status::Nack { reason, detail }),
-        (how(), any::<u32>(), us()).prop_map(|(how, processes, took)| Status::Frozen(Frozen { how, processes, took })),
+        (how(), any::<u32>(), us()).prop_map(|(how, processes, took)| Status::Frozen(Frozen {
+            how,
+            processes,
+            took
+        })),
         flushed().prop_map(Status::Flushed),
         any::<bool>().prop_map(|frozen| Status::Resumed { frozen }),
-        (us(), us(), any::<(u32, u64)>()).prop_map(|(took, paused, (lost, retransmits))| Status::Thawed(Thawed {
-            took,
-            paused,
-            lost,
-            retransmits
-        })),
+        (us(), us(), any::<(u32, u64)>()).prop_map(|(took, paused, (lost, retransmits))| {
+            Status::Thawed(Thawed { took, paused, lost, retransmits })
+        }),
         us().prop_map(|paused| Status::Expired { paused }),
-        any::<(u64, u32)>()
-            .prop_map(|(retransmits, connections)| Status::Finished(Finished { retransmits, connections })),
+        any::<(u64, u32)>().prop_map(|(retransmits, connections)| Status::Finished(Finished {
+            retransmits,
+            connections
+        })),
         (reason(), detail()).prop_map(|(reason, detail)| Status::Failed { reason, detail }),
     ]
 }
 
 fn row() -> impl Strategy<Value = JobRow> {
-    let launcher =
-        prop_oneof![Just(Launcher::OpenMpi), Just(Launcher::Pmix), Just(Launcher::Hydra), Just(Launcher::Slurm)];
+    let launcher = prop_oneof![
+        Just(Launcher::OpenMpi),
+        Just(Launcher::Pmix),
+        Just(Launcher::Hydra),
+        Just(Launcher::Slurm)
+    ];
     let ranks = proptest::collection::vec(any::<(u32, u32)>(), 1..=MAX_ROW_RANKS);
     (token(), launcher, any::<u32>(), ranks).prop_map(|(id, launcher, size, ranks)| JobRow {
         id,
@@ -154,7 +170,10 @@ where
 {
     let text = value.to_string();
     prop_assert!(text.len() <= MAX_VALUE, "{} bytes: {}", text.len(), text);
-    prop_assert_eq!(&text.parse::<T>(), &Ok(text.parse::<T>().expect("what was written is well-formed")));
+    prop_assert_eq!(
+        &text.parse::<T>(),
+        &Ok(text.parse::<T>().expect("what was written is well-formed"))
+    );
     prop_assert_eq!(&text.parse::<T>().expect("as above"), value);
     Ok(())
 }
@@ -229,7 +248,8 @@ proptest! {
         parse_all(&text);
     }
 
-    /// Near the truth, where mistakes hide: a good value with one character replaced, removed or doubled.
+    /// Near the truth, where mistakes hide: a good value with one character replaced, removed or
+    /// doubled.
     #[test]
     fn nothing_panics_near_the_truth(verb in verb(), status in status(), row in row(), connection in connection(),
                                      at in any::<prop::sample::Index>(), with in any::<char>(), how in 0..3) {
@@ -300,7 +320,11 @@ fn states_that_are_refused() {
 #[test]
 fn rows_that_are_refused() {
     let ranks = |n: usize| vec!["1:1"; n].join(",");
-    assert!(format!("id=a launcher=slurm size=4 ranks={}", ranks(MAX_ROW_RANKS)).parse::<JobRow>().is_ok());
+    assert!(
+        format!("id=a launcher=slurm size=4 ranks={}", ranks(MAX_ROW_RANKS))
+            .parse::<JobRow>()
+            .is_ok()
+    );
     refused::<JobRow>(
         &format!("id=a launcher=slurm size=4 ranks={}", ranks(MAX_ROW_RANKS + 1)),
         Malformed::Bad("ranks"),
@@ -315,13 +339,24 @@ fn rows_that_are_refused() {
 
 #[test]
 fn an_agent_of_a_later_version_can_still_be_told() {
-    let info: AgentInfo = "version=9.9 protocol=2 pid=1 boot=x freezer=cgroup colour=blue".parse().expect("lenient");
+    let info: AgentInfo =
+        "version=9.9 protocol=2 pid=1 boot=x freezer=cgroup colour=blue".parse().expect("lenient");
     assert_eq!(info.protocol, 2);
 }
 
 fn end(local: &str, remote: &str, acked: u64, received: u64) -> Connection {
     let (local, remote) = (local.parse().expect("address"), remote.parse().expect("address"));
-    Connection { local, remote, acked, received, unacked: 0, notsent: 0, unread: 0, retransmits: 0, window: None }
+    Connection {
+        local,
+        remote,
+        acked,
+        received,
+        unacked: 0,
+        notsent: 0,
+        unread: 0,
+        retransmits: 0,
+        window: None,
+    }
 }
 
 const A: &str = "10.0.0.1:1000";
@@ -337,9 +372,17 @@ fn ends_that_agree() {
 #[test]
 fn ends_that_do_not_agree() {
     let told = |ends: &[Connection]| audit(ends).disagreed.len();
-    assert_eq!(told(&[end(A, B, 102, 50), end(B, A, 50, 100)]), 1, "acknowledged, and not received");
+    assert_eq!(
+        told(&[end(A, B, 102, 50), end(B, A, 50, 100)]),
+        1,
+        "acknowledged, and not received"
+    );
     assert_eq!(told(&[end(A, B, 99, 50), end(B, A, 50, 100)]), 1, "received, and not acknowledged");
-    assert_eq!(told(&[Connection { unacked: 1, ..end(A, B, 100, 50) }, end(B, A, 50, 100)]), 1, "in flight");
+    assert_eq!(
+        told(&[Connection { unacked: 1, ..end(A, B, 100, 50) }, end(B, A, 50, 100)]),
+        1,
+        "in flight"
+    );
     assert_eq!(told(&[end(A, B, 100, 50), end(A, B, 100, 50)]), 1, "the same end twice");
 }
 

@@ -8,8 +8,9 @@ use rxl_agent_protocol::{AgentInfo, path};
 use super::record::Record;
 use crate::store::Store;
 
-/// What the agent has written: leftovers are removed, a new tree is noticed, and what stands there is not written again. A
-/// request takes a guest tenths of a second when it has just moved, and a job waits for the last of them.
+/// What the agent has written: leftovers are removed, a new tree is noticed, and what stands there
+/// is not written again. A request takes a guest tenths of a second when it has just moved, and a
+/// job waits for the last of them.
 pub struct Notices {
     info: AgentInfo,
     written: BTreeMap<String, String>,
@@ -34,9 +35,11 @@ impl Notices {
         self.put(store, path::STATE, &record.state().to_string())
     }
 
-    /// Writes all anew where it is not as it was written: in the fresh tree of another host, or after a failure.
+    /// Writes all anew where it is not as it was written: in the fresh tree of another host, or
+    /// after a failure.
     pub fn renew(&mut self, store: &mut impl Store, record: &Record) -> io::Result<()> {
-        // An answer that was being written while the guest was suspended stands in the fresh tree alone.
+        // An answer that was being written while the guest was suspended stands in the fresh tree
+        // alone.
         if store.read(path::AGENT)?.is_none() {
             self.written.clear();
         } else if self.written.get(path::STATE) == Some(&record.state().to_string()) {
@@ -55,12 +58,18 @@ impl Notices {
     }
 
     /// Writes the values as numbered nodes and removes those that were written beyond them.
-    fn put_all(&mut self, store: &mut impl Store, name: fn(usize) -> String, values: &[String]) -> io::Result<()> {
+    fn put_all(
+        &mut self,
+        store: &mut impl Store,
+        name: fn(usize) -> String,
+        values: &[String],
+    ) -> io::Result<()> {
         for (n, value) in values.iter().enumerate() {
             self.put(store, &name(n), value)?;
         }
         let beyond = (values.len()..).map(name);
-        for node in beyond.map_while(|node| self.written.remove_entry(&node)).map(|(node, _)| node) {
+        for node in beyond.map_while(|node| self.written.remove_entry(&node)).map(|(node, _)| node)
+        {
             store.remove(&node)?;
         }
         Ok(())

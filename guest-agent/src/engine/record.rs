@@ -1,4 +1,5 @@
-//! What an agent leaves for the next one, should it die while ranks are frozen: a small file in /run.
+//! What an agent leaves for the next one, should it die while ranks are frozen: a small file in
+//! /run.
 
 use std::fmt;
 use std::fs;
@@ -87,7 +88,8 @@ impl Record {
         }
     }
 
-    /// The one in the file, or an empty one: it may be missing, from another boot, or of another version.
+    /// The one in the file, or an empty one: it may be missing, from another boot, or of another
+    /// version.
     pub fn load(file: &Path, boot: &str) -> Self {
         Self::read(file).filter(|record| record.boot == boot).unwrap_or_else(|| Self::empty(boot))
     }
@@ -106,12 +108,23 @@ impl Record {
         let Self { boot, phase, since, lease, until, held, rows, chunks, .. } = self;
         let (boot, held, rows, chunks) = (boot.clone(), held.clone(), rows.clone(), chunks.clone());
         let (phase, since, lease, until) = (*phase, *since, *lease, *until);
-        let text = serde_json::to_vec(&File { boot, state, phase, since, lease, until, held, rows, chunks })?;
+        let text = serde_json::to_vec(&File {
+            boot,
+            state,
+            phase,
+            since,
+            lease,
+            until,
+            held,
+            rows,
+            chunks,
+        })?;
         fs::write(&unfinished, text)?;
         fs::rename(&unfinished, file)
     }
 
-    /// Without a file, the last agent's own word in the store keeps an old command from being obeyed again.
+    /// Without a file, the last agent's own word in the store keeps an old command from being
+    /// obeyed again.
     pub fn adopt_stamp(&mut self, store: &mut impl Store) -> io::Result<()> {
         let told = store.read(path::STATE)?.and_then(|text| text.parse::<State>().ok());
         if let Some(state) = told.filter(|state| state.stamp > self.stamp) {

@@ -1,9 +1,10 @@
 //! The freezer of cgroup v2.
 //!
-//! The ranks of each cgroup are moved into a new one just below it, and that is frozen. Not into one below the agent's own:
-//! there the limits, the accounting and the processors that a batch system or a session has given them would no longer
-//! apply, and before Linux 6.2 a move between cpusets forgets a rank's binding. A child without controllers of its own changes
-//! nothing of all that. Moving takes the kernel some tens of milliseconds, so it is done while the ranks run.
+//! The ranks of each cgroup are moved into a new one just below it, and that is frozen. Not into
+//! one below the agent's own: there the limits, the accounting and the processors that a batch
+//! system or a session has given them would no longer apply, and before Linux 6.2 a move between
+//! cpusets forgets a rank's binding. A child without controllers of its own changes nothing of all
+//! that. Moving takes the kernel some tens of milliseconds, so it is done while the ranks run.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -27,14 +28,18 @@ pub struct Cgroups {
     groups: Vec<PathBuf>,
 }
 
-/// Rounds to move processes whose parents fork meanwhile; each finds only what was started since the last.
+/// Rounds to move processes whose parents fork meanwhile; each finds only what was started since
+/// the last.
 const ROUNDS: usize = 16;
 
 impl Cgroups {
     /// None if no cgroup v2 hierarchy with a freezer is mounted. New groups will have this name.
     pub fn mounted(name: &str) -> Option<Self> {
         let mounts = procfs::mounts().ok()?;
-        let root = mounts.into_iter().find(|mount| mount.fs_vfstype == "cgroup2").map(|mount| mount.fs_file.into())?;
+        let root = mounts
+            .into_iter()
+            .find(|mount| mount.fs_vfstype == "cgroup2")
+            .map(|mount| mount.fs_file.into())?;
         let groups = Self { root, name: name.into(), groups: Vec::new() };
         groups.has_freezer().then_some(groups)
     }
@@ -42,7 +47,8 @@ impl Cgroups {
     /// The root cgroup has none, so any child will do (Linux 5.2 and later have it in all of them).
     fn has_freezer(&self) -> bool {
         let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
-        let children: Vec<_> = entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+        let children: Vec<_> =
+            entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
         children.is_empty() || children.iter().any(|child| child.join("cgroup.freeze").exists())
     }
 
@@ -58,12 +64,18 @@ impl Cgroups {
 
     /// The directory of a process's cgroup; none if it is gone.
     fn cgroup_of(&self, pid: i32) -> io::Result<Option<PathBuf>> {
-        let Ok(cgroups) = Process::new(pid).and_then(|process| process.cgroups()) else { return Ok(None) };
-        let Some(path) = cgroups.into_iter().find(|cgroup| cgroup.hierarchy == 0).map(|cgroup| cgroup.pathname) else {
+        let Ok(cgroups) = Process::new(pid).and_then(|process| process.cgroups()) else {
+            return Ok(None);
+        };
+        let Some(path) =
+            cgroups.into_iter().find(|cgroup| cgroup.hierarchy == 0).map(|cgroup| cgroup.pathname)
+        else {
             return Err(io::Error::other(format!("process {pid} has no cgroup v2")));
         };
         if path.starts_with("/..") {
-            return Err(io::Error::other(format!("the cgroup of process {pid} is outside the mounted hierarchy")));
+            return Err(io::Error::other(format!(
+                "the cgroup of process {pid} is outside the mounted hierarchy"
+            )));
         }
         Ok(Some(self.root.join(path.trim_start_matches('/'))))
     }
@@ -136,15 +148,20 @@ impl Stopper for Cgroups {
     }
 
     fn take_over(&mut self, held: Held) -> io::Result<bool> {
-        let ours = |group: &PathBuf| group.starts_with(&self.root) && group.ends_with(&self.name) && group.is_dir();
+        let ours = |group: &PathBuf| {
+            group.starts_with(&self.root) && group.ends_with(&self.name) && group.is_dir()
+        };
         self.groups = held.groups.into_iter().filter(ours).collect();
-        let frozen = |group: &PathBuf| fs::read_to_string(group.join("cgroup.freeze")).map(|flag| flag.trim() == "1");
+        let frozen = |group: &PathBuf| {
+            fs::read_to_string(group.join("cgroup.freeze")).map(|flag| flag.trim() == "1")
+        };
         let flags: io::Result<Vec<_>> = self.groups.iter().map(frozen).collect();
         Ok(flags?.contains(&true))
     }
 }
 
-/// `cgroup.events` says `frozen 1` when the last task of the group has stopped; a change wakes who polls it.
+/// `cgroup.events` says `frozen 1` when the last task of the group has stopped; a change wakes who
+/// polls it.
 fn wait_for_freeze(group: &Path, until: Instant) -> io::Result<bool> {
     let mut events = File::open(group.join("cgroup.events"))?;
     loop {
@@ -159,7 +176,10 @@ fn wait_for_freeze(group: &Path, until: Instant) -> io::Result<bool> {
             return Ok(false);
         }
         let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
-        match poll(&mut fds, PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)) {
+        match poll(
+            &mut fds,
+            PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX),
+        ) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }

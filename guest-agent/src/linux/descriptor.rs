@@ -1,5 +1,6 @@
-//! What can be learned of a rank's socket, and done to it, only with a descriptor: a duplicate of the rank's (pidfd_getfd(2),
-//! Linux 5.6). It is closed again at once: as long as it is open, the connection outlives its rank.
+//! What can be learned of a rank's socket, and done to it, only with a descriptor: a duplicate of
+//! the rank's (pidfd_getfd(2), Linux 5.6). It is closed again at once: as long as it is open, the
+//! connection outlives its rank.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -15,7 +16,8 @@ pub fn duplicate(pid: i32, fd: i32) -> Option<OwnedFd> {
     pidfd_getfd(process, fd, PidfdGetfdFlags::empty()).ok()
 }
 
-/// The same, if it is still the socket of that inode: who runs may have closed it and opened another.
+/// The same, if it is still the socket of that inode: who runs may have closed it and opened
+/// another.
 pub fn duplicate_of(pid: i32, fd: i32, inode: u64) -> Option<OwnedFd> {
     let handle = duplicate(pid, fd)?;
     (fstat(&handle).ok()?.st_ino == inode).then_some(handle)
@@ -23,13 +25,15 @@ pub fn duplicate_of(pid: i32, fd: i32, inode: u64) -> Option<OwnedFd> {
 
 /// Makes the peer's kernel acknowledge at once what it has received.
 ///
-/// A kernel holds an acknowledgement back for 40 ms in the hope of data to go along, or of a reader; a frozen rank brings neither.
-/// A segment from before the window makes it answer at once (RFC 9293, 3.10.7.4; Linux does so twice a second at most), and
-/// Linux sends such a one, a window probe, when it is told to leave TCP's repair mode, whether the socket was in it or not.
-/// Leaving it also takes SO_REUSEADDR away, which is put back.
+/// A kernel holds an acknowledgement back for 40 ms in the hope of data to go along, or of a
+/// reader; a frozen rank brings neither. A segment from before the window makes it answer at once
+/// (RFC 9293, 3.10.7.4; Linux does so twice a second at most), and Linux sends such a one, a window
+/// probe, when it is told to leave TCP's repair mode, whether the socket was in it or not. Leaving
+/// it also takes SO_REUSEADDR away, which is put back.
 pub fn ask_for_acknowledgement(socket: &OwnedFd) {
     let reuse = getsockopt(socket, sockopt::ReuseAddr);
-    // It may be closed by now, or the agent may lack CAP_NET_ADMIN: then the flush takes as long as the peer does.
+    // It may be closed by now, or the agent may lack CAP_NET_ADMIN: then the flush takes as long as
+    // the peer does.
     if setsockopt(socket, sockopt::TcpRepair, &0).is_ok() && reuse == Ok(true) {
         let _ = setsockopt(socket, sockopt::ReuseAddr, &true);
     }
@@ -44,18 +48,20 @@ pub fn of_socket(socket: &OwnedFd) -> Option<Duration> {
     if !options::socket_keepalive(socket).unwrap_or(false) {
         return None;
     }
-    let (idle, interval) = (options::tcp_keepidle(socket).ok()?, options::tcp_keepintvl(socket).ok()?);
+    let (idle, interval) =
+        (options::tcp_keepidle(socket).ok()?, options::tcp_keepintvl(socket).ok()?);
     Some(idle + interval * options::tcp_keepcnt(socket).ok()?)
 }
 
-/// The time after which any connection gives up data that is not acknowledged, by net.ipv4.tcp_retries2.
+/// The time after which any connection gives up data that is not acknowledged, by
+/// net.ipv4.tcp_retries2.
 pub fn of_system() -> Option<Duration> {
     let retries = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_retries2").ok()?;
     Some(retransmission_span(retries.trim().parse().ok()?))
 }
 
-/// The span of so many retransmissions as Linux computes it (tcp_model_timeout): the time between them doubles from 200 ms and
-/// stays at 120 s.
+/// The span of so many retransmissions as Linux computes it (tcp_model_timeout): the time between
+/// them doubles from 200 ms and stays at 120 s.
 fn retransmission_span(retries: u32) -> Duration {
     const FIRST: Duration = Duration::from_millis(200);
     const LONGEST: Duration = Duration::from_secs(120);

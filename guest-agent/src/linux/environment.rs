@@ -17,8 +17,9 @@ pub struct Identity {
 
 /// Reads a rank's identity from its variables, if they make it one.
 ///
-/// PMIx's namespace comes first: whoever provides it, it names the job on all nodes alike. Slurm's variables are also in the
-/// environment of batch scripts and of launchers that srun has started, so a step's id is asked for too.
+/// PMIx's namespace comes first: whoever provides it, it names the job on all nodes alike. Slurm's
+/// variables are also in the environment of batch scripts and of launchers that srun has started,
+/// so a step's id is asked for too.
 pub fn identify<'a>(variable: impl Fn(&str) -> Option<&'a str>) -> Option<Identity> {
     let number = |name: &str| variable(name)?.parse::<u32>().ok();
     let size = |names: [&str; 2]| names.into_iter().find_map(number).unwrap_or(0);
@@ -28,9 +29,16 @@ pub fn identify<'a>(variable: impl Fn(&str) -> Option<&'a str>) -> Option<Identi
         let size = size(["OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"]);
         return Some(Identity { job: Some(Token::from_text(space)), launcher, rank, size });
     }
-    if let (Some(job), Some(rank)) = (variable("OMPI_MCA_ess_base_jobid"), number("OMPI_COMM_WORLD_RANK")) {
+    if let (Some(job), Some(rank)) =
+        (variable("OMPI_MCA_ess_base_jobid"), number("OMPI_COMM_WORLD_RANK"))
+    {
         let size = size(["OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"]);
-        return Some(Identity { job: Some(Token::from_text(job)), launcher: Launcher::OpenMpi, rank, size });
+        return Some(Identity {
+            job: Some(Token::from_text(job)),
+            launcher: Launcher::OpenMpi,
+            rank,
+            size,
+        });
     }
     if let (Some(job), Some(step), Some(rank)) =
         (variable("SLURM_JOB_ID"), variable("SLURM_STEP_ID"), number("SLURM_PROCID"))
@@ -41,18 +49,23 @@ pub fn identify<'a>(variable: impl Fn(&str) -> Option<&'a str>) -> Option<Identi
     }
     let rank = number("PMI_RANK")?;
     let job = variable("PMI_JOBID").map(|job| Token::from_text(&format!("pmi.{job}")));
-    Some(Identity { job, launcher: Launcher::Hydra, rank, size: size(["PMI_SIZE", "MPI_LOCALNRANKS"]) })
+    Some(Identity {
+        job,
+        launcher: Launcher::Hydra,
+        rank,
+        size: size(["PMI_SIZE", "MPI_LOCALNRANKS"]),
+    })
 }
 
-/// The job of Hydra's ranks, by the command line of the proxy that has started them: where mpiexec listens, which is the same
-/// in all its proxies and in no other job's.
+/// The job of Hydra's ranks, by the command line of the proxy that has started them: where mpiexec
+/// listens, which is the same in all its proxies and in no other job's.
 pub fn hydra_job(proxy: &[String]) -> Option<Token> {
     let at = proxy.iter().position(|word| word == "--control-port")?;
     proxy.get(at + 1).map(|port| Token::from_text(&format!("hydra.{port}")))
 }
 
-/// Whether a process starts ranks or carries their messages to the launcher: never frozen. By the kernel's name for it, which
-/// is cut at 15 bytes.
+/// Whether a process starts ranks or carries their messages to the launcher: never frozen. By the
+/// kernel's name for it, which is cut at 15 bytes.
 pub fn is_launcher(comm: &str) -> bool {
     const LAUNCHERS: [&str; 16] = [
         "orted",
@@ -96,15 +109,25 @@ mod tests {
             ("OMPI_COMM_WORLD_SIZE", "4"),
         ];
         assert_eq!(identity(&four), rank_of("3456106497", Launcher::OpenMpi, 2, 4));
-        let old = [("OMPI_MCA_ess_base_jobid", "77"), ("OMPI_COMM_WORLD_RANK", "0"), ("OMPI_COMM_WORLD_SIZE", "2")];
+        let old = [
+            ("OMPI_MCA_ess_base_jobid", "77"),
+            ("OMPI_COMM_WORLD_RANK", "0"),
+            ("OMPI_COMM_WORLD_SIZE", "2"),
+        ];
         assert_eq!(identity(&old), rank_of("77", Launcher::OpenMpi, 0, 2));
     }
 
     #[test]
     fn slurm_with_and_without_pmix() {
-        let slurm = [("SLURM_JOB_ID", "12"), ("SLURM_STEP_ID", "0"), ("SLURM_PROCID", "3"), ("SLURM_NTASKS", "8")];
+        let slurm = [
+            ("SLURM_JOB_ID", "12"),
+            ("SLURM_STEP_ID", "0"),
+            ("SLURM_PROCID", "3"),
+            ("SLURM_NTASKS", "8"),
+        ];
         assert_eq!(identity(&slurm), rank_of("slurm.12.0", Launcher::Slurm, 3, 8));
-        let pmix = [("PMIX_NAMESPACE", "slurm.pmix.12.0"), ("PMIX_RANK", "3"), ("SLURM_NTASKS", "8")];
+        let pmix =
+            [("PMIX_NAMESPACE", "slurm.pmix.12.0"), ("PMIX_RANK", "3"), ("SLURM_NTASKS", "8")];
         assert_eq!(identity(&pmix), rank_of("slurm.pmix.12.0", Launcher::Pmix, 3, 8));
     }
 
@@ -116,8 +139,12 @@ mod tests {
     #[test]
     fn hydra() {
         let identity = identity(&[("PMI_RANK", "1"), ("PMI_SIZE", "2"), ("PMI_FD", "9")]);
-        assert_eq!(identity, Some(Identity { job: None, launcher: Launcher::Hydra, rank: 1, size: 2 }));
-        let proxy = ["hydra_pmi_proxy", "--control-port", "n1:4000", "--proxy-id", "0"].map(String::from);
+        assert_eq!(
+            identity,
+            Some(Identity { job: None, launcher: Launcher::Hydra, rank: 1, size: 2 })
+        );
+        let proxy =
+            ["hydra_pmi_proxy", "--control-port", "n1:4000", "--proxy-id", "0"].map(String::from);
         assert_eq!(hydra_job(&proxy), Some(Token::from_text("hydra.n1:4000")));
         assert_eq!(hydra_job(&proxy[..2]), None);
     }

@@ -33,11 +33,12 @@ impl Found {
         self.rows.iter().map(|row| row.ranks.len() as u32).sum()
     }
 
-    /// Whether a process has been started since. To list them costs a small part of a look at each, which takes the processor from
-    /// the ranks: on a slow one for a tenth of a second.
+    /// Whether a process has been started since. To list them costs a small part of a look at each,
+    /// which takes the processor from the ranks: on a slow one for a tenth of a second.
     pub fn is_outdated(&self) -> Result<bool, Refusal> {
         let entries = std::fs::read_dir("/proc").map_err(Refusal::system("list processes"))?;
-        let mut pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let mut pids =
+            entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         Ok(pids.any(|pid| !self.seen.contains(&pid)))
     }
 }
@@ -45,7 +46,11 @@ impl Found {
 /// Looks for the ranks of one job, or of all.
 pub fn find(job: Option<&Token>) -> Result<Found, Refusal> {
     let stats = all_stats()?;
-    let mut found = Found { launchers: among(&stats), seen: stats.keys().copied().collect(), ..Found::default() };
+    let mut found = Found {
+        launchers: among(&stats),
+        seen: stats.keys().copied().collect(),
+        ..Found::default()
+    };
     let mut ranks: BTreeMap<(Token, Launcher), (u32, BTreeMap<u32, u32>)> = BTreeMap::new();
     let mut leaders = BTreeSet::new();
     let ours = own_namespace()?;
@@ -72,7 +77,11 @@ pub fn find(job: Option<&Token>) -> Result<Found, Refusal> {
 fn all_stats() -> Result<BTreeMap<i32, Stat>, Refusal> {
     let all = process::all_processes().map_err(Refusal::system("list processes"))?;
     // Those that end meanwhile are left out.
-    Ok(all.flatten().filter_map(|process| process.stat().ok()).map(|stat| (stat.pid, stat)).collect())
+    Ok(all
+        .flatten()
+        .filter_map(|process| process.stat().ok())
+        .map(|stat| (stat.pid, stat))
+        .collect())
 }
 
 /// The processes that start ranks and look after them.
@@ -90,8 +99,9 @@ fn rank_of(pid: i32, stat: &Stat, stats: &BTreeMap<i32, Stat>) -> Option<(Token,
         return None;
     }
     let environment = Process::new(pid).ok()?.environ().ok()?;
-    let identity =
-        identify(|name| std::str::from_utf8(environment.get(name.as_ref() as &std::ffi::OsStr)?.as_bytes()).ok())?;
+    let identity = identify(|name| {
+        std::str::from_utf8(environment.get(name.as_ref() as &std::ffi::OsStr)?.as_bytes()).ok()
+    })?;
     let id = identity.job.clone().or_else(|| proxy_job(stat, stats))?;
     Some((id, identity))
 }
@@ -99,7 +109,8 @@ fn rank_of(pid: i32, stat: &Stat, stats: &BTreeMap<i32, Stat>) -> Option<(Token,
 /// The job by the command line of the nearest ancestor that is Hydra's proxy.
 fn proxy_job(stat: &Stat, stats: &BTreeMap<i32, Stat>) -> Option<Token> {
     const MAX_DEPTH: usize = 64;
-    let ancestors = std::iter::successors(Some(stat), |stat| stats.get(&stat.ppid)).skip(1).take(MAX_DEPTH);
+    let ancestors =
+        std::iter::successors(Some(stat), |stat| stats.get(&stat.ppid)).skip(1).take(MAX_DEPTH);
     let proxy = ancestors.into_iter().find(|stat| stat.comm == "hydra_pmi_proxy")?;
     hydra_job(&Process::new(proxy.pid).ok()?.cmdline().ok()?)
 }
@@ -111,7 +122,9 @@ pub fn own_namespace() -> Result<u64, Refusal> {
 }
 
 fn namespace(pid: i32) -> Option<u64> {
-    std::fs::metadata(format!("/proc/{pid}/ns/net")).ok().map(|meta| std::os::unix::fs::MetadataExt::ino(&meta))
+    std::fs::metadata(format!("/proc/{pid}/ns/net"))
+        .ok()
+        .map(|meta| std::os::unix::fs::MetadataExt::ino(&meta))
 }
 
 type Ranks = BTreeMap<(Token, Launcher), (u32, BTreeMap<u32, u32>)>;
@@ -128,13 +141,19 @@ fn rows(ranks: Ranks) -> Result<Vec<JobRow>, Refusal> {
         }));
     }
     if rows.len() > MAX_JOB_ROWS {
-        return Err(Refusal::new(Reason::TooMany, format!("{} rows of ranks, at most {MAX_JOB_ROWS}", rows.len())));
+        return Err(Refusal::new(
+            Reason::TooMany,
+            format!("{} rows of ranks, at most {MAX_JOB_ROWS}", rows.len()),
+        ));
     }
     Ok(rows)
 }
 
 /// Children are frozen with their parents: a rank may wait for them, or share memory with them.
-fn with_descendants(leaders: BTreeSet<i32>, stats: &BTreeMap<i32, Stat>) -> Result<BTreeMap<i32, u64>, Refusal> {
+fn with_descendants(
+    leaders: BTreeSet<i32>,
+    stats: &BTreeMap<i32, Stat>,
+) -> Result<BTreeMap<i32, u64>, Refusal> {
     let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
     for stat in stats.values() {
         children.entry(stat.ppid).or_default().push(stat.pid);
@@ -148,7 +167,10 @@ fn with_descendants(leaders: BTreeSet<i32>, stats: &BTreeMap<i32, Stat>) -> Resu
         }
     }
     if found.len() > MAX_PROCESSES {
-        return Err(Refusal::new(Reason::TooMany, format!("{} processes, at most {MAX_PROCESSES}", found.len())));
+        return Err(Refusal::new(
+            Reason::TooMany,
+            format!("{} processes, at most {MAX_PROCESSES}", found.len()),
+        ));
     }
     Ok(found)
 }
@@ -161,7 +183,13 @@ pub fn uninterruptible(processes: impl IntoIterator<Item = i32>) -> Option<i32> 
 /// The states of a process's threads, as in /proc/PID/stat; none if it is gone.
 pub fn thread_states(pid: i32) -> Vec<char> {
     let tasks = Process::new(pid).and_then(|process| process.tasks());
-    tasks.into_iter().flatten().flatten().filter_map(|task| task.stat().ok()).map(|stat| stat.state).collect()
+    tasks
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|task| task.stat().ok())
+        .map(|stat| stat.state)
+        .collect()
 }
 
 #[cfg(test)]
@@ -188,7 +216,8 @@ mod tests {
     #[test]
     fn ranks_are_found_with_what_they_have_started() {
         let job = format!("test.{}", std::process::id());
-        let ranks = [rank(&job, "0", "sleep 60"), rank(&job, "1", "env -i /bin/sleep 60 & exec sleep 60")];
+        let ranks =
+            [rank(&job, "0", "sleep 60"), rank(&job, "1", "env -i /bin/sleep 60 & exec sleep 60")];
         let token = Token::from_text(&job);
         let mut found = Found::default();
         for _ in 0..200 {
@@ -200,12 +229,19 @@ mod tests {
         }
         let pids: Vec<_> = found.rows[0].ranks.iter().map(|rank| rank.pid).collect();
         assert_eq!(pids, ranks.each_ref().map(|rank| rank.0.id()));
-        assert!(found.processes.len() > 2, "the child without variables is missing: {:?}", found.processes);
+        assert!(
+            found.processes.len() > 2,
+            "the child without variables is missing: {:?}",
+            found.processes
+        );
         assert!(found.foreign.is_empty());
         let another = rank(&job, "2", "sleep 60");
         assert!(found.is_outdated().expect("proc"), "{} was started since", another.0.id());
         for pid in found.processes.keys().filter(|pid| !pids.contains(&(**pid as u32))) {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::Signal::SIGKILL);
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(*pid),
+                nix::sys::signal::Signal::SIGKILL,
+            );
         }
     }
 }

@@ -1,8 +1,9 @@
-//! Room in the receive queues of ranks that stand still, so that what is in flight to them can arrive.
+//! Room in the receive queues of ranks that stand still, so that what is in flight to them can
+//! arrive.
 //!
-//! A receive buffer limits memory, a window bytes of data. Many small segments need more memory than the window foresaw: the
-//! kernel then drops what its own window has allowed. A reader would soon make room; one that is frozen never does, and the
-//! bytes stay in flight until it is thawed:
+//! A receive buffer limits memory, a window bytes of data. Many small segments need more memory
+//! than the window foresaw: the kernel then drops what its own window has allowed. A reader would
+//! soon make room; one that is frozen never does, and the bytes stay in flight until it is thawed:
 //!
 //! ```text
 //!   sender's kernel                     receiver's kernel                 receiver's agent
@@ -16,9 +17,10 @@
 //!     |                       ... cut, move, thaw ...                            |
 //!     |                                       | <-- size and locks as before ----|
 //! ```
-//! To be read from, even if nothing is taken, makes the kernel look whether its window has grown, and tell the peer if it has
-//! (tcp_cleanup_rbuf in Linux's net/ipv4/tcp.c). Without that, a peer that knows the window to be closed would go on with its
-//! next probe, after the cut. Setting a size also ends the buffer's autotuning; SO_BUF_LOCK (Linux 5.14) brings it back.
+//! To be read from, even if nothing is taken, makes the kernel look whether its window has grown,
+//! and tell the peer if it has (tcp_cleanup_rbuf in Linux's net/ipv4/tcp.c). Without that, a peer
+//! that knows the window to be closed would go on with its next probe, after the cut. Setting a
+//! size also ends the buffer's autotuning; SO_BUF_LOCK (Linux 5.14) brings it back.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -31,19 +33,21 @@ use nix::{getsockopt_impl, libc, setsockopt_impl};
 use super::sockets::Socket;
 use crate::guest::Buffer;
 
-/// Most bytes that one buffer is raised by: four times what a sender queues by default (4 MiB, net.ipv4.tcp_wmem), as a
-/// segment may take four times its data's memory.
+/// Most bytes that one buffer is raised by: four times what a sender queues by default (4 MiB,
+/// net.ipv4.tcp_wmem), as a segment may take four times its data's memory.
 const MOST: u64 = 16 << 20;
 
 /// Most bytes that all buffers of one flush are raised by.
 const MOST_OF_ALL: u64 = 256 << 20;
 
-/// How long a raised buffer must have been still to be at rest: some round trips, within these bounds.
+/// How long a raised buffer must have been still to be at rest: some round trips, within these
+/// bounds.
 const ROUND_TRIPS: u32 = 4;
 const SHORTEST_REST: Duration = Duration::from_millis(10);
 const LONGEST_REST: Duration = Duration::from_millis(100);
 
-/// Which buffers a program has set (SOCK_SNDBUF_LOCK 1, SOCK_RCVBUF_LOCK 2): autotuning leaves them alone.
+/// Which buffers a program has set (SOCK_SNDBUF_LOCK 1, SOCK_RCVBUF_LOCK 2): autotuning leaves them
+/// alone.
 #[derive(Clone, Copy)]
 struct BufLock;
 getsockopt_impl!(BufLock, SOL_SOCKET, libc::SO_BUF_LOCK, u32, GetStruct<u32>);
@@ -70,7 +74,8 @@ pub fn note(inode: u64, handle: &OwnedFd) -> Option<Buffer> {
     })
 }
 
-/// Raises the buffer by so many bytes and has the peer told. The agent may lack CAP_NET_ADMIN: then nothing changes.
+/// Raises the buffer by so many bytes and has the peer told. The agent may lack CAP_NET_ADMIN: then
+/// nothing changes.
 pub fn raise(buffer: &Buffer, handle: &OwnedFd, bytes: u64) {
     let size = buffer.size.saturating_add(usize::try_from(bytes).unwrap_or_default());
     if set_size(handle, size).is_ok() {
@@ -79,7 +84,8 @@ pub fn raise(buffer: &Buffer, handle: &OwnedFd, bytes: u64) {
     }
 }
 
-/// Makes it what it was, less a byte if it was odd. A connection that is being closed meanwhile needs it no more.
+/// Makes it what it was, less a byte if it was odd. A connection that is being closed meanwhile
+/// needs it no more.
 pub fn put_back(buffer: &Buffer, handle: &OwnedFd) -> nix::Result<()> {
     set_size(handle, buffer.size)?;
     if getsockopt(handle, WindowClamp)? != buffer.clamp {
@@ -93,8 +99,9 @@ fn set_size(handle: &OwnedFd, size: usize) -> nix::Result<()> {
     setsockopt(handle, RcvBufForce, &(size / 2))
 }
 
-/// Bytes that each of so many buffers may be raised by: a part of half of what TCP may still take before the kernel calls it
-/// memory pressure (net.ipv4.tcp_mem). Only the first network namespace is told that; elsewhere they share [`MOST`].
+/// Bytes that each of so many buffers may be raised by: a part of half of what TCP may still take
+/// before the kernel calls it memory pressure (net.ipv4.tcp_mem). Only the first network namespace
+/// is told that; elsewhere they share [`MOST`].
 pub fn share(buffers: usize) -> u64 {
     let all = free_of_pressure().map_or(MOST, |free| MOST_OF_ALL.min(free / 2));
     (all / (buffers.max(1) as u64)).min(MOST)
@@ -114,8 +121,8 @@ fn pages_taken(sockstat: &str) -> Option<u64> {
     line.split(' ').skip_while(|word| *word != "mem").nth(1)?.parse().ok()
 }
 
-/// How long these sockets must have been still when their buffers were raised: what their peers send then is on its way for
-/// that long.
+/// How long these sockets must have been still when their buffers were raised: what their peers
+/// send then is on its way for that long.
 pub fn rest<'a>(sockets: impl Iterator<Item = &'a Socket>) -> Duration {
     let longest = sockets.map(|socket| socket.round_trip).max().unwrap_or_default();
     (longest * ROUND_TRIPS).clamp(SHORTEST_REST, LONGEST_REST)
@@ -130,7 +137,9 @@ mod tests {
     #[test]
     fn a_raised_buffer_is_put_back_with_its_lock() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let handle = OwnedFd::from(TcpStream::connect(listener.local_addr().expect("address")).expect("connect"));
+        let handle = OwnedFd::from(
+            TcpStream::connect(listener.local_addr().expect("address")).expect("connect"),
+        );
         if !nix::unistd::geteuid().is_root() {
             return;
         }
@@ -151,9 +160,14 @@ mod tests {
         // Not told in every network namespace.
         let free = free_of_pressure().unwrap_or(MOST);
         for buffers in [1, 7, 1000] {
-            assert!(share(buffers) <= MOST && share(buffers) * buffers as u64 <= MOST_OF_ALL.min(free));
+            assert!(
+                share(buffers) <= MOST && share(buffers) * buffers as u64 <= MOST_OF_ALL.min(free)
+            );
         }
-        assert_eq!(pages_taken("sockets: used 9\nTCP: inuse 5 orphan 0 tw 0 alloc 6 mem 17\nUDP: mem 4\n"), Some(17));
+        assert_eq!(
+            pages_taken("sockets: used 9\nTCP: inuse 5 orphan 0 tw 0 alloc 6 mem 17\nUDP: mem 4\n"),
+            Some(17)
+        );
         assert_eq!(pages_taken("TCP: inuse 5\n"), None);
     }
 }

@@ -1,5 +1,5 @@
-//! SIGSTOP and SIGCONT, where there is no cgroup v2. Parents see it (a shell may say so), and a process that was stopped before
-//! is left alone.
+//! SIGSTOP and SIGCONT, where there is no cgroup v2. Parents see it (a shell may say so), and a
+//! process that was stopped before is left alone.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -36,7 +36,8 @@ impl Signals {
         Ok(())
     }
 
-    /// Adds the children that were started before their parents stopped; tells whether there were any.
+    /// Adds the children that were started before their parents stopped; tells whether there were
+    /// any.
     fn add_children(&mut self) -> io::Result<bool> {
         let before = self.processes.len();
         for process in procfs::process::all_processes().map_err(io::Error::other)?.flatten() {
@@ -106,11 +107,15 @@ impl Stopper for Signals {
     }
 
     fn held(&self) -> Held {
-        Held { processes: self.processes.iter().map(|(&pid, &started)| (pid, started)).collect(), ..Held::default() }
+        Held {
+            processes: self.processes.iter().map(|(&pid, &started)| (pid, started)).collect(),
+            ..Held::default()
+        }
     }
 
     fn take_over(&mut self, held: Held) -> io::Result<bool> {
-        self.processes = held.processes.into_iter().filter(|&(pid, started)| is_same(pid, started)).collect();
+        self.processes =
+            held.processes.into_iter().filter(|&(pid, started)| is_same(pid, started)).collect();
         Ok(self.processes.keys().any(|&pid| thread_states(pid).contains(&'T')))
     }
 }
@@ -125,7 +130,8 @@ mod tests {
     fn a_process_and_its_child_stop_and_go_on() {
         let mut child = Command::new("sh").args(["-c", "sleep 60 & wait"]).spawn().expect("sh");
         let pid = child.id() as i32;
-        let started = Process::new(pid).and_then(|process| process.stat()).expect("it runs").starttime;
+        let started =
+            Process::new(pid).and_then(|process| process.stat()).expect("it runs").starttime;
         let mut signals = Signals::default();
         signals.gather(&[(pid, started)].into()).expect("gather");
         std::thread::sleep(Duration::from_millis(50));

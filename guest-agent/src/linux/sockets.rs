@@ -5,14 +5,20 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_LISTEN, TCP_SYN_SENT};
+use netlink_packet_sock_diag::constants::{
+    AF_INET, AF_INET6, IPPROTO_TCP, TCP_LISTEN, TCP_SYN_SENT,
+};
 use netlink_packet_sock_diag::inet::nlas::Nla;
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, Timer};
+use netlink_packet_sock_diag::inet::{
+    ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, Timer,
+};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv, send, setsockopt, socket,
-    sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv, send,
+    setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 use procfs::process::{FDTarget, Process};
@@ -51,35 +57,42 @@ pub struct Socket {
     pub buffer: u32,
     /// As its kernel has smoothed it.
     pub round_trip: Duration,
-    /// When its kernel's timer ends: what is in flight is sent again then, if it is not acknowledged before; or the peer is probed.
+    /// When its kernel's timer ends: what is in flight is sent again then, if it is not
+    /// acknowledged before; or the peer is probed.
     timer: Option<Duration>,
     /// How it stands.
     pub connection: Connection,
 }
 
 impl Socket {
-    /// Nothing in flight, and nothing that will be: all that was sent is acknowledged, and what was not sent waits for the peer to
-    /// read.
+    /// Nothing in flight, and nothing that will be: all that was sent is acknowledged, and what was
+    /// not sent waits for the peer to read.
     pub fn settled(&self) -> bool {
         self.connection.unacked == 0 && (self.connection.notsent == 0 || self.is_shut())
     }
 
-    /// A window with room for less than a segment is not shut: nothing is sent before the probe, but that takes along what fits
-    /// (tcp_write_wakeup in Linux's net/ipv4/tcp_output.c), and if nobody is there, it has been lost.
+    /// A window with room for less than a segment is not shut: nothing is sent before the probe,
+    /// but that takes along what fits (tcp_write_wakeup in Linux's net/ipv4/tcp_output.c), and if
+    /// nobody is there, it has been lost.
     fn is_shut(&self) -> bool {
         self.connection.window.map_or(self.probing, |window| window == 0)
     }
 
-    /// When the kernel sends what is in flight again, or what a probe takes along; none if it is settled, or waits for no timer.
+    /// When the kernel sends what is in flight again, or what a probe takes along; none if it is
+    /// settled, or waits for no timer.
     pub fn resend(&self) -> Option<Duration> {
         self.timer.filter(|_| self.connection.unacked > 0 || self.probing && !self.settled())
     }
 }
 
-/// The connections of the holders, but for those within this machine, and with those that wait to be accepted by them.
+/// The connections of the holders, but for those within this machine, and with those that wait to
+/// be accepted by them.
 pub fn connections(holders: &Holders) -> io::Result<Vec<Socket>> {
-    let responses =
-        [dump(AF_INET, Ipv4Addr::UNSPECIFIED.into())?, dump(AF_INET6, Ipv6Addr::UNSPECIFIED.into())?].concat();
+    let responses = [
+        dump(AF_INET, Ipv4Addr::UNSPECIFIED.into())?,
+        dump(AF_INET6, Ipv6Addr::UNSPECIFIED.into())?,
+    ]
+    .concat();
     let theirs = |response: &&InetResponse| holders.contains_key(&u64::from(response.header.inode));
     let listening: HashSet<u16> = responses
         .iter()
@@ -140,7 +153,8 @@ fn to_socket(response: &InetResponse) -> Socket {
     }
 }
 
-/// The kernel's `struct tcp_info` (linux/tcp.h), which has grown with time: what an older kernel does not say is missing.
+/// The kernel's `struct tcp_info` (linux/tcp.h), which has grown with time: what an older kernel
+/// does not say is missing.
 struct TcpInfo<'a>(&'a [u8]);
 
 impl TcpInfo<'_> {
@@ -168,7 +182,12 @@ fn dump(family: u8, any: IpAddr) -> io::Result<Vec<InetResponse>> {
 }
 
 fn open() -> io::Result<OwnedFd> {
-    let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
+    let socket = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkSockDiag,
+    )?;
     // The kernel answers at once; this is against waiting for ever.
     setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(1))?;
     connect(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
@@ -198,9 +217,12 @@ fn request(family: u8, any: IpAddr) -> Vec<u8> {
 /// Adds what one datagram brings; tells whether more will come.
 fn take_all(mut datagram: &[u8], sockets: &mut Vec<InetResponse>) -> io::Result<bool> {
     while !datagram.is_empty() {
-        let message = NetlinkMessage::<SockDiagMessage>::deserialize(datagram).map_err(io::Error::other)?;
+        let message =
+            NetlinkMessage::<SockDiagMessage>::deserialize(datagram).map_err(io::Error::other)?;
         match message.payload {
-            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => sockets.push(*response),
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                sockets.push(*response)
+            }
             NetlinkPayload::Done(_) => return Ok(false),
             NetlinkPayload::Error(error) => return Err(error.to_io()),
             _ => {}
@@ -227,34 +249,46 @@ mod tests {
     fn all(family: u8, any: IpAddr) -> Vec<Socket> {
         let holders = own();
         let responses = dump(family, any).expect("sock_diag");
-        responses.iter().map(to_socket).filter(|socket| holders.contains_key(&socket.inode)).collect()
+        responses
+            .iter()
+            .map(to_socket)
+            .filter(|socket| holders.contains_key(&socket.inode))
+            .collect()
     }
 
     #[test]
     fn bytes_are_counted_at_both_ends() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let mut client = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        let mut client =
+            TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
         let (server, _) = listener.accept().expect("accept");
         client.write_all(&[7; 1000]).expect("write");
         std::thread::sleep(std::time::Duration::from_millis(100));
         let sockets = all(AF_INET, Ipv4Addr::UNSPECIFIED.into());
         let find = |stream: &TcpStream| {
-            let ends = (stream.local_addr().expect("address"), stream.peer_addr().expect("address"));
-            let same = |socket: &&Socket| (socket.connection.local, socket.connection.remote) == ends;
+            let ends =
+                (stream.local_addr().expect("address"), stream.peer_addr().expect("address"));
+            let same =
+                |socket: &&Socket| (socket.connection.local, socket.connection.remote) == ends;
             sockets.iter().find(same).expect("listed").clone()
         };
         let (sender, receiver) = (find(&client), find(&server));
         assert_eq!(receiver.connection.unread, 1000);
         assert_eq!(receiver.connection.received, 1000);
-        assert!(sender.settled() && sender.connection.arrived_at(&receiver.connection), "{sender:?}");
+        assert!(
+            sender.settled() && sender.connection.arrived_at(&receiver.connection),
+            "{sender:?}"
+        );
     }
 
-    /// What is settled stays so: over the loopback a segment is nearly as long as the window, so that most of it is open when the
-    /// sender first finds no room for another, and only a probe, 0.2 s later, fills it.
+    /// What is settled stays so: over the loopback a segment is nearly as long as the window, so
+    /// that most of it is open when the sender first finds no room for another, and only a probe,
+    /// 0.2 s later, fills it.
     #[test]
     fn a_full_receiver_is_settled_though_not_all_is_sent() {
         let listener = TcpListener::bind("[::1]:0").expect("bind");
-        let mut client = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        let mut client =
+            TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
         let (_server, _) = listener.accept().expect("accept");
         client.set_nonblocking(true).expect("flag");
         while client.write(&[7; 65536]).is_ok() {}
@@ -279,7 +313,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let _client = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
         assert!(
-            connections(&own()).expect("sock_diag").iter().all(|socket| !socket.connection.remote.ip().is_loopback())
+            connections(&own()).expect("sock_diag").iter().all(|socket| !socket
+                .connection
+                .remote
+                .ip()
+                .is_loopback())
         );
     }
 }

@@ -1,4 +1,5 @@
-//! A directory that stands for xenstore: a node is a file of that name. For tests and trials on any Linux.
+//! A directory that stands for xenstore: a node is a file of that name. For tests and trials on any
+//! Linux.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -49,7 +50,8 @@ impl Store for Directory {
 
     fn remove(&mut self, path: &str) -> io::Result<()> {
         let path = self.root.join(path);
-        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        let removed =
+            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         match removed {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => Ok(()),

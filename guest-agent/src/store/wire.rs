@@ -1,7 +1,9 @@
-//! xenstore's messages (Xen's `xen/include/public/io/xs_wire.h` and `docs/misc/xenstore.txt`), as bytes.
+//! xenstore's messages (Xen's `xen/include/public/io/xs_wire.h` and `docs/misc/xenstore.txt`), as
+//! bytes.
 //!
-//! A message is a header of four u32 in the machine's byte order, which on x86 and Arm guests is little-endian: type, request
-//! id, transaction id, length of the payload; then the payload, of at most 4096 bytes.
+//! A message is a header of four u32 in the machine's byte order, which on x86 and Arm guests is
+//! little-endian: type, request id, transaction id, length of the payload; then the payload, of at
+//! most 4096 bytes.
 
 use std::io;
 
@@ -53,13 +55,19 @@ pub fn request(kind: Kind, id: u32, payload: &[u8]) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Takes the first whole message out of what was received. None while it is not complete; an error if it never will be.
+/// Takes the first whole message out of what was received. None while it is not complete; an error
+/// if it never will be.
 pub fn take(received: &mut Vec<u8>) -> io::Result<Option<Message>> {
     let word = |n: usize| received.get(4 * n..4 * n + 4)?.try_into().ok().map(u32::from_ne_bytes);
-    let (Some(kind), Some(request), Some(length)) = (word(0), word(1), word(3)) else { return Ok(None) };
+    let (Some(kind), Some(request), Some(length)) = (word(0), word(1), word(3)) else {
+        return Ok(None);
+    };
     let length = length as usize;
     if length > MAX_PAYLOAD {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message longer than xenstore allows"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a message longer than xenstore allows",
+        ));
     }
     if received.len() < HEADER + length {
         return Ok(None);
@@ -70,7 +78,8 @@ pub fn take(received: &mut Vec<u8>) -> io::Result<Option<Message>> {
 }
 
 impl Message {
-    /// Whether this answers the request. The kernel answers a watch by itself and leaves its id zero.
+    /// Whether this answers the request. The kernel answers a watch by itself and leaves its id
+    /// zero.
     pub fn answers(&self, kind: Kind, id: u32) -> bool {
         let answer = self.kind == kind as u32 || self.kind == Kind::Error as u32;
         answer && (self.request == id || kind == Kind::Watch)
@@ -81,7 +90,9 @@ impl Message {
         if self.kind != Kind::Error as u32 {
             return Ok(self.payload);
         }
-        let name = String::from_utf8_lossy(self.payload.strip_suffix(&[0]).unwrap_or(&self.payload)).into_owned();
+        let name =
+            String::from_utf8_lossy(self.payload.strip_suffix(&[0]).unwrap_or(&self.payload))
+                .into_owned();
         let kind = match name.as_str() {
             "ENOENT" => io::ErrorKind::NotFound,
             "EACCES" | "EPERM" => io::ErrorKind::PermissionDenied,
@@ -145,7 +156,9 @@ mod tests {
 
     #[test]
     fn errors_are_told_by_name() {
-        let error = |name: &[u8]| Message { kind: 16, request: 1, payload: name.to_vec() }.into_result().unwrap_err();
+        let error = |name: &[u8]| {
+            Message { kind: 16, request: 1, payload: name.to_vec() }.into_result().unwrap_err()
+        };
         assert_eq!(error(b"ENOENT\0").kind(), io::ErrorKind::NotFound);
         assert_eq!(error(b"EACCES\0").kind(), io::ErrorKind::PermissionDenied);
         assert_eq!(error(b"EQUOTA\0").to_string(), "xenstore says EQUOTA");

@@ -1,11 +1,12 @@
 //! xenstore through the kernel: `/dev/xen/xenbus`.
 //!
-//! A client of its own, because the one on the registry (xenstore-rs) has no deadline for a request, or brings an async
-//! runtime. What the kernel's device (drivers/xen/xenbus/xenbus_dev_frontend.c) does and this file counts on:
+//! A client of its own, because the one on the registry (xenstore-rs) has no deadline for a
+//! request, or brings an async runtime. What the kernel's device
+//! (drivers/xen/xenbus/xenbus_dev_frontend.c) does and this file counts on:
 //!
 //! - one write(2) holds one whole request;
-//! - watches are held by the kernel: it answers `WATCH` itself, with request id 0, and registers them again after the
-//!   domain was resumed elsewhere, upon which each fires once;
+//! - watches are held by the kernel: it answers `WATCH` itself, with request id 0, and registers
+//!   them again after the domain was resumed elsewhere, upon which each fires once;
 //! - events come between answers in the same stream.
 
 use std::fs::{File, OpenOptions};
@@ -25,13 +26,15 @@ use super::wire::{self, Kind};
 /// The kernel's device.
 pub const DEVICE: &str = "/dev/xen/xenbus";
 
-/// Longest wait for an answer. xenstored answers in less than a millisecond, unless dom0 is in trouble.
+/// Longest wait for an answer. xenstored answers in less than a millisecond, unless dom0 is in
+/// trouble.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Token of the one watch.
 const TOKEN: &str = "rxl";
 
-/// See the module. After an error the device is opened anew at the next use, since an answer may still be under way.
+/// See the module. After an error the device is opened anew at the next use, since an answer may
+/// still be under way.
 pub struct Xenbus {
     device: PathBuf,
     connection: Option<Connection>,
@@ -70,9 +73,15 @@ fn payload(kind: Kind, parts: &[&str]) -> Vec<u8> {
 
 impl Connection {
     fn open(device: &Path) -> io::Result<Self> {
-        let device = OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(device)?;
+        let device = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(OFlag::O_NONBLOCK.bits())
+            .open(device)?;
         let mut connection = Self { device, received: Vec::new(), next_id: 1, event: true };
-        connection.ask(Kind::Watch, &payload(Kind::Watch, &[path::CONTROL, TOKEN]))?.into_result()?;
+        connection
+            .ask(Kind::Watch, &payload(Kind::Watch, &[path::CONTROL, TOKEN]))?
+            .into_result()?;
         Ok(connection)
     }
 
@@ -100,7 +109,10 @@ impl Connection {
             return Err(io::Error::new(ErrorKind::TimedOut, "xenstore does not answer"));
         }
         let mut fds = [PollFd::new(self.device.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)) {
+        match poll(
+            &mut fds,
+            PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX),
+        ) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -115,7 +127,11 @@ impl Connection {
                 self.received.extend_from_slice(&buffer[..length]);
                 Ok(true)
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(false),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }

@@ -28,7 +28,10 @@ fn moved_on(library: Library) -> Result<()> {
     for epoch in 1..=3 {
         let mut both = Coordinator::of_both(&world, epoch)?;
         let frost = freeze_both(&mut both)?;
-        println!("  {library:?}: its connections bear to hear nothing for {:?}", frost[0].ready.patience);
+        println!(
+            "  {library:?}: its connections bear to hear nothing for {:?}",
+            frost[0].ready.patience
+        );
         let cut = world.counts()?;
         world.unplug(0)?;
         std::thread::sleep(AWAY);
@@ -38,7 +41,8 @@ fn moved_on(library: Library) -> Result<()> {
         ensure!(pause == cut, "something was sent again while all stood still: {cut:?} {pause:?}");
         let [one, two] = &mut both;
         let thawed = [one.thaw()?, two.thaw()?];
-        let good = |thawed: &Thawed| thawed.lost == 0 && thawed.retransmits == 0 && thawed.paused >= AWAY;
+        let good =
+            |thawed: &Thawed| thawed.lost == 0 && thawed.retransmits == 0 && thawed.paused >= AWAY;
         ensure!(thawed.iter().all(good), "{thawed:?}");
         std::thread::sleep(Duration::from_millis(250));
         one.finish()?;
@@ -47,12 +51,16 @@ fn moved_on(library: Library) -> Result<()> {
     let timeouts = world.counts()?.timeouts - before.timeouts;
     ensure!(timeouts == 0, "{timeouts} timeouts");
     let verdict = if library == Library::Mpich { job.last_words()? } else { job.end_well()? };
-    println!("  {} messages, longest stall {:.0} ms with {AWAY:?} away", verdict.sent, verdict.longest_stall_ms);
+    println!(
+        "  {} messages, longest stall {:.0} ms with {AWAY:?} away",
+        verdict.sent, verdict.longest_stall_ms
+    );
     Ok(())
 }
 
-/// Freezing and flushing again and again under full load. The bound is generous, for machines that are busy with other things;
-/// the medians are printed. The pause between cycles is what a kernel wants between two answers to window probes.
+/// Freezing and flushing again and again under full load. The bound is generous, for machines that
+/// are busy with other things; the medians are printed. The pause between cycles is what a kernel
+/// wants between two answers to window probes.
 pub fn quick() -> Result<()> {
     const CYCLES: u64 = 9;
     const PAUSE: Duration = Duration::from_millis(510);
@@ -77,13 +85,17 @@ pub fn quick() -> Result<()> {
         spans.sort_unstable();
         (spans[spans.len() / 2], spans[spans.len() - 1])
     });
-    println!("  median and longest of {CYCLES} cycles: prepare {prepare:?}, freeze {freeze:?}, flush {flush:?}");
+    println!(
+        "  median and longest of {CYCLES} cycles: prepare {prepare:?}, freeze {freeze:?}, flush \
+         {flush:?}"
+    );
     ensure!(freeze.0 < BOUND && flush.0 < BOUND, "slower than {BOUND:?}");
     Ok(())
 }
 
-/// The same absence with nothing frozen: no message is lost, TCP sees to that, but the job waits longer than the absence, and
-/// segments are sent again. If this did not happen, `moved` would show nothing.
+/// The same absence with nothing frozen: no message is lost, TCP sees to that, but the job waits
+/// longer than the absence, and segments are sent again. If this did not happen, `moved` would show
+/// nothing.
 pub fn unprotected() -> Result<()> {
     let world = World::new()?;
     let job = Job::start(&world, &[])?;
@@ -93,7 +105,10 @@ pub fn unprotected() -> Result<()> {
     world.plug_in(0)?;
     let verdict = job.end_well()?;
     let timeouts = world.counts()?.timeouts - before.timeouts;
-    println!("  {timeouts} timeouts, longest stall {:.0} ms with {AWAY:?} away", verdict.longest_stall_ms);
+    println!(
+        "  {timeouts} timeouts, longest stall {:.0} ms with {AWAY:?} away",
+        verdict.longest_stall_ms
+    );
     ensure!(timeouts > 0 && verdict.longest_stall_ms > AWAY.as_millis() as f64);
     Ok(())
 }
@@ -101,7 +116,8 @@ pub fn unprotected() -> Result<()> {
 pub fn injected() -> Result<()> {
     let world = World::new()?;
     for fault in ["corrupt", "drop", "duplicate", "reorder"] {
-        let (verdict, good) = Job::start(&world, &["--inject", fault])?.end(Duration::from_secs(20))?;
+        let (verdict, good) =
+            Job::start(&world, &["--inject", fault])?.end(Duration::from_secs(20))?;
         let seen = match fault {
             "corrupt" => verdict.corrupt,
             "drop" => verdict.lost,

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rxl_agent_protocol::{
-    Audit, Command, Connection, Finished, Flushed, Frozen, Lease, Prepare, Ready, Stamp, State, Status, Thawed, Verb,
-    audit, path, unpack,
+    Audit, Command, Connection, Finished, Flushed, Frozen, Lease, Prepare, Ready, Stamp, State,
+    Status, Thawed, Verb, audit, path, unpack,
 };
 use rxl_guest_agent::store::{Directory, Store};
 
@@ -35,7 +35,8 @@ pub struct Frost {
 impl Coordinator {
     pub fn of(domain: &Domain, epoch: u64) -> Result<Self> {
         let store = Directory::open(&domain.tree)?;
-        let mut coordinator = Self { store, tree: domain.tree.clone(), last: Stamp { epoch, sequence: 0 } };
+        let mut coordinator =
+            Self { store, tree: domain.tree.clone(), last: Stamp { epoch, sequence: 0 } };
         coordinator.wait("an agent", |store| Ok(store.read(path::AGENT)?))?;
         Ok(coordinator)
     }
@@ -45,7 +46,11 @@ impl Coordinator {
         Ok([Self::of(one, epoch)?, Self::of(two, epoch)?])
     }
 
-    fn wait<T>(&mut self, what: &str, mut look: impl FnMut(&mut Directory) -> Result<Option<T>>) -> Result<T> {
+    fn wait<T>(
+        &mut self,
+        what: &str,
+        mut look: impl FnMut(&mut Directory) -> Result<Option<T>>,
+    ) -> Result<T> {
         let until = Instant::now() + Duration::from_secs(15);
         while Instant::now() < until {
             if let Some(found) = look(&mut self.store)? {
@@ -149,7 +154,8 @@ impl Coordinator {
         Ok(self.store.write(path::LEASE, &Lease { epoch: self.last.epoch, count }.to_string())?)
     }
 
-    /// As after a move: a tree with nothing in it but `hold`. The agent must say that it is still frozen, and then fill it.
+    /// As after a move: a tree with nothing in it but `hold`. The agent must say that it is still
+    /// frozen, and then fill it.
     pub fn move_to_fresh_tree(&mut self) -> Result<()> {
         let before = self.store.read(path::JOBS)?;
         fs::remove_dir_all(self.tree.join(path::DATA))?;
@@ -165,9 +171,12 @@ impl Coordinator {
     }
 }
 
-/// FLUSH in both domains at once, as the barrier before it wants; then the audit of both cuts. Again, if one had nothing more
-/// to send while the other still had something for it.
-pub fn flush_both(coordinators: &mut [Coordinator; 2], room: bool) -> Result<([Flushed; 2], Audit)> {
+/// FLUSH in both domains at once, as the barrier before it wants; then the audit of both cuts.
+/// Again, if one had nothing more to send while the other still had something for it.
+pub fn flush_both(
+    coordinators: &mut [Coordinator; 2],
+    room: bool,
+) -> Result<([Flushed; 2], Audit)> {
     let until = Instant::now() + FLUSH_DEADLINE;
     loop {
         let (flushed, audit) = flush_once(coordinators, room)?;
@@ -196,12 +205,19 @@ pub fn freeze_both(coordinators: &mut [Coordinator; 2]) -> Result<[Frost; 2]> {
     let (flushed, audit) = flush_both(coordinators, true)?;
     check_cut(&flushed.each_ref(), &audit)?;
     let parts = ready.into_iter().zip(frozen).zip(flushed);
-    let frost: Vec<_> = parts.map(|((ready, frozen), flushed)| Frost { ready, frozen, flushed }).collect();
+    let frost: Vec<_> =
+        parts.map(|((ready, frozen), flushed)| Frost { ready, frozen, flushed }).collect();
     frost.try_into().map_err(|_| anyhow::anyhow!("two domains"))
 }
 
 pub fn check_cut(flushed: &[&Flushed], audit: &Audit) -> Result<()> {
-    ensure!(flushed.iter().all(|flushed| flushed.clean && flushed.unacked == 0), "unclean: {flushed:?}");
-    ensure!(audit.agreed > 0 && audit.disagreed.is_empty() && audit.one_ended.is_empty(), "{audit:?}");
+    ensure!(
+        flushed.iter().all(|flushed| flushed.clean && flushed.unacked == 0),
+        "unclean: {flushed:?}"
+    );
+    ensure!(
+        audit.agreed > 0 && audit.disagreed.is_empty() && audit.one_ended.is_empty(),
+        "{audit:?}"
+    );
     Ok(())
 }

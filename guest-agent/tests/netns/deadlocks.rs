@@ -12,8 +12,8 @@ use crate::mpi::Job;
 use crate::roles::Role;
 use crate::world::World;
 
-/// Long against an iteration, so that the ranks of the other domain run into whatever they must wait in: a rendezvous of up to
-/// 1 MiB, a collective that half of them have entered.
+/// Long against an iteration, so that the ranks of the other domain run into whatever they must
+/// wait in: a rendezvous of up to 1 MiB, a collective that half of them have entered.
 const AHEAD: Duration = Duration::from_millis(150);
 
 pub fn staggered() -> Result<()> {
@@ -45,7 +45,8 @@ pub fn staggered() -> Result<()> {
     Ok(())
 }
 
-/// Whoever waited for the running ranks to leave MPI before freezing them would wait for ever: not one iteration ends.
+/// Whoever waited for the running ranks to leave MPI before freezing them would wait for ever: not
+/// one iteration ends.
 fn check_hangs(job: &Job) -> Result<()> {
     let before = job.progress()?;
     std::thread::sleep(Duration::from_millis(1200));
@@ -55,7 +56,8 @@ fn check_hangs(job: &Job) -> Result<()> {
 
 pub fn zero_window() -> Result<()> {
     let world = World::new()?;
-    let [mut reader, mut sender] = Role::pair(["reader", "sender"], &world.domains[0], &world.domains[1])?;
+    let [mut reader, mut sender] =
+        Role::pair(["reader", "sender"], &world.domains[0], &world.domains[1])?;
     let mut both = Coordinator::of_both(&world, 1)?;
     for coordinator in &mut both {
         coordinator.ready()?;
@@ -67,7 +69,10 @@ pub fn zero_window() -> Result<()> {
     let (flushed, audit) = flush_both(&mut both, false)?;
     check_cut(&flushed.each_ref(), &audit)?;
     let [receiving, sending] = flushed;
-    ensure!(sending.notsent > 0 && receiving.unread > 0, "the window never closed: {receiving:?} {sending:?}");
+    ensure!(
+        sending.notsent > 0 && receiving.unread > 0,
+        "the window never closed: {receiving:?} {sending:?}"
+    );
     still_unsent(&mut both[1])?;
     for coordinator in &mut both {
         coordinator.thaw()?;
@@ -78,7 +83,8 @@ pub fn zero_window() -> Result<()> {
     sender.check()
 }
 
-/// Without the term for a closed window the flush would not end: half a second later the send queue is as full as before.
+/// Without the term for a closed window the flush would not end: half a second later the send queue
+/// is as full as before.
 fn still_unsent(sending: &mut Coordinator) -> Result<()> {
     std::thread::sleep(Duration::from_millis(500));
     sending.begin_flush(false)?;
@@ -161,7 +167,10 @@ pub fn agent_terminated() -> Result<()> {
 
 /// The freezer of its cgroup: /proc/PID/stat does not tell a frozen task from a sleeping one.
 fn is_frozen(role: &Role) -> Result<bool> {
-    let root = procfs::mounts()?.into_iter().find(|mount| mount.fs_vfstype == "cgroup2").map(|mount| mount.fs_file);
+    let root = procfs::mounts()?
+        .into_iter()
+        .find(|mount| mount.fs_vfstype == "cgroup2")
+        .map(|mount| mount.fs_file);
     let Some(root) = root else { return Ok(role.state() == Some('T')) };
     let events = format!("{root}{}/cgroup.events", cgroup(role)?);
     // The root cgroup has no such file, and is never frozen.
@@ -170,7 +179,11 @@ fn is_frozen(role: &Role) -> Result<bool> {
 
 fn cgroup(role: &Role) -> Result<String> {
     let cgroups = procfs::process::Process::new(role.pid())?.cgroups()?;
-    Ok(cgroups.into_iter().find(|cgroup| cgroup.hierarchy == 0).map(|cgroup| cgroup.pathname).unwrap_or_default())
+    Ok(cgroups
+        .into_iter()
+        .find(|cgroup| cgroup.hierarchy == 0)
+        .map(|cgroup| cgroup.pathname)
+        .unwrap_or_default())
 }
 
 fn in_its_own_cgroup(role: &Role) -> Result<()> {
@@ -189,7 +202,8 @@ pub fn uninterruptible() -> Result<()> {
     std::thread::sleep(Duration::from_millis(200));
     let mut coordinator = Coordinator::of(&world.domains[0], 1)?;
     let refused = coordinator.prepare(Duration::ZERO);
-    let vforked = procfs::process::Process::new(asleep.id() as i32)?.task_main_thread()?.children()?;
+    let vforked =
+        procfs::process::Process::new(asleep.id() as i32)?.task_main_thread()?.children()?;
     vforked.iter().for_each(|pid| {
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid as i32), Signal::SIGKILL);
     });
@@ -205,8 +219,13 @@ pub fn impatient() -> Result<()> {
     let _roles = Role::pair(["reader", "impatient"], &world.domains[0], &world.domains[1])?;
     let mut sending = Coordinator::of(&world.domains[1], 1)?;
     let refused = sending.prepare(Duration::from_secs(2))?;
-    ensure!(matches!(refused, Status::Nack { reason: Reason::ImpatientConnection, .. }), "{refused}");
-    let Status::Ready(ready) = sending.prepare(Duration::from_millis(500))? else { bail!("refused") };
+    ensure!(
+        matches!(refused, Status::Nack { reason: Reason::ImpatientConnection, .. }),
+        "{refused}"
+    );
+    let Status::Ready(ready) = sending.prepare(Duration::from_millis(500))? else {
+        bail!("refused")
+    };
     ensure!(ready.patience == Some(Duration::from_secs(1)), "{ready:?}");
     sending.finish()?;
     Ok(())

@@ -111,7 +111,10 @@ pub fn dropped() -> Result<()> {
     let mut scene = Scene::new(powerless, "late")?;
     let before = buffer(&scene.roles[0])?;
     let ([_, sending], _, took) = scene.flush()?;
-    println!("  without room: clean {}, {} bytes in flight after {took:?}", sending.clean, sending.unacked);
+    println!(
+        "  without room: clean {}, {} bytes in flight after {took:?}",
+        sending.clean, sending.unacked
+    );
     ensure!(!sending.clean && sending.unacked > 0, "nothing was dropped: {sending:?}");
     ensure!(buffer(&scene.roles[0])? == before);
     scene.thaw_and_finish()?;
@@ -124,7 +127,8 @@ pub fn dropped() -> Result<()> {
     check_cut(&[&receiving, &sending], &audit)?;
     let raised = buffer(&scene.roles[0])?;
     println!(
-        "  with room: clean after {took:?}, {} bytes unread in a buffer of {} that was {}, {} not sent",
+        "  with room: clean after {took:?}, {} bytes unread in a buffer of {} that was {}, {} not \
+         sent",
         receiving.unread, raised.size, before.size, sending.notsent
     );
     ensure!(took < FLUSH_DEADLINE && raised.size > before.size, "{raised:?}");
@@ -141,7 +145,10 @@ pub fn autotuned() -> Result<()> {
     let ([receiving, sending], audit, took) = scene.flush()?;
     check_cut(&[&receiving, &sending], &audit)?;
     let raised = buffer(&scene.roles[0])?;
-    ensure!(before.locks == 0 && raised.locks == SET && raised.size > before.size, "{before:?} {raised:?}");
+    ensure!(
+        before.locks == 0 && raised.locks == SET && raised.size > before.size,
+        "{before:?} {raised:?}"
+    );
     scene.stand_still()?;
     scene.thaw_and_finish()?;
     let after = buffer(&scene.roles[0])?;
@@ -150,7 +157,10 @@ pub fn autotuned() -> Result<()> {
         before.size, raised.size, after.size
     );
     // A size is set in steps of two bytes, and by now the kernel may have made more of it.
-    ensure!(after.locks == 0 && after.size + 1 >= before.size && after.size != raised.size, "{after:?}");
+    ensure!(
+        after.locks == 0 && after.size + 1 >= before.size && after.size != raised.size,
+        "{after:?}"
+    );
     scene.check_roles()
 }
 

@@ -1,6 +1,7 @@
-//! MPI jobs quiesced on plain Linux: network namespaces stand for domUs, a directory in each for xenstore, a link that goes down
-//! for a migration, and a few lines of coordinator for rxl. No Xen, so nothing here says anything about a domain's suspend;
-//! all that happens before and after it is real.
+//! MPI jobs quiesced on plain Linux: network namespaces stand for domUs, a directory in each for
+//! xenstore, a link that goes down for a migration, and a few lines of coordinator for rxl. No Xen,
+//! so nothing here says anything about a domain's suspend; all that happens before and after it is
+//! real.
 //!
 //! Needs root, iproute2, util-linux, Open MPI and MPICH (`make deps`).
 

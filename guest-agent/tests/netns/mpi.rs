@@ -62,7 +62,9 @@ impl Library {
         let rsh = rsh(world)?.to_str().context("a path that is not UTF-8")?.to_owned();
         match self {
             Self::OpenMpi => {
-                command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+                command
+                    .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
+                    .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
                 for (name, value) in [
                     ("plm_rsh_agent", rsh.as_str()),
                     ("btl", "tcp,self"),
@@ -76,7 +78,14 @@ impl Library {
                 command.args(["--host", &hosts]);
             }
             Self::Mpich => {
-                command.args(["-launcher", "rsh", "-launcher-exec", &rsh, "-localhost", ADDRESSES[0]]);
+                command.args([
+                    "-launcher",
+                    "rsh",
+                    "-launcher-exec",
+                    &rsh,
+                    "-localhost",
+                    ADDRESSES[0],
+                ]);
                 command.args(["-hosts", &ADDRESSES.join(","), "-ppn", "2"]);
                 command.env("UCX_TLS", "tcp,self").env("UCX_NET_DEVICES", "eth0");
             }
@@ -103,7 +112,11 @@ impl Job {
         command.arg(build(library)?);
         command.args([LONGEST, "7", "--until"]).arg(&stop).args(more);
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-        let job = Self { mpirun: command.spawn().with_context(|| format!("mpirun of {library:?}"))?, output, stop };
+        let job = Self {
+            mpirun: command.spawn().with_context(|| format!("mpirun of {library:?}"))?,
+            output,
+            stop,
+        };
         job.wait_for_progress()?;
         Ok(job)
     }
@@ -111,7 +124,11 @@ impl Job {
     fn wait_for_progress(&self) -> Result<()> {
         let until = Instant::now() + Duration::from_secs(20);
         while self.progress()? == 0 {
-            ensure!(Instant::now() < until, "the job does not start:\n{}", fs::read_to_string(&self.output)?);
+            ensure!(
+                Instant::now() < until,
+                "the job does not start:\n{}",
+                fs::read_to_string(&self.output)?
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(())
@@ -127,7 +144,8 @@ impl Job {
             .map_or(0, |line| line.progress))
     }
 
-    /// Ends the job, waits for its end, no longer than this, and returns its last line and whether it calls itself good.
+    /// Ends the job, waits for its end, no longer than this, and returns its last line and whether
+    /// it calls itself good.
     pub fn end(mut self, patience: Duration) -> Result<(Verdict, bool)> {
         fs::write(&self.stop, "")?;
         let until = Instant::now() + patience;
@@ -135,7 +153,11 @@ impl Job {
             if let Some(status) = self.mpirun.try_wait()? {
                 break status;
             }
-            ensure!(Instant::now() < until, "the job hangs:\n{}", fs::read_to_string(&self.output)?);
+            ensure!(
+                Instant::now() < until,
+                "the job hangs:\n{}",
+                fs::read_to_string(&self.output)?
+            );
             std::thread::sleep(Duration::from_millis(20));
         };
         let text = fs::read_to_string(&self.output)?;
@@ -151,8 +173,8 @@ impl Job {
         verdict.check(good)
     }
 
-    /// Ends the job and waits for its last line, not for its end: between two hosts Debian's MPICH (4.0.2 over UCX) hangs in
-    /// MPI_Finalize, whatever has been done to it before.
+    /// Ends the job and waits for its last line, not for its end: between two hosts Debian's MPICH
+    /// (4.0.2 over UCX) hangs in MPI_Finalize, whatever has been done to it before.
     pub fn last_words(self) -> Result<Verdict> {
         fs::write(&self.stop, "")?;
         let until = Instant::now() + Duration::from_secs(30);
@@ -175,12 +197,16 @@ impl Verdict {
 
     fn check(self, good: bool) -> Result<Self> {
         let Self { lost, duplicated, reordered, corrupt, .. } = self;
-        ensure!(good && [lost, duplicated, reordered, corrupt] == [0; 4] && self.sent == self.received, "{self:?}");
+        ensure!(
+            good && [lost, duplicated, reordered, corrupt] == [0; 4] && self.sent == self.received,
+            "{self:?}"
+        );
         Ok(self)
     }
 }
 
-/// mpirun ends its daemons and ranks itself; what is left after a failure ends with the namespaces' agents gone.
+/// mpirun ends its daemons and ranks itself; what is left after a failure ends with the namespaces'
+/// agents gone.
 impl Drop for Job {
     fn drop(&mut self) {
         if matches!(self.mpirun.try_wait(), Ok(None)) {
@@ -193,12 +219,16 @@ impl Drop for Job {
     }
 }
 
-/// What mpirun calls in place of ssh: `rsh ADDRESS COMMAND...` enters the namespace of that address.
+/// What mpirun calls in place of ssh: `rsh ADDRESS COMMAND...` enters the namespace of that
+/// address.
 fn rsh(world: &World) -> Result<PathBuf> {
     let path = world.scratch.path().join("rsh");
-    let namespace = world.domains[0].namespace.strip_suffix('1').context("a namespace without number")?;
-    let script =
-        format!("#!/bin/sh\nn=${{1##*.}}\nshift\nexec nsenter --net=/run/netns/{namespace}$n -- sh -c \"$*\"\n");
+    let namespace =
+        world.domains[0].namespace.strip_suffix('1').context("a namespace without number")?;
+    let script = format!(
+        "#!/bin/sh\nn=${{1##*.}}\nshift\nexec nsenter --net=/run/netns/{namespace}$n -- sh -c \
+         \"$*\"\n"
+    );
     fs::write(&path, script)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
     Ok(path)
@@ -207,14 +237,16 @@ fn rsh(world: &World) -> Result<PathBuf> {
 /// mpi-audit, compiled once for each library.
 fn build(library: Library) -> Result<PathBuf> {
     static BUILT: Mutex<Vec<Library>> = Mutex::new(Vec::new());
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("mpi-audit.{}", library.suffix()));
+    let program =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("mpi-audit.{}", library.suffix()));
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     if !built.contains(&library) {
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/guest/mpi-audit.c");
         let mpicc = format!("mpicc.{}", library.suffix());
         let mut command = Command::new(&mpicc);
         command.args(["-O2", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&program).arg(source);
-        let status = command.status().with_context(|| format!("{mpicc}: `make deps` installs it"))?;
+        let status =
+            command.status().with_context(|| format!("{mpicc}: `make deps` installs it"))?;
         ensure!(status.success(), "{mpicc} failed");
         built.push(library);
     }

@@ -1,4 +1,5 @@
-//! Programs that this test plays itself, in place of ranks, where a case needs a traffic that no MPI makes on command.
+//! Programs that this test plays itself, in place of ranks, where a case needs a traffic that no
+//! MPI makes on command.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -118,8 +119,8 @@ fn ready() {
 
 /// Numbers in order: whatever is lost, doubled or damaged breaks the sequence.
 ///
-/// A late reader has less room than its window has promised, which is what a queue of small segments comes to, and lets all
-/// that is sent run into it before it reads.
+/// A late reader has less room than its window has promised, which is what a queue of small
+/// segments comes to, and lets all that is sent run into it before it reads.
 fn read(late: bool) -> std::io::Result<()> {
     let listener = TcpListener::bind((ADDRESSES[0], PORT))?;
     ready();

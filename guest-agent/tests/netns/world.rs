@@ -35,7 +35,8 @@ impl World {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let unique = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let scratch = tempfile::tempdir()?;
-        let domains = [1, 2].map(|n| Domain::new(&format!("rxl{unique}-{n}"), &scratch.path().join(n.to_string())));
+        let domains = [1, 2]
+            .map(|n| Domain::new(&format!("rxl{unique}-{n}"), &scratch.path().join(n.to_string())));
         let mut world = Self { domains, scratch, wire: format!("rxl{unique}-wire") };
         world.connect()?;
         world.domains.iter_mut().try_for_each(Domain::start_agent)?;
@@ -50,8 +51,19 @@ impl World {
         for (n, domain) in self.domains.iter().enumerate() {
             let (namespace, port) = (domain.namespace.as_str(), port(n));
             ip(&["netns", "add", namespace])?;
-            ip(&["link", "add", "eth0", "netns", namespace, "type", "veth", "peer", "name", &port, "netns", wire])?;
-            ip(&["-n", namespace, "address", "add", &format!("{}/24", ADDRESSES[n]), "dev", "eth0"])?;
+            ip(&[
+                "link", "add", "eth0", "netns", namespace, "type", "veth", "peer", "name", &port,
+                "netns", wire,
+            ])?;
+            ip(&[
+                "-n",
+                namespace,
+                "address",
+                "add",
+                &format!("{}/24", ADDRESSES[n]),
+                "dev",
+                "eth0",
+            ])?;
             ip(&["-n", namespace, "link", "set", "lo", "up"])?;
             ip(&["-n", namespace, "link", "set", "eth0", "up"])?;
             ip(&["-n", wire, "link", "set", &port, "master", "bridge", "up"])?;
@@ -82,8 +94,8 @@ impl World {
     }
 }
 
-/// Of TCP. Retransmissions without a timeout also happen to a job that nobody disturbs; a timeout, 200 ms and more, is what an
-/// absence leaves behind.
+/// Of TCP. Retransmissions without a timeout also happen to a job that nobody disturbs; a timeout,
+/// 200 ms and more, is what an absence leaves behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub retransmissions: u64,
@@ -119,8 +131,10 @@ impl Domain {
         command.arg("--runtime-directory").arg(&self.runtime);
         fs::create_dir_all(&self.runtime)?;
         fs::create_dir_all(&self.tree)?;
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.runtime.join("log"))?;
-        self.agent = Some(command.stdin(Stdio::null()).stderr(log).spawn().context("nsenter (util-linux)")?);
+        let log =
+            fs::OpenOptions::new().create(true).append(true).open(self.runtime.join("log"))?;
+        self.agent =
+            Some(command.stdin(Stdio::null()).stderr(log).spawn().context("nsenter (util-linux)")?);
         Ok(())
     }
 
@@ -137,7 +151,8 @@ impl Domain {
         let output = self.command("cat").arg(format!("/proc/net/{file}")).output()?;
         let text = String::from_utf8(output.stdout)?;
         let mut lines = text.lines().filter(|line| line.split(' ').next() == Some(group));
-        let (names, values) = (lines.next().context("no names")?, lines.next().context("no values")?);
+        let (names, values) =
+            (lines.next().context("no names")?, lines.next().context("no values")?);
         let column = names.split(' ').zip(values.split(' ')).find(|(known, _)| *known == name);
         Ok(column.context("no such counter")?.1.parse()?)
     }
@@ -156,7 +171,8 @@ impl Drop for World {
     }
 }
 
-/// Has all packets that a link brings handled by one processor: two would put them out of order, and TCP would send them again.
+/// Has all packets that a link brings handled by one processor: two would put them out of order,
+/// and TCP would send them again.
 fn one_processor(namespace: &str, link: &str) -> Result<()> {
     let script = format!("echo 1 >/sys/class/net/{link}/queues/rx-0/rps_cpus");
     ip(&["netns", "exec", namespace, "sh", "-c", &script])

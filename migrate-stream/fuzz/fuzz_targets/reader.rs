@@ -1,5 +1,5 @@
-//! The stream reader: the same events at one go and in pieces. The first byte chooses where the stream begins and how long
-//! the pieces are.
+//! The stream reader: the same events at one go and in pieces. The first byte chooses where the
+//! stream begins and how long the pieces are.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! Packed pages: nothing is allocated beyond the decoded length (the first four bytes), and what unpacks to a record packs
-//! again to a record of the same content.
+//! Packed pages: nothing is allocated beyond the decoded length (the first four bytes), and what
+//! unpacks to a record packs again to a record of the same content.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

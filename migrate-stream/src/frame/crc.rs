@@ -1,7 +1,8 @@
 //! CRC-32 with a shortcut for zero pages.
 //!
-//! Taking a zero byte into a CRC register is linear over GF(2), so 4096 of them are one 32 × 32 bit matrix. The matrix is
-//! kept as four tables of 256 words, computed when this is compiled: a zero page costs four look-ups.
+//! Taking a zero byte into a CRC register is linear over GF(2), so 4096 of them are one 32 × 32 bit
+//! matrix. The matrix is kept as four tables of 256 words, computed when this is compiled: a zero
+//! page costs four look-ups.
 
 use crate::libxc::PAGE_SIZE;
 
@@ -33,7 +34,10 @@ impl Crc32 {
     /// Takes [`PAGE_SIZE`] bytes of zero.
     pub fn update_zero_page(&mut self) {
         let register = (!self.0).to_le_bytes();
-        let mapped = register.iter().zip(&PAGE_TABLES).fold(0, |sum, (&byte, table)| sum ^ table[usize::from(byte)]);
+        let mapped = register
+            .iter()
+            .zip(&PAGE_TABLES)
+            .fold(0, |sum, (&byte, table)| sum ^ table[usize::from(byte)]);
         self.0 = !mapped;
     }
 

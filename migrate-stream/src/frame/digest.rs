@@ -10,11 +10,13 @@ use crate::bytes::{array, le64};
 /// Length of an end frame's payload in bytes.
 pub const TOTALS_LEN: usize = 48;
 
-/// SHA-256 over (u64 sequence, u32 decoded length, u32 CRC-32), little-endian, of all frames in the stream's order.
+/// SHA-256 over (u64 sequence, u32 decoded length, u32 CRC-32), little-endian, of all frames in the
+/// stream's order.
 ///
-/// Equal digests at both ends mean that no frame was lost, doubled, reordered or cut off at the end; that each frame's
-/// content is what was sent is told by its CRC, which the receiver checks against the bytes that it has rebuilt. This guards
-/// against faults, not against someone who alters frames: that is the transport's work.
+/// Equal digests at both ends mean that no frame was lost, doubled, reordered or cut off at the
+/// end; that each frame's content is what was sent is told by its CRC, which the receiver checks
+/// against the bytes that it has rebuilt. This guards against faults, not against someone who
+/// alters frames: that is the transport's work.
 #[derive(Clone, Debug, Default)]
 pub struct Digest {
     hash: Sha256,
@@ -60,7 +62,8 @@ impl fmt::Debug for DigestValue {
     }
 }
 
-/// What was sent in all: an end frame's payload, u64 frames, u64 bytes of the stream, 32 bytes of digest.
+/// What was sent in all: an end frame's payload, u64 frames, u64 bytes of the stream, 32 bytes of
+/// digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Totals {
     /// Frames before the end frame.
@@ -74,7 +77,11 @@ pub struct Totals {
 impl Totals {
     /// Parses a payload.
     pub fn parse(bytes: &[u8; TOTALS_LEN]) -> Self {
-        Self { frames: le64(bytes, 0), bytes: le64(bytes, 8), digest: DigestValue(array(bytes, 16)) }
+        Self {
+            frames: le64(bytes, 0),
+            bytes: le64(bytes, 8),
+            digest: DigestValue(array(bytes, 16)),
+        }
     }
 
     /// The payload's bytes.

@@ -10,8 +10,8 @@ pub const FRAME_HEADER_LEN: usize = 40;
 /// Bytes of it that its own checksum covers.
 const COVERED: usize = FRAME_HEADER_LEN - 4;
 
-/// The most bytes of the libxl stream that a frame may stand for: a PAGE_DATA record of 1024 pages, the most that libxc
-/// writes (8 + 8 + 1024 × 8 + 1024 × 4096), and some.
+/// The most bytes of the libxl stream that a frame may stand for: a PAGE_DATA record of 1024 pages,
+/// the most that libxc writes (8 + 8 + 1024 × 8 + 1024 × 4096), and some.
 pub const MAX_DECODED: u32 = (4 << 20) + (64 << 10);
 
 /// The most bytes that a frame may have before the codec: packing can add a little.
@@ -101,8 +101,8 @@ pub struct FrameHeader {
     pub wire_len: u32,
     /// CRC-32 of the decoded bytes; of the payload in an end frame.
     pub crc32: u32,
-    /// CRC-32 of the payload as it travels. Compressed bytes have bits that mean nothing, and damaged ones are best not
-    /// shown to a decoder.
+    /// CRC-32 of the payload as it travels. Compressed bytes have bits that mean nothing, and
+    /// damaged ones are best not shown to a decoder.
     pub wire_crc32: u32,
 }
 
@@ -138,15 +138,17 @@ impl FrameHeader {
         Ok(header)
     }
 
-    /// Compares the lengths with their bounds, as `parse` does. A sender that cannot meet the bounds of a *pages* frame
-    /// sends the record in frames of kind *bytes*; one whose codec loses sends the packed bytes as they are.
+    /// Compares the lengths with their bounds, as `parse` does. A sender that cannot meet the
+    /// bounds of a *pages* frame sends the record in frames of kind *bytes*; one whose codec loses
+    /// sends the packed bytes as they are.
     pub fn check_lengths(&self) -> Result<(), FrameError> {
         let decoded = self.decoded_len;
         let ((least, most), (packed_least, packed_most)) = match self.kind {
             FrameKind::Bytes => ((1, MAX_DECODED), (decoded, decoded)),
-            FrameKind::Pages => {
-                ((pages::LEAST_RECORD_LEN, MAX_DECODED), (1, decoded.saturating_add(pages::MAX_OVERHEAD)))
-            }
+            FrameKind::Pages => (
+                (pages::LEAST_RECORD_LEN, MAX_DECODED),
+                (1, decoded.saturating_add(pages::MAX_OVERHEAD)),
+            ),
             FrameKind::End => ((0, 0), (TOTALS_LEN as u32, TOTALS_LEN as u32)),
         };
         within("decoded", decoded, least, most)?;

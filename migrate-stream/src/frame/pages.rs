@@ -7,20 +7,23 @@
 //! | | ⌈n / 8⌉ | a bit for each of the n pages with contents, lowest bit first: 1 for a page of zeroes; the rest 0 |
 //! | | 4096 × m | the m pages whose bit is 0 |
 //!
-//! The record's header and reserved fields follow from these, so unpacking rebuilds it byte for byte. The CRC of the record
-//! is computed on the way by both ends, at the cost of its non-zero bytes only.
+//! The record's header and reserved fields follow from these, so unpacking rebuilds it byte for
+//! byte. The CRC of the record is computed on the way by both ends, at the cost of its non-zero
+//! bytes only.
 
 use super::crc::Crc32;
 use super::header::MAX_DECODED;
 use crate::bytes::{le32, le64};
-use crate::libxc::{self, BodyError, PAGE_SIZE, PageData, RECORD_HEADER_LEN, RecordHeader, RecordType};
+use crate::libxc::{
+    self, BodyError, PAGE_SIZE, PageData, RECORD_HEADER_LEN, RecordHeader, RecordType,
+};
 use crate::rounds::Batch;
 
 /// The shortest record, in bytes with its header: one pfn without contents.
 pub const LEAST_RECORD_LEN: u32 = (RECORD_HEADER_LEN + PageData::LEAST_LEN) as u32;
 
-/// How many bytes a packed record can be longer than the record, when no page is zero: the bitmap, less the fields that are
-/// left out. The bitmap of the longest record has fewer bytes than this.
+/// How many bytes a packed record can be longer than the record, when no page is zero: the bitmap,
+/// less the fields that are left out. The bitmap of the longest record has fewer bytes than this.
 pub const MAX_OVERHEAD: u32 = 132;
 
 /// Bytes of the record before its list of pfns.
@@ -109,9 +112,13 @@ pub fn pack(record: &[u8], out: &mut Vec<u8>) -> Result<PackStats, PackError> {
     Ok(PackStats { batch: Batch::of(&page_data), zero_pages, crc32: crc.value() })
 }
 
-/// Appends the record that `packed` stands for to `out`, with its header. Nothing is allocated before the counts in `packed`
-/// have been found to make a record of exactly `decoded_len` bytes.
-pub fn unpack(packed: &[u8], decoded_len: u32, out: &mut Vec<u8>) -> Result<PackStats, UnpackError> {
+/// Appends the record that `packed` stands for to `out`, with its header. Nothing is allocated
+/// before the counts in `packed` have been found to make a record of exactly `decoded_len` bytes.
+pub fn unpack(
+    packed: &[u8],
+    decoded_len: u32,
+    out: &mut Vec<u8>,
+) -> Result<PackStats, UnpackError> {
     let parts = Parts::split(packed, decoded_len)?;
     let begin = out.len();
     out.reserve(decoded_len as usize);
@@ -131,10 +138,15 @@ pub fn unpack(packed: &[u8], decoded_len: u32, out: &mut Vec<u8>) -> Result<Pack
             contents = rest;
         }
     }
-    Ok(PackStats { batch: parts.batch(), zero_pages: parts.zero_pages() as u32, crc32: crc.value() })
+    Ok(PackStats {
+        batch: parts.batch(),
+        zero_pages: parts.zero_pages() as u32,
+        crc32: crc.value(),
+    })
 }
 
-/// Whether a page is all zero. Most pages of an idle guest are, and most others show it in their first bytes.
+/// Whether a page is all zero. Most pages of an idle guest are, and most others show it in their
+/// first bytes.
 pub fn is_zero(page: &[u8]) -> bool {
     let lines = page.chunks_exact(64);
     let rest = lines.remainder();
@@ -191,7 +203,9 @@ impl<'a> Parts<'a> {
     }
 
     fn check(&self, packed: &[u8]) -> Result<(), UnpackError> {
-        if !self.pages.is_multiple_of(8) && self.bitmap.last().is_some_and(|last| last >> (self.pages % 8) != 0) {
+        if !self.pages.is_multiple_of(8)
+            && self.bitmap.last().is_some_and(|last| last >> (self.pages % 8) != 0)
+        {
             return Err(UnpackError::BitmapPadding);
         }
         let nonzero = (self.pages - self.zero_pages()) * PAGE_SIZE;
@@ -216,7 +230,11 @@ impl<'a> Parts<'a> {
 }
 
 /// The first `length` bytes of `rest`, which is the end of `packed`, and what follows them.
-fn take<'a>(packed: &[u8], rest: &'a [u8], length: u64) -> Result<(&'a [u8], &'a [u8]), UnpackError> {
+fn take<'a>(
+    packed: &[u8],
+    rest: &'a [u8],
+    length: u64,
+) -> Result<(&'a [u8], &'a [u8]), UnpackError> {
     if length > rest.len() as u64 {
         let expected = (packed.len() - rest.len()) as u64 + length;
         return Err(UnpackError::Length { length: packed.len(), expected });

@@ -53,7 +53,8 @@ impl fmt::Debug for MigrationId {
     }
 }
 
-/// The migration's secret, by which a connection shows that it belongs. Neither printed nor compared with `==`.
+/// The migration's secret, by which a connection shows that it belongs. Neither printed nor
+/// compared with `==`.
 #[derive(Clone, Copy)]
 pub struct Token([u8; 32]);
 
@@ -70,7 +71,8 @@ impl Token {
 
     /// Whether both are the same, in a time that does not tell how much of them is.
     pub fn matches(&self, other: &Token) -> bool {
-        let differing = self.0.iter().zip(&other.0).fold(0, |seen, (a, b)| black_box(seen | (a ^ b)));
+        let differing =
+            self.0.iter().zip(&other.0).fold(0, |seen, (a, b)| black_box(seen | (a ^ b)));
         black_box(differing) == 0
     }
 }

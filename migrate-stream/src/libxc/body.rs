@@ -133,12 +133,14 @@ fn check_least(length: usize, least: usize) -> Result<(), BodyError> {
     Ok(())
 }
 
-/// Whether a body of this type can have this length; what can be told before any of the body is there.
+/// Whether a body of this type can have this length; what can be told before any of the body is
+/// there.
 pub(super) fn check_length(record_type: RecordType, length: usize) -> Result<(), BodyError> {
     match record_type {
-        RecordType::End | RecordType::Verify | RecordType::Checkpoint | RecordType::StaticDataEnd => {
-            check_exact(length, 0)
-        }
+        RecordType::End
+        | RecordType::Verify
+        | RecordType::Checkpoint
+        | RecordType::StaticDataEnd => check_exact(length, 0),
         RecordType::PageData => check_least(length, PageData::LEAST_LEN),
         RecordType::X86PvInfo => check_exact(length, PvInfo::LEN),
         RecordType::X86PvP2mFrames => {
@@ -191,7 +193,8 @@ pub enum Body<'a> {
     CpuidPolicy(CpuidPolicy<'a>),
     /// X86_MSR_POLICY.
     MsrPolicy(MsrPolicy<'a>),
-    /// TOOLSTACK, CHECKPOINT_DIRTY_PFN_LIST and types unknown here: bytes without a meaning to a restorer.
+    /// TOOLSTACK, CHECKPOINT_DIRTY_PFN_LIST and types unknown here: bytes without a meaning to a
+    /// restorer.
     Opaque(&'a [u8]),
 }
 
@@ -200,7 +203,10 @@ impl<'a> Body<'a> {
     pub fn parse(record_type: RecordType, body: &'a [u8]) -> Result<Self, BodyError> {
         check_length(record_type, body.len())?;
         Ok(match record_type {
-            RecordType::End | RecordType::Verify | RecordType::Checkpoint | RecordType::StaticDataEnd => Self::Empty,
+            RecordType::End
+            | RecordType::Verify
+            | RecordType::Checkpoint
+            | RecordType::StaticDataEnd => Self::Empty,
             RecordType::PageData => Self::PageData(PageData::parse(body)?),
             RecordType::X86PvInfo => Self::PvInfo(PvInfo::parse(body)?),
             RecordType::X86PvP2mFrames => Self::P2mFrames(P2mFrames::parse(body)?),
@@ -214,7 +220,9 @@ impl<'a> Body<'a> {
             RecordType::HvmParams => Self::HvmParams(HvmParams::parse(body)?),
             RecordType::X86CpuidPolicy => Self::CpuidPolicy(CpuidPolicy::parse(body)?),
             RecordType::X86MsrPolicy => Self::MsrPolicy(MsrPolicy::parse(body)?),
-            RecordType::Toolstack | RecordType::CheckpointDirtyPfnList | RecordType::Unknown(_) => Self::Opaque(body),
+            RecordType::Toolstack | RecordType::CheckpointDirtyPfnList | RecordType::Unknown(_) => {
+                Self::Opaque(body)
+            }
         })
     }
 

@@ -3,7 +3,8 @@
 use super::body::{BodyError, check_entries, check_reserved};
 use crate::bytes::{le32, le64};
 
-/// X86_TSC_INFO, as `XEN_DOMCTL_gettscinfo` gives it: u32 mode, u32 kHz, u64 ns, u32 incarnation, u32 0.
+/// X86_TSC_INFO, as `XEN_DOMCTL_gettscinfo` gives it: u32 mode, u32 kHz, u64 ns, u32 incarnation,
+/// u32 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TscInfo {
     /// `TSC_MODE_*`.
@@ -26,7 +27,12 @@ impl TscInfo {
             return Err(BodyError::Length { length: body.len(), expected: Self::LEN as u64 });
         }
         check_reserved("X86_TSC_INFO", le32(body, 20).into())?;
-        Ok(Self { mode: le32(body, 0), khz: le32(body, 4), nsec: le64(body, 8), incarnation: le32(body, 16) })
+        Ok(Self {
+            mode: le32(body, 0),
+            khz: le32(body, 4),
+            nsec: le64(body, 8),
+            incarnation: le32(body, 16),
+        })
     }
 
     /// Appends the body's bytes.

@@ -26,7 +26,8 @@ pub struct HvmParam {
     pub value: u64,
 }
 
-/// HVM_PARAMS: u32 count, u32 0, then pairs of u64 index and u64 value. Xen 4.6 to 4.8 could write a count of 0.
+/// HVM_PARAMS: u32 count, u32 0, then pairs of u64 index and u64 value. Xen 4.6 to 4.8 could write
+/// a count of 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HvmParams<'a> {
     entries: &'a [u8],
@@ -46,7 +47,8 @@ impl<'a> HvmParams<'a> {
             return Err(BodyError::TooShort { length, least: Self::HEADER_LEN });
         };
         check_reserved("HVM_PARAMS' header", le32(header, 4).into())?;
-        let expected = Self::HEADER_LEN as u64 + u64::from(le32(header, 0)) * Self::ENTRY_LEN as u64;
+        let expected =
+            Self::HEADER_LEN as u64 + u64::from(le32(header, 0)) * Self::ENTRY_LEN as u64;
         if expected != length as u64 {
             return Err(BodyError::Length { length, expected });
         }

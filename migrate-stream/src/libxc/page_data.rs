@@ -84,7 +84,8 @@ impl PageEntry {
             return Err(BodyError::PfnReserved { index, entry });
         }
         let bits = (entry >> TYPE_SHIFT) as u8;
-        let page_type = PageType::from_bits(bits).ok_or(BodyError::PageType { index, page_type: bits })?;
+        let page_type =
+            PageType::from_bits(bits).ok_or(BodyError::PageType { index, page_type: bits })?;
         Ok(Self { pfn: entry & PFN_MASK, page_type })
     }
 
@@ -198,7 +199,8 @@ impl<'a> Iterator for Pages<'a> {
 
     fn next(&mut self) -> Option<Page<'a>> {
         let (entry, pfns) = self.pfns.split_first_chunk::<8>()?;
-        // `PageData::parse` has checked every entry and counted the contents: neither line below ends the list early.
+        // `PageData::parse` has checked every entry and counted the contents: neither line below
+        // ends the list early.
         let entry = PageEntry::parse(self.index, u64::from_le_bytes(*entry)).ok()?;
         let contents = if entry.page_type.has_contents() {
             let (page, contents) = self.contents.split_first_chunk::<PAGE_SIZE>()?;

@@ -72,7 +72,8 @@ impl PvInfo {
     }
 }
 
-/// X86_PV_P2M_FRAMES: u32 first pfn, u32 last pfn, then the u64 pfn of each frame of the P2M that holds them.
+/// X86_PV_P2M_FRAMES: u32 first pfn, u32 last pfn, then the u64 pfn of each frame of the P2M that
+/// holds them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct P2mFrames<'a> {
     /// First pfn whose P2M entry is in the frames.
@@ -89,8 +90,8 @@ impl<'a> P2mFrames<'a> {
     /// The shortest body: one frame.
     pub const LEAST_LEN: usize = Self::HEADER_LEN + 8;
 
-    /// Parses a body. The number of frames must fit the range for one of the two word sizes; which one the guest has is in
-    /// X86_PV_INFO: see [`P2mFrames::fits`].
+    /// Parses a body. The number of frames must fit the range for one of the two word sizes; which
+    /// one the guest has is in X86_PV_INFO: see [`P2mFrames::fits`].
     pub fn parse(body: &'a [u8]) -> Result<Self, BodyError> {
         check_entries(body.len(), Self::HEADER_LEN, 8)?;
         let (header, frames) = body.split_at(Self::HEADER_LEN);
@@ -131,7 +132,8 @@ impl<'a> P2mFrames<'a> {
 /// Which part of a vCPU's state a record holds, by the domctl that gets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VcpuState {
-    /// `getvcpucontext`: `vcpu_guest_context`, 2800 bytes for a 32-bit guest, 5168 for a 64-bit one.
+    /// `getvcpucontext`: `vcpu_guest_context`, 2800 bytes for a 32-bit guest, 5168 for a 64-bit
+    /// one.
     Basic,
     /// `get_ext_vcpucontext`, at most 128 bytes.
     Extended,
@@ -142,8 +144,8 @@ pub enum VcpuState {
 }
 
 impl VcpuState {
-    /// Compares a body's length with what libxc restores. Records without a context, which Xen 4.6 to 4.8 could write, are
-    /// allowed, as the specification's errata ask.
+    /// Compares a body's length with what libxc restores. Records without a context, which Xen 4.6
+    /// to 4.8 could write, are allowed, as the specification's errata ask.
     pub(super) fn check_length(self, length: usize) -> Result<(), BodyError> {
         const HEADER: usize = Vcpu::HEADER_LEN;
         if length < HEADER {
@@ -183,7 +185,8 @@ impl<'a> Vcpu<'a> {
         Ok(Self { state, vcpu_id: le32(header, 0), context })
     }
 
-    /// Whether the context can be of a guest of this word size: the length of a `vcpu_guest_context` depends on it.
+    /// Whether the context can be of a guest of this word size: the length of a
+    /// `vcpu_guest_context` depends on it.
     pub fn fits(&self, width: GuestWidth) -> bool {
         match (self.state, width) {
             (VcpuState::Basic, GuestWidth::Bits32) => matches!(self.context.len(), 0 | 2800),

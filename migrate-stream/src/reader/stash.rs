@@ -21,8 +21,8 @@ impl Stash {
         self.len
     }
 
-    /// Takes from `input` what is missing of `N` bytes, at most the longest header's. `Some` when they are complete: the
-    /// stash is then empty again.
+    /// Takes from `input` what is missing of `N` bytes, at most the longest header's. `Some` when
+    /// they are complete: the stash is then empty again.
     pub(super) fn take<const N: usize>(&mut self, input: &mut &[u8]) -> Option<[u8; N]> {
         let (piece, rest) = input.split_at(input.len().min(N - self.len));
         self.bytes[self.len..self.len + piece.len()].copy_from_slice(piece);

@@ -6,7 +6,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use migrate_stream::libxc::{DomainHeader, DomainType, HvmParam, Page, PageEntry, PageType, RecordType, TscInfo};
+use migrate_stream::libxc::{
+    DomainHeader, DomainType, HvmParam, Page, PageEntry, PageType, RecordType, TscInfo,
+};
 use migrate_stream::reader::{Event, Start, StreamError, StreamReader};
 use migrate_stream::{libxl, writer};
 use proptest::prelude::*;
@@ -52,7 +54,10 @@ pub fn page_data(batch: &[(u64, Fill)], tables: bool) -> Vec<u8> {
         .zip(&bytes)
         .map(|(&(pfn, fill), bytes)| {
             let page_type = page_type(pfn, fill, tables);
-            Page { entry: PageEntry { pfn, page_type }, contents: page_type.has_contents().then_some(bytes) }
+            Page {
+                entry: PageEntry { pfn, page_type },
+                contents: page_type.has_contents().then_some(bytes),
+            }
         })
         .collect();
     let mut out = Vec::new();
@@ -65,7 +70,9 @@ fn page_type(pfn: u64, fill: Fill, tables: bool) -> PageType {
         (Fill::Hole, 0) => PageType::Broken,
         (Fill::Hole, 1) => PageType::Xalloc,
         (Fill::Hole, _) => PageType::Xtab,
-        (_, level @ 1..=4) if tables => PageType::Table { level: level as u8, pinned: pfn.is_multiple_of(2) },
+        (_, level @ 1..=4) if tables => {
+            PageType::Table { level: level as u8, pinned: pfn.is_multiple_of(2) }
+        }
         _ => PageType::NoTab,
     }
 }
@@ -102,8 +109,11 @@ pub fn pvh(batches: &[Batch]) -> Vec<u8> {
     batches.iter().for_each(|batch| out.extend(page_data(batch, false)));
     writer::tsc_info(&mut out, &TSC);
     record(&mut out, RecordType::HvmContext, &blob(1003));
-    writer::hvm_params(&mut out, &[HvmParam { index: 1, value: 0xfeffc }, HvmParam { index: 17, value: 0xfeffd }])
-        .unwrap();
+    writer::hvm_params(
+        &mut out,
+        &[HvmParam { index: 1, value: 0xfeffc }, HvmParam { index: 17, value: 0xfeffd }],
+    )
+    .unwrap();
     writer::libxc_end(&mut out);
     out
 }
@@ -219,7 +229,8 @@ impl Reading {
     }
 }
 
-/// Reads a stream that comes in pieces of these lengths, over and over; asserts that all of it is consumed.
+/// Reads a stream that comes in pieces of these lengths, over and over; asserts that all of it is
+/// consumed.
 pub fn read_in_pieces(whole: &Whole, lengths: &[usize]) -> Result<Reading, StreamError> {
     let (mut reader, mut reading) = (StreamReader::new(whole.0), Reading::default());
     let mut rest = whole.1.as_slice();
@@ -246,7 +257,8 @@ pub fn read(whole: &Whole) -> Result<Reading, StreamError> {
 
 /// The records of a libxc stream or of a stream around one: type, offset of the header, body.
 pub fn libxc_records(whole: &Whole) -> Vec<(RecordType, usize, Vec<u8>)> {
-    let (mut reader, mut input, mut records) = (StreamReader::new(whole.0), whole.1.as_slice(), Vec::new());
+    let (mut reader, mut input, mut records) =
+        (StreamReader::new(whole.0), whole.1.as_slice(), Vec::new());
     let mut in_libxc = false;
     while let Some(event) = reader.next(&mut input).unwrap() {
         match event {
@@ -255,19 +267,24 @@ pub fn libxc_records(whole: &Whole) -> Vec<(RecordType, usize, Vec<u8>)> {
                 records.push((header.record_type, offset as usize, Vec::new()));
             }
             Event::LibxlRecord { .. } => in_libxc = false,
-            Event::Body(piece) if in_libxc => records.last_mut().unwrap().2.extend_from_slice(piece),
+            Event::Body(piece) if in_libxc => {
+                records.last_mut().unwrap().2.extend_from_slice(piece)
+            }
             _ => {}
         }
     }
     records
 }
 
-/// The save files of real guests that the repository carries (`xl save` on Xen 4.17, then `zstd --long=27`); not none.
+/// The save files of real guests that the repository carries (`xl save` on Xen 4.17, then `zstd
+/// --long=27`); not none.
 pub fn save_files() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/streams");
-    let listing = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let listing =
+        std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let paths = listing.map(|entry| entry.unwrap().path());
-    let files: Vec<PathBuf> = paths.filter(|path| path.to_string_lossy().ends_with(".xlsave.zst")).collect();
+    let files: Vec<PathBuf> =
+        paths.filter(|path| path.to_string_lossy().ends_with(".xlsave.zst")).collect();
     assert!(!files.is_empty(), "no *.xlsave.zst in {}", folder.display());
     files
 }

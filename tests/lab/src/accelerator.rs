@@ -1,5 +1,5 @@
-//! Whether Xen runs under KVM on this machine. `/dev/kvm` may be there and yet not able to run a hypervisor in a guest,
-//! so it is tried, once.
+//! Whether Xen runs under KVM on this machine. `/dev/kvm` may be there and yet not able to run a
+//! hypervisor in a guest, so it is tried, once.
 
 use std::fs;
 use std::path::Path;
@@ -36,12 +36,14 @@ impl Accelerator {
         }
     }
 
-    /// QEMU's `-cpu`. Under TCG `max` is of no use: SMAP and SMEP fault dom0 at its start, XSAVE loses FPU state now and
-    /// then, RDTSCP crashes guests.
+    /// QEMU's `-cpu`. Under TCG `max` is of no use: SMAP and SMEP fault dom0 at its start, XSAVE
+    /// loses FPU state now and then, RDTSCP crashes guests.
     pub(crate) fn cpu_model(self) -> &'static str {
         match self {
             Self::Kvm => "host",
-            Self::Tcg => "qemu64,+svm,+npt,+nrip-save,+ssse3,+sse4.1,+sse4.2,+popcnt,+pclmulqdq,+cx16,+rdrand",
+            Self::Tcg => {
+                "qemu64,+svm,+npt,+nrip-save,+ssse3,+sse4.1,+sse4.2,+popcnt,+pclmulqdq,+cx16,+rdrand"
+            }
         }
     }
 
@@ -56,13 +58,15 @@ impl Accelerator {
         if !Path::new("/dev/kvm").exists() {
             return Ok(Self::Tcg);
         }
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("the kernel's release")?;
+        let kernel =
+            fs::read_to_string("/proc/sys/kernel/osrelease").context("the kernel's release")?;
         let answer = cache.root().join(format!("accelerator-{}", kernel.trim()));
         if let Ok(known) = fs::read_to_string(&answer) {
             return Ok(if known == "kvm" { Self::Kvm } else { Self::Tcg });
         }
         let found = if xen_boots_under_kvm(cache, dom0)? { Self::Kvm } else { Self::Tcg };
-        fs::write(&answer, found.name()).with_context(|| format!("writing {}", answer.display()))?;
+        fs::write(&answer, found.name())
+            .with_context(|| format!("writing {}", answer.display()))?;
         Ok(found)
     }
 }
@@ -72,10 +76,25 @@ fn xen_boots_under_kvm(cache: &Cache, dom0: &Path) -> Result<bool> {
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "KILL", qemu::PROGRAM])
-        .args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc", "-accel", "kvm", "-cpu", "host"])
+        .args([
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-machine",
+            "pc",
+            "-accel",
+            "kvm",
+            "-cpu",
+            "host",
+        ])
         .args(["-smp", "1", "-m", "2048", "-append", XEN_ARGUMENTS, "-kernel"])
         .arg(dom0.join("xen"))
-        .args(["-initrd", &format!("{} {DOM0_ARGUMENTS}", dom0.join("vmlinuz").display()), "-serial"])
+        .args([
+            "-initrd",
+            &format!("{} {DOM0_ARGUMENTS}", dom0.join("vmlinuz").display()),
+            "-serial",
+        ])
         .arg(format!("file:{}", console.display()))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -85,7 +104,8 @@ fn xen_boots_under_kvm(cache: &Cache, dom0: &Path) -> Result<bool> {
     let mut booted = false;
     while !booted && Instant::now() < deadline {
         let ended = process.wait_until(Instant::now() + Duration::from_millis(200))?.is_some();
-        booted = fs::read(&console).is_ok_and(|text| String::from_utf8_lossy(&text).contains("Linux version"));
+        booted = fs::read(&console)
+            .is_ok_and(|text| String::from_utf8_lossy(&text).contains("Linux version"));
         if ended {
             break;
         }

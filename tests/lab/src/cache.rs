@@ -1,8 +1,8 @@
 //! The cache of built parts: images, and the golden snapshot.
 //!
-//! A part lives in `<cache>/<part>-<hash>`, where the hash covers its recipe and, through their hashes, the parts it
-//! builds on; so a change rebuilds what it touches and no more. A directory of that name is complete: it is built under
-//! another name, with a lock held, and renamed at the end.
+//! A part lives in `<cache>/<part>-<hash>`, where the hash covers its recipe and, through their
+//! hashes, the parts it builds on; so a change rebuilds what it touches and no more. A directory of
+//! that name is complete: it is built under another name, with a lock held, and renamed at the end.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -48,25 +48,38 @@ impl Cache {
         &self.root
     }
 
-    /// The directory of a part, built by `build` into the directory that it is given, if it is not there yet.
-    pub(crate) fn part(&self, part: &str, hash: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    /// The directory of a part, built by `build` into the directory that it is given, if it is not
+    /// there yet.
+    pub(crate) fn part(
+        &self,
+        part: &str,
+        hash: &str,
+        build: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
         let finished = self.root.join(format!("{part}-{hash}"));
         if !finished.is_dir() {
             let _lock = self.lock(part)?;
             if !finished.is_dir() {
-                self.build_in_place(&finished, build).with_context(|| format!("building the lab's part {part}"))?;
+                self.build_in_place(&finished, build)
+                    .with_context(|| format!("building the lab's part {part}"))?;
             }
         }
         note_use(&finished)?;
         Ok(finished)
     }
 
-    fn build_in_place(&self, finished: &Path, build: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    fn build_in_place(
+        &self,
+        finished: &Path,
+        build: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
         let unfinished = finished.with_extension("unfinished");
         remove(&unfinished)?;
-        fs::create_dir(&unfinished).with_context(|| format!("creating {}", unfinished.display()))?;
+        fs::create_dir(&unfinished)
+            .with_context(|| format!("creating {}", unfinished.display()))?;
         build(&unfinished)?;
-        fs::rename(&unfinished, finished).with_context(|| format!("renaming to {}", finished.display()))
+        fs::rename(&unfinished, finished)
+            .with_context(|| format!("renaming to {}", finished.display()))
     }
 
     fn lock(&self, part: &str) -> Result<Flock<File>> {
@@ -83,7 +96,10 @@ impl Cache {
             let entry = entry?;
             let of_part = entry.file_name().to_string_lossy().starts_with(&format!("{part}-"));
             let last_use = entry.metadata()?.modified()?;
-            if of_part && entry.path().is_dir() && last_use.elapsed().is_ok_and(|unused| unused > UNUSED_LIMIT) {
+            if of_part
+                && entry.path().is_dir()
+                && last_use.elapsed().is_ok_and(|unused| unused > UNUSED_LIMIT)
+            {
                 remove(&entry.path())?;
             }
         }
@@ -92,7 +108,9 @@ impl Cache {
 }
 
 fn note_use(dir: &Path) -> Result<()> {
-    File::open(dir).and_then(|file| file.set_modified(SystemTime::now())).with_context(|| dir.display().to_string())
+    File::open(dir)
+        .and_then(|file| file.set_modified(SystemTime::now()))
+        .with_context(|| dir.display().to_string())
 }
 
 /// Removes a directory and all in it, if it is there.
@@ -105,7 +123,8 @@ pub(crate) fn remove(dir: &Path) -> Result<()> {
     }
 }
 
-/// Hash of a recipe: words, and the names and contents of files; a directory stands for all files in it.
+/// Hash of a recipe: words, and the names and contents of files; a directory stands for all files
+/// in it.
 pub(crate) fn recipe_hash(words: &[&str], files: &[PathBuf]) -> Result<String> {
     let mut hasher = Sha256::new();
     for word in words {
@@ -123,7 +142,8 @@ fn hash_path(hasher: &mut Sha256, path: &Path) -> Result<()> {
     let name = path.file_name().with_context(|| format!("{} has no name", path.display()))?;
     hash_field(hasher, name.as_encoded_bytes());
     if path.is_dir() {
-        let mut entries = fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+        let mut entries =
+            fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
         entries.sort();
         return entries.iter().try_for_each(|entry| hash_path(hasher, entry));
     }
@@ -148,7 +168,8 @@ mod tests {
 
     impl Scratch {
         fn new(name: &str) -> Self {
-            let root = std::env::temp_dir().join(format!("rxl-lab-cache-{name}-{}", std::process::id()));
+            let root =
+                std::env::temp_dir().join(format!("rxl-lab-cache-{name}-{}", std::process::id()));
             remove(&root).unwrap();
             Self(Cache::at(root).unwrap())
         }

@@ -1,5 +1,5 @@
-//! The golden snapshot: hosts booted, their guests up and warm. A lab starts from it within seconds, where booting
-//! takes minutes.
+//! The golden snapshot: hosts booted, their guests up and warm. A lab starts from it within
+//! seconds, where booting takes minutes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,8 @@ struct Set {
 /// Of every lab.
 const PAIR: Set = Set { part: "golden", nodes: &Node::PAIR };
 
-/// Of labs with three hosts. It knows nothing of the others yet, and no guest runs on it: it is booted alone.
+/// Of labs with three hosts. It knows nothing of the others yet, and no guest runs on it: it is
+/// booted alone.
 const THIRD: Set = Set { part: "third", nodes: &[Node::C] };
 
 /// A finished snapshot.
@@ -47,13 +48,19 @@ pub(crate) struct Golden {
 
 impl Golden {
     /// Makes the snapshots of these hosts that the cache lacks.
-    pub(crate) fn build(cache: &Cache, images: &Images, accelerator: Accelerator, nodes: &[Node]) -> Result<Self> {
+    pub(crate) fn build(
+        cache: &Cache,
+        images: &Images,
+        accelerator: Accelerator,
+        nodes: &[Node],
+    ) -> Result<Self> {
         let inputs = INPUTS.map(crate_path);
         let hash = recipe_hash(&[&images.hash, accelerator.name(), &qemu::version()?], &inputs)?;
         let mut disks = Vec::new();
         for set in [PAIR, THIRD] {
             if set.nodes.iter().all(|node| nodes.contains(node)) {
-                let dir = cache.part(set.part, &hash, |out| make(&set, out, images, accelerator))?;
+                let dir =
+                    cache.part(set.part, &hash, |out| make(&set, out, images, accelerator))?;
                 disks.extend(set.nodes.iter().map(|node| (*node, dir.clone())));
             }
         }
@@ -70,16 +77,20 @@ impl Golden {
         let nodes: Vec<Node> = self.disks.iter().map(|(node, _)| *node).collect();
         on_each(&nodes, |node| {
             let from = self.disks.iter().filter(|(other, _)| *other == node);
-            from.map(|(_, dir)| qemu::disk_path(dir, node)).try_for_each(|disk| copy_disk(&disk, run_dir, node))
+            from.map(|(_, dir)| qemu::disk_path(dir, node))
+                .try_for_each(|disk| copy_disk(&disk, run_dir, node))
         })
     }
 }
 
 fn copy_disk(disk: &Path, dir: &Path, node: Node) -> Result<()> {
-    fs::copy(disk, qemu::disk_path(dir, node)).map(drop).with_context(|| format!("copying {}", disk.display()))
+    fs::copy(disk, qemu::disk_path(dir, node))
+        .map(drop)
+        .with_context(|| format!("copying {}", disk.display()))
 }
 
-/// Twice, if need be: guests of emulated hosts crash now and then, through no fault of what is in them (README.md: limits).
+/// Twice, if need be: guests of emulated hosts crash now and then, through no fault of what is in
+/// them (README.md: limits).
 fn make(set: &Set, out: &Path, images: &Images, accelerator: Accelerator) -> Result<()> {
     make_once(set, out, images, accelerator).or_else(|error| {
         eprintln!("lab: once more after: {error:#}");
@@ -97,12 +108,23 @@ fn make_once(set: &Set, out: &Path, images: &Images, accelerator: Accelerator) -
     made
 }
 
-fn boot_and_save(set: &Set, run_dir: &Path, out: &Path, images: &Images, accelerator: Accelerator) -> Result<()> {
-    eprintln!("lab: making the golden snapshot of {} host(s) under {}", set.nodes.len(), accelerator.name());
+fn boot_and_save(
+    set: &Set,
+    run_dir: &Path,
+    out: &Path,
+    images: &Images,
+    accelerator: Accelerator,
+) -> Result<()> {
+    eprintln!(
+        "lab: making the golden snapshot of {} host(s) under {}",
+        set.nodes.len(),
+        accelerator.name()
+    );
     for node in set.nodes {
         create_disk(&images.parts.dom0.join("dom0.qcow2"), &qemu::disk_path(run_dir, *node))?;
     }
-    let mut machines = Machines::start(set.nodes, run_dir, &images.parts, accelerator, Start::Boot, Life::Owned)?;
+    let mut machines =
+        Machines::start(set.nodes, run_dir, &images.parts, accelerator, Start::Boot, Life::Owned)?;
     host::write_ssh_config(run_dir, &images.key, &machines.ssh_ports()?)?;
     let watchdog = watchdog(run_dir, set.nodes);
     on_each(set.nodes, |node| wait_for_xen(&Host::new(run_dir, node.name())))?;
@@ -123,7 +145,14 @@ fn boot_and_save(set: &Set, run_dir: &Path, out: &Path, images: &Images, acceler
     machines.save()?;
     machines.end()?;
     // One that cannot be loaded would fail every lab from now on.
-    let loaded = Machines::start(set.nodes, run_dir, &images.parts, accelerator, Start::Golden, Life::Owned)?;
+    let loaded = Machines::start(
+        set.nodes,
+        run_dir,
+        &images.parts,
+        accelerator,
+        Start::Golden,
+        Life::Owned,
+    )?;
     loaded.ssh_ports().context("loading the snapshot")?;
     drop(loaded);
     set.nodes.iter().try_for_each(|node| copy_disk(&qemu::disk_path(run_dir, *node), out, *node))
@@ -142,7 +171,8 @@ fn wait_for_xen(host: &Host) -> Result<()> {
     })
 }
 
-/// One by one: two guests that boot at once on one CPU keep each other's devices waiting past systemd's patience.
+/// One by one: two guests that boot at once on one CPU keep each other's devices waiting past
+/// systemd's patience.
 fn create_guests(host: &Host, node: Node) -> Result<()> {
     GUESTS
         .into_iter()
@@ -152,7 +182,8 @@ fn create_guests(host: &Host, node: Node) -> Result<()> {
 
 /// Brings the programs that tests use into the page cache.
 fn warm_up_host(host: &Host) -> Result<()> {
-    let command = "xl info >/dev/null && xenstore-ls >/dev/null && cat /usr/lib/xen-4.17/bin/* >/dev/null";
+    let command =
+        "xl info >/dev/null && xenstore-ls >/dev/null && cat /usr/lib/xen-4.17/bin/* >/dev/null";
     host.check(command, COMMAND_LIMIT).map(drop)
 }
 
@@ -163,8 +194,10 @@ fn warm_up_pair(run_dir: &Path) -> Result<()> {
         let command = format!("ssh {other} true && ping -c 2 {other}");
         Host::new(run_dir, node.name()).check(&command, COMMAND_LIMIT).map(drop)
     })?;
-    // A save goes through all that a migration's sender uses; small is the guest that is saved fastest.
-    Host::new(run_dir, Node::A.name()).check("xl save -c small /dev/null && xl list small", COMMAND_LIMIT)?;
+    // A save goes through all that a migration's sender uses; small is the guest that is saved
+    // fastest.
+    Host::new(run_dir, Node::A.name())
+        .check("xl save -c small /dev/null && xl list small", COMMAND_LIMIT)?;
     let ring = Host::new(run_dir, &guest_alias("dom3", Node::A));
     Host::new(run_dir, &guest_alias("dom4", Node::B)).check("ssh dom3 true", COMMAND_LIMIT)?;
     let output = ring.check("mpirun --host dom3,dom4 -np 2 mpi-ring 5", COMMAND_LIMIT)?;

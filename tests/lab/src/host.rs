@@ -17,7 +17,8 @@ const REMOTE_GRACE: Duration = Duration::from_secs(1);
 
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
-/// A nested host, or a guest that runs sshd. Cheap to clone; the commands of all clones share one connection.
+/// A nested host, or a guest that runs sshd. Cheap to clone; the commands of all clones share one
+/// connection.
 #[derive(Clone, Debug)]
 pub struct Host {
     /// The host's alias in the lab's ssh configuration.
@@ -45,7 +46,8 @@ impl Host {
     /// Runs a bash command line to its end. It has no input.
     ///
     /// # Errors
-    /// It does not end before `deadline`, counted from now; it is ended then. A status other than 0 is no error here.
+    /// It does not end before `deadline`, counted from now; it is ended then. A status other than 0
+    /// is no error here.
     pub fn run(&self, command: &str, deadline: Duration) -> Result<Output> {
         self.run_with_input(command, Vec::new(), deadline)
     }
@@ -54,13 +56,20 @@ impl Host {
     ///
     /// # Errors
     /// As [`Host::run`].
-    pub fn run_with_input(&self, command: &str, input: Vec<u8>, deadline: Duration) -> Result<Output> {
+    pub fn run_with_input(
+        &self,
+        command: &str,
+        input: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Output> {
         let limit = (deadline + REMOTE_GRACE).as_secs() + 1;
         let remote = format!("timeout --kill-after=5 {limit} bash -c {}", quote(command));
-        process::run(self.ssh().arg(remote), input, deadline).with_context(|| format!("{}: {command}", self.alias))
+        process::run(self.ssh().arg(remote), input, deadline)
+            .with_context(|| format!("{}: {command}", self.alias))
     }
 
-    /// Like [`Host::run`], but a status other than 0 is an error that holds the command and its output.
+    /// Like [`Host::run`], but a status other than 0 is an error that holds the command and its
+    /// output.
     ///
     /// # Errors
     /// The command failed or did not end before the deadline.
@@ -86,8 +95,8 @@ impl Host {
         RemoteProcess::start(self.clone(), command)
     }
 
-    /// Copies a local file here, with its permissions; an existing one is replaced in one step, so that a program may be
-    /// replaced while it runs.
+    /// Copies a local file here, with its permissions; an existing one is replaced in one step, so
+    /// that a program may be replaced while it runs.
     ///
     /// # Errors
     /// The local file cannot be read, or the remote one not be written before the deadline.
@@ -108,10 +117,11 @@ impl Host {
     fn store(&self, remote: &str, bytes: Vec<u8>, mode: u32, deadline: Duration) -> Result<()> {
         let (target, unfinished) = (quote(remote), quote(&format!("{remote}.unfinished")));
         let expected = bytes.len();
-        // The size is compared because the end of the input looks alike whether all was sent or the connection was lost.
+        // The size is compared because the end of the input looks alike whether all was sent or the
+        // connection was lost.
         let command = format!(
-            "set -e; mkdir -p \"$(dirname {target})\"; cat > {unfinished}; test \"$(stat -c %s {unfinished})\" = \
-             {expected}; chmod {mode:o} {unfinished}; mv -T {unfinished} {target}"
+            "set -e; mkdir -p \"$(dirname {target})\"; cat > {unfinished}; test \"$(stat -c %s \
+             {unfinished})\" = {expected}; chmod {mode:o} {unfinished}; mv -T {unfinished} {target}"
         );
         let output = self.run_with_input(&command, bytes, deadline)?;
         if !output.success() {
@@ -125,7 +135,8 @@ impl Host {
     /// # Errors
     /// The file cannot be read before the deadline, or not be written locally.
     pub fn get(&self, remote: &str, local: &Path, deadline: Duration) -> Result<()> {
-        let file = fs::File::create(local).with_context(|| format!("creating {}", local.display()))?;
+        let file =
+            fs::File::create(local).with_context(|| format!("creating {}", local.display()))?;
         let limit = (deadline + REMOTE_GRACE).as_secs() + 1;
         let mut command = self.ssh();
         command.arg(format!("timeout --kill-after=5 {limit} cat {}", quote(remote)));
@@ -175,10 +186,10 @@ pub(crate) fn write_ssh_config(run_dir: &Path, key: &Path, ports: &[(Node, u16)]
         }
     }
     text += &format!(
-        "Host *\n    User root\n    IdentityFile {}\n    IdentitiesOnly yes\n    BatchMode yes\n    \
-         StrictHostKeyChecking no\n    UserKnownHostsFile /dev/null\n    GlobalKnownHostsFile /dev/null\n    \
-         LogLevel ERROR\n    ConnectTimeout 60\n    ControlMaster auto\n    ControlPersist 3600\n    \
-         ControlPath {}/%n.ssh\n",
+        "Host *\n    User root\n    IdentityFile {}\n    IdentitiesOnly yes\n    BatchMode \
+         yes\n    StrictHostKeyChecking no\n    UserKnownHostsFile \
+         /dev/null\n    GlobalKnownHostsFile /dev/null\n    LogLevel ERROR\n    ConnectTimeout \
+         60\n    ControlMaster auto\n    ControlPersist 3600\n    ControlPath {}/%n.ssh\n",
         key.display(),
         run_dir.display()
     );

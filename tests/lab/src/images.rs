@@ -30,12 +30,22 @@ const RECIPES: [Recipe; 6] = [
     Recipe {
         name: "programs",
         after: &[],
-        inputs: &["../guest/memcheck/src", "../guest/mpi-ring.c", "../guest/mpi-audit.c", "../guest/mpi-hold.c"],
+        inputs: &[
+            "../guest/memcheck/src",
+            "../guest/mpi-ring.c",
+            "../guest/mpi-audit.c",
+            "../guest/mpi-hold.c",
+        ],
     },
     Recipe {
         name: "dom0",
         after: &["key", "base"],
-        inputs: &["images/files/dom0", "images/files/hosts", "images/files/ssh_config", "images/files/sshd_config"],
+        inputs: &[
+            "images/files/dom0",
+            "images/files/hosts",
+            "images/files/ssh_config",
+            "images/files/sshd_config",
+        ],
     },
     Recipe {
         name: "big",
@@ -94,8 +104,10 @@ impl Recipe {
     fn run(&self, out: &Path, built: &BTreeMap<&str, (String, PathBuf)>) -> Result<()> {
         eprintln!("lab: building {}", self.name);
         let log_path = out.with_extension("log");
-        let log = File::create(&log_path).with_context(|| format!("creating {}", log_path.display()))?;
-        // In namespaces of its own a recipe leaves neither mounts nor processes behind, however it ends.
+        let log =
+            File::create(&log_path).with_context(|| format!("creating {}", log_path.display()))?;
+        // In namespaces of its own a recipe leaves neither mounts nor processes behind, however it
+        // ends.
         let mut command = Command::new("setpriv");
         command
             .args([
@@ -143,7 +155,8 @@ pub(crate) fn crate_path(relative: &str) -> PathBuf {
 
 fn tail(log: &Path) -> String {
     const LINES: usize = 30;
-    let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let text =
+        fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LINES)..].join("\n")
 }

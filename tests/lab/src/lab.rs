@@ -46,7 +46,8 @@ impl Default for Options {
     }
 }
 
-/// Nested Xen hosts at the golden snapshot: `small` and `dom3` run on [`Node::A`], `dom4` on [`Node::B`].
+/// Nested Xen hosts at the golden snapshot: `small` and `dom3` run on [`Node::A`], `dom4` on
+/// [`Node::B`].
 ///
 /// A lab that this process owns ends on drop.
 pub struct Lab {
@@ -81,12 +82,16 @@ impl Domain {
             let (name, domid) = (fields.next()?.to_owned(), fields.next()?.parse().ok()?);
             Some(Self { name, domid, state: fields.nth(2)?.to_owned() })
         };
-        list.lines().skip(1).map(|line| parse(line).with_context(|| format!("xl list: {line}"))).collect()
+        list.lines()
+            .skip(1)
+            .map(|line| parse(line).with_context(|| format!("xl list: {line}")))
+            .collect()
     }
 }
 
 impl Lab {
-    /// Builds what the cache lacks (minutes, the first time) and starts the hosts from the golden snapshot (seconds).
+    /// Builds what the cache lacks (minutes, the first time) and starts the hosts from the golden
+    /// snapshot (seconds).
     ///
     /// # Errors
     /// The images cannot be built, or the hosts do not come up.
@@ -111,8 +116,14 @@ impl Lab {
         options: Options,
     ) -> Result<Self> {
         golden.copy_disks(run_dir)?;
-        let machines =
-            Machines::start(options.nodes, run_dir, &images.parts, accelerator, Start::Golden, options.life)?;
+        let machines = Machines::start(
+            options.nodes,
+            run_dir,
+            &images.parts,
+            accelerator,
+            Start::Golden,
+            options.life,
+        )?;
         host::write_ssh_config(run_dir, &images.key, &machines.ssh_ports()?)?;
         let lab = Self {
             machines,
@@ -132,7 +143,8 @@ impl Lab {
     /// No lab of this name is up.
     pub fn connect(name: &str) -> Result<Self> {
         let run_dir = run_dir::path(name)?;
-        let machines = Machines::existing(&run_dir).with_context(|| format!("no lab {name} is up"))?;
+        let machines =
+            Machines::existing(&run_dir).with_context(|| format!("no lab {name} is up"))?;
         let hosts = hosts(&run_dir, machines.nodes());
         Ok(Self { machines, hosts, run_dir, life: Life::Detached, keep_logs: None, watchdog: None })
     }
@@ -143,12 +155,14 @@ impl Lab {
     /// No lab of this name is up.
     pub fn watch(name: &str) -> Result<()> {
         let run_dir = run_dir::path(name)?;
-        let machines = Machines::existing(&run_dir).with_context(|| format!("no lab {name} is up"))?;
+        let machines =
+            Machines::existing(&run_dir).with_context(|| format!("no lab {name} is up"))?;
         watchdog(&run_dir, machines.nodes()).wait();
         Ok(())
     }
 
-    /// How often a host had to be woken, as its QEMU sat on an interrupt. Known of a lab that this process owns.
+    /// How often a host had to be woken, as its QEMU sat on an interrupt. Known of a lab that this
+    /// process owns.
     pub fn woken(&self, node: Node) -> u32 {
         self.watchdog.as_ref().map_or(0, |watchdog| watchdog.woken(node))
     }
@@ -204,7 +218,9 @@ impl Lab {
     /// A file cannot be read or written.
     pub fn install(&self, files: &[(&Path, &str)]) -> Result<()> {
         on_each(self.nodes(), |node| {
-            files.iter().try_for_each(|(local, remote)| self.node(node).put(local, remote, COPY_LIMIT))
+            files
+                .iter()
+                .try_for_each(|(local, remote)| self.node(node).put(local, remote, COPY_LIMIT))
         })
     }
 
@@ -256,8 +272,8 @@ impl Lab {
         MemcheckProbe::start(self.node(from), ip)
     }
 
-    /// Cuts (`false`) or mends the link between the hosts, at one host's end. Guests of the same host still reach each
-    /// other; the hosts stay reachable from here.
+    /// Cuts (`false`) or mends the link between the hosts, at one host's end. Guests of the same
+    /// host still reach each other; the hosts stay reachable from here.
     ///
     /// # Errors
     /// QEMU refuses.
@@ -282,8 +298,8 @@ impl Lab {
         self.machines.monitor(node)?.execute("cont", &Value::Null).map(drop)
     }
 
-    /// Writes the hosts' logs to `dir`: console, journal, Xen's messages, `/var/log/xen` with the guests' consoles. What a host that is down
-    /// cannot tell is left out.
+    /// Writes the hosts' logs to `dir`: console, journal, Xen's messages, `/var/log/xen` with the
+    /// guests' consoles. What a host that is down cannot tell is left out.
     ///
     /// # Errors
     /// `dir` cannot be written to.
@@ -339,7 +355,8 @@ pub(crate) fn hosts(run_dir: &Path, nodes: &[Node]) -> Vec<Host> {
     nodes.iter().map(|node| Host::new(run_dir, node.name())).collect()
 }
 
-/// Waits until a host takes commands and gives it the present time: a snapshot brings its own time back.
+/// Waits until a host takes commands and gives it the present time: a snapshot brings its own time
+/// back.
 fn set_clock(host: &Host) -> Result<()> {
     wait_for(host.name(), ANSWER_LIMIT, || {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs_f64();
@@ -355,7 +372,10 @@ pub(crate) fn create_guest(host: &Host, guest: Guest, deadline: Duration) -> Res
     let probe = if guest.ssh {
         format!("ssh -o ConnectTimeout=10 {name} systemctl is-system-running --wait")
     } else {
-        format!("echo | socat -u TCP:{ip}:{MEMCHECK_PORT},connect-timeout=5 STDOUT | head -n 1 | grep -q pages")
+        format!(
+            "echo | socat -u TCP:{ip}:{MEMCHECK_PORT},connect-timeout=5 STDOUT | head -n 1 | grep \
+             -q pages"
+        )
     };
     loop {
         let said = match host.run(&probe, end.saturating_duration_since(Instant::now())) {
@@ -365,7 +385,10 @@ pub(crate) fn create_guest(host: &Host, guest: Guest, deadline: Duration) -> Res
         };
         if Instant::now() >= end {
             let last = last_words(host, name);
-            bail!("{name} is not up on {} within {deadline:?}: {said}; its console ends: {last}", host.name());
+            bail!(
+                "{name} is not up on {} within {deadline:?}: {said}; its console ends: {last}",
+                host.name()
+            );
         }
         std::thread::sleep(Duration::from_secs(1));
     }
@@ -383,12 +406,14 @@ mod tests {
 
     #[test]
     fn domains_are_read_from_xl() {
-        let list = "Name                                        ID   Mem VCPUs\tState\tTime(s)\n\
-                    Domain-0                                     0  1024     1     r-----     103.5\n\
-                    small--incoming                              2   128     1     --p---     131.1\n";
+        let list = "Name                                        ID   Mem \
+                    VCPUs\tState\tTime(s)\nDomain-0                                     0  1024     1     r-----     103.5\nsmall--incoming                              2   128     1     --p---     131.1\n";
         let domains = Domain::parse_list(list).unwrap();
         assert_eq!(domains.len(), 2);
-        assert_eq!(domains[1], Domain { name: "small--incoming".to_owned(), domid: 2, state: "--p---".to_owned() });
+        assert_eq!(
+            domains[1],
+            Domain { name: "small--incoming".to_owned(), domid: 2, state: "--p---".to_owned() }
+        );
         assert!(Domain::parse_list("Name\nsomething else\n").is_err());
     }
 }

@@ -1,4 +1,5 @@
-//! The lab: two nested Xen hosts or three, each in one QEMU, with guests that check their own memory and run MPI jobs.
+//! The lab: two nested Xen hosts or three, each in one QEMU, with guests that check their own
+//! memory and run MPI jobs.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -10,8 +11,9 @@
 //! # anyhow::Ok(())
 //! ```
 //!
-//! Images and a *golden snapshot* of the hosts are built once and cached ([`Lab::up`] says where); a lab starts from
-//! copies of the snapshot, within seconds. `README.md` beside this crate tells what the hosts and guests are.
+//! Images and a *golden snapshot* of the hosts are built once and cached ([`Lab::up`] says where);
+//! a lab starts from copies of the snapshot, within seconds. `README.md` beside this crate tells
+//! what the hosts and guests are.
 
 mod accelerator;
 mod cache;
@@ -49,7 +51,8 @@ pub fn names() -> anyhow::Result<Vec<String>> {
     run_dir::names()
 }
 
-/// Builds what [`Lab::up`] needs, where the cache lacks it, and removes parts that nobody used for two weeks.
+/// Builds what [`Lab::up`] needs, where the cache lacks it, and removes parts that nobody used for
+/// two weeks.
 ///
 /// # Errors
 /// A recipe fails, or the hosts do not boot.

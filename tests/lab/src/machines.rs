@@ -20,7 +20,8 @@ const LINK_LIMIT: Duration = Duration::from_secs(60);
 /// Hosts without work are in Xen's idle loop at nearly every look.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
-/// Where Xen has its own code: XEN_VIRT_START and XEN_VIRT_END of `xen/arch/x86/include/asm/config.h`.
+/// Where Xen has its own code: XEN_VIRT_START and XEN_VIRT_END of
+/// `xen/arch/x86/include/asm/config.h`.
 const XEN_CODE: Range<u64> = 0xffff_82d0_4000_0000..0xffff_82d0_8000_0000;
 
 /// One for each node.
@@ -30,7 +31,8 @@ pub(crate) struct Machines {
 }
 
 impl Machines {
-    /// Starts these nodes in a run directory that holds their disks, noting each in the directory's state.
+    /// Starts these nodes in a run directory that holds their disks, noting each in the directory's
+    /// state.
     pub(crate) fn start(
         nodes: &'static [Node],
         run_dir: &Path,
@@ -63,11 +65,17 @@ impl Machines {
     /// Takes over the QEMUs of a lab that another process started.
     pub(crate) fn existing(run_dir: &Path) -> Result<Self> {
         let state = State::read(run_dir)?;
-        let nodes = [&Node::PAIR[..], &Node::THREE].into_iter().find(|nodes| nodes.len() == state.qemus.len());
+        let nodes = [&Node::PAIR[..], &Node::THREE]
+            .into_iter()
+            .find(|nodes| nodes.len() == state.qemus.len());
         let Some(nodes) = nodes else {
             bail!("the lab in {} is not up", run_dir.display());
         };
-        let qemus = nodes.iter().zip(state.qemus).map(|(node, id)| Qemu::existing(id, run_dir, *node)).collect();
+        let qemus = nodes
+            .iter()
+            .zip(state.qemus)
+            .map(|(node, id)| Qemu::existing(id, run_dir, *node))
+            .collect();
         Ok(Self { nodes, qemus })
     }
 
@@ -78,24 +86,34 @@ impl Machines {
 
     /// Binds each to one processor.
     pub(crate) fn bind(&self) -> Result<()> {
-        self.nodes.iter().zip(&self.qemus).try_for_each(|(node, qemu)| processor::bind(qemu.id().pid(), *node))
+        self.nodes
+            .iter()
+            .zip(&self.qemus)
+            .try_for_each(|(node, qemu)| processor::bind(qemu.id().pid(), *node))
     }
 
     /// A connection to a node's monitor.
     pub(crate) fn monitor(&self, node: Node) -> Result<Monitor> {
-        let at =
-            self.nodes.iter().position(|other| *other == node).with_context(|| format!("no {node} in this lab"))?;
+        let at = self
+            .nodes
+            .iter()
+            .position(|other| *other == node)
+            .with_context(|| format!("no {node} in this lab"))?;
         self.qemus[at].monitor().with_context(|| node.name())
     }
 
     /// The local ports of the hosts' sshd.
     pub(crate) fn ssh_ports(&self) -> Result<Vec<(Node, u16)>> {
-        self.nodes.iter().zip(&self.qemus).map(|(node, qemu)| Ok((*node, qemu.ssh_port()?))).collect()
+        self.nodes
+            .iter()
+            .zip(&self.qemus)
+            .map(|(node, qemu)| Ok((*node, qemu.ssh_port()?)))
+            .collect()
     }
 
-    /// Stops the machines' clocks and CPUs where a snapshot of them can be loaded again: with each CPU in Xen itself. QEMU
-    /// saves one that is inside of a nested guest, too, and then refuses it (7.2 under TCG: "vCPU set in guest-mode inconsistent
-    /// with migrated kernel nested state").
+    /// Stops the machines' clocks and CPUs where a snapshot of them can be loaded again: with each
+    /// CPU in Xen itself. QEMU saves one that is inside of a nested guest, too, and then refuses it
+    /// (7.2 under TCG: "vCPU set in guest-mode inconsistent with migrated kernel nested state").
     pub(crate) fn stop_in_xen(&self) -> Result<()> {
         self.on_each(|monitor| {
             wait_for("a CPU that is in Xen", STOP_LIMIT, || {
@@ -135,8 +153,9 @@ pub(crate) fn on_each(nodes: &[Node], action: impl Fn(Node) -> Result<()> + Sync
     std::thread::scope(|scope| {
         let action = &action;
         let threads: Vec<_> = nodes.iter().map(|node| scope.spawn(move || action(*node))).collect();
-        let ended =
-            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let ended = threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         // All have ended before the first failure is told.
         ended.collect::<Vec<Result<()>>>().into_iter().collect()
     })
@@ -155,7 +174,9 @@ mod tests {
 
     #[test]
     fn xens_idle_loop_is_in_xen_and_a_kernel_is_not() {
-        let registers = |rip| format!("CPU#0\r\nRAX=0 RBX=1\r\nRIP={rip} RFL=00000246 [---Z-P-] CPL=0 HLT=1\r\n");
+        let registers = |rip| {
+            format!("CPU#0\r\nRAX=0 RBX=1\r\nRIP={rip} RFL=00000246 [---Z-P-] CPL=0 HLT=1\r\n")
+        };
         assert!(is_in_xen(&registers("ffff82d0402a1b2c")).unwrap());
         assert!(!is_in_xen(&registers("ffffffff81e3a3f0")).unwrap());
         assert!(is_in_xen("QEMU says nothing").is_err());

@@ -106,14 +106,21 @@ fn run() -> Result<()> {
         }
         Action::Up { lab, third } => {
             let nodes: &[Node] = if third { &Node::THREE } else { &Node::PAIR };
-            Lab::up(Options { name: Some(lab.name.clone()), life: Life::Detached, keep_logs: None, nodes })?;
+            Lab::up(Options {
+                name: Some(lab.name.clone()),
+                life: Life::Detached,
+                keep_logs: None,
+                nodes,
+            })?;
             start_watch(&lab.name)?;
             tell_time("up", start);
         }
         Action::Watch(lab) => Lab::watch(&lab.name)?,
         Action::Down(lab) => lab.connect()?.down()?,
         Action::Status => status()?,
-        Action::Ssh { lab, host, command } => return ssh(&find_host(&lab.connect()?, &host)?, &command),
+        Action::Ssh { lab, host, command } => {
+            return ssh(&find_host(&lab.connect()?, &host)?, &command);
+        }
         Action::Put { lab, file, target } => {
             let (host, path) = split_target(&target)?;
             find_host(&lab.connect()?, host)?.put(&file, path, COPY_LIMIT)?;

@@ -44,7 +44,8 @@ pub struct MemcheckProbe {
 
 impl MemcheckProbe {
     pub(crate) fn start(from: &Host, ip: &str) -> Result<Self> {
-        let process = from.spawn(&format!("exec socat -u TCP:{ip}:{MEMCHECK_PORT},connect-timeout=30 STDOUT"))?;
+        let process = from
+            .spawn(&format!("exec socat -u TCP:{ip}:{MEMCHECK_PORT},connect-timeout=30 STDOUT"))?;
         Ok(Self { process })
     }
 
@@ -104,8 +105,13 @@ fn parse(output: &str) -> Result<Vec<MemcheckStatus>> {
     let complete = output.rfind('\n').map_or("", |end| &output[..end]);
     let mut statuses: Vec<MemcheckStatus> = Vec::new();
     for line in complete.lines() {
-        let status: MemcheckStatus = serde_json::from_str(line).with_context(|| format!("memcheck's line {line}"))?;
-        ensure!(status.sequence == statuses.len() as u64, "memcheck's line {} is missing", statuses.len());
+        let status: MemcheckStatus =
+            serde_json::from_str(line).with_context(|| format!("memcheck's line {line}"))?;
+        ensure!(
+            status.sequence == statuses.len() as u64,
+            "memcheck's line {} is missing",
+            statuses.len()
+        );
         statuses.push(status);
     }
     Ok(statuses)
@@ -117,9 +123,7 @@ mod tests {
 
     fn line(sequence: u64) -> String {
         format!(
-            "{{\"sequence\":{sequence},\"pages\":6144,\"generation_sum\":3,\"verified_passes\":1,\"dirtied\":4,\
-             \"errors\":0,\"first_error\":null,\"uptime_ms\":6509,\"longest_tick_gap_ms\":59,\
-             \"longest_tick_gap_at_ms\":1604,\"largest_wall_jump_ms\":-2}}\n"
+            "{{\"sequence\":{sequence},\"pages\":6144,\"generation_sum\":3,\"verified_passes\":1,\"dirtied\":4,\"errors\":0,\"first_error\":null,\"uptime_ms\":6509,\"longest_tick_gap_ms\":59,\"longest_tick_gap_at_ms\":1604,\"largest_wall_jump_ms\":-2}}\n"
         )
     }
 

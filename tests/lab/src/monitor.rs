@@ -1,7 +1,7 @@
 //! QEMU's monitor protocol (QMP) over a Unix socket.
 //!
-//! Snapshots have no synchronous QMP command in QEMU 7.2, so they and a few others go through `human-monitor-command`,
-//! which answers with the text that the human monitor would print.
+//! Snapshots have no synchronous QMP command in QEMU 7.2, so they and a few others go through
+//! `human-monitor-command`, which answers with the text that the human monitor would print.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -19,7 +19,8 @@ pub(crate) struct Monitor {
 impl Monitor {
     /// Connects and negotiates. QEMU answers only once its machine is set up.
     pub(crate) fn connect(path: &Path, limit: Duration) -> Result<Self> {
-        let stream = UnixStream::connect(path).with_context(|| format!("QEMU's monitor {}", path.display()))?;
+        let stream = UnixStream::connect(path)
+            .with_context(|| format!("QEMU's monitor {}", path.display()))?;
         stream.set_read_timeout(Some(limit))?;
         stream.set_write_timeout(Some(limit))?;
         let mut monitor = Self { stream: BufReader::new(stream) };
@@ -34,9 +35,11 @@ impl Monitor {
             Value::Null => json!({ "execute": command }),
             arguments => json!({ "execute": command, "arguments": arguments }),
         };
-        writeln!(self.stream.get_mut(), "{request}").with_context(|| format!("sending {command} to QEMU"))?;
+        writeln!(self.stream.get_mut(), "{request}")
+            .with_context(|| format!("sending {command} to QEMU"))?;
         loop {
-            let mut reply = self.receive().with_context(|| format!("QEMU's answer to {command}"))?;
+            let mut reply =
+                self.receive().with_context(|| format!("QEMU's answer to {command}"))?;
             if let Some(result) = reply.get_mut("return") {
                 return Ok(result.take());
             }
@@ -85,8 +88,9 @@ mod tests {
 
     #[test]
     fn the_forwarded_port_is_read() {
-        let text = "Hub -1 (n0):\n  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\n  \
-                    TCP[HOST_FORWARD]  15       127.0.0.1 35483       10.0.2.15    22     0     0\n";
+        let text = "Hub -1 (n0):\n  Protocol[State]    FD  Source Address  Port   Dest. \
+                    Address  Port RecvQ SendQ\n  TCP[HOST_FORWARD]  15       127.0.0.1 \
+                    35483       10.0.2.15    22     0     0\n";
         assert_eq!(forwarded_port(text).unwrap(), 35483);
         assert!(forwarded_port("").is_err());
     }

@@ -23,7 +23,8 @@ pub struct PingReport {
     pub sent: u64,
     /// Replies received, duplicates left out.
     pub received: u64,
-    /// The longest time between two replies one after the other, in milliseconds, by the probing host's clock.
+    /// The longest time between two replies one after the other, in milliseconds, by the probing
+    /// host's clock.
     pub longest_gap_ms: f64,
 }
 
@@ -48,11 +49,13 @@ impl PingProbe {
     pub fn finish(mut self) -> Result<PingReport> {
         self.process.signal(Signal::SIGINT)?;
         let output = self.process.wait(END_LIMIT)?;
-        parse(&output.stdout).with_context(|| format!("ping printed: {}{}", output.stdout, output.stderr))
+        parse(&output.stdout)
+            .with_context(|| format!("ping printed: {}{}", output.stdout, output.stderr))
     }
 }
 
-/// Lines `[SECONDS] 64 bytes from IP: icmp_seq=N ...`, then `N packets transmitted, N received, ...`.
+/// Lines `[SECONDS] 64 bytes from IP: icmp_seq=N ...`, then `N packets transmitted, N received,
+/// ...`.
 fn parse(output: &str) -> Option<PingReport> {
     let times: Vec<f64> = output
         .lines()
@@ -61,8 +64,13 @@ fn parse(output: &str) -> Option<PingReport> {
         .collect();
     let longest_gap = times.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
     let summary = output.lines().find(|line| line.contains("packets transmitted"))?;
-    let mut counts = summary.split(',').map_while(|part| part.split_ascii_whitespace().next()?.parse().ok());
-    Some(PingReport { sent: counts.next()?, received: counts.next()?, longest_gap_ms: longest_gap * 1000.0 })
+    let mut counts =
+        summary.split(',').map_while(|part| part.split_ascii_whitespace().next()?.parse().ok());
+    Some(PingReport {
+        sent: counts.next()?,
+        received: counts.next()?,
+        longest_gap_ms: longest_gap * 1000.0,
+    })
 }
 
 #[cfg(test)]

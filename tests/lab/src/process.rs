@@ -21,7 +21,8 @@ const LAST_OUTPUT: Duration = Duration::from_secs(2);
 /// What a finished command left.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
-    /// The exit status, or 128 plus the number of the signal that ended the command. ssh's own failures are 255.
+    /// The exit status, or 128 plus the number of the signal that ended the command. ssh's own
+    /// failures are 255.
     pub status: i32,
     /// Standard output; bytes that are not UTF-8 are replaced.
     pub stdout: String,
@@ -53,7 +54,10 @@ impl Collected {
         thread::spawn(move || {
             let mut buffer = [0; 16384];
             while let Ok(count @ 1..) = from.read(&mut buffer) {
-                sink.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..count]);
+                sink.0
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .extend_from_slice(&buffer[..count]);
             }
         })
     }
@@ -71,7 +75,8 @@ pub(crate) struct Reaped {
 
 impl Reaped {
     pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
-        let child = command.spawn().with_context(|| format!("cannot start {}", program(command)))?;
+        let child =
+            command.spawn().with_context(|| format!("cannot start {}", program(command)))?;
         Ok(Self { child })
     }
 
@@ -95,7 +100,8 @@ impl Reaped {
 
 impl Drop for Reaped {
     fn drop(&mut self) {
-        // A child that has ended already was reaped by try_wait, and then both calls fail harmlessly.
+        // A child that has ended already was reaped by try_wait, and then both calls fail
+        // harmlessly.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -108,45 +114,62 @@ fn program(command: &Command) -> String {
 /// Runs a command to its end, feeding it `stdin`.
 ///
 /// # Errors
-/// The command cannot be started, or does not end within `limit` (it is killed then, and what it wrote is in the error).
+/// The command cannot be started, or does not end within `limit` (it is killed then, and what it
+/// wrote is in the error).
 pub(crate) fn run(command: &mut Command, stdin: Vec<u8>, limit: Duration) -> Result<Output> {
     let deadline = Instant::now() + limit;
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = Reaped::spawn(command)?;
     let (stdout, stderr) = (Collected::default(), Collected::default());
     let child = process.child();
-    let readers =
-        [child.stdout.take().map(|pipe| stdout.start(pipe)), child.stderr.take().map(|pipe| stderr.start(pipe))];
+    let readers = [
+        child.stdout.take().map(|pipe| stdout.start(pipe)),
+        child.stderr.take().map(|pipe| stderr.start(pipe)),
+    ];
     if let Some(mut pipe) = child.stdin.take() {
-        // A command that does not read all of its input makes the write fail; its status tells whether that matters.
+        // A command that does not read all of its input makes the write fail; its status tells
+        // whether that matters.
         thread::spawn(move || pipe.write_all(&stdin).unwrap_or_default());
     }
     let status = process.wait_until(deadline)?;
     drop(process);
     // The pipes end with the command, unless it left a child behind that holds them.
     let rest_deadline = deadline + LAST_OUTPUT;
-    while readers.iter().flatten().any(|reader| !reader.is_finished()) && Instant::now() < rest_deadline {
+    while readers.iter().flatten().any(|reader| !reader.is_finished())
+        && Instant::now() < rest_deadline
+    {
         thread::sleep(POLL_INTERVAL);
     }
     let Some(status) = status else {
-        bail!("no end after {limit:?}; stdout: {}; stderr: {}", stdout.text().trim_end(), stderr.text().trim_end());
+        bail!(
+            "no end after {limit:?}; stdout: {}; stderr: {}",
+            stdout.text().trim_end(),
+            stderr.text().trim_end()
+        );
     };
     Ok(Output { status: status_number(status), stdout: stdout.text(), stderr: stderr.text() })
 }
 
-/// Runs a command to its end with its standard output in a file; returns its status and standard error.
+/// Runs a command to its end with its standard output in a file; returns its status and standard
+/// error.
 ///
 /// # Errors
 /// As [`run`].
-pub(crate) fn run_into(command: &mut Command, stdout: File, limit: Duration) -> Result<(i32, String)> {
+pub(crate) fn run_into(
+    command: &mut Command,
+    stdout: File,
+    limit: Duration,
+) -> Result<(i32, String)> {
     let deadline = Instant::now() + limit;
-    let mut process = Reaped::spawn(command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped()))?;
+    let mut process =
+        Reaped::spawn(command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped()))?;
     let stderr = Collected::default();
     if let Some(pipe) = process.child().stderr.take() {
         stderr.start(pipe);
     }
-    let status =
-        process.wait_until(deadline)?.with_context(|| format!("{}: no end after {limit:?}", program(command)))?;
+    let status = process
+        .wait_until(deadline)?
+        .with_context(|| format!("{}: no end after {limit:?}", program(command)))?;
     Ok((status_number(status), stderr.text()))
 }
 
@@ -162,8 +185,8 @@ pub(crate) fn check(command: &mut Command, limit: Duration) -> Result<Output> {
 /// A job for the spawning thread: the command, and where its child goes.
 type SpawnJob = (Command, Sender<std::io::Result<Child>>);
 
-/// Starts a command from a thread that lives as long as the process. PR_SET_PDEATHSIG fires when the *thread* that forked
-/// ends, and a test's thread may end before its lab does.
+/// Starts a command from a thread that lives as long as the process. PR_SET_PDEATHSIG fires when
+/// the *thread* that forked ends, and a test's thread may end before its lab does.
 pub(crate) fn spawn_from_lasting_thread(command: Command) -> Result<Child> {
     static SPAWNER: OnceLock<Mutex<Sender<SpawnJob>>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
@@ -193,7 +216,8 @@ impl ProcessId {
     /// The process that now has this id; `None` when there is none.
     pub(crate) fn of(pid: u32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The command's name, in parentheses, may hold anything; the fields after it are numbers but for the state.
+        // The command's name, in parentheses, may hold anything; the fields after it are numbers
+        // but for the state.
         let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
         let state = fields.next()?;
         let start = fields.nth(18)?.parse().ok()?;
@@ -233,7 +257,11 @@ impl ProcessId {
 ///
 /// # Errors
 /// `ready` failed, or `limit` passed; then `what` is named.
-pub(crate) fn wait_for<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub(crate) fn wait_for<T>(
+    what: &str,
+    limit: Duration,
+    mut ready: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(value) = ready()? {
@@ -258,15 +286,22 @@ mod tests {
 
     #[test]
     fn output_and_status_are_told_apart() {
-        let output = run(&mut shell("cat; echo err >&2; exit 3"), b"in".to_vec(), Duration::from_secs(10)).unwrap();
-        assert_eq!(output, Output { status: 3, stdout: "in".to_owned(), stderr: "err\n".to_owned() });
+        let output =
+            run(&mut shell("cat; echo err >&2; exit 3"), b"in".to_vec(), Duration::from_secs(10))
+                .unwrap();
+        assert_eq!(
+            output,
+            Output { status: 3, stdout: "in".to_owned(), stderr: "err\n".to_owned() }
+        );
         assert!(check(&mut shell("exit 1"), Duration::from_secs(10)).is_err());
     }
 
     #[test]
     fn a_command_past_its_deadline_is_ended_and_its_output_kept() {
         let start = Instant::now();
-        let error = run(&mut shell("echo before; exec sleep 60"), Vec::new(), Duration::from_millis(300)).unwrap_err();
+        let error =
+            run(&mut shell("echo before; exec sleep 60"), Vec::new(), Duration::from_millis(300))
+                .unwrap_err();
         assert!(start.elapsed() < Duration::from_secs(30));
         assert!(error.to_string().contains("before"), "{error}");
     }

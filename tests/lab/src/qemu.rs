@@ -17,7 +17,8 @@ use crate::topology::Node;
 pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
 
 /// Xen's command line.
-pub(crate) const XEN_ARGUMENTS: &str = "console=com1 com1=115200,8n1 dom0_mem=1024M,max:1024M dom0_max_vcpus=1";
+pub(crate) const XEN_ARGUMENTS: &str =
+    "console=com1 com1=115200,8n1 dom0_mem=1024M,max:1024M dom0_max_vcpus=1";
 
 /// The dom0 kernel's command line, less what tells the hosts apart.
 pub(crate) const DOM0_ARGUMENTS: &str = "console=hvc0 root=/dev/vda rw net.ifnames=0";
@@ -25,7 +26,8 @@ pub(crate) const DOM0_ARGUMENTS: &str = "console=hvc0 root=/dev/vda rw net.ifnam
 /// The tag of the snapshot in the hosts' golden disks.
 pub(crate) const SNAPSHOT: &str = "golden";
 
-/// Longest wait for an answer of the monitor; loading a snapshot takes two seconds on an idle machine.
+/// Longest wait for an answer of the monitor; loading a snapshot takes two seconds on an idle
+/// machine.
 const MONITOR_LIMIT: Duration = Duration::from_secs(180);
 const START_LIMIT: Duration = Duration::from_secs(60);
 const END_LIMIT: Duration = Duration::from_secs(30);
@@ -70,7 +72,8 @@ pub(crate) struct Qemu {
 }
 
 impl Qemu {
-    /// Starts the QEMU of `node` in its run directory, which holds its disk, and waits until its monitor answers.
+    /// Starts the QEMU of `node` in its run directory, which holds its disk, and waits until its
+    /// monitor answers.
     ///
     /// `nodes` are all that the lab has, for the links between them.
     pub(crate) fn start(
@@ -97,7 +100,10 @@ impl Qemu {
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = match life {
             Life::Owned => crate::process::spawn_from_lasting_thread(command)?,
-            Life::Detached => command.process_group(0).spawn().with_context(|| format!("cannot start {PROGRAM}"))?,
+            Life::Detached => command
+                .process_group(0)
+                .spawn()
+                .with_context(|| format!("cannot start {PROGRAM}"))?,
         };
         let id = ProcessId::of(child.id()).context("QEMU ended at once")?;
         let mut qemu = Self::existing(id, run_dir, node);
@@ -139,7 +145,8 @@ impl Qemu {
 
     /// A new connection to its monitor; it is answered once the machine is set up.
     pub(crate) fn monitor(&self) -> Result<Monitor> {
-        Monitor::connect(&self.monitor, MONITOR_LIMIT).with_context(|| format!("QEMU says: {}", self.said()))
+        Monitor::connect(&self.monitor, MONITOR_LIMIT)
+            .with_context(|| format!("QEMU says: {}", self.said()))
     }
 
     fn said(&self) -> String {
@@ -205,7 +212,8 @@ fn machine(command: &mut Command, accelerator: Accelerator, start: Start) {
     command
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc"])
         .args(["-accel", accelerator.name(), "-cpu", accelerator.cpu_model()])
-        // With more than one CPU under TCG, PVH guests that move between them triple-fault while they boot.
+        // With more than one CPU under TCG, PVH guests that move between them triple-fault while
+        // they boot.
         .args(["-smp", "1", "-m", "3072"]);
     if start == Start::Golden {
         command.args(["-S", "-loadvm", SNAPSHOT]);
@@ -216,29 +224,43 @@ fn host(command: &mut Command, node: Node, run_dir: &Path, parts: &Parts) {
     let number = node.number();
     let dom0 = &parts.dom0;
     let kernel = dom0.join("vmlinuz");
-    command.arg("-kernel").arg(dom0.join("xen")).args(["-append", XEN_ARGUMENTS]).arg("-initrd").arg(format!(
-        "{} {DOM0_ARGUMENTS} systemd.hostname={node} lab.number={number},{}",
-        kernel.display(),
-        dom0.join("initrd.img").display()
-    ));
+    command
+        .arg("-kernel")
+        .arg(dom0.join("xen"))
+        .args(["-append", XEN_ARGUMENTS])
+        .arg("-initrd")
+        .arg(format!(
+            "{} {DOM0_ARGUMENTS} systemd.hostname={node} lab.number={number},{}",
+            kernel.display(),
+            dom0.join("initrd.img").display()
+        ));
     disk(command, "qcow2,cache=unsafe,discard=unmap", &disk_path(run_dir, node));
     disk(command, "raw,readonly=on", &parts.big.join("big.ext4"));
     disk(command, "raw,readonly=on", &parts.boot.join("boot.ext4"));
     command
         .args(["-netdev", "user,id=management,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"])
-        .args(["-device", &format!("virtio-net-pci,netdev=management,mac=52:54:00:77:00:0{number}")])
+        .args([
+            "-device",
+            &format!("virtio-net-pci,netdev=management,mac=52:54:00:77:00:0{number}"),
+        ])
         .args(["-device", &format!("virtio-net-pci,netdev=link,mac=52:54:00:77:02:0{number}")])
         .args(["-serial", &format!("file:{}", console_path(run_dir, node).display())])
-        .args(["-qmp", &format!("unix:{},server=on,wait=off", monitor_path(run_dir, node).display())]);
+        .args([
+            "-qmp",
+            &format!("unix:{},server=on,wait=off", monitor_path(run_dir, node).display()),
+        ]);
 }
 
-/// The hosts' network: a link where there are two, a hub in the first host's QEMU where there are more. A host alone has a
-/// hub to itself.
+/// The hosts' network: a link where there are two, a hub in the first host's QEMU where there are
+/// more. A host alone has a hub to itself.
 fn link(command: &mut Command, node: Node, nodes: &[Node], run_dir: &Path) {
     let mut stream = |id: &str, server: &str, of: Node| {
         let path = link_path(run_dir, of);
         command.arg("-netdev");
-        command.arg(format!("stream,id={id},server={server},addr.type=unix,addr.path={}", path.display()));
+        command.arg(format!(
+            "stream,id={id},server={server},addr.type=unix,addr.path={}",
+            path.display()
+        ));
     };
     match nodes.split_first() {
         Some((first, _)) if *first != node => stream("link", "off", node),
@@ -260,7 +282,8 @@ fn disk(command: &mut Command, options: &str, path: &Path) {
     command.arg("-drive").arg(format!("if=virtio,format={options},file={}", path.display()));
 }
 
-/// Whether something listens on a Unix socket. Connecting to find out would take the place of the peer.
+/// Whether something listens on a Unix socket. Connecting to find out would take the place of the
+/// peer.
 pub(crate) fn listens(socket: &Path) -> bool {
     const ACCEPTS_CONNECTIONS: &str = "00010000";
     let path = socket.to_string_lossy();
@@ -274,7 +297,8 @@ pub(crate) fn listens(socket: &Path) -> bool {
 
 /// QEMU's version: another may refuse a snapshot, or load it wrongly.
 pub(crate) fn version() -> Result<String> {
-    let output = crate::process::check(Command::new(PROGRAM).arg("--version"), Duration::from_secs(10))?;
+    let output =
+        crate::process::check(Command::new(PROGRAM).arg("--version"), Duration::from_secs(10))?;
     Ok(output.stdout)
 }
 

@@ -29,22 +29,32 @@ pub struct RemoteProcess {
 
 impl RemoteProcess {
     pub(crate) fn start(host: Host, command: &str) -> Result<Self> {
-        // The first line tells the process group; sshd has made the shell a group's leader. A single command replaces
-        // the inner shell.
+        // The first line tells the process group; sshd has made the shell a group's leader. A
+        // single command replaces the inner shell.
         let remote = format!("echo $$; exec bash -c {}", quote(command));
-        let mut ssh =
-            Reaped::spawn(host.ssh().arg(remote).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+        let mut ssh = Reaped::spawn(
+            host.ssh()
+                .arg(remote)
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped()),
+        )?;
         let (stdout, stderr) = (Collected::default(), Collected::default());
         let child = ssh.child();
-        let readers =
-            [child.stdout.take().map(|pipe| stdout.start(pipe)), child.stderr.take().map(|pipe| stderr.start(pipe))];
+        let readers = [
+            child.stdout.take().map(|pipe| stdout.start(pipe)),
+            child.stderr.take().map(|pipe| stderr.start(pipe)),
+        ];
         let readers = readers.into_iter().flatten().collect();
         Ok(Self { host, command: command.to_owned(), ssh, stdout, stderr, readers, finished: None })
     }
 
     /// Standard output so far.
     pub fn stdout(&self) -> String {
-        self.stdout.text().split_once('\n').map_or_else(String::new, |(_group, output)| output.to_owned())
+        self.stdout
+            .text()
+            .split_once('\n')
+            .map_or_else(String::new, |(_group, output)| output.to_owned())
     }
 
     /// Standard error so far.
@@ -81,7 +91,8 @@ impl RemoteProcess {
     /// Sends a signal to the command and the processes of its group, as a terminal's Ctrl-C does.
     ///
     /// # Errors
-    /// The command did not start, or its host cannot be reached. A command that has ended already is no error.
+    /// The command did not start, or its host cannot be reached. A command that has ended already
+    /// is no error.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let group = wait_for("the remote process group", START_LIMIT, || Ok(self.group()))?;
         let name = signal.as_str().trim_start_matches("SIG");

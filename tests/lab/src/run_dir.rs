@@ -16,7 +16,8 @@ const KILL_LIMIT: Duration = Duration::from_secs(30);
 /// A directory without a state is one whose lab is about to write it, unless it is older than this.
 const STATELESS_LIMIT: Duration = Duration::from_secs(600);
 
-/// Room for the longest socket name within the 108 bytes of a Unix socket's address, ssh's temporary suffix included.
+/// Room for the longest socket name within the 108 bytes of a Unix socket's address, ssh's
+/// temporary suffix included.
 const LONGEST_PATH: usize = 70;
 
 /// Which processes a lab consists of, in `state.json`.
@@ -32,7 +33,8 @@ impl State {
     /// Reads the state of a lab.
     pub(crate) fn read(run_dir: &Path) -> Result<Self> {
         let path = run_dir.join("state.json");
-        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
         serde_json::from_str(&text).with_context(|| format!("parsing {}", path.display()))
     }
 
@@ -53,7 +55,9 @@ impl State {
 
 /// The directory that holds all run directories: `rxl-lab` in `RXL_LAB_RUN`, or in `/tmp`.
 pub(crate) fn root() -> PathBuf {
-    std::env::var_os("RXL_LAB_RUN").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from).join("rxl-lab")
+    std::env::var_os("RXL_LAB_RUN")
+        .map_or_else(|| PathBuf::from("/tmp"), PathBuf::from)
+        .join("rxl-lab")
 }
 
 /// Creates a run directory, under a name of its own where none is given.
@@ -63,18 +67,24 @@ pub(crate) fn create(name: Option<&str>) -> Result<PathBuf> {
     let dir = path(&name.map_or_else(own_name, str::to_owned))?;
     fs::create_dir_all(root()).with_context(|| format!("creating {}", root().display()))?;
     remove_stale()?;
-    fs::create_dir(&dir).with_context(|| format!("creating {}: is a lab of this name up?", dir.display()))?;
+    fs::create_dir(&dir)
+        .with_context(|| format!("creating {}: is a lab of this name up?", dir.display()))?;
     Ok(dir)
 }
 
 /// The run directory of a name.
 pub(crate) fn path(name: &str) -> Result<PathBuf> {
-    if name.is_empty() || !name.chars().all(|char| char.is_ascii_alphanumeric() || "-_.".contains(char)) {
+    if name.is_empty()
+        || !name.chars().all(|char| char.is_ascii_alphanumeric() || "-_.".contains(char))
+    {
         bail!("{name:?} is no name for a lab: use letters, digits and -_.");
     }
     let dir = root().join(name);
     if dir.as_os_str().len() > LONGEST_PATH {
-        bail!("{} is too long for Unix sockets in it: set RXL_LAB_RUN to a shorter path", dir.display());
+        bail!(
+            "{} is too long for Unix sockets in it: set RXL_LAB_RUN to a shorter path",
+            dir.display()
+        );
     }
     Ok(dir)
 }
@@ -120,7 +130,9 @@ fn is_old(dir: &Path) -> bool {
 
 fn entries() -> Result<Vec<PathBuf>> {
     match fs::read_dir(root()) {
-        Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect()),
+        Ok(entries) => {
+            Ok(entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect())
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error).with_context(|| format!("listing {}", root().display())),
     }

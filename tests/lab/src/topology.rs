@@ -84,8 +84,8 @@ pub struct Guest {
     pub home: Option<Node>,
 }
 
-/// All domains that the lab has a configuration for, in the order in which they are started: small does not rest, and what boots
-/// beside it has a third of the processor.
+/// All domains that the lab has a configuration for, in the order in which they are started: small
+/// does not rest, and what boots beside it has a third of the processor.
 pub const GUESTS: [Guest; 5] = [
     Guest { name: "dom3", ip: "10.77.0.13", ssh: true, home: Some(Node::A) },
     Guest { name: "small", ip: "10.77.0.20", ssh: false, home: Some(Node::A) },
@@ -99,7 +99,10 @@ pub const GUESTS: [Guest; 5] = [
 /// # Errors
 /// The lab has no such guest.
 pub fn guest(name: &str) -> Result<Guest> {
-    GUESTS.into_iter().find(|guest| guest.name == name).with_context(|| format!("the lab has no guest {name}"))
+    GUESTS
+        .into_iter()
+        .find(|guest| guest.name == name)
+        .with_context(|| format!("the lab has no guest {name}"))
 }
 
 #[cfg(test)]
@@ -109,7 +112,8 @@ mod tests {
     use std::path::Path;
 
     fn recipe(path: &str) -> String {
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("images/files").join(path)).unwrap()
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("images/files").join(path))
+            .unwrap()
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Wakes a QEMU that sits on an interrupt.
 //!
-//! QEMU under TCG (7.2, with nested SVM) now and then keeps a pending interrupt to itself while the nested guest runs on: the
-//! local APIC has Xen's timer in its request register, its counter stands at zero, and nothing is delivered until something
-//! else makes the virtual processor leave the guest. With guests that spin, as MPI ranks do, that was seen to take minutes, in
-//! which dom0 and the other guests stood still ("Platform timer appears to have unexpectedly wrapped 5 times"). Stopping
-//! and continuing the machine makes QEMU look again; it costs a millisecond.
+//! QEMU under TCG (7.2, with nested SVM) now and then keeps a pending interrupt to itself while the
+//! nested guest runs on: the local APIC has Xen's timer in its request register, its counter stands
+//! at zero, and nothing is delivered until something else makes the virtual processor leave the
+//! guest. With guests that spin, as MPI ranks do, that was seen to take minutes, in which dom0 and
+//! the other guests stood still ("Platform timer appears to have unexpectedly wrapped 5 times").
+//! Stopping and continuing the machine makes QEMU look again; it costs a millisecond.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +19,8 @@ use serde_json::Value;
 use crate::monitor::Monitor;
 use crate::topology::Node;
 
-/// Between two looks. Xen's timers are due every few milliseconds: one that is pending twice is stuck.
+/// Between two looks. Xen's timers are due every few milliseconds: one that is pending twice is
+/// stuck.
 const GLANCE: Duration = Duration::from_millis(200);
 
 /// How often the end is looked for meanwhile.
@@ -124,13 +126,18 @@ impl Pending {
     /// From the monitor's `info lapic`.
     fn read(lapic: &str) -> Option<Self> {
         let timer = lapic.lines().find(|line| line.starts_with("Timer"))?;
-        let count =
-            |name: &str| Some(timer.split_once(name)?.1.trim_start_matches([' ', '=']).split(' ').next()?.trim());
+        let count = |name: &str| {
+            Some(timer.split_once(name)?.1.trim_start_matches([' ', '=']).split(' ').next()?.trim())
+        };
         let requested = lapic.lines().find_map(|line| line.strip_prefix("IRR"))?.trim();
         let idle = requested.is_empty() || requested == "(none)";
         let due = count("current_count")? == "0" && count("initial_count")? != "0";
-        (due && !idle)
-            .then(|| Some(Self { initial_count: count("initial_count")?.into(), requested: requested.into() }))?
+        (due && !idle).then(|| {
+            Some(Self {
+                initial_count: count("initial_count")?.into(),
+                requested: requested.into(),
+            })
+        })?
     }
 }
 

@@ -1,5 +1,5 @@
-//! The lab against itself. Ignored by default: the first run builds the images and the golden snapshot, which takes
-//! minutes. `cargo test -p rxl-lab -- --ignored`
+//! The lab against itself. Ignored by default: the first run builds the images and the golden
+//! snapshot, which takes minutes. `cargo test -p rxl-lab -- --ignored`
 
 use std::fs;
 use std::path::PathBuf;
@@ -47,20 +47,27 @@ fn starts_from_the_golden_snapshot(lab: &Lab) -> Result<()> {
 fn commands_end_in_time(lab: &Lab) -> Result<()> {
     let host = lab.node(Node::A);
     let output = host.run("echo out; echo err >&2; exit 7", SHORT)?;
-    assert_eq!((output.status, output.stdout.as_str(), output.stderr.as_str()), (7, "out\n", "err\n"));
+    assert_eq!(
+        (output.status, output.stdout.as_str(), output.stderr.as_str()),
+        (7, "out\n", "err\n")
+    );
     assert!(host.check("exit 7", SHORT).is_err());
 
     let start = Instant::now();
     assert!(host.run("exec sleep 4321", Duration::from_secs(2)).is_err());
     assert!(start.elapsed() < SHORT);
-    host.check("for i in $(seq 20); do pgrep -f 'sleep 432[1]' || exit 0; sleep 1; done; exit 1", SHORT)
-        .context("the remote side ends as well")
-        .map(drop)
+    host.check(
+        "for i in $(seq 20); do pgrep -f 'sleep 432[1]' || exit 0; sleep 1; done; exit 1",
+        SHORT,
+    )
+    .context("the remote side ends as well")
+    .map(drop)
 }
 
 fn processes_take_signals_and_end_on_drop(lab: &Lab) -> Result<()> {
     let host = lab.node(Node::B);
-    let mut process = host.spawn("trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.1; done")?;
+    let mut process =
+        host.spawn("trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.1; done")?;
     process.wait_for_stdout("ready", SHORT)?;
     process.signal(Signal::SIGINT)?;
     let output = process.wait(SHORT)?;
@@ -75,7 +82,8 @@ fn processes_take_signals_and_end_on_drop(lab: &Lab) -> Result<()> {
 
 fn files_go_both_ways(lab: &Lab) -> Result<()> {
     let local = std::env::temp_dir().join(format!("rxl-lab-file-{}", std::process::id()));
-    let bytes: Vec<u8> = (0..3_000_000_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let bytes: Vec<u8> =
+        (0..3_000_000_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     fs::write(&local, &bytes)?;
     lab.install(&[(&local, "/usr/local/bin/it's a file")])?;
     for node in Node::PAIR {

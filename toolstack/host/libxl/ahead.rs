@@ -19,16 +19,17 @@ const HEAD: usize = libxl::HEADER_LEN + libxl::RECORD_HEADER_LEN;
 
 /// Whether a domain's devices may be attached while it still runs at the source.
 ///
-/// - A disk that is written to must be a block device: blkback reads and writes past this host's page cache. An image in a
-///   file would be read through it (by udev, looking for partitions in the loop device), and what was read would be stale by
-///   the time that the guest runs here.
-/// - Hotplug scripts must be Xen's own for plain disks and bridges. Others may take a volume away from the source
-///   (block-drbd), or draw the guest's traffic here (vif-route).
+/// - A disk that is written to must be a block device: blkback reads and writes past this host's
+///   page cache. An image in a file would be read through it (by udev, looking for partitions in
+///   the loop device), and what was read would be stale by the time that the guest runs here.
+/// - Hotplug scripts must be Xen's own for plain disks and bridges. Others may take a volume away
+///   from the source (block-drbd), or draw the guest's traffic here (vif-route).
 /// - Of other devices nothing is known.
 pub(super) fn check(config_json: &str) -> Result<(), String> {
     let config: Value = serde_json::from_str(config_json).map_err(|e| e.to_string())?;
     let config = config.as_object().ok_or("its configuration is no object")?;
-    if config.get("c_info").and_then(|info| info.get("type")).and_then(Value::as_str) != Some("pvh") {
+    if config.get("c_info").and_then(|info| info.get("type")).and_then(Value::as_str) != Some("pvh")
+    {
         return Err("it is no PVH domain".into());
     }
     let lists = config.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_array()?)));
@@ -53,8 +54,9 @@ fn check_disk(disk: &Value) -> Result<(), String> {
     Err(format!("its disk {} ({path}) is no block device", text(disk, "vdev")))
 }
 
-/// A disk that was attached later is as the user wrote it, often without a backend; libxl then tries blkback first, which takes
-/// raw block devices (libxl_disk.c: device_disk_add; libxl_device.c: disk_try_backend).
+/// A disk that was attached later is as the user wrote it, often without a backend; libxl then
+/// tries blkback first, which takes raw block devices (libxl_disk.c: device_disk_add;
+/// libxl_device.c: disk_try_backend).
 fn is_for_blkback(disk: &Value) -> bool {
     let chosen = |key: &str| Some(text(disk, key)).filter(|value| !["", "unknown"].contains(value));
     match chosen("backend") {
@@ -66,7 +68,11 @@ fn is_for_blkback(disk: &Value) -> bool {
 fn check_script(device: &Value, usual: &str) -> Result<(), String> {
     let script = text(device, "script");
     let name = Path::new(script).file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    if script.is_empty() || name == usual { Ok(()) } else { Err(format!("a device has the hotplug script {script}")) }
+    if script.is_empty() || name == usual {
+        Ok(())
+    } else {
+        Err(format!("a device has the hotplug script {script}"))
+    }
 }
 
 fn text<'a>(object: &'a Value, key: &str) -> &'a str {
@@ -90,8 +96,22 @@ pub(super) struct Ahead<F> {
 }
 
 impl<F: Fn() -> bool + Send> Ahead<F> {
-    pub(super) fn new(library: Library, plugin: Plugin, special: SpecialPages, to_libxl: Guarded, ended: F) -> Self {
-        Self { library, plugin, special, to_libxl: Some(to_libxl), ended, head: Vec::new(), restorer: None }
+    pub(super) fn new(
+        library: Library,
+        plugin: Plugin,
+        special: SpecialPages,
+        to_libxl: Guarded,
+        ended: F,
+    ) -> Self {
+        Self {
+            library,
+            plugin,
+            special,
+            to_libxl: Some(to_libxl),
+            ended,
+            head: Vec::new(),
+            restorer: None,
+        }
     }
 
     /// libxl has what it needs to make the domain; its helper tells which one that is.
@@ -121,7 +141,9 @@ fn go_on(
 }
 
 fn write(to_libxl: &mut Guarded, bytes: &[u8]) -> Result<(), Broken> {
-    to_libxl.write_all(bytes).map_err(|e| Broken::libxl(format!("libxl stopped reading its stream: {e}")))
+    to_libxl
+        .write_all(bytes)
+        .map_err(|e| Broken::libxl(format!("libxl stopped reading its stream: {e}")))
 }
 
 impl<F: Fn() -> bool + Send> StreamSink for Ahead<F> {
@@ -139,7 +161,10 @@ impl<F: Fn() -> bool + Send> StreamSink for Ahead<F> {
     }
 
     fn finish(&mut self) -> Result<(), Broken> {
-        let ended = self.restorer.as_mut().map_or(Err("the stream ended at its beginning".into()), Restorer::finish);
+        let ended = self
+            .restorer
+            .as_mut()
+            .map_or(Err("the stream ended at its beginning".into()), Restorer::finish);
         ended.map_err(Broken::libxl)
     }
 }
@@ -164,8 +189,14 @@ mod tests {
         let refused = checked(disk(1, "phy", "/dev/null"), none()).unwrap_err();
         assert_eq!(refused, "its disk xvda (/dev/null) is no block device");
         assert!(checked(disk(1, "qdisk", "/images/root.img"), none()).is_err());
-        assert!(is_for_blkback(&json!({"backend": "unknown", "format": "raw"})) && is_for_blkback(&json!({})));
-        assert!(!is_for_blkback(&json!({"format": "qcow2"})) && !is_for_blkback(&json!({"backend": "qdisk"})));
+        assert!(
+            is_for_blkback(&json!({"backend": "unknown", "format": "raw"}))
+                && is_for_blkback(&json!({}))
+        );
+        assert!(
+            !is_for_blkback(&json!({"format": "qcow2"}))
+                && !is_for_blkback(&json!({"backend": "qdisk"}))
+        );
         assert_eq!(checked(json!([]), ("p9s", json!([{"tag": "x"}]))).unwrap_err(), "it has p9s");
         let nics = |script: &str| ("nics", json!([{"mac": "x"}, {"mac": "y", "script": script}]));
         assert_eq!(checked(json!([]), nics("/etc/xen/scripts/vif-bridge")), Ok(()));

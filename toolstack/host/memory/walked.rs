@@ -1,4 +1,5 @@
-//! A synthetic guest as [`crate::walker`] meets one: with holes, pages that vanish, and a bitmap of what is dirty.
+//! A synthetic guest as [`crate::walker`] meets one: with holes, pages that vanish, and a bitmap of
+//! what is dirty.
 
 use migrate_stream::libxc::{HvmParam, TscInfo};
 
@@ -9,7 +10,8 @@ use crate::walker::{Memory, PageKind};
 /// Behind so many page numbers there is something; behind as many more nothing.
 const HOLES: u64 = 2;
 
-/// Every so often a page is given back by its guest between the question for its type and its mapping.
+/// Every so often a page is given back by its guest between the question for its type and its
+/// mapping.
 const VANISHING: u64 = 5_003;
 
 pub(super) struct Walked {
@@ -29,7 +31,11 @@ impl Walked {
     /// Pages dirtied in the pass that has ended.
     fn next_count(&self) -> u64 {
         let counts = &self.guest.dirty;
-        let index = if self.guest.endless { self.generation % counts.len().max(1) } else { self.generation };
+        let index = if self.guest.endless {
+            self.generation % counts.len().max(1)
+        } else {
+            self.generation
+        };
         counts.get(index).or(counts.last()).copied().unwrap_or(0)
     }
 
@@ -77,7 +83,9 @@ impl Memory for Walked {
         kinds.clear();
         // Asked for one page, it is one that could not be mapped.
         let gone = |pfn: u64| pfns.len() == 1 && self.has_vanished(pfn);
-        let kind = |pfn: &u64| if *pfn < self.guest.pages && !gone(*pfn) { PageKind::Ram } else { PageKind::Hole };
+        let kind = |pfn: &u64| {
+            if *pfn < self.guest.pages && !gone(*pfn) { PageKind::Ram } else { PageKind::Hole }
+        };
         kinds.extend(pfns.iter().map(kind));
         Ok(())
     }
@@ -131,7 +139,8 @@ mod tests {
     #[test]
     fn what_is_dirty_is_memory() {
         let host = MemoryHost::new(1 << 20);
-        let guest = Guest { pages: 10_000, zero_per_256: 0, dirty: vec![300, 7], endless: false, seed: 1 };
+        let guest =
+            Guest { pages: 10_000, zero_per_256: 0, dirty: vec![300, 7], endless: false, seed: 1 };
         let domid = host.start("dom3", GuestType::Pvh, guest.clone());
         let mut walked = Walked::new(host, domid, guest);
         for count in [300, 7, 7] {

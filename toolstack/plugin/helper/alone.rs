@@ -9,18 +9,22 @@ use serde::Serialize;
 use super::SaveArguments;
 use super::libxc::{self, Decider};
 use crate::host::{Decision, PrecopyStats};
-use crate::policy::{DEFAULT_DOWNTIME, DEFAULT_MAX_ROUNDS, Limits, Measured, Otherwise, Policy, Verdict, Why};
+use crate::policy::{
+    DEFAULT_DOWNTIME, DEFAULT_MAX_ROUNDS, Limits, Measured, Otherwise, Policy, Verdict, Why,
+};
 use crate::report::ms;
 use crate::xen::{self, Library};
 
 pub(super) fn save(library: Library, save: SaveArguments) -> Result<(), String> {
     let limits = limits(|name| std::env::var(name).ok())?;
     let report = std::env::var_os("RXL_SAVE_REPORT").map(PathBuf::from);
-    let resident = xen::resident_pages(library, save.domid).map_err(|failure| failure.to_string())?;
+    let resident =
+        xen::resident_pages(library, save.domid).map_err(|failure| failure.to_string())?;
     let mut alone = Alone::new(limits, resident);
     let result = libxc::run(library, save, &mut alone);
     if let Some(path) = report {
-        let json = serde_json::to_vec_pretty(&alone.report(save.domid)).map_err(|e| e.to_string())?;
+        let json =
+            serde_json::to_vec_pretty(&alone.report(save.domid)).map_err(|e| e.to_string())?;
         std::fs::write(&path, json).map_err(|e| format!("{}: {e}", path.display()))?;
     }
     result
@@ -33,11 +37,13 @@ fn limits(variable: impl Fn(&str) -> Option<String>) -> Result<Limits, String> {
     };
     let otherwise = |name: &str, default| -> Result<Otherwise, String> {
         let Some(value) = variable(name) else { return Ok(default) };
-        Otherwise::from_str(&value, true).map_err(|_| format!("{name}={value}: neither cancel nor force"))
+        Otherwise::from_str(&value, true)
+            .map_err(|_| format!("{name}={value}: neither cancel nor force"))
     };
     Ok(Limits {
         downtime: number("RXL_DOWNTIME_LIMIT")?.map_or(DEFAULT_DOWNTIME, Duration::from_millis),
-        max_rounds: number("RXL_MAX_ROUNDS")?.map_or(DEFAULT_MAX_ROUNDS, |n| u32::try_from(n).unwrap_or(u32::MAX)),
+        max_rounds: number("RXL_MAX_ROUNDS")?
+            .map_or(DEFAULT_MAX_ROUNDS, |n| u32::try_from(n).unwrap_or(u32::MAX)),
         timeout: number("RXL_TIMEOUT")?.map(Duration::from_secs),
         on_timeout: otherwise("RXL_ON_TIMEOUT", Otherwise::Cancel)?,
         when_busy: otherwise("RXL_WHEN_BUSY", Otherwise::Force)?,
@@ -71,7 +77,8 @@ struct Round {
 struct Alone {
     policy: Policy,
     began: Instant,
-    /// Pages of the guest: the first pass's count is one of page numbers, nearly all of which may be holes.
+    /// Pages of the guest: the first pass's count is one of page numbers, nearly all of which may
+    /// be holes.
     resident: u64,
     last: (Instant, u64),
     rounds: Vec<Round>,
@@ -122,9 +129,14 @@ impl Alone {
 impl Decider for Alone {
     fn precopy(&mut self, stats: &PrecopyStats) -> Decision {
         let now = Instant::now();
-        let (since, pages) = std::mem::replace(&mut self.last, (now, stats.dirty.min(self.resident)));
+        let (since, pages) =
+            std::mem::replace(&mut self.last, (now, stats.dirty.min(self.resident)));
         let seconds = now.duration_since(since).as_secs_f64();
-        self.rounds.push(Round { iteration: stats.iteration, dirty_pages: stats.dirty, ended: self.since_begin(now) });
+        self.rounds.push(Round {
+            iteration: stats.iteration,
+            dirty_pages: stats.dirty,
+            ended: self.since_begin(now),
+        });
         let verdict = self.policy.decide(&Measured {
             rounds: stats.iteration,
             dirty: stats.dirty,
@@ -163,7 +175,10 @@ mod tests {
             _ => None,
         };
         let limits_set = limits(set).unwrap();
-        assert_eq!((limits_set.timeout, limits_set.on_timeout), (Some(Duration::from_secs(7)), Otherwise::Force));
+        assert_eq!(
+            (limits_set.timeout, limits_set.on_timeout),
+            (Some(Duration::from_secs(7)), Otherwise::Force)
+        );
         let error = limits(|name| (name == "RXL_MAX_ROUNDS").then(|| "many".into())).unwrap_err();
         assert_eq!(error, "RXL_MAX_ROUNDS=many: not a whole number");
     }
@@ -171,7 +186,10 @@ mod tests {
     #[test]
     fn passes_and_the_verdict_are_written_down() {
         let mut alone = Alone::new(limits(|_| None).unwrap(), 1000);
-        assert_eq!(alone.precopy(&PrecopyStats { iteration: 1, written: 1000, dirty: 0 }), Decision::StopAndCopy);
+        assert_eq!(
+            alone.precopy(&PrecopyStats { iteration: 1, written: 1000, dirty: 0 }),
+            Decision::StopAndCopy
+        );
         assert!(alone.may_suspend());
         alone.suspended(true);
         let report = alone.report(5);

@@ -36,18 +36,29 @@ impl Decider for Session {
     }
 }
 
-pub(super) fn steered(library: Library, save: SaveArguments, session: Line<UnixStream>) -> Result<(), String> {
+pub(super) fn steered(
+    library: Library,
+    save: SaveArguments,
+    session: Line<UnixStream>,
+) -> Result<(), String> {
     run(library, save, &mut Session(session))
 }
 
 /// The whole save. libxl hears of a failure, too.
-pub(super) fn run(library: Library, save: SaveArguments, decider: &mut dyn Decider) -> Result<(), String> {
+pub(super) fn run(
+    library: Library,
+    save: SaveArguments,
+    decider: &mut dyn Decider,
+) -> Result<(), String> {
     let libxl = Libxl::inherited().map_err(|e| e.to_string())?;
     let mut callbacks = Callbacks { libxl, decider, suspend_asked: false };
     let (stream, receive) = (save.stream, save.receive);
-    let done = xen::save_with_libxc(library, stream, receive, save.domid, save.flags, &mut callbacks);
+    let done =
+        xen::save_with_libxc(library, stream, receive, save.domid, save.flags, &mut callbacks);
     let (retval, errno) = done.map_or_else(|errno| (-1, errno), |()| (0, 0));
-    let Err(gone) = callbacks.libxl.ask(&Message::Complete { retval, errno }) else { return Ok(()) };
+    let Err(gone) = callbacks.libxl.ask(&Message::Complete { retval, errno }) else {
+        return Ok(());
+    };
     if callbacks.suspend_asked {
         xen::abandon_suspend(library, save.domid).map_err(|failure| failure.to_string())?;
     }
@@ -77,10 +88,13 @@ impl LibxcCallbacks for Callbacks<'_> {
         self.tell(&Message::Progress { context, what, done, total });
     }
 
-    /// libxc asks twice a pass: knowing how many pages are dirty, and before it looks. In the first pass all are.
+    /// libxc asks twice a pass: knowing how many pages are dirty, and before it looks. In the first
+    /// pass all are.
     fn precopy(&mut self, iteration: u32, written: u64, dirty: Option<u64>) -> Decision {
         match dirty {
-            Some(dirty) if iteration > 0 => self.decider.precopy(&PrecopyStats { iteration, written, dirty }),
+            Some(dirty) if iteration > 0 => {
+                self.decider.precopy(&PrecopyStats { iteration, written, dirty })
+            }
             _ => Decision::Continue,
         }
     }
@@ -99,6 +113,8 @@ impl LibxcCallbacks for Callbacks<'_> {
     }
 
     fn switch_qemu_logdirty(&mut self, domid: u32, enable: bool) -> bool {
-        self.libxl.ask(&Message::SwitchQemuLogdirty { domid, enable }).is_ok_and(|answer| answer == 0)
+        self.libxl
+            .ask(&Message::SwitchQemuLogdirty { domid, enable })
+            .is_ok_and(|answer| answer == 0)
     }
 }

@@ -1,7 +1,8 @@
 //! The session walks; this passes its orders on to libxl and libxl's answers back.
 //!
-//! When the session dies the helper cleans up behind it: log-dirty mode off, and the guest runs on if it was suspended for
-//! this save. The target, which has lost the session too, has destroyed its copy before it was told to run it, or will.
+//! When the session dies the helper cleans up behind it: log-dirty mode off, and the guest runs on
+//! if it was suspended for this save. The target, which has lost the session too, has destroyed its
+//! copy before it was told to run it, or will.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,10 +18,15 @@ use crate::plugin::ipc::{Libxl, Message};
 use crate::plugin::words::{FromHelper, Line, ToHelper};
 use crate::xen::{self, Library};
 
-pub(super) fn run(library: Library, save: SaveArguments, session: Line<UnixStream>) -> Result<(), String> {
+pub(super) fn run(
+    library: Library,
+    save: SaveArguments,
+    session: Line<UnixStream>,
+) -> Result<(), String> {
     let sigterm = SigSet::from(Signal::SIGTERM);
     sigterm.thread_block().map_err(|errno| errno.desc())?;
-    let terminated = SignalFd::with_flags(&sigterm, SfdFlags::SFD_CLOEXEC).map_err(|errno| errno.desc())?;
+    let terminated =
+        SignalFd::with_flags(&sigterm, SfdFlags::SFD_CLOEXEC).map_err(|errno| errno.desc())?;
     let mut relay = Relay {
         domid: save.domid,
         libxl: Libxl::inherited().map_err(|e| e.to_string())?,
@@ -82,11 +88,15 @@ impl Relay<'_> {
                 Some(ToHelper::Suspend) => self.suspend()?,
                 Some(ToHelper::DeviceModelLogDirty { .. }) if self.unanswered => self.done(true)?,
                 Some(ToHelper::DeviceModelLogDirty { enable }) => {
-                    let switched = self.libxl.ask(&Message::SwitchQemuLogdirty { domid: self.domid, enable })?;
+                    let switched = self
+                        .libxl
+                        .ask(&Message::SwitchQemuLogdirty { domid: self.domid, enable })?;
                     self.done(switched == 0)?;
                 }
                 Some(ToHelper::Complete { ok }) => return self.complete(ok),
-                Some(other) => return Err(io::Error::other(format!("it said {other:?} out of turn"))),
+                Some(other) => {
+                    return Err(io::Error::other(format!("it said {other:?} out of turn")));
+                }
                 None => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
@@ -94,7 +104,8 @@ impl Relay<'_> {
 
     /// False when libxl wants an end instead.
     fn wait_for_session(&self) -> io::Result<bool> {
-        Ok(self.session.has_more() || first_ready([self.session.socket().as_fd(), self.terminated])? == 0)
+        Ok(self.session.has_more()
+            || first_ready([self.session.socket().as_fd(), self.terminated])? == 0)
     }
 
     fn tell_terminated(&mut self) -> io::Result<()> {
@@ -224,7 +235,8 @@ mod tests {
     #[test]
     fn orders_that_come_together_are_all_carried_out() {
         let mut scene = scene();
-        let mut orders = serde_json::to_vec(&ToHelper::DeviceModelLogDirty { enable: true }).unwrap();
+        let mut orders =
+            serde_json::to_vec(&ToHelper::DeviceModelLogDirty { enable: true }).unwrap();
         orders.push(b'\n');
         orders.extend(orders.clone());
         scene.session.socket().write_all(&orders).unwrap();

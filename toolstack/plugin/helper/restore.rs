@@ -18,8 +18,10 @@ impl RestoreArguments {
     /// None for what is no plain restore.
     pub(super) fn parse(arguments: &[String]) -> Option<Self> {
         let [mode, _stream, _back, numbers @ ..] = arguments else { return None };
-        let numbers: Vec<u32> = numbers.iter().map(|number| number.parse().ok()).collect::<Option<_>>()?;
-        let &[domid, store_port, store_domid, console_port, console_domid, _callbacks, stream_type] = &numbers[..]
+        let numbers: Vec<u32> =
+            numbers.iter().map(|number| number.parse().ok()).collect::<Option<_>>()?;
+        let &[domid, store_port, store_domid, console_port, console_domid, _callbacks, stream_type] =
+            &numbers[..]
         else {
             return None;
         };
@@ -27,7 +29,8 @@ impl RestoreArguments {
         (mode == "--restore-domain" && stream_type == 0).then_some(Self { domid, rings })
     }
 
-    /// The session that this process was started for, if it restores by itself. One that does not has no socket.
+    /// The session that this process was started for, if it restores by itself. One that does not
+    /// has no socket.
     pub(super) fn find_session(&self) -> Option<UnixStream> {
         let path = PathBuf::from(std::env::var_os(SOCKET_VARIABLE)?);
         UnixStream::connect(path).ok()
@@ -38,18 +41,22 @@ impl RestoreArguments {
         self.serve(session, libxl)
     }
 
-    /// libxl ends a helper that it does not want any more with SIGTERM, and then with SIGKILL; there is nothing to clean up.
+    /// libxl ends a helper that it does not want any more with SIGTERM, and then with SIGKILL;
+    /// there is nothing to clean up.
     fn serve(&self, session: UnixStream, mut libxl: Libxl) -> Result<(), String> {
         let lost = |error: std::io::Error| format!("the session is gone ({error})");
         let mut session = Line::new(session, super::ANSWER_PATIENCE).map_err(lost)?;
-        session.say(&FromHelper::Restore { version: VERSION, domid: self.domid, rings: self.rings }).map_err(lost)?;
+        session
+            .say(&FromHelper::Restore { version: VERSION, domid: self.domid, rings: self.rings })
+            .map_err(lost)?;
         match session.hear().map_err(lost)? {
             Some(ToHelper::Restored { missing, special }) => {
                 let libxls = |error: std::io::Error| format!("libxl: {error}");
                 if libxl.ask(&Message::StaticDataDone { missing }).map_err(libxls)? != 0 {
                     return Err("libxl cannot complete the CPU policy".into());
                 }
-                let results = Message::RestoreResults { store: special.store, console: special.console };
+                let results =
+                    Message::RestoreResults { store: special.store, console: special.console };
                 libxl.tell(&results).map_err(libxls)?;
                 libxl.ask(&Message::Complete { retval: 0, errno: 0 }).map_err(libxls)?;
                 session.say(&FromHelper::Done { ok: true }).map_err(lost)
@@ -79,7 +86,12 @@ mod tests {
     fn libxls_arguments_are_read() {
         let rings = Rings { store_port: 3, store_domid: 0, console_port: 4, console_domid: 1 };
         assert_eq!(restore(), RestoreArguments { domid: 7, rings });
-        for line in ["--save-domain 12 0 5 1 136 0", "--restore-domain 9 -1 7 3 0 4 1 384", "--restore-domain 9", ""] {
+        for line in [
+            "--save-domain 12 0 5 1 136 0",
+            "--restore-domain 9 -1 7 3 0 4 1 384",
+            "--restore-domain 9",
+            "",
+        ] {
             assert_eq!(RestoreArguments::parse(&arguments(line)), None, "{line}");
         }
         let remus = RestoreArguments::parse(&arguments("--restore-domain 9 -1 7 3 0 4 1 384 1"));
@@ -95,8 +107,13 @@ mod tests {
         });
         let mut session = Line::new(session, Duration::from_secs(5)).unwrap();
         let hello = session.hear::<FromHelper>().unwrap().unwrap();
-        assert_eq!(hello, FromHelper::Restore { version: VERSION, domid: 7, rings: restore().rings });
-        session.say(&ToHelper::Restored { missing: 2, special: SpecialPages { store: 5, console: 6 } }).unwrap();
+        assert_eq!(
+            hello,
+            FromHelper::Restore { version: VERSION, domid: 7, rings: restore().rings }
+        );
+        session
+            .say(&ToHelper::Restored { missing: 2, special: SpecialPages { store: 5, console: 6 } })
+            .unwrap();
         let mut hears = |message: Message<'_>, answer: Option<i32>| {
             let mut expected = Vec::new();
             message.send(&mut expected).unwrap();
@@ -119,7 +136,8 @@ mod tests {
         let (session, theirs) = UnixStream::pair().unwrap();
         let (_libxl, helper) = UnixStream::pair().unwrap();
         drop(session);
-        let failed = restore().serve(theirs, Libxl::over(helper.try_clone().unwrap().into(), helper.into()));
+        let failed =
+            restore().serve(theirs, Libxl::over(helper.try_clone().unwrap().into(), helper.into()));
         assert!(failed.is_err());
     }
 }

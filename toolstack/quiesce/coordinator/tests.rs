@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use rxl_agent_protocol::PROTOCOL_VERSION;
-use rxl_agent_protocol::{Connection, Finished, Flushed, Freezer, Frozen, JobRow, Ready, Reason, Thawed, pack, path};
+use rxl_agent_protocol::{
+    Connection, Finished, Flushed, Freezer, Frozen, JobRow, Ready, Reason, Thawed, pack, path,
+};
 
 use super::*;
 use crate::quiesce::nodes::{Guest, Lock, MemoryLocks, Nodes};
@@ -34,7 +36,8 @@ enum Quirk {
     Slow,
     /// What it has sent was dropped, and is sent again in a minute.
     Dropped,
-    /// Its queue is sent until nothing is left, a piece with each flush. The second of these takes all the time.
+    /// Its queue is sent until nothing is left, a piece with each flush. The second of these takes
+    /// all the time.
     LongQueue,
     /// As that, but nothing of the queue gets away.
     StuckQueue,
@@ -48,7 +51,16 @@ fn agent(name: &'static str, ranks: &[u32], quirk: Quirk) -> Agent {
     let protocol = if quirk == Quirk::OldProtocol { 7 } else { PROTOCOL_VERSION };
     let info = format!("version=1 protocol={protocol} pid=1 boot=b freezer=cgroup");
     let nodes = BTreeMap::from([(path::AGENT.to_owned(), info)]);
-    Agent { name, ranks: ranks.to_vec(), quirk, nodes, heard: Vec::new(), frozen: false, flushes: 0, room: false }
+    Agent {
+        name,
+        ranks: ranks.to_vec(),
+        quirk,
+        nodes,
+        heard: Vec::new(),
+        frozen: false,
+        flushes: 0,
+        room: false,
+    }
 }
 
 impl Agent {
@@ -60,7 +72,11 @@ impl Agent {
             processes: 1,
             connections: 1,
             how: Freezer::Cgroup,
-            patience: Some(Duration::from_millis(if self.quirk == Quirk::Impatient { 90 } else { 900_000 })),
+            patience: Some(Duration::from_millis(if self.quirk == Quirk::Impatient {
+                90
+            } else {
+                900_000
+            })),
             took: Duration::ZERO,
         };
         let frozen = Frozen { how: Freezer::Cgroup, processes: 1, took: Duration::from_millis(2) };
@@ -84,7 +100,9 @@ impl Agent {
                 self.room = room;
                 self.flush()
             }
-            Verb::Hold { .. } => Status::Resumed { frozen: self.frozen && self.quirk != Quirk::ThawedEarly },
+            Verb::Hold { .. } => {
+                Status::Resumed { frozen: self.frozen && self.quirk != Quirk::ThawedEarly }
+            }
             Verb::Thaw { .. } => {
                 self.frozen = false;
                 Status::Thawed(Thawed::default())
@@ -102,7 +120,8 @@ impl Agent {
         if self.ranks.is_empty() {
             return;
         }
-        let ranks = self.ranks.iter().map(|n| format!("{n}:{}", 100 + n)).collect::<Vec<_>>().join(",");
+        let ranks =
+            self.ranks.iter().map(|n| format!("{n}:{}", 100 + n)).collect::<Vec<_>>().join(",");
         let row: JobRow = format!("id=77 launcher=openmpi size=2 ranks={ranks}").parse().unwrap();
         self.nodes.insert(path::JOBS.into(), "1".into());
         self.nodes.insert(path::job(0), row.to_string());
@@ -111,24 +130,35 @@ impl Agent {
     /// One connection between the two domains, 1000 bytes each way.
     fn flush(&mut self) -> Status {
         self.flushes += 1;
-        let (local, remote) =
-            if self.name == "dom3" { ("10.0.0.3:1", "10.0.0.4:2") } else { ("10.0.0.4:2", "10.0.0.3:1") };
+        let (local, remote) = if self.name == "dom3" {
+            ("10.0.0.3:1", "10.0.0.4:2")
+        } else {
+            ("10.0.0.4:2", "10.0.0.3:1")
+        };
         let late = match self.quirk {
             Quirk::LateBytes => self.flushes <= 3,
             Quirk::Slow => self.flushes <= 2,
             _ => false,
         };
-        if matches!(self.quirk, Quirk::Slow | Quirk::LongQueue | Quirk::StuckQueue) && self.flushes == 2 {
+        if matches!(self.quirk, Quirk::Slow | Quirk::LongQueue | Quirk::StuckQueue)
+            && self.flushes == 2
+        {
             std::thread::sleep(FLUSH_DEADLINE);
         }
         let received = if late { 500 } else { 1000 };
-        let end: Connection = format!("{local} {remote} 1000 {received} 0 0 0 0 -").parse().unwrap();
+        let end: Connection =
+            format!("{local} {remote} 1000 {received} 0 0 0 0 -").parse().unwrap();
         let (chunks, _) = pack(&[end]);
         self.nodes.insert(path::cut(0), chunks[0].clone());
         let (connections, chunks) = (1, 1);
         let flushed = Flushed { clean: true, connections, chunks, ..Flushed::default() };
         Status::Flushed(match self.quirk {
-            Quirk::Dropped => Flushed { clean: false, unacked: 7, resend: Some(Duration::from_secs(60)), ..flushed },
+            Quirk::Dropped => Flushed {
+                clean: false,
+                unacked: 7,
+                resend: Some(Duration::from_secs(60)),
+                ..flushed
+            },
             Quirk::LongQueue if self.flushes <= 4 => {
                 Flushed { clean: false, unacked: 5 - u64::from(self.flushes), ..flushed }
             }
@@ -203,7 +233,10 @@ impl Scene {
     }
 
     fn survey(&self, level: Level) -> Result<Option<Coordinator>, NotFound> {
-        let host = |name: &str, nodes: &Fake| AgentHost { name: name.into(), nodes: Box::new(nodes.clone()) };
+        let host = |name: &str, nodes: &Fake| AgentHost {
+            name: name.into(),
+            nodes: Box::new(nodes.clone()),
+        };
         Coordinator::survey(
             vec![host("nodeA", &self.here), host("nodeB", &self.there)],
             &[Mover { domid: 3, to: 1 }],
@@ -212,11 +245,18 @@ impl Scene {
     }
 
     fn heard(&self, nodes: &Fake, domid: u32) -> String {
-        nodes.agents.lock().unwrap().get(&domid).map_or_else(String::new, |agent| agent.heard.join(" "))
+        nodes
+            .agents
+            .lock()
+            .unwrap()
+            .get(&domid)
+            .map_or_else(String::new, |agent| agent.heard.join(" "))
     }
 
     fn frozen(&self) -> bool {
-        [&self.here, &self.there].iter().any(|nodes| nodes.agents.lock().unwrap().values().any(|agent| agent.frozen))
+        [&self.here, &self.there]
+            .iter()
+            .any(|nodes| nodes.agents.lock().unwrap().values().any(|agent| agent.frozen))
     }
 
     /// The domain and its agent's memory are on the other host, in a tree of its own.
@@ -235,10 +275,17 @@ impl Scene {
     fn gang(dom4_ranks: &[u32], level: Level) -> (Self, Result<Option<Coordinator>, NotFound>) {
         let scene = Self::new(Quirk::None, None);
         scene.here.agents.lock().unwrap().insert(4, agent("dom4", dom4_ranks, Quirk::None));
-        let host = |name: &str, nodes: &Fake| AgentHost { name: name.into(), nodes: Box::new(nodes.clone()) };
+        let host = |name: &str, nodes: &Fake| AgentHost {
+            name: name.into(),
+            nodes: Box::new(nodes.clone()),
+        };
         let hosts = vec![host("nodeA", &scene.here), host("nodeB", &scene.there)];
         // Not in the order in which xenstore has them.
-        let found = Coordinator::survey(hosts, &[Mover { domid: 4, to: 1 }, Mover { domid: 3, to: 1 }], level);
+        let found = Coordinator::survey(
+            hosts,
+            &[Mover { domid: 4, to: 1 }, Mover { domid: 3, to: 1 }],
+            level,
+        );
         (scene, found)
     }
 }
@@ -268,7 +315,10 @@ fn a_job_on_two_hosts_is_held_still_and_let_go() {
     assert!(figures.is_cut_clean());
     assert_eq!((figures.connections_agreed, figures.connections_one_ended), (Some(1), Some(0)));
     assert_eq!((figures.retransmits, figures.retransmits_later), (Some(0), Some(6)));
-    assert_eq!(figures.domains.iter().map(|domain| domain.name.as_str()).collect::<Vec<_>>(), ["dom3", "dom4"]);
+    assert_eq!(
+        figures.domains.iter().map(|domain| domain.name.as_str()).collect::<Vec<_>>(),
+        ["dom3", "dom4"]
+    );
     drop(coordinator);
     assert_eq!(scene.heard(&scene.there, 12), "survey prepare freeze flush flush hold thaw finish");
     assert_eq!(scene.heard(&scene.there, 4), "survey prepare freeze flush flush thaw finish");
@@ -321,7 +371,10 @@ fn what_is_sent_again_too_late_is_not_waited_for() {
     let scene = Scene::new(Quirk::None, Some(Quirk::Dropped));
     let coordinator = flushed(scene.survey(Level::Job));
     let figures = coordinator.figures();
-    assert!(!figures.is_cut_clean() && figures.unacked == Some(7) && figures.resend == Some(60e3), "{figures:?}");
+    assert!(
+        !figures.is_cut_clean() && figures.unacked == Some(7) && figures.resend == Some(60e3),
+        "{figures:?}"
+    );
     assert_eq!(scene.heard(&scene.there, 4), "survey prepare freeze flush flush");
 }
 
@@ -345,9 +398,10 @@ fn a_queue_that_stays_as_long_is_not() {
 
 #[test]
 fn a_veto_or_a_missed_deadline_lets_all_run() {
-    for (quirk, said) in
-        [(Quirk::Nack, "refused: uninterruptible (pid 7)"), (Quirk::DeafToFreeze, "failed: freeze-deadline")]
-    {
+    for (quirk, said) in [
+        (Quirk::Nack, "refused: uninterruptible (pid 7)"),
+        (Quirk::DeafToFreeze, "failed: freeze-deadline"),
+    ] {
         let scene = Scene::new(Quirk::None, Some(quirk));
         let mut coordinator = scene.survey(Level::Job).unwrap().unwrap();
         let problem = coordinator.freeze().unwrap_err();
@@ -390,9 +444,14 @@ fn what_stands_in_the_way_is_said_before_anything_is_frozen() {
 fn one_coordinator_commands_an_agent() {
     let scene = Scene::new(Quirk::None, Some(Quirk::None));
     let mut first = scene.survey(Level::Job).unwrap().unwrap();
-    assert_eq!(scene.here.locks.held(), [Lock::Agent(3)], "the bystander and the turn are given back");
+    assert_eq!(
+        scene.here.locks.held(),
+        [Lock::Agent(3)],
+        "the bystander and the turn are given back"
+    );
     assert_eq!(scene.there.locks.held(), [Lock::Agent(4)]);
-    // Nothing is frozen yet, and still the first comes first: another's command would end its epoch.
+    // Nothing is frozen yet, and still the first comes first: another's command would end its
+    // epoch.
     let before = scene.heard(&scene.here, 3);
     let refused = scene.survey(Level::Job).err().unwrap();
     assert!(matches!(&refused, NotFound::Busy(line) if line.starts_with("dom3")), "{refused}");
@@ -401,7 +460,11 @@ fn one_coordinator_commands_an_agent() {
     drop(first);
     assert_eq!((scene.here.locks.held(), scene.there.locks.held()), (Vec::new(), Vec::new()));
     let alone = scene.survey(Level::Domain).unwrap().unwrap();
-    assert_eq!((scene.here.locks.held().len(), scene.there.locks.held().len()), (1, 0), "its members' agents alone");
+    assert_eq!(
+        (scene.here.locks.held().len(), scene.there.locks.held().len()),
+        (1, 0),
+        "its members' agents alone"
+    );
     drop(alone);
 }
 
@@ -416,8 +479,14 @@ fn a_domain_that_another_holds_is_left_alone() {
     assert!(others.take(Lock::Agent(4)));
     scene.there.agents.lock().unwrap().get_mut(&4).unwrap().advertise();
     let refused = scene.survey(Level::Job).err().unwrap();
-    assert!(matches!(&refused, NotFound::Busy(line) if line.starts_with("dom4")), "one of its job: {refused}");
-    assert!(scene.survey(Level::Domain).unwrap().is_some(), "at level domain the others do not matter");
+    assert!(
+        matches!(&refused, NotFound::Busy(line) if line.starts_with("dom4")),
+        "one of its job: {refused}"
+    );
+    assert!(
+        scene.survey(Level::Domain).unwrap().is_some(),
+        "at level domain the others do not matter"
+    );
 }
 
 #[test]
@@ -456,9 +525,15 @@ fn a_gang_is_thawed_when_the_last_has_arrived() {
     let figures = coordinator.figures();
     assert!(figures.is_cut_clean() && figures.resume.is_some());
     assert_eq!(figures.gang, ["dom4", "dom3"]);
-    assert_eq!(figures.domains.iter().map(|domain| domain.name.as_str()).collect::<Vec<_>>(), ["dom4", "dom3"]);
+    assert_eq!(
+        figures.domains.iter().map(|domain| domain.name.as_str()).collect::<Vec<_>>(),
+        ["dom4", "dom3"]
+    );
     for domid in [12, 13] {
-        assert_eq!(scene.heard(&scene.there, domid), "survey prepare freeze flush flush hold thaw finish");
+        assert_eq!(
+            scene.heard(&scene.there, domid),
+            "survey prepare freeze flush flush hold thaw finish"
+        );
     }
 }
 
@@ -494,10 +569,15 @@ fn a_gang_given_up_runs_as_each_comes_back() {
 #[test]
 fn a_gang_is_of_one_job() {
     let (scene, found) = Scene::gang(&[], Level::Job);
-    assert!(found.err().unwrap().to_string().contains("dom4 and dom3 do not belong to the same job"));
+    assert!(
+        found.err().unwrap().to_string().contains("dom4 and dom3 do not belong to the same job")
+    );
     assert!(!scene.frozen());
     let (scene, found) = Scene::gang(&[1], Level::Domain);
     let mut coordinator = flushed(found);
     coordinator.abort();
-    assert!(scene.heard(&scene.here, 3).contains("freeze") && scene.heard(&scene.here, 4).contains("freeze"));
+    assert!(
+        scene.heard(&scene.here, 3).contains("freeze")
+            && scene.heard(&scene.here, 4).contains("freeze")
+    );
 }

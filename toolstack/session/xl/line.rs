@@ -1,4 +1,5 @@
-//! The sender's end of the connection: what the receiver says comes as events, in its order, until its end.
+//! The sender's end of the connection: what the receiver says comes as events, in its order, until
+//! its end.
 
 use std::io::{Read, Write};
 use std::thread::JoinHandle;
@@ -69,7 +70,8 @@ impl Line {
         let tell = move |word| {
             let _ = queue.send(Event::Data(Ok(Said::Word(word))));
         };
-        let listener = std::thread::Builder::new().name("xl-in".into()).spawn(move || listen(from, tell));
+        let listener =
+            std::thread::Builder::new().name("xl-in".into()).spawn(move || listen(from, tell));
         let listener = Some(listener.map_err(broken)?);
         let mut line = Self { to: Some(to), listener, cancel, remote, host: route.host().into() };
         line.await_banner(events)?;
@@ -82,13 +84,20 @@ impl Line {
             match events.next(deadline) {
                 Some(Event::Data(Ok(Said::Word(Word::Banner)))) => return Ok(()),
                 Some(Event::Data(Ok(Said::Word(Word::Garbled(what))))) => {
-                    let failure = Failure::new(Exit::NoPeer, format!("no xl receives on {}: {what}", self.host));
-                    return Err(
-                        failure.next("a login there may print something; `xl migrate-receive` alone must answer")
+                    let failure = Failure::new(
+                        Exit::NoPeer,
+                        format!("no xl receives on {}: {what}", self.host),
                     );
+                    return Err(failure.next(
+                        "a login there may print something; `xl migrate-receive` alone must answer",
+                    ));
                 }
-                Some(Event::Interrupt) => return Err(Failure::new(Exit::Cancelled, "cancelled before anything began")),
-                Some(Event::Data(Ok(Said::Word(_)))) | None => return Err(self.remote.post_mortem()),
+                Some(Event::Interrupt) => {
+                    return Err(Failure::new(Exit::Cancelled, "cancelled before anything began"));
+                }
+                Some(Event::Data(Ok(Said::Word(_)))) | None => {
+                    return Err(self.remote.post_mortem());
+                }
                 Some(_) => {}
             }
         }
@@ -106,8 +115,8 @@ impl Line {
         said.map_err(|_| self.remote.post_mortem())
     }
 
-    /// Says GO. An error means that not one byte of it has left: it was not said. Anything else, a part of it too, counts as
-    /// said, as nobody knows how much has arrived.
+    /// Says GO. An error means that not one byte of it has left: it was not said. Anything else, a
+    /// part of it too, counts as said, as nobody knows how much has arrived.
     pub fn say_go(&mut self) -> Result<(), String> {
         let Some(to) = self.to.as_mut() else { return Err("the connection is closed".into()) };
         match to.write(GO) {
@@ -134,7 +143,8 @@ impl Line {
         self.remote.heard()
     }
 
-    /// Ends the receiver's input, and listens until it has cleaned up: xl's leaves its copy standing when nobody does.
+    /// Ends the receiver's input, and listens until it has cleaned up: xl's leaves its copy
+    /// standing when nobody does.
     pub fn wind_up(mut self, events: &Events<Said>) {
         self.to = None;
         let deadline = Instant::now() + CLEAN_UP_PATIENCE;
@@ -158,7 +168,8 @@ impl Drop for Line {
     }
 }
 
-/// Reads until the end, whatever comes: a receiver must not be held up, nor find the connection closed.
+/// Reads until the end, whatever comes: a receiver must not be held up, nor find the connection
+/// closed.
 fn listen(mut from: Guarded, tell: impl Fn(Word)) {
     if let Err(what) = hear(&mut from, &tell) {
         tell(Word::Garbled(what));
@@ -223,13 +234,20 @@ mod tests {
     fn words_come_in_their_order_and_no_other() {
         use Word::{Banner, GivenBack, Ready, Report};
         assert_eq!(heard(&[BANNER, READY, REPORT, &[0]]), [Banner, Ready, Report(0)]);
-        assert_eq!(heard(&[BANNER, READY, REPORT, &[0xff], GO]), [Banner, Ready, Report(0xff), GivenBack]);
+        assert_eq!(
+            heard(&[BANNER, READY, REPORT, &[0xff], GO]),
+            [Banner, Ready, Report(0xff), GivenBack]
+        );
         // A cut is an end, not a word.
         assert_eq!(heard(&[BANNER, READY, REPORT, &[3], &GO[..20]]), [Banner, Ready, Report(3)]);
         assert_eq!(heard(&[BANNER, READY, &REPORT[..38]]), [Banner, Ready]);
         assert_eq!(heard(&[]), []);
-        for wrong in [&[READY as &[u8]][..], &[BANNER, GO], &[BANNER, READY, GO], &[BANNER, READY, REPORT, &[1], READY]]
-        {
+        for wrong in [
+            &[READY as &[u8]][..],
+            &[BANNER, GO],
+            &[BANNER, READY, GO],
+            &[BANNER, READY, REPORT, &[1], READY],
+        ] {
             assert!(matches!(heard(wrong).last(), Some(Word::Garbled(_))), "{wrong:?}");
         }
     }

@@ -54,9 +54,10 @@ pub fn receive(
     events: &Events<u64>,
 ) -> Result<(), Failure> {
     let mut wire = Wire::new(input, output).map_err(|e| Failure::internal("standard input", &e))?;
-    wire.say(BANNER).map_err(|e| Failure::new(Exit::Unreachable, format!("the sender is gone: {e}")))?;
-    let announced =
-        read_announcement(&mut wire.input).map_err(|e| not_received(format!("the sender's stream: {e}")))?;
+    wire.say(BANNER)
+        .map_err(|e| Failure::new(Exit::Unreachable, format!("the sender is gone: {e}")))?;
+    let announced = read_announcement(&mut wire.input)
+        .map_err(|e| not_received(format!("the sender's stream: {e}")))?;
     if options.show_config {
         // Nobody may be left to read it.
         let _ = writeln!(std::io::stderr(), "{}", announced.config_json);
@@ -69,7 +70,8 @@ pub fn receive(
     let restored = restore(&**host, &wire, &announced, events);
     guard.done();
     let domid = restored?;
-    Held { host: host.clone(), wire, name: announced.name, incoming, domid, options, _lock: lock }.run()
+    Held { host: host.clone(), wire, name: announced.name, incoming, domid, options, _lock: lock }
+        .run()
 }
 
 fn not_received(what: String) -> Failure {
@@ -87,19 +89,29 @@ fn check(host: &dyn Host, announced: &Announced) -> Result<(), Failure> {
     refused.map_or(Ok(()), |refusal| {
         Err(Failure {
             next: refusal.next,
-            ..Failure::new(Exit::Refused, format!("{} is refused: {}", one_line(name), refusal.what))
+            ..Failure::new(
+                Exit::Refused,
+                format!("{} is refused: {}", one_line(name), refusal.what),
+            )
         })
     })
 }
 
-/// Until a paused copy stands here. Whatever fails, nothing is left; the sender learns of it by the end of its connection.
-fn restore(host: &dyn Host, wire: &Wire, announced: &Announced, events: &Events<u64>) -> Result<DomId, Failure> {
+/// Until a paused copy stands here. Whatever fails, nothing is left; the sender learns of it by the
+/// end of its connection.
+fn restore(
+    host: &dyn Host,
+    wire: &Wire,
+    announced: &Announced,
+    events: &Events<u64>,
+) -> Result<DomId, Failure> {
     let broken = |e| Failure::internal("data path", &e);
     let restore_as = RestoreAs { name: incoming_name(&announced.name), domid: announced.domid };
     let cancel = Cancel::new().map_err(broken)?;
     let from = wire.input.with(cancel.clone(), STALL_PATIENCE).map_err(broken)?;
     let give = move |to_libxl| give(from, to_libxl);
-    let restoring = Restoring::begin(host, &announced.config_json, &restore_as, events, cancel, give)?;
+    let restoring =
+        Restoring::begin(host, &announced.config_json, &restore_as, events, cancel, give)?;
     let (domid, _) = restoring.run(events).map_err(|failure| match failure.exit {
         Exit::Cancelled => failure,
         _ => failure.with_exit(Exit::FailedSourceRuns),
@@ -107,7 +119,8 @@ fn restore(host: &dyn Host, wire: &Wire, announced: &Announced, events: &Events<
     Ok(domid)
 }
 
-/// Reads the stream, which is judged on its way, into libxl's pipe, and nothing behind it. Bytes given.
+/// Reads the stream, which is judged on its way, into libxl's pipe, and nothing behind it. Bytes
+/// given.
 fn give(mut from: Guarded, mut to_libxl: Guarded) -> Result<u64, Broken> {
     let mut reader = StreamReader::new(Start::Libxl);
     let mut buffer = vec![0; BUFFER];
@@ -120,7 +133,11 @@ fn give(mut from: Guarded, mut to_libxl: Guarded) -> Result<u64, Broken> {
             return Err(Broken::peer(format!("the sender's stream: {why}")));
         }
         let mut rest = &buffer[..length];
-        while reader.next(&mut rest).map_err(|e| Broken::peer(format!("the sender's stream: {e}")))?.is_some() {}
+        while reader
+            .next(&mut rest)
+            .map_err(|e| Broken::peer(format!("the sender's stream: {e}")))?
+            .is_some()
+        {}
         let written = to_libxl.write_all(&buffer[..length]);
         written.map_err(|e| Broken::libxl(format!("libxl stopped reading its stream: {e}")))?;
     }
@@ -146,8 +163,8 @@ impl Wire {
     }
 }
 
-/// A paused copy stands here, and does not run before GO has come. An interrupt is not looked for: the sender decides, within
-/// a deadline.
+/// A paused copy stands here, and does not run before GO has come. An interrupt is not looked for:
+/// the sender decides, within a deadline.
 struct Held {
     host: Arc<dyn Host>,
     wire: Wire,
@@ -163,15 +180,17 @@ impl Held {
         let go = self.wire.say(READY).and_then(|()| read_go(&mut self.wire.input));
         match go {
             Ok(go) => self.take_over(go),
-            Err(reason) => {
-                Err(self.give_back(NOT_TOLD, &format!("the sender did not say that it is to run: {reason}")))
-            }
+            Err(reason) => Err(self.give_back(
+                NOT_TOLD,
+                &format!("the sender did not say that it is to run: {reason}"),
+            )),
         }
     }
 
     fn take_over(mut self, _go: Go) -> Result<(), Failure> {
         if let Err(error) = self.start_domain() {
-            let paused = self.host.domain(self.domid).is_ok_and(|domain| domain.state == RunState::Paused);
+            let paused =
+                self.host.domain(self.domid).is_ok_and(|domain| domain.state == RunState::Paused);
             return Err(if paused {
                 self.give_back(NOT_STARTED, &format!("it could not be started: {error}"))
             } else {
@@ -195,8 +214,8 @@ impl Held {
         if self.options.leave_paused { Ok(()) } else { self.host.unpause(self.domid) }
     }
 
-    /// This copy does not run. It is destroyed before anything is said, so that nothing is left of it when nobody hears that;
-    /// the sender may run its own again only when it is gone.
+    /// This copy does not run. It is destroyed before anything is said, so that nothing is left of
+    /// it when nobody hears that; the sender may run its own again only when it is gone.
     fn give_back(mut self, status: u8, reason: &str) -> Failure {
         let destroyed = match self.host.destroy(self.domid) {
             Ok(()) | Err(HostError::NoSuchDomain(_)) => Ok(()),
@@ -214,8 +233,10 @@ impl Held {
         match destroyed {
             Ok(()) => not_received(format!("{name} was received and is destroyed: {reason}")),
             Err(error) => {
-                let what =
-                    format!("{name} was received, and does not run: {reason}; and it could not be destroyed: {error}");
+                let what = format!(
+                    "{name} was received, and does not run: {reason}; and it could not be \
+                     destroyed: {error}"
+                );
                 Failure::new(Exit::Undecided, what).next(format!("`xl destroy {domid}`"))
             }
         }
@@ -225,8 +246,8 @@ impl Held {
     fn undecided(&self, reason: &str) -> Failure {
         let (name, domid) = (&self.name, self.domid);
         Failure::new(Exit::Undecided, format!("{name} was received, and {reason}")).next(format!(
-            "if it runs here, `xl destroy {name}--migratedaway` at the source; if not, `xl destroy {domid}` here and \
-             `xl rename {name}--migratedaway {name}` and `xl resume {name}` there"
+            "if it runs here, `xl destroy {name}--migratedaway` at the source; if not, `xl destroy \
+             {domid}` here and `xl rename {name}--migratedaway {name}` and `xl resume {name}` there"
         ))
     }
 }

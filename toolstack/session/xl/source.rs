@@ -36,9 +36,11 @@ pub fn migrate(
 ) -> (Result<(), Failure>, Option<Report>) {
     let mut record = None;
     let result = Prepared::new(host, state, request, events).and_then(|prepared| {
-        let id = Ticket::random().map_err(|e| Failure::internal("random numbers", &e))?.id.to_string();
+        let id =
+            Ticket::random().map_err(|e| Failure::internal("random numbers", &e))?.id.to_string();
         let domain = &prepared.leaving.domain;
-        let record = record.insert(Record::open(id, domain, prepared.timeline, request, state, events)?);
+        let record =
+            record.insert(Record::open(id, domain, prepared.timeline, request, state, events)?);
         prepared.run(record, progress)
     });
     let report = record.map(|record| record.report(&result));
@@ -56,10 +58,16 @@ fn check_request(request: &Request) -> Result<(), Failure> {
         );
     }
     if request.transport != Transport::Ssh || request.connections != 1 {
-        return refused("--peer xl has one connection, over ssh", "leave --transport and --parallel-connections out");
+        return refused(
+            "--peer xl has one connection, over ssh",
+            "leave --transport and --parallel-connections out",
+        );
     }
     if request.leave_paused && matches!(request.route, Route::Verbatim(_)) {
-        return refused("-s '' leaves no place for -p", "write it into the command: `xl migrate-receive -p`");
+        return refused(
+            "-s '' leaves no place for -p",
+            "write it into the command: `xl migrate-receive -p`",
+        );
     }
     Ok(())
 }
@@ -70,16 +78,24 @@ fn receiver(request: &Request) -> String {
         return XL_RECEIVER.into();
     }
     let option = |asked: bool, option: &'static str| if asked { option } else { "" };
-    let (e, d, p) =
-        (option(request.no_monitor, " -e"), option(request.flags.debug, " -d"), option(request.leave_paused, " -p"));
+    let (e, d, p) = (
+        option(request.no_monitor, " -e"),
+        option(request.flags.debug, " -d"),
+        option(request.leave_paused, " -p"),
+    );
     format!("{XL_RECEIVER}{e}{d}{p}")
 }
 
 /// Header and configuration. The receiver takes name and number from that.
 fn announcement(leaving: &Leaving, preserve_domid: bool) -> Result<Vec<u8>, Failure> {
-    let wrong =
-        |what: String| Failure::new(Exit::Internal, format!("the configuration of {}: {what}", leaving.domain.name));
-    let mut config: Value = serde_json::from_str(&leaving.config_json).map_err(|e| wrong(e.to_string()))?;
+    let wrong = |what: String| {
+        Failure::new(
+            Exit::Internal,
+            format!("the configuration of {}: {what}", leaving.domain.name),
+        )
+    };
+    let mut config: Value =
+        serde_json::from_str(&leaving.config_json).map_err(|e| wrong(e.to_string()))?;
     let create_info = config.get_mut("c_info").and_then(Value::as_object_mut);
     let create_info = create_info.ok_or_else(|| wrong("it has no c_info".into()))?;
     create_info.insert("name".into(), leaving.domain.name.clone().into());
@@ -124,7 +140,9 @@ impl<'a> Prepared<'a> {
         progress.show(&record.snapshot(Phase::Setup));
         if self.request.dry_run {
             let (name, host) = (&self.leaving.domain.name, &self.line.host);
-            progress.say(&format!("{name} would be migrated to {host}: every check here passed, and xl answers there"));
+            progress.say(&format!(
+                "{name} would be migrated to {host}: every check here passed, and xl answers there"
+            ));
             self.line.wind_up(self.events);
             return Ok(());
         }
@@ -143,7 +161,9 @@ impl<'a> Prepared<'a> {
         let Self { leaving, request, events, announcement, job, mut line, .. } = self;
         line.say(&announcement)?;
         match start_data(leaving, job, request, &line, events, record) {
-            Ok((copier, saving)) => Ok(Uncommitted { saving, copier, request, events, line, ready: false }),
+            Ok((copier, saving)) => {
+                Ok(Uncommitted { saving, copier, request, events, line, ready: false })
+            }
             Err(failure) => {
                 line.wind_up(events);
                 Err(failure)
@@ -164,13 +184,15 @@ fn start_data(
     let cancel = Cancel::new().map_err(broken)?;
     let to = line.sending(cancel.clone()).map_err(broken)?;
     let (reading, writing) = pipe().map_err(broken)?;
-    let from_libxl = Guarded::new(reading, Cancel::new().map_err(broken)?, Some(STALL_PATIENCE)).map_err(broken)?;
+    let from_libxl = Guarded::new(reading, Cancel::new().map_err(broken)?, Some(STALL_PATIENCE))
+        .map_err(broken)?;
     let queue = events.sender();
     let on_end = move |result: Result<_, _>| {
         let _ = queue.send(Event::Data(result.map(Said::Copied)));
     };
     let (feed, fed) = feed(record.meter.clone());
-    let copier = Copier::start(from_libxl, fed, to, cancel, record.meter.clone(), on_end).map_err(broken)?;
+    let copier =
+        Copier::start(from_libxl, fed, to, cancel, record.meter.clone(), on_end).map_err(broken)?;
     let saving = Saving::start(leaving, job, request, (writing, feed), events, record)?;
     Ok((copier, saving))
 }
@@ -186,7 +208,11 @@ struct Uncommitted<'a> {
 }
 
 impl<'a> Uncommitted<'a> {
-    fn transfer(&mut self, record: &mut Record, progress: &mut dyn Progress) -> Result<(), Failure> {
+    fn transfer(
+        &mut self,
+        record: &mut Record,
+        progress: &mut dyn Progress,
+    ) -> Result<(), Failure> {
         let mut timeout = Timeout::new(&self.request.limits, record.timeline.began);
         let mut phase = Phase::Precopy;
         while !self.saving.is_over() || record.timeline.stream_end.is_none() {
@@ -258,7 +284,11 @@ impl<'a> Uncommitted<'a> {
                 Some(event) => self.take(event, record)?,
                 None if timeout.has_passed() => return Err(Timeout::failure()),
                 None => {
-                    let what = format!("{} was not ready in {} s", self.line.host, READY_PATIENCE.as_secs());
+                    let what = format!(
+                        "{} was not ready in {} s",
+                        self.line.host,
+                        READY_PATIENCE.as_secs()
+                    );
                     return Err(Failure::new(Exit::FailedSourceRuns, what));
                 }
             }
@@ -275,7 +305,8 @@ impl<'a> Uncommitted<'a> {
         Ok(())
     }
 
-    /// Back to where it was: the guest runs here, and the receiver, whose input ends, destroys what it has.
+    /// Back to where it was: the guest runs here, and the receiver, whose input ends, destroys what
+    /// it has.
     fn give_up(mut self, failure: Failure, record: &mut Record) -> Failure {
         tracing::info!("giving up: {failure}");
         self.saving.halt(|| self.copier.abandon());
@@ -295,7 +326,10 @@ impl<'a> Uncommitted<'a> {
         let (away, _) = saving.into_away(renamed);
         drop(copier);
         if let Err(why) = line.say_go() {
-            let failure = Failure::new(Exit::FailedSourceRuns, format!("{} could not be told GO: {why}", line.host));
+            let failure = Failure::new(
+                Exit::FailedSourceRuns,
+                format!("{} could not be told GO: {why}", line.host),
+            );
             let failure = away.take_back(failure);
             line.wind_up(events);
             return Err(failure);
@@ -305,7 +339,8 @@ impl<'a> Uncommitted<'a> {
     }
 }
 
-/// Below the line: GO has been said. The domain is not run here again unless the receiver gives it back.
+/// Below the line: GO has been said. The domain is not run here again unless the receiver gives it
+/// back.
 struct Committed<'a> {
     away: Away,
     events: &'a Events<Said>,
@@ -335,9 +370,13 @@ fn not_started(away: Away, status: u8, line: &mut Line, events: &Events<Said>) -
     let host = line.host.clone();
     let reported = format!("could not start it, status {status}{}", line.heard());
     match await_word(line, events) {
-        Ok(Word::GivenBack) => away.take_back(Failure::new(Exit::FailedSourceRuns, format!("{host} {reported}"))),
+        Ok(Word::GivenBack) => {
+            away.take_back(Failure::new(Exit::FailedSourceRuns, format!("{host} {reported}")))
+        }
         Ok(other) => away.undecided(&host, &format!("it {reported}, and then said {other:?}")),
-        Err(reason) => away.undecided(&host, &format!("it {reported}, and did not give it back: {reason}")),
+        Err(reason) => {
+            away.undecided(&host, &format!("it {reported}, and did not give it back: {reason}"))
+        }
     }
 }
 

@@ -82,7 +82,10 @@ pub fn read_announcement(from: &mut impl Read) -> Result<Announced, String> {
     from.read_exact(&mut header).map_err(|e| early("xl's header", &e))?;
     let header = Header::parse(&header).map_err(|e| e.to_string())?;
     if header.optional_flags != 0 {
-        tracing::warn!("the sender's header has optional flags {:#x}, which are not known here", header.optional_flags);
+        tracing::warn!(
+            "the sender's header has optional flags {:#x}, which are not known here",
+            header.optional_flags
+        );
     }
     if header.mandatory_flags & FLAG_JSON == 0 {
         return Err("its configuration is in the format before Xen 4.5, not JSON".into());
@@ -103,8 +106,9 @@ fn parse_announcement(data: &[u8]) -> Result<Announced, String> {
         tracing::info!("{} bytes after the configuration are passed over", data.tail.len());
     }
     let json = data.json().map_err(|e| e.to_string())?.ok_or("it came without a configuration")?;
-    let config: Config = serde_json::from_str(json)
-        .map_err(|e| format!("its configuration is not libxl's JSON: {}", one_line(&e.to_string())))?;
+    let config: Config = serde_json::from_str(json).map_err(|e| {
+        format!("its configuration is not libxl's JSON: {}", one_line(&e.to_string()))
+    })?;
     let (name, domid, kib) = (config.c_info.name, config.c_info.domid, config.b_info.max_memkb);
     Ok(Announced {
         name,
@@ -167,7 +171,10 @@ mod tests {
         let announced = read_announcement(&mut rest).unwrap();
         assert_eq!(rest, b"stream");
         let (name, domid) = ("dom3".to_owned(), Some(DomId(7)));
-        assert_eq!(announced, Announced { name, domid, max_memory_kib: 4096, config_json: JSON.into() });
+        assert_eq!(
+            announced,
+            Announced { name, domid, max_memory_kib: 4096, config_json: JSON.into() }
+        );
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::io::Read;
 
 use migrate_stream::libxc::{
-    Body, BodyError, DOMAIN_HEADER_LEN, DomainHeader, DomainType, HeaderError, IMAGE_HEADER_LEN, ImageHeader,
-    MAX_RECORD_LEN, RecordHeader, RecordType,
+    Body, BodyError, DOMAIN_HEADER_LEN, DomainHeader, DomainType, HeaderError, IMAGE_HEADER_LEN,
+    ImageHeader, MAX_RECORD_LEN, RecordHeader, RecordType,
 };
 use migrate_stream::reader::{Place, Problem as Parsing};
 
@@ -67,11 +67,17 @@ impl<R: Read, S: Sink> Walker<'_, R, S> {
         if let RecordType::Unknown(value) = record_type {
             self.check_framing(at, value, length)?;
             let optional = record_type.is_unknown_optional();
-            self.find(at, if optional { Problem::UnknownOptional } else { Parsing::UnknownRecord.into() });
+            self.find(
+                at,
+                if optional { Problem::UnknownOptional } else { Parsing::UnknownRecord.into() },
+            );
         }
         layout.record(record_type, |problem| self.find(at, problem));
         if length > MAX_RECORD_LEN {
-            self.find(at, BodyError::TooLong { length: length as usize, most: MAX_RECORD_LEN as usize });
+            self.find(
+                at,
+                BodyError::TooLong { length: length as usize, most: MAX_RECORD_LEN as usize },
+            );
         }
         match record_type {
             RecordType::PageData => self.page_data(at, length)?,
@@ -81,14 +87,22 @@ impl<R: Read, S: Sink> Walker<'_, R, S> {
         Ok(record_type)
     }
 
-    fn libxc_body(&mut self, at: At, record_type: RecordType, length: u32, layout: &mut Layout) -> Result<(), Stop> {
+    fn libxc_body(
+        &mut self,
+        at: At,
+        record_type: RecordType,
+        length: u32,
+        layout: &mut Layout,
+    ) -> Result<(), Stop> {
         if length > MOST_BODY {
             return self.long_body(at, record_type, length);
         }
         self.collect(at, length)?;
         let body = std::mem::take(&mut self.body);
         match Body::parse(record_type, &body) {
-            Ok(parsed) => layout.body(&parsed).into_iter().for_each(|problem| self.find(at, problem)),
+            Ok(parsed) => {
+                layout.body(&parsed).into_iter().for_each(|problem| self.find(at, problem))
+            }
             Err(error) => {
                 self.find(at, error);
                 self.vcpu_reserved(at, record_type, &body, error);
@@ -101,10 +115,13 @@ impl<R: Read, S: Sink> Walker<'_, R, S> {
     /// The parser tells the first fault only, which for a vCPU's state is its length.
     fn vcpu_reserved(&mut self, at: At, record_type: RecordType, body: &[u8], first: BodyError) {
         use RecordType as T;
-        let vcpu =
-            matches!(record_type, T::X86PvVcpuBasic | T::X86PvVcpuExtended | T::X86PvVcpuXsave | T::X86PvVcpuMsrs);
-        let reserved =
-            body.get(4..8).map_or(0, |word| word.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)));
+        let vcpu = matches!(
+            record_type,
+            T::X86PvVcpuBasic | T::X86PvVcpuExtended | T::X86PvVcpuXsave | T::X86PvVcpuMsrs
+        );
+        let reserved = body.get(4..8).map_or(0, |word| {
+            word.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte))
+        });
         if vcpu && reserved != 0 && !matches!(first, BodyError::Reserved { .. }) {
             self.find(at, BodyError::Reserved { field: "the vCPU header", value: reserved });
         }

@@ -25,7 +25,8 @@ pub struct Load {
 pub struct Arguments {
     /// The load on memory.
     pub load: Load,
-    /// Time between two looks at the clocks. Each wakes the guest up, which costs nested guests dearly.
+    /// Time between two looks at the clocks. Each wakes the guest up, which costs nested guests
+    /// dearly.
     pub tick: Duration,
     /// `ADDRESS:PORT` of the status service.
     pub listen: String,
@@ -48,7 +49,8 @@ impl Arguments {
             listen: "0.0.0.0:7000".to_owned(),
         };
         for word in words {
-            let (name, value) = word.split_once('=').ok_or_else(|| format!("{word}: expected --NAME=VALUE"))?;
+            let (name, value) =
+                word.split_once('=').ok_or_else(|| format!("{word}: expected --NAME=VALUE"))?;
             parsed.set(name, value)?;
         }
         Ok(parsed)
@@ -57,7 +59,10 @@ impl Arguments {
     fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
         let load = &mut self.load;
         match name {
-            "--size" => load.pages = number(name, value, 1, LARGEST_SIZE_MIB as u64)? as usize * PAGES_PER_MIB,
+            "--size" => {
+                load.pages =
+                    number(name, value, 1, LARGEST_SIZE_MIB as u64)? as usize * PAGES_PER_MIB
+            }
             "--rate" => load.dirty_rate = number(name, value, 0, 10_000_000)?,
             "--verify-rate" => load.verify_rate = number(name, value, 1, 10_000_000)?,
             "--entropy" => load.pattern.entropy = number(name, value, 0, 100)? as usize,

@@ -26,7 +26,8 @@ pub fn watch(interval: Duration, status: &Status) {
     }
 }
 
-/// Notes one tick that came `late` by CLOCK_MONOTONIC, while CLOCK_REALTIME went `wall_jump_ms` further than that clock.
+/// Notes one tick that came `late` by CLOCK_MONOTONIC, while CLOCK_REALTIME went `wall_jump_ms`
+/// further than that clock.
 fn tick(counters: &mut Counters, uptime: Duration, late: Duration, wall_jump_ms: i64) {
     counters.uptime_ms = milliseconds(uptime);
     if milliseconds(late) > counters.longest_tick_gap_ms {

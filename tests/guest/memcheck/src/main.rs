@@ -1,11 +1,12 @@
-//! Checks, from inside a guest, that its memory, its clocks and its TCP connections survive a migration.
+//! Checks, from inside a guest, that its memory, its clocks and its TCP connections survive a
+//! migration.
 //!
-//! `memcheck --size=MIB --rate=PAGES_PER_SECOND --entropy=PERCENT [--seed=N] [--verify-rate=PAGES_PER_SECOND]
-//! [--tick=MILLISECONDS] [--listen=ADDRESS:PORT]`
+//! `memcheck --size=MIB --rate=PAGES_PER_SECOND --entropy=PERCENT [--seed=N]
+//! [--verify-rate=PAGES_PER_SECOND] [--tick=MILLISECONDS] [--listen=ADDRESS:PORT]`
 //!
-//! The program fills memory with contents that follow from a page's index and generation, keeps writing new
-//! generations, and keeps comparing all pages with what they must hold. Whoever connects to the TCP port gets a line of
-//! JSON each second, and one more for each line sent.
+//! The program fills memory with contents that follow from a page's index and generation, keeps
+//! writing new generations, and keeps comparing all pages with what they must hold. Whoever
+//! connects to the TCP port gets a line of JSON each second, and one more for each line sent.
 
 use std::net::TcpListener;
 use std::process::ExitCode;

@@ -3,8 +3,8 @@
 /// Words of 64 bits in a page of 4096 bytes.
 pub const PAGE_WORDS: usize = 512;
 
-/// The words at a page's start that name it, whatever the entropy: without them a stale page of constant bytes would
-/// pass for a fresh one.
+/// The words at a page's start that name it, whatever the entropy: without them a stale page of
+/// constant bytes would pass for a fresh one.
 const HEADER_WORDS: usize = 2;
 
 const FILLER: u64 = 0x5a5a_5a5a_5a5a_5a5a;
@@ -37,7 +37,12 @@ impl Pattern {
     }
 
     /// The first word that is not what generation `generation` of page `index` must hold.
-    pub fn first_difference(&self, page: &Page, index: usize, generation: u32) -> Option<Difference> {
+    pub fn first_difference(
+        &self,
+        page: &Page,
+        index: usize,
+        generation: u32,
+    ) -> Option<Difference> {
         page.0
             .iter()
             .zip(self.words(index, generation))
@@ -72,7 +77,8 @@ pub struct Difference {
     pub expected: u64,
 }
 
-/// The finalizer of SplitMix64 (Steele, Lea, Flood 2014): each input bit changes half of the output bits.
+/// The finalizer of SplitMix64 (Steele, Lea, Flood 2014): each input bit changes half of the output
+/// bits.
 pub fn mix(value: u64) -> u64 {
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -96,7 +102,10 @@ mod tests {
             let filled = page(pattern, 3, 9);
             assert_eq!(pattern.first_difference(&filled, 3, 9), None);
             assert!(pattern.first_difference(&filled, 3, 8).is_some(), "stale, entropy {entropy}");
-            assert!(pattern.first_difference(&filled, 4, 9).is_some(), "misplaced, entropy {entropy}");
+            assert!(
+                pattern.first_difference(&filled, 4, 9).is_some(),
+                "misplaced, entropy {entropy}"
+            );
         }
     }
 

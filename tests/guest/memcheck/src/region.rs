@@ -7,15 +7,20 @@ pub struct Region {
     pattern: Pattern,
     pages: Vec<Page>,
     generations: Vec<u32>,
-    /// Sum over the table of `entry_hash`, kept as entries change, so that damage to the table is told from damage to a
-    /// page.
+    /// Sum over the table of `entry_hash`, kept as entries change, so that damage to the table is
+    /// told from damage to a page.
     table_sum: u64,
 }
 
 impl Region {
     /// Allocates and fills `pages` pages, which touches every one of them.
     pub fn new(pattern: Pattern, pages: usize) -> Self {
-        let mut region = Self { pattern, pages: vec![Page::ZERO; pages], generations: vec![0; pages], table_sum: 0 };
+        let mut region = Self {
+            pattern,
+            pages: vec![Page::ZERO; pages],
+            generations: vec![0; pages],
+            table_sum: 0,
+        };
         for (index, page) in region.pages.iter_mut().enumerate() {
             pattern.fill(page, index, 0);
         }
@@ -63,7 +68,8 @@ impl Region {
     /// Verifies a page, then writes its next generation: a rewrite must not hide damage.
     ///
     /// # Errors
-    /// As [`Region::verify`]; the page is rewritten all the same, so that one damaged page counts once.
+    /// As [`Region::verify`]; the page is rewritten all the same, so that one damaged page counts
+    /// once.
     pub fn dirty(&mut self, index: usize) -> Result<(), String> {
         let verified = self.verify(index);
         self.rewrite(index);

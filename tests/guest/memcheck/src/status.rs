@@ -34,18 +34,18 @@ pub struct Counters {
     pub longest_tick_gap_ms: u64,
     /// When that was, as `uptime_ms`.
     pub longest_tick_gap_at_ms: u64,
-    /// The largest jump of CLOCK_REALTIME against CLOCK_MONOTONIC, in milliseconds; negative when it went back.
+    /// The largest jump of CLOCK_REALTIME against CLOCK_MONOTONIC, in milliseconds; negative when
+    /// it went back.
     pub largest_wall_jump_ms: i64,
 }
 
 impl Counters {
     /// One line of JSON, without its newline. `sequence` counts the lines of one connection.
     fn json(&self, sequence: u64) -> String {
-        let first_error = self.first_error.as_ref().map_or("null".to_owned(), |error| format!("\"{error}\""));
+        let first_error =
+            self.first_error.as_ref().map_or("null".to_owned(), |error| format!("\"{error}\""));
         format!(
-            "{{\"sequence\":{sequence},\"pages\":{},\"generation_sum\":{},\"verified_passes\":{},\"dirtied\":{},\
-             \"errors\":{},\"first_error\":{first_error},\"uptime_ms\":{},\"longest_tick_gap_ms\":{},\
-             \"longest_tick_gap_at_ms\":{},\"largest_wall_jump_ms\":{}}}",
+            "{{\"sequence\":{sequence},\"pages\":{},\"generation_sum\":{},\"verified_passes\":{},\"dirtied\":{},\"errors\":{},\"first_error\":{first_error},\"uptime_ms\":{},\"longest_tick_gap_ms\":{},\"longest_tick_gap_at_ms\":{},\"largest_wall_jump_ms\":{}}}",
             self.pages,
             self.generation_sum,
             self.verified_passes,
@@ -130,7 +130,12 @@ fn report(mut stream: TcpStream, status: &Status) -> std::io::Result<()> {
 fn read_some(stream: &mut TcpStream, input: &mut [u8]) -> std::io::Result<Option<usize>> {
     match stream.read(input) {
         Ok(count) => Ok(Some(count)),
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+            ) =>
+        {
             Ok(None)
         }
         Err(error) => Err(error),
@@ -158,7 +163,10 @@ mod tests {
         stream.write_all(b"\n").unwrap();
         let answer = lines.next().unwrap().unwrap();
         assert!(start.elapsed() < REPORT_INTERVAL, "did not wait for the next second");
-        assert!(answer.starts_with("{\"sequence\":1,") && answer.contains("\"dirtied\":42"), "{answer}");
+        assert!(
+            answer.starts_with("{\"sequence\":1,") && answer.contains("\"dirtied\":42"),
+            "{answer}"
+        );
         assert!(lines.next().unwrap().unwrap().starts_with("{\"sequence\":2,"));
     }
 

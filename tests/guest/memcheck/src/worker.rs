@@ -11,7 +11,8 @@ use crate::status::Status;
 /// Each wake-up costs a nested guest about 2 ms.
 const SLICE: Duration = Duration::from_millis(100);
 
-/// Debt of pages that a stalled guest may make up for at once; more would only follow one stall with another.
+/// Debt of pages that a stalled guest may make up for at once; more would only follow one stall
+/// with another.
 const LONGEST_DEBT: Duration = Duration::from_millis(500);
 
 /// Runs for ever.
@@ -20,7 +21,8 @@ pub fn work(load: Load, status: &Status) {
     let mut verifier = Verifier::default();
     let mut dirtied = 0_u64;
     let mut last = Instant::now();
-    let (mut to_dirty, mut to_verify) = (Budget::new(load.dirty_rate), Budget::new(load.verify_rate));
+    let (mut to_dirty, mut to_verify) =
+        (Budget::new(load.dirty_rate), Budget::new(load.verify_rate));
     status.update(|counters| counters.pages = region.len() as u64);
     loop {
         thread::sleep(SLICE);
