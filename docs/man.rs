@@ -13,8 +13,9 @@ use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
-use rxl::cli::Cli;
-use rxl::error::Exit;
+
+use rxl::arguments::Cli;
+use rxl_core::error::Exit;
 
 #[path = "man/text.rs"]
 mod text;

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use rxl::error::Exit;
+use rxl_core::error::Exit;
 
 fn rxl(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_rxl"))

@@ -45,7 +45,7 @@ pub fn sections(page: &str) -> &'static [Section] {
 const LOGGING: Block = Item(
     "RXL_LOG",
     "What is logged on standard error, as a filter of the Rust crate tracing, such as debug or \
-     rxl::session=trace. It takes the place of -v.",
+     rxl_session=trace. It takes the place of -v.",
 );
 
 const STATE: Block = Item(

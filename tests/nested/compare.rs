@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use rxl_lab::{Node, guest};
 
 use crate::cluster::{COMMAND, Cluster, MIGRATION, median};
+use rxl_lab::{Node, guest};
 
 /// One migration's figures.
 struct Sample {

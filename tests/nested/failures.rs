@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use rxl_lab::{Node, Signal};
 
 use crate::cluster::{Cluster, MIGRATION, failed};
+use rxl_lab::{Node, Signal};
 
 /// The moment at which dom3's pages flow into a domain on nodeB.
 pub fn wait_for_precopy(cluster: &Cluster) -> Result<()> {

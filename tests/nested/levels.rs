@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rxl_lab::{Node, RemoteProcess};
 use serde_json::Value;
 
 use crate::cluster::{COMMAND, Cluster, MIGRATION, median, number};
 use crate::quiesce::{check_cut, figures, prepare, some_moment, start_job, summary, weigh_dom0};
+use rxl_lab::{Node, RemoteProcess};
 
 /// What Xen's documentation gives dom0 on hosts that share their processors: guests keep a third.
 /// With more the ranks stand still for dom0 all through pre-copy, whoever moves them.

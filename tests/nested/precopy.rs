@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rxl_lab::{Node, guest};
 use serde_json::Value;
 
 use crate::cluster::{COMMAND, Cluster, MIGRATION, failed, number};
 use crate::survival::check_memory;
+use rxl_lab::{Node, guest};
 
 /// The report's passes are those that were judged, and hold as many page numbers as were dirty;
 /// with each walker.
