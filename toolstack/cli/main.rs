@@ -19,6 +19,7 @@ use tracing_subscriber::EnvFilter;
 use rxl::arguments::{
     AgentCommand, Cli, Command, Jobs, MigrateReceive, Receive, Restore, Save, Status,
 };
+use rxl_core::deadlines;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::host_error::HostError;
 use rxl_core::io::{Cancel, Guarded};
@@ -35,7 +36,6 @@ use rxl_link::transport::{Ticket, hand_over, read_preamble};
 use rxl_quiesce as quiesce;
 use rxl_quiesce::cluster::{CLUSTER_FILE, agent_hosts};
 use rxl_quiesce::nodes::LocalNodes;
-use rxl_quiesce::remote::IDLE_PATIENCE;
 use rxl_session::events::{Event, Events};
 use rxl_session::job::reach_agents;
 use rxl_session::savefile;
@@ -193,7 +193,8 @@ fn serve_agents() -> Result<(), Failure> {
     let failed = |error| Failure::internal("agent requests", &error);
     let input = std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
     let input =
-        Guarded::new(input, Cancel::new().map_err(failed)?, Some(IDLE_PATIENCE)).map_err(failed)?;
+        Guarded::new(input, Cancel::new().map_err(failed)?, Some(deadlines::AGENT_SERVER_IDLE))
+            .map_err(failed)?;
     quiesce::remote::serve(&mut nodes, input, std::io::stdout().lock()).map_err(failed)
 }
 

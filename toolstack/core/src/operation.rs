@@ -1,5 +1,6 @@
 //! A long operation of libxl's on a thread of its own.
 
+use crate::deadlines;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -21,9 +22,6 @@ impl Abort {
         (self.0)();
     }
 }
-
-/// How long an aborted operation may take to end: libxl first lets its save helper clean up.
-const ABORT_PATIENCE: Duration = Duration::from_secs(90);
 
 /// A long operation on a thread of its own. Dropping it aborts it and waits for its end.
 pub struct Operation<T> {
@@ -61,11 +59,11 @@ impl<T: Send + 'static> Operation<T> {
     pub fn abort_and_wait(mut self) -> Result<T, HostError> {
         self.abort.pull();
         match self.thread.as_ref() {
-            Some(thread) if ends_within(thread, ABORT_PATIENCE) => self.wait(),
+            Some(thread) if ends_within(thread, deadlines::ABORT) => self.wait(),
             _ => {
                 // Nobody can end a thread that libxl holds; the rest of the session must go on.
                 self.thread = None;
-                let seconds = ABORT_PATIENCE.as_secs();
+                let seconds = deadlines::ABORT.as_secs();
                 Err(HostError::Failed {
                     operation: self.name,
                     reason: format!("did not end {seconds} s after an abort"),
@@ -90,7 +88,7 @@ impl<T> Drop for Operation<T> {
     fn drop(&mut self) {
         let Some(thread) = self.thread.take() else { return };
         self.abort.pull();
-        if ends_within(&thread, ABORT_PATIENCE) {
+        if ends_within(&thread, deadlines::ABORT) {
             // A panic there has been printed by its own thread; dropping must not panic again.
             let _ = thread.join();
         } else {

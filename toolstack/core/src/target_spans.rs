@@ -1,7 +1,5 @@
 //! What the target measured of a migration.
 
-use std::fmt::Write as _;
-
 use serde::{Deserialize, Serialize};
 
 use crate::steering::Restorer;

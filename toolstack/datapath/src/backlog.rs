@@ -23,7 +23,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::iterations::Rounds;
-use rxl_core::deadlines::STALL_PATIENCE;
+use rxl_core::deadlines;
 
 /// Pages in the largest batch that libxc writes (xg_sr_common.h: MAX_BATCH_SIZE).
 const BATCH_PAGES: u64 = 1024;
@@ -57,12 +57,12 @@ impl Backlog {
 
     /// Waits until the target's libxl has taken so many frames.
     pub fn wait(&self, frames: u64) -> Result<(), String> {
-        let deadline = Instant::now() + STALL_PATIENCE;
+        let deadline = Instant::now() + deadlines::STALL;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         while state.restored < frames {
             let left = deadline.saturating_duration_since(Instant::now());
             if state.closed || left.is_zero() {
-                let seconds = STALL_PATIENCE.as_secs();
+                let seconds = deadlines::STALL.as_secs();
                 let why = if state.closed {
                     "given up".into()
                 } else {

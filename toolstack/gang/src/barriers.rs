@@ -1,6 +1,7 @@
 //! Which barrier the members have come to, and what lets them past. See [`crate`] for the
 //! order.
 
+use rxl_core::deadlines;
 use std::time::{Duration, Instant};
 
 use rxl_core::error::{Exit, Failure};
@@ -11,21 +12,6 @@ use rxl_quiesce::coordinator::{Coordinator, Mover, NotFound, NotQuiesced};
 use rxl_report::mpi::MpiPart;
 use rxl_session::gang_words::{Ended, FromMember, Place, ToMember, Told};
 use rxl_session::job::{job_is_busy, required, too_long, unasked};
-
-/// Until all are prepared: a target that has accepted waits 120 s for data, and the job is yet to
-/// be found.
-const PREPARE_PATIENCE: Duration = Duration::from_secs(80);
-/// From the first that could stop to the last: the job runs, and domains differ in size.
-const STOP_PATIENCE: Duration = Duration::from_secs(3600);
-/// From the freeze to the last live pass of the last: the job stands still.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(90);
-/// From the first READY to the last: guests stand still, and a target waits 120 s for its GO.
-const READY_PATIENCE: Duration = Duration::from_secs(90);
-/// From GO until each has had its target's answer, or none.
-const SETTLE_PATIENCE: Duration = Duration::from_secs(200);
-/// From the end of the last barrier that is to be kept, above the line or below it, to the members'
-/// own ends.
-const END_PATIENCE: Duration = Duration::from_secs(600);
 
 /// What is to be held still.
 pub struct Quiesce {
@@ -109,7 +95,7 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
             say,
             seats: names.iter().map(seat).collect(),
             stage: Stage::Checking,
-            deadline: Some(Instant::now() + PREPARE_PATIENCE),
+            deadline: Some(Instant::now() + deadlines::GANG_PREPARE),
             quiesce,
             epoch: None,
             failure: None,
@@ -233,8 +219,8 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
     fn reached(&mut self, member: usize, step: Step) {
         self.seats[member].step = self.seats[member].step.max(step);
         let patience = match (self.stage, step) {
-            (Stage::Copying, Step::Stop | Step::Suspend) => STOP_PATIENCE,
-            (Stage::Flushed, Step::Ready) => READY_PATIENCE,
+            (Stage::Copying, Step::Stop | Step::Suspend) => deadlines::GANG_STOP,
+            (Stage::Flushed, Step::Ready) => deadlines::GANG_READY,
             _ => return,
         };
         self.deadline.get_or_insert_with(|| Instant::now() + patience);
@@ -306,7 +292,7 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
     fn freeze(&mut self) {
         match self.epoch.as_mut().map_or(Ok(()), Coordinator::freeze) {
             Ok(()) => {
-                self.enter(Stage::Frozen, Some(FLUSH_PATIENCE));
+                self.enter(Stage::Frozen, Some(deadlines::GANG_FLUSH));
                 self.tell(&ToMember::Frozen);
             }
             Err(problem) => self.alone(problem),
@@ -342,7 +328,7 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
             return self.refuse(too_long(problem));
         }
         let agent_command = self.epoch.as_mut().map_or_else(String::new, Coordinator::hold);
-        self.enter(Stage::Gone, Some(SETTLE_PATIENCE));
+        self.enter(Stage::Gone, Some(deadlines::GANG_SETTLE));
         self.tell(&ToMember::Go { agent_command });
     }
 
@@ -355,7 +341,7 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
             figures.problem = Some(problem.0);
         }
         self.epoch = None;
-        self.enter(Stage::Open, Some(END_PATIENCE));
+        self.enter(Stage::Open, Some(deadlines::GANG_END));
         self.tell(&ToMember::Closed { figures });
     }
 
@@ -375,7 +361,7 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
         if self.stage >= Stage::Gone {
             return;
         }
-        self.enter(Stage::Aborted, Some(END_PATIENCE));
+        self.enter(Stage::Aborted, Some(deadlines::GANG_END));
         self.tell(&ToMember::Abort { reason });
         if let Some(epoch) = &mut self.epoch {
             epoch.abort();

@@ -1,5 +1,6 @@
 //! The leader's loop: lines in, words out.
 
+use rxl_core::deadlines;
 use std::io::BufReader;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -12,9 +13,6 @@ use rxl_core::error::Failure;
 use rxl_core::io::{Cancel, Guarded};
 use rxl_session::events::{Event, Events};
 use rxl_session::gang_words::{FromMember, ToMember, hear, say};
-
-/// How long a member may leave a word unread: it may be in the middle of libxl's call.
-const SAY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often the loop comes round while nothing happens.
 const IDLE: Duration = Duration::from_secs(60);
@@ -60,7 +58,11 @@ impl Lines {
         let mut all = Self { to: Vec::new(), cancel: Cancel::new()?, threads: Vec::new() };
         for (member, line) in lines.into_iter().enumerate() {
             let from = Guarded::new(OwnedFd::from(line.try_clone()?), all.cancel.clone(), None)?;
-            all.to.push(Guarded::new(OwnedFd::from(line), all.cancel.clone(), Some(SAY_PATIENCE))?);
+            all.to.push(Guarded::new(
+                OwnedFd::from(line),
+                all.cancel.clone(),
+                Some(deadlines::GANG_MESSAGE),
+            )?);
             let events = events.sender();
             let listen = move || listen(member, BufReader::new(from), &events);
             all.threads.push(std::thread::Builder::new().name("member".into()).spawn(listen)?);

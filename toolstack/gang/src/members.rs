@@ -1,5 +1,6 @@
 //! The members' processes: started, reaped, and ended where they do not end.
 
+use rxl_core::deadlines;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -9,9 +10,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rxl_core::error::Failure;
-
-/// How long a member may take from its last word to its end.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// How often that is looked at.
 const GLANCE: Duration = Duration::from_millis(10);
@@ -48,7 +46,7 @@ impl Members {
 
 impl Drop for Members {
     fn drop(&mut self) {
-        let deadline = Instant::now() + GRACE;
+        let deadline = Instant::now() + deadlines::MEMBER_EXIT;
         for child in &mut self.0 {
             while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
                 std::thread::sleep(GLANCE);

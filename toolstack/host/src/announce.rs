@@ -13,6 +13,7 @@
 //! Until then all that is sent to the guest, or by it, is lost, and each retransmission doubles the
 //! wait for the next. So an MPI job that stands still is not let go before ([`reachable`]).
 
+use rxl_core::deadlines;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -27,9 +28,6 @@ use crate::host::Host;
 use rxl_core::domain::{DomId, Vif};
 use rxl_core::io::rest;
 use rxl_xen::{Failure, XenStore};
-
-/// How long an interface may take to forward: the guest's frontend connects to it first.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Longest pause between two looks at an interface, which the kernel's notices shorten.
 const GLANCE: Duration = Duration::from_millis(500);
@@ -72,7 +70,7 @@ pub fn arrival(host: &dyn Host, domid: DomId, name: &str) {
 fn announce(vifs: &[Vif]) {
     let begun = Instant::now();
     for vif in vifs {
-        match announce_one(vif, begun + PATIENCE) {
+        match announce_one(vif, begun + deadlines::ANNOUNCE) {
             Ok(()) => tracing::info!(
                 "{} announced {} ms after it runs",
                 vif.device,

@@ -2,6 +2,7 @@
 //!
 //! [`crate::guard`] has the protocol and what the guard does.
 
+use rxl_core::deadlines;
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -17,9 +18,6 @@ const SUBCOMMAND: &str = "guard";
 
 /// Longest word, in bytes: a domain's name is the longest part of it.
 const MAX_WORD: usize = 4096;
-
-/// How long a guard may take to put right what it guards, when rxl itself lets it.
-const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What the domain is to become if nothing more is heard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,7 +126,7 @@ impl Listener for Process {
 impl Drop for Process {
     fn drop(&mut self) {
         drop(self.line.take());
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + deadlines::GUARD;
         while matches!(self.child.try_wait(), Ok(None)) {
             if Instant::now() >= deadline {
                 let _ = self.child.kill();

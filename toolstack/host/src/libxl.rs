@@ -12,7 +12,7 @@ use crate::announce;
 use crate::guard_line::Guard;
 use crate::host::{Host, RestoreAhead, Save};
 use crate::save_helper::session::{Announced, Plugin, Saving};
-use rxl_core::deadlines::STALL_PATIENCE;
+use rxl_core::deadlines;
 use rxl_core::domain::Vif;
 use rxl_core::domain::{DomId, Domain, GuestType, HostFacts, RestoreAs, SpecialPages};
 use rxl_core::host_error::HostError;
@@ -234,7 +234,7 @@ impl Host for LibxlHost {
         let broken = |reason: String| HostError::Failed { operation: "restore", reason };
         let plugin = announced.listen().map_err(broken)?;
         let (reading, writing) = pipe().map_err(|e| broken(e.to_string()))?;
-        let to_libxl = Guarded::new(writing, cancel.clone(), Some(STALL_PATIENCE))
+        let to_libxl = Guarded::new(writing, cancel.clone(), Some(deadlines::STALL))
             .map_err(|e| broken(e.to_string()))?;
         let ended = Arc::new(AtomicBool::new(false));
         let operation =

@@ -16,18 +16,18 @@
 //!    | <----------------------- Done | GivenBack |   renamed, unpaused
 //! ```
 //! Before `Go` the source may send `Abort` and the target `Failed` at any time; both send `Ping`
-//! when they have had nothing else to say for [`HEARTBEAT`], and a side that has heard nothing at
+//! when they have had nothing else to say for [`deadlines::HEARTBEAT`], and a side that has heard nothing at
 //! all for its patience takes the other for dead.
 //!
 //! Wire format: u32 length (little-endian, at most [`MAX_MESSAGE`]), then that many bytes of JSON.
 
+use rxl_core::deadlines;
 use std::io;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -43,9 +43,6 @@ pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Largest message in bytes. A domain's configuration in JSON takes some tens of KiB.
 pub const MAX_MESSAGE: usize = 4 << 20;
-
-/// Longest silence of a living side.
-pub const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// What the two sides say to each other.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -277,7 +274,7 @@ impl Drop for Control {
 
 fn write_all(mut output: Guarded, queue: &Receiver<Message>) {
     loop {
-        let message = match queue.recv_timeout(HEARTBEAT) {
+        let message = match queue.recv_timeout(deadlines::HEARTBEAT) {
             Ok(message) => message,
             Err(RecvTimeoutError::Timeout) => Message::Ping,
             Err(RecvTimeoutError::Disconnected) => return,
@@ -338,6 +335,8 @@ fn closed(error: &io::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

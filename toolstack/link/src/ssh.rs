@@ -1,5 +1,6 @@
 //! Starting rxl on the target, over ssh or whatever the user puts in its place (`xl migrate -s`).
 
+use rxl_core::deadlines;
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
@@ -23,9 +24,6 @@ pub const AGENT_SERVER: &str = "rxl agent serve";
 /// How ssh is told to notice a dead network: after this many seconds without an answer it asks,
 /// three times.
 const SSH_ALIVE_SECONDS: u32 = 5;
-
-/// How long a child whose pipes have been closed may take to end by itself.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// Lines of a child's standard error that are kept for the error message.
 const KEPT_LINES: usize = 5;
@@ -204,7 +202,7 @@ impl Remote {
 
 impl Drop for Remote {
     fn drop(&mut self) {
-        self.end(GRACE);
+        self.end(deadlines::SSH_EXIT);
     }
 }
 

@@ -14,6 +14,7 @@
 //! Encryption of parallel TCP connections belongs here: [`Connections::open`] and [`Rendezvous`]
 //! are the only places that know what a connection is made of.
 
+use rxl_core::deadlines;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
@@ -32,19 +33,11 @@ use rustix::net::{
 
 use crate::control::Accept;
 use crate::ssh::{RECEIVER, Remote, Route};
-use rxl_core::deadlines::STALL_PATIENCE;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::io::{Cancel, Guarded, wait_readable};
 use rxl_core::peer::Transport;
 use rxl_core::state_dir::StateDir;
 use rxl_core::text::one_line;
-
-/// How long a connection of any kind may take until the other side has answered over it. ssh to a
-/// busy host is slow.
-pub const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
-
-/// How long a connection may take to say who it is.
-const PREAMBLE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What proves that a connection belongs to a migration.
 #[derive(Clone)]
@@ -117,7 +110,7 @@ impl Connections {
                 Transport::Tcp => open_tcp(to, accept)?.into(),
             };
             let stream =
-                Guarded::new(fd, cancel.clone(), Some(STALL_PATIENCE)).and_then(|mut stream| {
+                Guarded::new(fd, cancel.clone(), Some(deadlines::STALL)).and_then(|mut stream| {
                     stream.write_all(&ticket.preamble(Purpose::Data, index))?;
                     Ok(stream)
                 });
@@ -171,7 +164,7 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     setsockopt(stream, sockopt::TcpKeepIdle, &5)?;
     setsockopt(stream, sockopt::TcpKeepInterval, &5)?;
     setsockopt(stream, sockopt::TcpKeepCount, &5)?;
-    let timeout = u32::try_from(STALL_PATIENCE.as_millis()).unwrap_or(u32::MAX);
+    let timeout = u32::try_from(deadlines::STALL.as_millis()).unwrap_or(u32::MAX);
     setsockopt(stream, sockopt::TcpUserTimeout, &timeout)?;
     Ok(())
 }
@@ -249,7 +242,7 @@ struct Gathering {
 
 impl Gathering {
     fn run(self) -> Result<Vec<Connection>, String> {
-        let deadline = Instant::now() + CONNECT_PATIENCE;
+        let deadline = Instant::now() + deadlines::DATA_CONNECTIONS;
         let mut connections: Vec<Connection> = Vec::new();
         while connections.len() < usize::from(self.count) {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -299,7 +292,7 @@ impl Gathering {
     fn accept_tcp(&self, stream: TcpStream, from: SocketAddr) -> io::Result<Connection> {
         tune(&stream)?;
         let mut greeting =
-            Guarded::new(stream.try_clone()?, self.cancel.clone(), Some(PREAMBLE_PATIENCE))?;
+            Guarded::new(stream.try_clone()?, self.cancel.clone(), Some(deadlines::PREAMBLE))?;
         let preamble = read_preamble(&mut greeting)?;
         if !self.ticket.admits(&preamble) {
             return Err(io::Error::other(format!("{from} has no token of this migration")));
@@ -308,7 +301,7 @@ impl Gathering {
     }
 
     fn accept_handed(&self, keeper: UnixStream) -> io::Result<Connection> {
-        keeper.set_read_timeout(Some(PREAMBLE_PATIENCE))?;
+        keeper.set_read_timeout(Some(deadlines::PREAMBLE))?;
         let (preamble, fd) = receive_descriptor(&keeper)?;
         if !self.ticket.admits(&preamble) {
             return Err(io::Error::other("a handed connection has no token of this migration"));
@@ -332,7 +325,7 @@ pub fn read_preamble(from: &mut impl Read) -> io::Result<Preamble> {
 /// The part of a data connection's own `rxl receive`: hands its standard input to the session, then
 /// keeps the ssh session alive until the session is done with it.
 pub fn hand_over(socket: &Path, preamble: &Preamble, input: &impl AsFd) -> io::Result<()> {
-    let deadline = Instant::now() + CONNECT_PATIENCE;
+    let deadline = Instant::now() + deadlines::CONNECT;
     let mut session = loop {
         match UnixStream::connect(socket) {
             Ok(session) => break session,

@@ -1,5 +1,6 @@
 //! The steps of one epoch, over all domains of a job. See [`crate`] for their order.
 
+use rxl_core::deadlines;
 use std::time::{Duration, Instant};
 
 use crate::cluster::AgentHost;
@@ -14,67 +15,15 @@ use rxl_core::text::one_line;
 use rxl_core::units::ms;
 use rxl_report::mpi::{Direction, MpiDomain, MpiPart};
 
-/// How long ranks stay frozen without a word of ours.
-pub const LEASE: Duration = Duration::from_secs(30);
-
-/// How long a domain that moves may be away: its agent counts only the time that its guest runs.
-const HOLD_LEASE: Duration = Duration::from_secs(60);
-
-/// What every connection must bear, or nothing is frozen: longer than domains were seen to be away,
-/// and shorter than the least patience that was seen, UCX's of 27 s. Those that bear more are asked
-/// when it comes to it, by `check_outage`.
-const ANNOUNCED_PAUSE: Duration = Duration::from_secs(20);
-
 /// The part of the least patience that may have passed at the agreement: the rest is for the target
 /// to let the domain run, and for the network to find it.
 const OUTAGE_SHARE: f64 = 2.0 / 3.0;
-
-/// Nothing is frozen yet, so there is time: finding the ranks means reading all of a guest's /proc.
-const PREPARE_DEADLINE: Duration = Duration::from_secs(10);
-
-const PREPARE_PATIENCE: Duration = Duration::from_secs(30);
-
-/// A rank is stopped when it next enters the kernel, which takes it milliseconds once its virtual
-/// processor runs. On a host with three busy ones for one processor more than a second was seen.
-const FREEZE_DEADLINE: Duration = Duration::from_secs(5);
-
-/// What a full receiver has dropped comes with its sender's next retransmission, and a timer that
-/// doubles is at most 0.2 s more away than the receiver's rank has already stood still: freezing
-/// and the barrier may take more than 1 s where ranks spin. A cut that is clean sooner does not
-/// wait.
-pub const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
-
-/// How much longer is waited for what is sent again within this time, as often as less was left
-/// than before: a long queue takes a slow network or processor more than the deadline.
-const FLUSH_STEP: Duration = Duration::from_millis(500);
-
-/// Then the job has waited long enough for what TCP carries anyway.
-pub const LONGEST_FLUSH: Duration = Duration::from_secs(5);
-
-/// Enough where nothing has to be sent again.
-const SHORTEST_FLUSH: Duration = Duration::from_millis(200);
-
-/// From unpause to the agent's word: its guest thaws its own tasks first.
-const RESUME_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long one look for that word keeps the hosts from the keeper.
 const RESUME_GLANCE: Duration = Duration::from_secs(1);
 
 /// The keeper's chance to have them.
 const RESUME_PAUSE: Duration = Duration::from_millis(5);
-
-/// From the agent's word until its host's network forwards to it: its backend connects, and the
-/// kernel tells the bridge of a carrier once a second at most (linkwatch). 1.5 s were seen after
-/// the word, on a busy host 5 s. All domains that moved together have this time in common. Then the
-/// ranks run all the same.
-const NETWORK_PATIENCE: Duration = Duration::from_secs(10);
-
-/// What an agent may need beside its own deadline: its poll loop, xenstore, and a guest whose ranks
-/// spin on its processors.
-const SLACK: Duration = Duration::from_secs(5);
-
-/// How long retransmissions are watched after the thaw.
-const AFTERMATH: Duration = Duration::from_secs(1);
 
 /// Why a job is not being quiesced. Nothing is frozen.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -205,9 +154,13 @@ impl Coordinator {
 
     fn prepare_and_freeze(&mut self) -> Outcome<()> {
         let begun = Instant::now();
-        let (lease, pause, job) = (PREPARE_PATIENCE + LEASE, ANNOUNCED_PAUSE, self.job.clone());
-        let prepare = Verb::Prepare(Prepare { lease, deadline: PREPARE_DEADLINE, pause, job });
-        for (index, status) in self.all(&prepare, PREPARE_PATIENCE)? {
+        let (lease, pause, job) = (
+            deadlines::PREPARE_ANSWER + deadlines::LEASE,
+            deadlines::ANNOUNCED_PAUSE,
+            self.job.clone(),
+        );
+        let prepare = Verb::Prepare(Prepare { lease, deadline: deadlines::PREPARE, pause, job });
+        for (index, status) in self.all(&prepare, deadlines::PREPARE_ANSWER)? {
             let Status::Ready(ready) = status else { return Err(self.refused(index, &status)) };
             self.figures.processes += ready.processes;
             self.figures.connections += ready.connections;
@@ -218,8 +171,8 @@ impl Coordinator {
         self.figures.prepare = Some(ms(begun.elapsed()));
         let begun = Instant::now();
         self.frozen_at = Some(begun);
-        let freeze = Verb::Freeze { lease: LEASE, deadline: FREEZE_DEADLINE };
-        for (index, status) in self.all(&freeze, FREEZE_DEADLINE)? {
+        let freeze = Verb::Freeze { lease: deadlines::LEASE, deadline: deadlines::FREEZE };
+        for (index, status) in self.all(&freeze, deadlines::FREEZE)? {
             let Status::Frozen(frozen) = status else { return Err(self.refused(index, &status)) };
             keep_longest(&mut self.figures.freeze_in_guest, frozen.took);
         }
@@ -237,14 +190,14 @@ impl Coordinator {
     /// for: what counts is the cut that [`Self::flush`] finds, but what has to be sent again until
     /// then has had the time of that pass.
     fn begin_flush(&mut self) -> Outcome<()> {
-        let flush = self.flush_within(SHORTEST_FLUSH);
+        let flush = self.flush_within(deadlines::SHORTEST_FLUSH);
         let command = self.next(&flush);
         everyone::tell(&self.hosts, &self.members, &command)
     }
 
     fn flush_within(&self, deadline: Duration) -> Verb {
         // At level domain the others send on.
-        Verb::Flush { lease: LEASE, deadline, room: self.figures.level != Level::Domain }
+        Verb::Flush { lease: deadlines::LEASE, deadline, room: self.figures.level != Level::Domain }
     }
 
     /// Waits until nothing of the job is on the wire, and looks whether both ends of every
@@ -255,10 +208,11 @@ impl Coordinator {
             return Ok(());
         }
         let begun = Instant::now();
-        let mut until = begun + FLUSH_DEADLINE;
+        let mut until = begun + deadlines::FLUSH;
         let (mut last_look, mut least) = (true, u64::MAX);
         loop {
-            let left = until.saturating_duration_since(Instant::now()).max(SHORTEST_FLUSH);
+            let left =
+                until.saturating_duration_since(Instant::now()).max(deadlines::SHORTEST_FLUSH);
             let go_on = match self.flush_once(left)? {
                 Better::Not => false,
                 // However late: nothing moves any more, so the next look is true, unless others
@@ -266,7 +220,10 @@ impl Coordinator {
                 Better::ByLooking => Instant::now() < until || std::mem::take(&mut last_look),
                 Better::BySending { after, left } => {
                     if left < least {
-                        until = until.max((Instant::now() + FLUSH_STEP).min(begun + LONGEST_FLUSH));
+                        until = until.max(
+                            (Instant::now() + deadlines::FLUSH_STEP)
+                                .min(begun + deadlines::LONGEST_FLUSH),
+                        );
                     }
                     least = least.min(left);
                     Instant::now() + after < until
@@ -341,7 +298,7 @@ impl Coordinator {
     /// What the targets write into the domains' new trees before they let them run: their agents
     /// then say that they are there.
     pub fn hold(&mut self) -> String {
-        self.next(&Verb::Hold { lease: HOLD_LEASE }).to_string()
+        self.next(&Verb::Hold { lease: deadlines::HOLD_LEASE }).to_string()
     }
 
     /// A domain runs on its target, under this number.
@@ -378,13 +335,13 @@ impl Coordinator {
     pub fn settle(&mut self) -> Outcome<()> {
         let arrived: Vec<_> =
             self.members.iter().filter(|member| member.arrived.is_some()).cloned().collect();
-        let until = Instant::now() + RESUME_PATIENCE;
+        let until = Instant::now() + deadlines::RESUME;
         let told = arrived
             .iter()
             .map(|member| self.await_resumed(member, until))
             .fold(Ok(()), Outcome::and);
         if told.is_ok() {
-            let until = Instant::now() + NETWORK_PATIENCE;
+            let until = Instant::now() + deadlines::NETWORK;
             arrived.iter().for_each(|member| self.await_network(member, until));
         }
         let thawed = self.thaw();
@@ -407,7 +364,7 @@ impl Coordinator {
             Some(other) => Err(not(format!("{name}: its agent said {other:?} after it moved"))),
             None => Err(not(format!(
                 "{name}: its agent said nothing in {} s",
-                RESUME_PATIENCE.as_secs()
+                deadlines::RESUME.as_secs()
             ))),
         }
     }
@@ -453,7 +410,7 @@ impl Coordinator {
     fn thaw(&mut self) -> Outcome<()> {
         self.keeper = None;
         let begun = Instant::now();
-        let states = self.all(&Verb::Thaw { lease: LEASE }, SLACK)?;
+        let states = self.all(&Verb::Thaw { lease: deadlines::LEASE }, deadlines::AGENT_SLACK)?;
         self.figures.thaw = Some(ms(begun.elapsed()));
         self.figures.application_pause = self.frozen_at.map(|at| ms(at.elapsed()));
         let mut problem = Ok(());
@@ -467,8 +424,8 @@ impl Coordinator {
             }
         }
         self.phase = Phase::Over;
-        std::thread::sleep(AFTERMATH);
-        for (_, status) in self.all(&Verb::Finish, SLACK)? {
+        std::thread::sleep(deadlines::AFTERMATH);
+        for (_, status) in self.all(&Verb::Finish, deadlines::AGENT_SLACK)? {
             if let Status::Finished(finished) = status {
                 *self.figures.retransmits_later.get_or_insert(0) += finished.retransmits;
             }
@@ -487,7 +444,7 @@ impl Coordinator {
         }
         self.keeper = None;
         self.phase = Phase::Over;
-        if let Err(error) = self.all(&Verb::Abort, SLACK) {
+        if let Err(error) = self.all(&Verb::Abort, deadlines::AGENT_SLACK) {
             tracing::warn!("{error}: the ranks run on when their lease ends");
         }
         self.figures.application_pause = self.frozen_at.map(|at| ms(at.elapsed()));
@@ -515,7 +472,7 @@ impl Coordinator {
         let take = |nodes: &mut dyn Nodes, member: &Member, state: State| {
             take(nodes, member.domid, state.status)
         };
-        everyone::ask(&self.hosts, &self.members, &command, deadline + SLACK, take)
+        everyone::ask(&self.hosts, &self.members, &command, deadline + deadlines::AGENT_SLACK, take)
     }
 
     fn next(&mut self, verb: &Verb) -> Command {

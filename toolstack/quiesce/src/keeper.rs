@@ -1,16 +1,13 @@
 //! Renews the leases of frozen domains, and keeps the lines to other hosts alive, while the session
 //! waits for other things.
 
+use rxl_core::deadlines;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use crate::cluster::AgentHost;
 use rxl_agent_protocol::Lease;
-
-/// How often: a small part of [`super::coordinator::LEASE`].
-const EVERY: Duration = Duration::from_secs(3);
 
 /// One renewal in so many also greets all hosts: their servers hold locks, and end where nothing is
 /// heard.
@@ -76,7 +73,7 @@ impl Keeper {
         let theirs = places.clone();
         let work = move || {
             for count in 1.. {
-                match stopped.recv_timeout(EVERY) {
+                match stopped.recv_timeout(deadlines::LEASE_RENEWAL) {
                     Err(RecvTimeoutError::Timeout) => {
                         renew(&hosts, Lease { epoch, count }, &theirs);
                         if count % GREETING == 0 {

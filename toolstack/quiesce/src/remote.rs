@@ -4,6 +4,7 @@
 //! there anyway, and no more: it touches nodes under `control/rxl` and `data/rxl`, and its own
 //! locks, alone.
 
+use rxl_core::deadlines;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::time::Duration;
 
@@ -17,13 +18,6 @@ use rxl_link::ssh::{AGENT_SERVER, Remote, Route};
 
 /// Longest line in bytes: a thousand domains.
 const MAX_LINE: u64 = 1 << 20;
-
-/// How long an answer may take, beside what it was asked to wait for.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// How long the server waits for a request. A coordinator that lives asks, or greets, several times
-/// in that; the locks of one whose host is gone are given back.
-pub const IDLE_PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -66,8 +60,10 @@ impl RemoteNodes {
         let (remote, pipes) = Remote::start(route, AGENT_SERVER)?;
         let broken = |e| Failure::internal("agent channel", &e);
         let cancel = Cancel::new().map_err(broken)?;
-        let to = Guarded::new(pipes.to, cancel.clone(), Some(PATIENCE)).map_err(broken)?;
-        let from = Guarded::new(pipes.from, cancel, Some(PATIENCE)).map_err(broken)?;
+        let to = Guarded::new(pipes.to, cancel.clone(), Some(deadlines::AGENT_SERVER))
+            .map_err(broken)?;
+        let from =
+            Guarded::new(pipes.from, cancel, Some(deadlines::AGENT_SERVER)).map_err(broken)?;
         Ok(Self { host: route.host().into(), to, from: BufReader::new(from), remote })
     }
 
@@ -212,14 +208,17 @@ fn answer(nodes: &mut dyn Nodes, request: Request) -> Result<Answer, String> {
             Answer::Done
         }
         Request::Wait { domid, epoch, sequence, millis } => {
-            let patience = Duration::from_millis(millis).min(PATIENCE);
+            let patience = Duration::from_millis(millis).min(deadlines::AGENT_SERVER);
             let state = nodes.wait(domid, Stamp { epoch, sequence }, patience)?;
             Answer::Value(state.map(|state| state.to_string()))
         }
         Request::Obey { domids, command, millis } => {
             let command = command.parse().map_err(|error| format!("not a command: {error}"))?;
-            let states =
-                nodes.obey(&domids, &command, Duration::from_millis(millis).min(PATIENCE))?;
+            let states = nodes.obey(
+                &domids,
+                &command,
+                Duration::from_millis(millis).min(deadlines::AGENT_SERVER),
+            )?;
             Answer::Values(
                 states.into_iter().map(|state| state.map(|state| state.to_string())).collect(),
             )
@@ -234,9 +233,9 @@ fn answer(nodes: &mut dyn Nodes, request: Request) -> Result<Answer, String> {
             Answer::Done
         }
         Request::Greet => Answer::Done,
-        Request::Reachable { domid, millis } => {
-            Answer::Reachable(nodes.reachable(domid, Duration::from_millis(millis).min(PATIENCE))?)
-        }
+        Request::Reachable { domid, millis } => Answer::Reachable(
+            nodes.reachable(domid, Duration::from_millis(millis).min(deadlines::AGENT_SERVER))?,
+        ),
     })
 }
 

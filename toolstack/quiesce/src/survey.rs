@@ -1,5 +1,6 @@
 //! Before an epoch: who has ranks of the job, and whether all of them were found.
 
+use rxl_core::deadlines;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -11,10 +12,6 @@ use rxl_core::level::Level;
 use rxl_core::text::one_line;
 use rxl_report::mpi::MpiPart;
 
-const SURVEY_PATIENCE: Duration = Duration::from_secs(30);
-
-/// Two surveys one after the other, each with an agent that does not answer.
-const TURN_PATIENCE: Duration = Duration::from_secs(70);
 const TURN_PAUSE: Duration = Duration::from_millis(100);
 
 /// What was found.
@@ -70,7 +67,7 @@ pub(super) fn survey(
 fn await_turn(hosts: &mut [AgentHost]) -> Result<Vec<usize>, NotFound> {
     let mut order: Vec<usize> = (0..hosts.len()).collect();
     order.sort_by(|a, b| hosts[*a].name.cmp(&hosts[*b].name));
-    let until = Instant::now() + TURN_PATIENCE;
+    let until = Instant::now() + deadlines::SURVEY_TURN;
     for host in &order {
         while !hosts[*host].nodes.lock(Lock::Survey).map_err(not)? {
             if Instant::now() >= until {
@@ -239,7 +236,7 @@ fn surveyed(hosts: &mut [AgentHost], all: &[Found], stamp: Stamp) -> Outcome<Vec
         let command = Command { stamp, verb: Verb::Survey };
         hosts[found.host].nodes.command(found.domid, &command).map_err(not)?;
     }
-    let until = Instant::now() + SURVEY_PATIENCE;
+    let until = Instant::now() + deadlines::SURVEY;
     let mut rows = Vec::new();
     for found in all {
         let nodes = &mut hosts[found.host].nodes;

@@ -9,10 +9,11 @@ use rxl_agent_protocol::{Command, State, Status, Verb};
 use rxl_agent_protocol::{
     Connection, Finished, Flushed, Freezer, Frozen, JobRow, Ready, Reason, Thawed, pack, path,
 };
+use rxl_core::deadlines;
 use rxl_core::level::Level;
 use rxl_core::units::ms;
 use rxl_quiesce::cluster::AgentHost;
-use rxl_quiesce::coordinator::{Coordinator, FLUSH_DEADLINE, LONGEST_FLUSH, Mover, NotFound};
+use rxl_quiesce::coordinator::{Coordinator, Mover, NotFound};
 use rxl_quiesce::nodes::{Guest, Lock, Nodes};
 use rxl_testkit::locks::MemoryLocks;
 
@@ -148,7 +149,7 @@ impl Agent {
         if matches!(self.quirk, Quirk::Slow | Quirk::LongQueue | Quirk::StuckQueue)
             && self.flushes == 2
         {
-            std::thread::sleep(FLUSH_DEADLINE);
+            std::thread::sleep(deadlines::FLUSH);
         }
         let received = if late { 500 } else { 1000 };
         let end: Connection =
@@ -388,7 +389,7 @@ fn a_queue_that_gets_shorter_is_waited_for() {
     let scene = Scene::new(Quirk::None, Some(Quirk::LongQueue));
     let coordinator = flushed(scene.survey(Level::Job));
     let figures = coordinator.figures();
-    assert!(figures.is_cut_clean() && figures.flush > Some(ms(FLUSH_DEADLINE)), "{figures:?}");
+    assert!(figures.is_cut_clean() && figures.flush > Some(ms(deadlines::FLUSH)), "{figures:?}");
     assert_eq!(scene.heard(&scene.there, 4), "survey prepare freeze flush flush flush flush flush");
 }
 
@@ -398,7 +399,7 @@ fn a_queue_that_stays_as_long_is_not() {
     let coordinator = flushed(scene.survey(Level::Job));
     let figures = coordinator.figures();
     assert!(!figures.is_cut_clean() && figures.notsent == Some(7), "{figures:?}");
-    assert!(figures.flush < Some(ms(LONGEST_FLUSH)), "{figures:?}");
+    assert!(figures.flush < Some(ms(deadlines::LONGEST_FLUSH)), "{figures:?}");
 }
 
 #[test]

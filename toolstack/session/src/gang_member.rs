@@ -1,24 +1,17 @@
 //! A member's end of its line to the leader.
 
+use rxl_core::deadlines;
 use std::io::BufReader;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use crate::events::Event;
 use crate::gang_words::{Ended, FromMember, ToMember, hear, say};
 use rxl_core::error::Failure;
 use rxl_core::io::{Cancel, Guarded};
 use rxl_report::mpi::MpiPart;
-
-/// How long the leader may leave a word unread.
-const SAY_PATIENCE: Duration = Duration::from_secs(30);
-
-/// How long the leader may take over the last figures: the others' answers to GO, and their
-/// agents'.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(400);
 
 /// What is told when the leader is gone.
 const LEADERLESS: &str = "the rxl that started this one is gone";
@@ -45,7 +38,7 @@ impl Member {
             .try_clone()
             .and_then(|line| Guarded::new(OwnedFd::from(line), cancel.clone(), None));
         let from = from.map_err(broken)?;
-        let to = Guarded::new(OwnedFd::from(line), cancel.clone(), Some(SAY_PATIENCE))
+        let to = Guarded::new(OwnedFd::from(line), cancel.clone(), Some(deadlines::GANG_MESSAGE))
             .map_err(broken)?;
         let listen = move || {
             let reason = listen(BufReader::new(from), &figures, &events);
@@ -65,14 +58,15 @@ impl Member {
 
     /// The job's figures, once the leader has closed its epoch. None when it is gone.
     pub fn closed(&self) -> Option<MpiPart> {
-        self.closed.recv_timeout(CLOSE_PATIENCE).ok()
+        self.closed.recv_timeout(deadlines::GANG_CLOSE).ok()
     }
 }
 
 /// The last word, when [`Member`] is gone.
 pub fn end(line: UnixStream, ended: Ended) -> Result<(), Failure> {
-    let to = Cancel::new()
-        .and_then(|cancel| Guarded::new(OwnedFd::from(line), cancel, Some(SAY_PATIENCE)));
+    let to = Cancel::new().and_then(|cancel| {
+        Guarded::new(OwnedFd::from(line), cancel, Some(deadlines::GANG_MESSAGE))
+    });
     let said = to.and_then(|mut to| say(&mut to, &FromMember::Ended(Box::new(ended))));
     said.map_err(|error| Failure::internal("the line to the leader", &error))
 }

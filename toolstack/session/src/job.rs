@@ -3,8 +3,9 @@
 //! A migration of one domain has its own coordinator. A member of a gang ([`rxl_gang`]) asks its
 //! leader, and waits.
 
+use rxl_core::deadlines;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::events::{Event, Events};
 use crate::gang_member::Member;
@@ -16,10 +17,6 @@ use rxl_link::ssh::Route;
 use rxl_quiesce::cluster::{AgentHost, CLUSTER_FILE, agent_hosts};
 use rxl_quiesce::coordinator::{Coordinator, Mover, NotFound, NotQuiesced};
 use rxl_report::mpi::MpiPart;
-
-/// How long a gang's leader may take until all others are prepared and the job has been found. A
-/// target waits 120 s for data.
-const BEGIN_PATIENCE: Duration = Duration::from_secs(150);
 
 /// See the module.
 pub struct Job {
@@ -370,7 +367,7 @@ pub fn unasked() -> NotQuiesced {
 fn await_begin<D: Send + 'static>(
     events: &Events<D>,
 ) -> Result<(Option<Box<MpiPart>>, bool), Failure> {
-    let deadline = Instant::now() + BEGIN_PATIENCE;
+    let deadline = Instant::now() + deadlines::BEGIN;
     loop {
         match events.next(deadline) {
             Some(Event::Gang(ToMember::Begin { figures, together })) => {

@@ -1,5 +1,6 @@
 //! The source's control channel: opened, greeted, given up.
 
+use rxl_core::deadlines;
 use std::fs::File;
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -14,10 +15,7 @@ use rxl_core::text::one_line;
 use rxl_datapath::send::Sent;
 use rxl_link::control::{Accept, Control, Hello, Incoming, Message, Offer};
 use rxl_link::ssh::{RECEIVER, Remote, Route};
-use rxl_link::transport::{CONNECT_PATIENCE, Ticket};
-
-/// How long the target may take to clean up after an abort.
-const ABORT_PATIENCE: Duration = Duration::from_secs(30);
+use rxl_link::transport::Ticket;
 
 /// The control channel with the process behind it, dropped in this order.
 pub struct Link {
@@ -50,7 +48,7 @@ impl Link {
     /// Tells the target that it is over, and waits until it has cleaned up and gone.
     pub fn give_up(self, reason: &str, events: &Events<Sent>) {
         self.control.send(Message::Abort { reason: reason.into() });
-        let patience = if self.control.is_lost() { Duration::ZERO } else { ABORT_PATIENCE };
+        let patience = if self.control.is_lost() { Duration::ZERO } else { deadlines::PEER_ABORT };
         let deadline = Instant::now() + patience;
         while let Some(event) = events.next(deadline) {
             if matches!(
@@ -65,7 +63,7 @@ impl Link {
 
 /// Greets the target and asks it to take the domain.
 pub fn negotiate(link: &mut Link, offer: Offer, events: &Events<Sent>) -> Result<Accept, Failure> {
-    let deadline = Instant::now() + CONNECT_PATIENCE;
+    let deadline = Instant::now() + deadlines::CONNECT;
     link.control.send(Message::Hello(Hello::ours()));
     match await_message(link, events, deadline)? {
         Message::Hello(hello) => hello.check()?,

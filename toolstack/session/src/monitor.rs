@@ -4,6 +4,7 @@
 //! says one word and a newline; `status` is answered with one line of JSON ([`MigrationStatus`]),
 //! `cancel` with `ok`.
 
+use rxl_core::deadlines;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -20,9 +21,6 @@ use rxl_core::error::{Exit, Failure};
 use rxl_core::io::{Cancel, wait_readable};
 use rxl_core::state_dir::StateDir;
 use rxl_core::text::one_line;
-
-/// How long either side may take over its line.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often the listener looks whether it is still wanted, at the least.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -154,8 +152,8 @@ fn serve<D>(
     status: &Mutex<MigrationStatus>,
     events: &Sender<Event<D>>,
 ) -> std::io::Result<()> {
-    client.set_read_timeout(Some(PATIENCE))?;
-    client.set_write_timeout(Some(PATIENCE))?;
+    client.set_read_timeout(Some(deadlines::MONITOR))?;
+    client.set_write_timeout(Some(deadlines::MONITOR))?;
     let answer = match line(&client)?.as_str() {
         "status" => {
             let status = status.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -219,8 +217,8 @@ pub fn cancel(state: &StateDir, domain: &str) -> Result<(), Failure> {
 
 fn ask(path: &Path, word: &str) -> std::io::Result<String> {
     let mut stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(deadlines::MONITOR))?;
+    stream.set_write_timeout(Some(deadlines::MONITOR))?;
     stream.write_all(format!("{word}\n").as_bytes())?;
     line(&stream)
 }

@@ -1,11 +1,11 @@
 //! A domain that libxl builds from a stream which this process gives it: out of a file, or off xl's
 //! wire.
 
+use rxl_core::deadlines;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::events::{Event, Events};
-use rxl_core::deadlines::STALL_PATIENCE;
 use rxl_core::domain::{DomId, RestoreAs};
 use rxl_core::error::{Exit, Failure};
 use rxl_core::host_error::HostError;
@@ -13,12 +13,6 @@ use rxl_core::io::{Cancel, Guarded, pipe};
 use rxl_core::operation::Operation;
 use rxl_datapath::broken::{At, Broken};
 use rxl_host::host::Host;
-
-/// How long libxl may take to say why, once it has stopped reading.
-const REASON_PATIENCE: Duration = Duration::from_secs(20);
-
-/// From the end of the stream to libxl's word: devices are attached.
-const DEVICES_PATIENCE: Duration = Duration::from_secs(300);
 
 /// libxl is building the domain. Whatever fails, nothing of it is left.
 ///
@@ -61,7 +55,7 @@ impl<'a> Restoring<'a> {
         let broken = |e| Failure::internal("data path", &e);
         let (reading, writing) = pipe().map_err(broken)?;
         let to_libxl =
-            Guarded::new(writing, cancel.clone(), Some(STALL_PATIENCE)).map_err(broken)?;
+            Guarded::new(writing, cancel.clone(), Some(deadlines::STALL)).map_err(broken)?;
         let queue = events.sender();
         let work = move || {
             let given = give(to_libxl);
@@ -84,11 +78,11 @@ impl<'a> Restoring<'a> {
                 return Ok((domid, given));
             }
             // While the stream is being read, its own deadline holds.
-            let until = deadline.unwrap_or_else(|| Instant::now() + 2 * STALL_PATIENCE);
+            let until = deadline.unwrap_or_else(|| Instant::now() + 2 * deadlines::STALL);
             let failure = match events.next(until) {
                 Some(Event::Data(Ok(bytes))) => {
                     given = Some(bytes);
-                    deadline = Some(Instant::now() + DEVICES_PATIENCE);
+                    deadline = Some(Instant::now() + deadlines::DEVICES);
                     continue;
                 }
                 Some(Event::OperationEnded) => match self.restored() {
@@ -115,8 +109,8 @@ impl<'a> Restoring<'a> {
 
     /// When libxl has stopped reading, its own reason is the better one.
     fn data_failure(&mut self, broken: &Broken, events: &Events<u64>) -> Failure {
-        let deadline =
-            Instant::now() + if broken.at == At::Libxl { REASON_PATIENCE } else { Duration::ZERO };
+        let deadline = Instant::now()
+            + if broken.at == At::Libxl { deadlines::LIBXL_REASON } else { Duration::ZERO };
         while let Some(event) = events.next(deadline) {
             if matches!(event, Event::OperationEnded)
                 && let Err(failure) = self.restored()

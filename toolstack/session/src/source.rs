@@ -7,9 +7,9 @@ use crate::job::{Job, reach_agents};
 use crate::leaving::{Away, Leaving, Saving, Timeout};
 use crate::link::{Link, negotiate};
 use crate::record::Record;
+use rxl_core::deadlines;
 
 pub use crate::request::Request;
-use rxl_core::deadlines::STALL_PATIENCE;
 use rxl_core::domain::SpecialPages;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::io::{Cancel, Guarded, pipe};
@@ -31,18 +31,6 @@ use std::time::{Duration, Instant};
 
 /// How often progress is shown.
 pub(super) const TICK: Duration = Duration::from_millis(250);
-
-/// From the end of the stream to READY: libxl's restore ends, devices are attached.
-pub(super) const READY_PATIENCE: Duration = Duration::from_secs(300);
-
-/// From READY to the word of the gang's leader: shorter than the target's patience with GO.
-const GO_PATIENCE: Duration = Duration::from_secs(100);
-
-/// From GO to the target's word that the domain runs.
-pub(super) const DONE_PATIENCE: Duration = Duration::from_secs(120);
-
-/// How long the reason behind a broken data path may take to come.
-pub(super) const REASON_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Runs a whole migration. The report tells how far it came, whatever the end.
 pub fn migrate(
@@ -210,7 +198,7 @@ fn start_data(
     };
     let mut connections = Connections::open(&to, accept, ticket, &cancel)?;
     let (reading, writing) = pipe().map_err(broken)?;
-    let from_libxl = Guarded::new(reading, Cancel::new().map_err(broken)?, Some(STALL_PATIENCE))
+    let from_libxl = Guarded::new(reading, Cancel::new().map_err(broken)?, Some(deadlines::STALL))
         .map_err(broken)?;
     let queue = events.sender();
     let on_end = move |result| {
@@ -307,7 +295,7 @@ impl<'a> Uncommitted<'a> {
     /// The reason behind a broken data path comes a moment later: from libxl, or over the control
     /// channel.
     fn data_failure(&mut self, broken: &Broken) -> Failure {
-        let deadline = Instant::now() + REASON_PATIENCE;
+        let deadline = Instant::now() + deadlines::PEER_REASON;
         while let Some(event) = self.events.next(deadline) {
             let told = match event {
                 // What a broken data path ends is not what broke it.
@@ -338,7 +326,7 @@ impl<'a> Uncommitted<'a> {
 
     fn await_ready(&mut self, record: &mut Record) -> Result<TargetSpans, Failure> {
         let timeout = Timeout::new(&self.request.limits, record.timeline.began);
-        let deadline = timeout.or(Instant::now() + READY_PATIENCE);
+        let deadline = timeout.or(Instant::now() + deadlines::READY);
         loop {
             match self.events.next(deadline) {
                 Some(Event::Control(Incoming::Message(Message::Ready(spans)))) => return Ok(spans),
@@ -351,7 +339,7 @@ impl<'a> Uncommitted<'a> {
                     let what = format!(
                         "{} was not ready in {} s",
                         self.link.host,
-                        READY_PATIENCE.as_secs()
+                        deadlines::READY.as_secs()
                     );
                     return Err(Failure::new(Exit::FailedSourceRuns, what));
                 }
@@ -364,7 +352,7 @@ impl<'a> Uncommitted<'a> {
     fn await_go(&mut self, record: &mut Record) -> Result<(), Failure> {
         self.saving.job.ready();
         let timeout = Timeout::new(&self.request.limits, record.timeline.began);
-        let last = Instant::now() + GO_PATIENCE;
+        let last = Instant::now() + deadlines::GANG_GO;
         let mut deadline = timeout.or(last);
         while !self.saving.job.may_go()? {
             match self.events.next(deadline) {
@@ -377,8 +365,10 @@ impl<'a> Uncommitted<'a> {
                     deadline = last;
                 }
                 None => {
-                    let what =
-                        format!("the other domains were not ready in {} s", GO_PATIENCE.as_secs());
+                    let what = format!(
+                        "the other domains were not ready in {} s",
+                        deadlines::GANG_GO.as_secs()
+                    );
                     return Err(Failure::new(Exit::FailedSourceRuns, what));
                 }
             }
@@ -457,14 +447,14 @@ impl Committed<'_> {
 
     /// A Ctrl-C is too late here: the answer is waited for.
     fn await_answer(&self) -> Result<Message, String> {
-        let deadline = Instant::now() + DONE_PATIENCE;
+        let deadline = Instant::now() + deadlines::DONE;
         loop {
             match self.events.next(deadline) {
                 Some(Event::Control(Incoming::Message(Message::Restored { .. }))) => {}
                 Some(Event::Control(Incoming::Message(message))) => return Ok(message),
                 Some(Event::Control(Incoming::Lost(reason))) => return Err(reason),
                 Some(_) => {}
-                None => return Err(format!("no answer in {} s", DONE_PATIENCE.as_secs())),
+                None => return Err(format!("no answer in {} s", deadlines::DONE.as_secs())),
             }
         }
     }

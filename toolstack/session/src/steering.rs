@@ -1,5 +1,6 @@
 //! How a save's questions reach the session's queue, and its answers the save.
 
+use rxl_core::deadlines;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, sync_channel};
@@ -8,10 +9,6 @@ use std::time::{Duration, Instant};
 use crate::events::{Event, Question};
 use rxl_core::steering::{Decision, PrecopyStats, Steering};
 use rxl_datapath::iterations::Round;
-
-/// How long the session may take: an MPI job may have to be quiesced first, which has deadlines of
-/// its own.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(100);
 
 /// How often a wait looks whether the session has given up.
 const GLANCE: Duration = Duration::from_millis(20);
@@ -57,7 +54,7 @@ impl<D> Desk<D> {
     }
 
     fn wait<A>(&self, answer: &Receiver<A>) -> Option<A> {
-        let deadline = Instant::now() + ANSWER_PATIENCE;
+        let deadline = Instant::now() + deadlines::SESSION_ANSWER;
         while !self.signals.given_up.load(Ordering::SeqCst) && Instant::now() < deadline {
             match answer.recv_timeout(GLANCE) {
                 Ok(answer) => return Some(answer),

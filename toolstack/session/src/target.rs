@@ -1,12 +1,12 @@
 //! The target's end of a migration.
 
+use rxl_core::deadlines;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::check::{Arrival, at_target};
 use crate::events::{Event, Events, control_channel, unexpected};
-use rxl_core::deadlines::STALL_PATIENCE;
 use rxl_core::domain::{DomId, RestoreAs, RunState};
 use rxl_core::error::{Exit, Failure};
 use rxl_core::host_error::HostError;
@@ -28,12 +28,6 @@ use rxl_host::guard_line::{Guard, Word};
 use rxl_host::host::{Host, RestoreAhead};
 use rxl_link::control::{Accept, Control, Hello, Incoming, Message, Offer, Refusal, StreamEnd};
 use rxl_link::transport::{Connection, Rendezvous, Ticket, listen_address, ssh_server_address};
-
-/// From READY to GO. The source has only to rename its domain.
-const GO_PATIENCE: Duration = Duration::from_secs(120);
-
-/// How long libxl may take to say why, once it has stopped reading.
-const REASON_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the target's data path yields.
 pub enum Data {
@@ -176,11 +170,10 @@ impl Session {
             .map_err(|failure| self.refuse(Refusal { what: failure.what, next: None }))?;
         let address = ssh_server_address().map(|address| address.to_string());
         self.control.send(Message::Accept(Accept { port: rendezvous.port, address, ..accept }));
+        // The rendezvous has a deadline of its own, and reports before this one.
+        let deadline = Instant::now() + deadlines::DATA_CONNECTIONS + deadlines::CONNECT;
         loop {
-            let failure = match self
-                .events
-                .next(Instant::now() + 2 * rxl_link::transport::CONNECT_PATIENCE)
-            {
+            let failure = match self.events.next(deadline) {
                 Some(Event::Data(Ok(Data::Connected(connections)))) => return Ok(connections),
                 Some(Event::Data(Err(broken))) => {
                     self.control.send(Message::Failed { reason: broken.what.clone() });
@@ -278,7 +271,8 @@ impl Receiving {
         while parts.domid.is_none() || parts.received.is_none() || parts.announced.is_none() {
             // The data path and libxl end by their own deadlines; the source is watched by the
             // control channel's.
-            let Some(event) = self.session.events.next(Instant::now() + 2 * STALL_PATIENCE) else {
+            let Some(event) = self.session.events.next(Instant::now() + 2 * deadlines::STALL)
+            else {
                 return Err(Failure::new(Exit::FailedSourceRuns, "nothing happened for too long"));
             };
             self.take(event, parts)?;
@@ -316,8 +310,8 @@ impl Receiving {
 
     /// When libxl has stopped reading, its own reason is the better one.
     fn data_failure(&mut self, broken: Broken) -> Failure {
-        let deadline =
-            Instant::now() + if broken.at == At::Libxl { REASON_PATIENCE } else { Duration::ZERO };
+        let deadline = Instant::now()
+            + if broken.at == At::Libxl { deadlines::LIBXL_REASON } else { Duration::ZERO };
         while let Some(event) = self.session.events.next(deadline) {
             if matches!(event, Event::OperationEnded)
                 && let Err(failure) = self.restored()
@@ -398,7 +392,7 @@ fn start_restore(
     let (mut streams, mut keepers) = (Vec::new(), Vec::new());
     for connection in connections {
         streams.push(
-            Guarded::new(connection.fd, cancel.clone(), Some(STALL_PATIENCE)).map_err(broken)?,
+            Guarded::new(connection.fd, cancel.clone(), Some(deadlines::STALL)).map_err(broken)?,
         );
         keepers.push(connection.keeper);
     }
@@ -436,7 +430,7 @@ fn restore(
     }
     let broken = |e| Failure::internal("data path", &e);
     let (reading, writing) = pipe().map_err(broken)?;
-    let to_libxl = Guarded::new(writing, cancel.clone(), Some(STALL_PATIENCE)).map_err(broken)?;
+    let to_libxl = Guarded::new(writing, cancel.clone(), Some(deadlines::STALL)).map_err(broken)?;
     let operation = host.restore(config, restore_as, reading, notes)?;
     Ok((Restorer::Libxc, RestoreAhead { operation, sink: Box::new(Pipe(to_libxl)) }))
 }
@@ -500,7 +494,7 @@ impl Holding {
 
     /// None for Abort. An interrupt is too late here: the answer is the source's.
     fn await_go(&self) -> Result<Option<Go>, String> {
-        let deadline = Instant::now() + GO_PATIENCE;
+        let deadline = Instant::now() + deadlines::GO;
         loop {
             match self.session.events.next(deadline) {
                 Some(Event::Control(Incoming::Message(Message::Go { agent_command }))) => {
@@ -510,7 +504,7 @@ impl Holding {
                 Some(Event::Control(Incoming::Message(other))) => return Err(unexpected(&other)),
                 Some(Event::Control(Incoming::Lost(reason))) => return Err(reason),
                 Some(_) => {}
-                None => return Err(format!("no word in {} s", GO_PATIENCE.as_secs())),
+                None => return Err(format!("no word in {} s", deadlines::GO.as_secs())),
             }
         }
     }

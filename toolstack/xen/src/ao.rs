@@ -1,5 +1,6 @@
 //! Long operations of libxl: run, wait, abort.
 
+use rxl_core::deadlines;
 use std::ffi::{c_int, c_void};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,10 +16,6 @@ const ALL_EVENTS: u64 = u64::MAX;
 
 /// Pause after a failed wait, as libxl takes one itself (libxl_event.c: libxl__ao_inprogress).
 const RETRY: Duration = Duration::from_secs(1);
-
-/// How long an abort waits for the helper to exist. Until then libxl writes or reads two headers
-/// and talks to xenstore.
-const HELPER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Aborts one operation, whenever it is pulled: before the operation begins, while it runs, or
 /// after it has ended.
@@ -55,12 +52,16 @@ impl Canceller {
         if std::mem::replace(&mut state.pulled, true) {
             return;
         }
-        let waited =
-            self.0.changed.wait_timeout_while(state, HELPER_PATIENCE, State::cannot_be_aborted_yet);
+        let waited = self.0.changed.wait_timeout_while(
+            state,
+            deadlines::HELPER_FORK,
+            State::cannot_be_aborted_yet,
+        );
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         if state.cannot_be_aborted_yet() {
             tracing::error!(
-                "libxl did not start its helper within {HELPER_PATIENCE:?}: nothing can be aborted"
+                "libxl did not start its helper within {:?}: nothing can be aborted",
+                deadlines::HELPER_FORK
             );
             return;
         }

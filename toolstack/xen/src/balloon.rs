@@ -7,6 +7,7 @@
 //! are done here in the same way, with the same lock. With a fixed dom0, as a migration host should
 //! have, nothing is done and receptions run side by side.
 
+use rxl_core::deadlines;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
@@ -27,9 +28,6 @@ const DEFAULT_LOCK: &str = "/var/lock/xl";
 
 /// How often a lock that another holds is tried again.
 const LOCK_RETRY: Duration = Duration::from_millis(200);
-
-/// Time for dom0 to give memory back, waits with progress not counted (xl_vmcontrol.c: freemem).
-const CREDIT: Duration = Duration::from_secs(30);
 
 /// Seconds without progress after which libxl gives one wait up.
 const STALLED_SECS: i32 = 10;
@@ -62,7 +60,7 @@ impl Context {
 
     fn free_memory_for(&self, config: &mut DomainConfig) -> Result<(), Failure> {
         let needed = self.memory_needed(config)?;
-        let mut credit = CREDIT;
+        let mut credit = deadlines::BALLOON;
         loop {
             let free = self.free_memory()?;
             if free >= needed {

@@ -6,16 +6,13 @@
 //! not over until the guest has settled: the request is withdrawn while the guest has not seen it;
 //! a guest that has is given the time to do it. Then its state is what it will stay.
 
+use rxl_core::deadlines;
 use std::time::{Duration, Instant};
 
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::xenstore::XenStore;
 use rxl_core::domain::RunState;
-
-/// Linux gives a suspend up after 20 s if it cannot freeze its processes (kernel/power/process.c),
-/// and runs on.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 const GLANCE: Duration = Duration::from_millis(20);
 
@@ -57,7 +54,7 @@ impl Context {
     }
 
     fn await_shutdown(&self, domid: u32) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + deadlines::ABANDONED_SUSPEND;
         while self.info(domid).is_ok_and(|info| !info.shutdown && !info.dying) {
             if Instant::now() >= deadline {
                 tracing::warn!(

@@ -15,11 +15,11 @@
 //! A restore is the session's where one waits for it ([`rxl_precopy::load_memory`]), and else left to the
 //! stock helper, which it becomes.
 
+use rxl_core::deadlines;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::Duration;
 
 use crate::save_helper::words::{FromHelper, Line, SOCKET_VARIABLE, ToHelper, VERSION};
 use rxl_core::steering::Walker;
@@ -29,10 +29,6 @@ mod alone;
 mod libxc;
 mod relay;
 mod restore;
-
-/// How long the session may take to answer. It may be quiescing an MPI job, with deadlines of its
-/// own.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Where Xen's own helper may be, for this release of Xen.
 fn stock_places() -> [PathBuf; 4] {
@@ -116,7 +112,7 @@ fn load() -> Result<Library, String> {
 fn steered(save: SaveArguments, socket: &Path, arguments: &[String]) -> Result<(), String> {
     let lost = |error: std::io::Error| format!("no session at {}: {error}", socket.display());
     let stream = UnixStream::connect(socket).map_err(lost)?;
-    let mut session = Line::new(stream, ANSWER_PATIENCE).map_err(lost)?;
+    let mut session = Line::new(stream, deadlines::HELPER_QUESTION).map_err(lost)?;
     session.say(&FromHelper::Hello { version: VERSION, domid: save.domid }).map_err(lost)?;
     match session.hear().map_err(lost)? {
         Some(ToHelper::Walk(Walker::Rxl)) => relay::run(load()?, save, session),

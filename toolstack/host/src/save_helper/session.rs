@@ -1,5 +1,6 @@
 //! The session's end: waits for the helper that libxl starts, and walks or answers its questions.
 
+use rxl_core::deadlines;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -25,14 +26,6 @@ const HELPER: &str = "rxl-save-helper";
 
 /// Where packages put it, if not beside rxl.
 const LIBEXEC: &str = "/usr/libexec/rxl";
-
-/// How long libxl may take to start its helper.
-const START_PATIENCE: Duration = Duration::from_secs(30);
-
-/// How long an answer of the helper's may take: libxl gives a guest 60 s to acknowledge a suspend
-/// and 60 s to carry it out. While libxc walks, a question may be as far away as its pass is long;
-/// then only the helper's end counts.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(150);
 
 /// How often a wait looks whether libxl's operation has ended.
 const GLANCE: Duration = Duration::from_millis(50);
@@ -84,12 +77,12 @@ impl Plugin {
     /// The helper that libxl is about to start, once it is there. None when the operation ended
     /// before.
     fn accept(&self, ended: &dyn Fn() -> bool) -> Result<Option<UnixStream>, String> {
-        let deadline = Instant::now() + START_PATIENCE;
+        let deadline = Instant::now() + deadlines::HELPER_START;
         while !ended() {
             if Instant::now() >= deadline {
                 return Err(format!(
                     "libxl did not start {HELPER} within {} s",
-                    START_PATIENCE.as_secs()
+                    deadlines::HELPER_START.as_secs()
                 ));
             }
             let timeout = PollTimeout::try_from(GLANCE).unwrap_or(PollTimeout::ZERO);
@@ -113,7 +106,8 @@ impl Plugin {
         ours: impl Fn(&FromHelper) -> bool,
     ) -> Result<Option<(Line<UnixStream>, FromHelper)>, String> {
         while let Some(stream) = self.accept(ended)? {
-            let mut helper = Line::new(stream, ANSWER_PATIENCE).map_err(|e| e.to_string())?;
+            let mut helper =
+                Line::new(stream, deadlines::HELPER_ANSWER).map_err(|e| e.to_string())?;
             match hear(&mut helper) {
                 Ok(Some(word)) if ours(&word) => return Ok(Some((helper, word))),
                 other => {

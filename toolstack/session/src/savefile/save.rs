@@ -1,5 +1,6 @@
 //! `rxl save`: a domain into a file.
 
+use rxl_core::deadlines;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +13,6 @@ use crate::events::{Event, Events};
 use crate::job::Job;
 use crate::savefile::file::Unfinished;
 use crate::savefile::writer::{Writer, Written};
-use rxl_core::deadlines::STALL_PATIENCE;
 use rxl_core::domain::{Domain, RunState};
 use rxl_core::error::{Exit, Failure};
 use rxl_core::io::{Cancel, Guarded, pipe};
@@ -32,9 +32,6 @@ use rxl_report::mpi::MpiPart;
 
 /// How often the deadline is looked at.
 const TICK: Duration = Duration::from_secs(1);
-
-/// How long the reason behind a broken stream may take to come.
-const REASON_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What becomes of the domain when its file is in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +155,7 @@ impl<'a> Saving<'a> {
         size.thread_block().map_err(|e| broken(e.into()))?;
         let (reading, writing) = pipe().map_err(broken)?;
         let from_libxl =
-            Guarded::new(reading, Cancel::new().map_err(broken)?, Some(STALL_PATIENCE))
+            Guarded::new(reading, Cancel::new().map_err(broken)?, Some(deadlines::STALL))
                 .map_err(broken)?;
         let queue = events.sender();
         let on_end = move |written| {
@@ -194,7 +191,7 @@ impl<'a> Saving<'a> {
             match events.next(Instant::now() + TICK) {
                 Some(Event::Data(Ok(data))) => {
                     written = Some(data);
-                    deadline = Some(Instant::now() + STALL_PATIENCE);
+                    deadline = Some(Instant::now() + deadlines::STALL);
                 }
                 Some(Event::Data(Err(broken))) => return Err(self.write_failure(&broken, events)),
                 Some(Event::OperationEnded) => self.saved()?,
@@ -220,8 +217,8 @@ impl<'a> Saving<'a> {
 
     /// Where libxl's stream broke off, libxl says why a moment later.
     fn write_failure(&mut self, broken: &Broken, events: &Events<Written>) -> Failure {
-        let deadline =
-            Instant::now() + if broken.at == At::Libxl { REASON_PATIENCE } else { Duration::ZERO };
+        let deadline = Instant::now()
+            + if broken.at == At::Libxl { deadlines::LIBXL_REASON } else { Duration::ZERO };
         while self.operation.is_some()
             && let Some(event) = events.next(deadline)
         {

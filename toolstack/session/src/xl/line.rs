@@ -9,15 +9,11 @@ use migrate_stream::xl::{BANNER, GO, READY, REPORT};
 
 use crate::events::{Event, Events};
 use crate::xl::wire::{read_word, say};
-use rxl_core::deadlines::STALL_PATIENCE;
+use rxl_core::deadlines;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::io::{Cancel, Guarded};
 use rxl_datapath::plain::Copied;
 use rxl_link::ssh::{Remote, Route};
-use rxl_link::transport::CONNECT_PATIENCE;
-
-/// How long a receiver may take to clean up once its input has ended.
-const CLEAN_UP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often a wait looks whether the receiver has ended.
 const GLANCE: Duration = Duration::from_millis(20);
@@ -66,7 +62,7 @@ impl Line {
         let cancel = Cancel::new().map_err(broken)?;
         // Silence is no sign of anything: a receiver says nothing while it receives.
         let from = Guarded::new(pipes.from, cancel.clone(), None).map_err(broken)?;
-        let to = Guarded::new(pipes.to, cancel.clone(), Some(STALL_PATIENCE)).map_err(broken)?;
+        let to = Guarded::new(pipes.to, cancel.clone(), Some(deadlines::STALL)).map_err(broken)?;
         let queue = events.sender();
         let tell = move |word| {
             let _ = queue.send(Event::Data(Ok(Said::Word(word))));
@@ -80,7 +76,7 @@ impl Line {
     }
 
     fn await_banner(&mut self, events: &Events<Said>) -> Result<(), Failure> {
-        let deadline = Instant::now() + CONNECT_PATIENCE;
+        let deadline = Instant::now() + deadlines::CONNECT;
         loop {
             match events.next(deadline) {
                 Some(Event::Data(Ok(Said::Word(Word::Banner)))) => return Ok(()),
@@ -107,7 +103,7 @@ impl Line {
     /// A second handle to send on, with a cancel of its own.
     pub fn sending(&self, cancel: Cancel) -> std::io::Result<Guarded> {
         let closed = || std::io::Error::from(std::io::ErrorKind::NotConnected);
-        self.to.as_ref().ok_or_else(closed)?.with(cancel, STALL_PATIENCE)
+        self.to.as_ref().ok_or_else(closed)?.with(cancel, deadlines::STALL)
     }
 
     /// Sends what comes before the stream.
@@ -148,7 +144,7 @@ impl Line {
     /// standing when nobody does.
     pub fn wind_up(mut self, events: &Events<Said>) {
         self.to = None;
-        let deadline = Instant::now() + CLEAN_UP_PATIENCE;
+        let deadline = Instant::now() + deadlines::XL_CLEAN_UP;
         let is_over = || self.listener.as_ref().is_none_or(JoinHandle::is_finished);
         while !is_over() && Instant::now() < deadline {
             // Nothing that comes now matters.

@@ -1,9 +1,9 @@
 //! `rxl migrate-receive`: in place of stock xl's receiver, byte for byte on the wire.
 
+use rxl_core::deadlines;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use migrate_stream::reader::{Start, StreamReader};
 use migrate_stream::xl::{BANNER, GO, READY, REPORT};
@@ -12,7 +12,6 @@ use crate::check::{Arrival, at_target};
 use crate::events::Events;
 use crate::restoring::Restoring;
 use crate::xl::wire::{Announced, Go, read_announcement, read_go, say};
-use rxl_core::deadlines::STALL_PATIENCE;
 use rxl_core::domain::{DomId, RestoreAs, RunState};
 use rxl_core::error::{Exit, Failure};
 use rxl_core::host_error::HostError;
@@ -25,9 +24,6 @@ use rxl_datapath::broken::Broken;
 use rxl_host::announce::arrival;
 use rxl_host::guard;
 use rxl_host::host::Host;
-
-/// From READY to GO. The sender has only to rename its domain.
-const GO_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Most bytes read at once.
 const BUFFER: usize = 1 << 20;
@@ -113,7 +109,7 @@ fn restore(
     let broken = |e| Failure::internal("data path", &e);
     let restore_as = RestoreAs { name: incoming_name(&announced.name), domid: announced.domid };
     let cancel = Cancel::new().map_err(broken)?;
-    let from = wire.input.with(cancel.clone(), STALL_PATIENCE).map_err(broken)?;
+    let from = wire.input.with(cancel.clone(), deadlines::STALL).map_err(broken)?;
     let give = move |to_libxl| give(from, to_libxl);
     let restoring =
         Restoring::begin(host, &announced.config_json, &restore_as, events, cancel, give)?;
@@ -158,8 +154,8 @@ struct Wire {
 impl Wire {
     fn new(input: OwnedFd, output: OwnedFd) -> std::io::Result<Self> {
         let cancel = Cancel::new()?;
-        let input = Guarded::new(input, cancel.clone(), Some(GO_PATIENCE))?;
-        let output = Guarded::new(output, cancel, Some(GO_PATIENCE))?;
+        let input = Guarded::new(input, cancel.clone(), Some(deadlines::GO))?;
+        let output = Guarded::new(output, cancel, Some(deadlines::GO))?;
         Ok(Self { input, output })
     }
 

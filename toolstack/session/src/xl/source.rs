@@ -11,9 +11,9 @@ use crate::job::Job;
 use crate::leaving::{Away, Leaving, Saving, Timeout};
 use crate::record::Record;
 use crate::request::Request;
-use crate::source::{DONE_PATIENCE, READY_PATIENCE, REASON_PATIENCE, TICK};
+use crate::source::TICK;
 use crate::xl::line::{Line, Said, Word};
-use rxl_core::deadlines::STALL_PATIENCE;
+use rxl_core::deadlines;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::io::{Cancel, Guarded, pipe};
 use rxl_core::level::Level;
@@ -187,7 +187,7 @@ fn start_data(
     let cancel = Cancel::new().map_err(broken)?;
     let to = line.sending(cancel.clone()).map_err(broken)?;
     let (reading, writing) = pipe().map_err(broken)?;
-    let from_libxl = Guarded::new(reading, Cancel::new().map_err(broken)?, Some(STALL_PATIENCE))
+    let from_libxl = Guarded::new(reading, Cancel::new().map_err(broken)?, Some(deadlines::STALL))
         .map_err(broken)?;
     let queue = events.sender();
     let on_end = move |result: Result<_, _>| {
@@ -266,7 +266,7 @@ impl<'a> Uncommitted<'a> {
 
     /// The reason behind a broken data path comes a moment later: from libxl, or from the receiver.
     fn data_failure(&mut self, broken: &Broken) -> Failure {
-        let deadline = Instant::now() + REASON_PATIENCE;
+        let deadline = Instant::now() + deadlines::PEER_REASON;
         while let Some(event) = self.events.next(deadline) {
             let told = match event {
                 Event::OperationEnded => self.saving.ended(),
@@ -281,7 +281,7 @@ impl<'a> Uncommitted<'a> {
     }
 
     fn await_ready(&mut self, timeout: &Timeout, record: &mut Record) -> Result<(), Failure> {
-        let deadline = timeout.or(Instant::now() + READY_PATIENCE);
+        let deadline = timeout.or(Instant::now() + deadlines::READY);
         while !self.ready {
             match self.events.next(deadline) {
                 Some(event) => self.take(event, record)?,
@@ -290,7 +290,7 @@ impl<'a> Uncommitted<'a> {
                     let what = format!(
                         "{} was not ready in {} s",
                         self.line.host,
-                        READY_PATIENCE.as_secs()
+                        deadlines::READY.as_secs()
                     );
                     return Err(Failure::new(Exit::FailedSourceRuns, what));
                 }
@@ -385,14 +385,14 @@ fn not_started(away: Away, status: u8, line: &mut Line, events: &Events<Said>) -
 
 /// The next word after GO. A Ctrl-C is too late here.
 fn await_word(line: &mut Line, events: &Events<Said>) -> Result<Word, String> {
-    let deadline = Instant::now() + DONE_PATIENCE;
+    let deadline = Instant::now() + deadlines::DONE;
     loop {
         match events.next(deadline) {
             Some(Event::Data(Ok(Said::Word(Word::Garbled(what))))) => return Err(what),
             Some(Event::Data(Ok(Said::Word(Word::Ended)))) => return Err(line.last_words()),
             Some(Event::Data(Ok(Said::Word(word)))) => return Ok(word),
             Some(_) => {}
-            None => return Err(format!("no answer in {} s", DONE_PATIENCE.as_secs())),
+            None => return Err(format!("no answer in {} s", deadlines::DONE.as_secs())),
         }
     }
 }

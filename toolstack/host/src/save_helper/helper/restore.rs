@@ -45,7 +45,7 @@ impl RestoreArguments {
     /// there is nothing to clean up.
     fn serve(&self, session: UnixStream, mut libxl: Libxl) -> Result<(), String> {
         let lost = |error: std::io::Error| format!("the session is gone ({error})");
-        let mut session = Line::new(session, super::ANSWER_PATIENCE).map_err(lost)?;
+        let mut session = Line::new(session, rxl_core::deadlines::HELPER_QUESTION).map_err(lost)?;
         session
             .say(&FromHelper::Restore { version: VERSION, domid: self.domid, rings: self.rings })
             .map_err(lost)?;
