@@ -250,10 +250,10 @@ pub struct Migrate {
     /// Most iterations over memory while the domain runs
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_ROUNDS, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_rounds: u32,
-    /// Longest time until the suspend; --on-timeout says what happens then
+    /// Longest time from the start until the commit, or with --on-timeout force until the suspend
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: Option<u64>,
-    /// At the timeout: cancel, or force the suspend, however long the rest then takes
+    /// At the timeout: cancel the migration, or force the suspend, however long the rest then takes
     #[arg(long, value_enum, default_value = "cancel", requires = "timeout")]
     pub on_timeout: Otherwise,
     /// Cancel when the domain dirties memory too fast for the downtime limit, instead of suspending

@@ -352,7 +352,7 @@ const MIGRATE: &[Section] = &[
                 "rxl migrate dom3:nodeB dom4:nodeC --mpi-quiesce",
             ),
             Example(
-                "Cancel if it has not come to the suspend in ten minutes:",
+                "Cancel if the target is not ready in ten minutes:",
                 "rxl migrate --timeout 600 dom3 nodeB",
             ),
         ],
