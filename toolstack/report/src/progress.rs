@@ -217,8 +217,8 @@ mod tests {
 pub enum ProgressMode {
     /// A bar on a terminal, lines otherwise.
     Auto,
-    /// Lines.
+    /// Lines of text, on a terminal too.
     Plain,
-    /// Nothing.
+    /// No progress at all.
     None,
 }
