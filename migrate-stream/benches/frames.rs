@@ -5,7 +5,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use migrate_stream::frame::pages::{is_zero, pack, unpack};
+use migrate_stream::frame::pages::{is_zero, pack, scatter, unpack};
 use migrate_stream::libxc::{DomainHeader, DomainType, PAGE_SIZE, Page, PageEntry, PageType};
 use migrate_stream::reader::{Start, StreamReader};
 use migrate_stream::writer;
@@ -53,6 +53,9 @@ fn frames(criterion: &mut Criterion) {
                 packed.clear();
                 pack(black_box(&record), &mut packed)
             });
+        });
+        group.bench_function(name("scatter"), |bencher| {
+            bencher.iter(|| scatter(black_box(&record)))
         });
         group.bench_function(name("unpack"), |bencher| {
             bencher.iter(|| {

@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 use migrate_stream::frame::crc::Crc32;
-use migrate_stream::frame::pages::{PackError, UnpackError, is_zero, pack, unpack};
+use migrate_stream::frame::pages::{PackError, UnpackError, is_zero, pack, scatter, unpack};
 use migrate_stream::frame::*;
 use migrate_stream::iterations::Batch as Counts;
 use migrate_stream::libxc::BodyError;
@@ -34,6 +34,10 @@ proptest! {
 
         prop_assert_eq!(&packed[..before.len()], &before);
         let packed = &packed[before.len()..];
+        let scattered = scatter(&record).unwrap();
+        prop_assert_eq!(scattered.stats, stats);
+        let runs = scattered.runs.into_iter().flat_map(|run| &record[run]);
+        prop_assert!(scattered.head.iter().chain(runs).eq(packed));
         prop_assert!(packed.len() <= record.len() + pages::MAX_OVERHEAD as usize);
         let mut rebuilt = before.clone();
         prop_assert_eq!(unpack(packed, record.len() as u32, &mut rebuilt), Ok(stats));

@@ -11,6 +11,8 @@
 //! from these fields, so unpacking rebuilds it byte for byte. Both ends compute the record's CRC on
 //! the way, at the cost of its non-zero bytes only.
 
+use std::ops::Range;
+
 pub use super::bounds::{LEAST_RECORD_LEN, MAX_OVERHEAD};
 
 use super::bounds::MAX_DECODED;
@@ -96,6 +98,46 @@ pub fn pack(record: &[u8], out: &mut Vec<u8>) -> Result<PackStats, PackError> {
     }
     let zero_pages = count_ones(&bitmap) as u32;
     Ok(PackStats { batch: Batch::of(&page_data), zero_pages, crc32: crc.value() })
+}
+
+/// The packed form of a record as pieces, none of which is a copy of a page: the head, and then
+/// parts of the record. A sender that keeps the record's buffer can write them with one `writev`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scattered {
+    /// The count, the list of pfns and the bitmap.
+    pub head: Vec<u8>,
+    /// Byte ranges of the record, ascending: its pages that are not zero, neighbours in one range.
+    pub runs: Vec<Range<usize>>,
+    pub stats: PackStats,
+}
+
+/// Finds the packed form of a PAGE_DATA record (whole, with its header). Its bytes are those that
+/// [`pack`] appends.
+pub fn scatter(record: &[u8]) -> Result<Scattered, PackError> {
+    let page_data = parse_record(record)?;
+    let (pages, record_head) = (page_data.contents_by_page(), record_head(record, &page_data));
+    let bitmap = zero_bitmap(pages);
+    let mut head = Vec::with_capacity(record_head.len() + bitmap.len());
+    write_head(&page_data, &bitmap, &mut head);
+    let mut crc = Crc32::new();
+    crc.update(record_head);
+    let (mut runs, mut begin) = (Vec::<Range<usize>>::new(), record_head.len());
+    for (page, zero) in pages.iter().zip(bits(&bitmap)) {
+        let end = begin + PAGE_SIZE;
+        if zero {
+            crc.update_zero_page();
+        } else {
+            crc.update(page);
+            match runs.last_mut() {
+                Some(run) if run.end == begin => run.end = end,
+                _ => runs.push(begin..end),
+            }
+        }
+        begin = end;
+    }
+    let zero_pages = count_ones(&bitmap) as u32;
+    let stats = PackStats { batch: Batch::of(&page_data), zero_pages, crc32: crc.value() };
+    Ok(Scattered { head, runs, stats })
 }
 
 /// Appends the record that `packed` stands for to `out`, with its header. Nothing is allocated
