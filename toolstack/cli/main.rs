@@ -38,10 +38,11 @@ use rxl_quiesce::cluster::{CLUSTER_FILE, agent_hosts};
 use rxl_quiesce::nodes::LocalNodes;
 use rxl_session::events::{Event, Events};
 use rxl_session::job::reach_agents;
+use rxl_session::monitor;
+use rxl_session::rxl::target;
 use rxl_session::savefile;
 use rxl_session::savefile::save::After;
 use rxl_session::xl;
-use rxl_session::{monitor, target};
 
 mod migrate;
 
@@ -228,7 +229,7 @@ fn save(options: &Save) -> Result<(), Failure> {
         (_, true) => After::Pause,
         _ => After::Destroy,
     };
-    let request = savefile::save::Request {
+    let request = savefile::save::SaveRequest {
         domain: options.domain.clone(),
         path: options.file.clone(),
         format: if options.plain { Format::Plain } else { Format::Rxl },
@@ -257,8 +258,10 @@ fn restore(options: &Restore) -> Result<(), Failure> {
     let events = Events::default();
     watch_signals(events.sender())?;
     let host = LibxlHost::new().map_err(Failure::from)?;
-    let request =
-        savefile::restore::Request { path: options.file.clone(), leave_paused: options.paused };
+    let request = savefile::restore::RestoreRequest {
+        path: options.file.clone(),
+        leave_paused: options.paused,
+    };
     let restored = savefile::restore::restore(&host, &StateDir::system(), &request, &events)?;
     let (name, size) = (&restored.name, bytes(restored.stream_bytes));
     let paused = if options.paused { ", paused" } else { "" };

@@ -28,11 +28,13 @@ use rxl_report::progress::Progress;
 use rxl_report::progress::ProgressMode;
 use rxl_session::events::Events;
 use rxl_session::gang_member as member;
-use rxl_session::gang_member::Member;
+use rxl_session::gang_member::GangMember;
 use rxl_session::gang_words::{Ended, Told};
 use rxl_session::job::reach_agents;
+use rxl_session::request::MigrationRequest;
+use rxl_session::rxl::source;
+use rxl_session::xl;
 use rxl_session::xl::line::Said;
-use rxl_session::{source, xl};
 
 /// How a migration ended, and its report where it began.
 type Moved = (Result<(), Failure>, Option<Report>);
@@ -84,7 +86,7 @@ fn session<D: Send + 'static>(
     options: &Migrate,
     domain: &str,
     route: Route,
-    session: impl FnOnce(&source::Request, &Events<D>, &mut dyn Progress) -> Moved,
+    session: impl FnOnce(&MigrationRequest, &Events<D>, &mut dyn Progress) -> Moved,
 ) -> Result<Moved, Failure> {
     let events = Events::default();
     watch_signals(events.sender())?;
@@ -193,7 +195,7 @@ fn moved(options: &Migrate, placement: &Placement, line: UnixStream) -> Result<M
     let host = Arc::new(steered_host()?);
     let events: Events<Sent> = Events::default();
     watch_signals(events.sender())?;
-    let member = Member::new(line, events.sender())?;
+    let member = GangMember::new(line, events.sender())?;
     let request = request(options, &placement.domain, route)?;
     // Several bars would overwrite each other.
     let mode = if options.progress == ProgressMode::None {
@@ -221,9 +223,9 @@ fn take_line() -> std::io::Result<UnixStream> {
     Ok(line)
 }
 
-fn request(options: &Migrate, domain: &str, route: Route) -> Result<source::Request, Failure> {
+fn request(options: &Migrate, domain: &str, route: Route) -> Result<MigrationRequest, Failure> {
     let threads = options.compress_threads.map_or_else(Packing::default_threads, usize::from);
-    Ok(source::Request {
+    Ok(MigrationRequest {
         domain: domain.into(),
         route,
         config_json: options.config.as_deref().map(config::from_xl_file).transpose()?,

@@ -42,6 +42,7 @@
 //! one.
 
 pub mod line;
+mod outward;
 pub mod receive;
 pub mod source;
 mod wire;

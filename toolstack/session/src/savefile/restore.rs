@@ -24,7 +24,7 @@ const BUFFER: usize = 1 << 20;
 
 /// What the user asked for.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct RestoreRequest {
     /// The file.
     pub path: PathBuf,
     /// Do not let it run.
@@ -46,7 +46,7 @@ pub struct Restored {
 pub fn restore(
     host: &dyn Host,
     state: &StateDir,
-    request: &Request,
+    request: &RestoreRequest,
     events: &Events<u64>,
 ) -> Result<Restored, Failure> {
     let saved = Saved::open(&request.path)?;
@@ -103,7 +103,7 @@ fn rename_it(name: &str) -> String {
     format!("`xl rename {name} NEW-NAME` makes room")
 }
 
-fn name_of(saved: &Saved, request: &Request) -> Result<String, Failure> {
+fn name_of(saved: &Saved, request: &RestoreRequest) -> Result<String, Failure> {
     let bad =
         |what: String| Failure::new(Exit::BadStream, format!("{}: {what}", request.path.display()));
     let config = Config::parse(saved.config_json())
