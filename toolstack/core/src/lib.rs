@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod deadlines;
+pub mod dom0;
 pub mod domain;
 pub mod domain_config;
 pub mod error;
