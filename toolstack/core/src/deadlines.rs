@@ -114,6 +114,9 @@ pub const READY: Duration = seconds(300);
 /// also waits for its leader.
 pub const GO: Duration = seconds(120);
 
+/// How long writing GO may take; after that it counts as said, as nobody knows.
+pub const SAY_GO: Duration = seconds(10);
+
 /// From GO to the target's word that the domain runs.
 pub const DONE: Duration = seconds(120);
 
@@ -273,6 +276,7 @@ const _: () = assert!(before(both(SURVEY, SURVEY), SURVEY_TURN));
 // A member waits for Go longer than its leader waits for the others, and its target longer still.
 const _: () = assert!(before(GANG_READY, GANG_GO));
 const _: () = assert!(before(GANG_GO, GO));
+const _: () = assert!(before(both(GANG_GO, SAY_GO), GO));
 // The leader waits for what its members wait for: the answer to GO, and the agents after it.
 const _: () = assert!(before(DONE, GANG_SETTLE));
 const _: () = assert!(before(both(both(GANG_SETTLE, RESUME), NETWORK), GANG_CLOSE));

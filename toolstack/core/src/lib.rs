@@ -11,6 +11,7 @@ pub mod domain_config;
 pub mod error;
 pub mod host_error;
 pub mod io;
+pub mod json_lines;
 pub mod level;
 pub mod names;
 pub mod notes;
