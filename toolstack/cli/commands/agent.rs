@@ -16,8 +16,9 @@ pub fn run(options: &Agent) -> Result<(), Failure> {
 
 fn serve() -> Result<(), Failure> {
     let mut nodes = LocalNodes::connect().map_err(|line| Failure::new(Exit::NoXen, line))?;
-    let failed = |error| Failure::internal("agent requests", &error);
+    let failed = |error: std::io::Error| Failure::internal("agent requests", &error);
     let cancel = Cancel::new().map_err(failed)?;
     let input = Guarded::new(standard_io::input()?, cancel, Some(deadlines::AGENT_SERVER_IDLE));
-    remote::serve(&mut nodes, input.map_err(failed)?, std::io::stdout().lock()).map_err(failed)
+    remote::serve(&mut nodes, input.map_err(failed)?, std::io::stdout().lock())
+        .map_err(|error| failed(error.into()))
 }
