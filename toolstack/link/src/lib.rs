@@ -8,7 +8,6 @@
 
 pub mod control;
 pub mod descriptor;
-pub mod join;
 pub mod runtime;
 pub mod ssh;
 pub mod transport;

@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::join_all;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rxl_core::deadlines;
@@ -19,7 +20,6 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::descriptor::{Descriptor, LineReader, watched};
-use crate::join::join_all;
 use crate::runtime::runtime;
 
 /// What is run on the target to receive a domain.

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
+use futures::future::join_all;
 use migrate_stream::frame::Purpose;
 use rxl_core::deadlines;
 use rxl_core::error::{Exit, Failure};
@@ -14,7 +15,6 @@ use tokio::time::timeout;
 
 use super::{Ticket, resolve, tune};
 use crate::control::Accept;
-use crate::join::join_all;
 use crate::runtime::runtime;
 use crate::ssh::{RECEIVER, Remote, Route, end_all};
 
@@ -42,8 +42,6 @@ pub struct Destination<'a> {
     pub transport: Transport,
     /// Number of connections.
     pub count: u16,
-    /// The target's address for TCP that the user named.
-    pub data_address: Option<&'a str>,
 }
 
 impl Connections {
@@ -85,8 +83,7 @@ fn greet(fd: OwnedFd, preamble: &[u8], cancel: &Cancel) -> io::Result<Guarded> {
 }
 
 fn open_tcp(to: &Destination<'_>, accept: &Accept) -> Result<Vec<OwnedFd>, Failure> {
-    let named = to.data_address.or(accept.address.as_deref());
-    let (Some(host), Some(port)) = (named, accept.port) else {
+    let (Some(host), Some(port)) = (&accept.address, accept.port) else {
         let what = format!("{} did not say where it listens", to.route.host());
         let failure = Failure::new(Exit::Unreachable, what);
         return Err(failure.next("name its address with --data-address"));
