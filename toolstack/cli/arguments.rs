@@ -8,7 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use rxl_core::level::Level;
 use rxl_core::peer::{Peer, Transport};
 use rxl_core::steering::{Restorer, Walker};
-use rxl_precopy::policy::{DEFAULT_DOWNTIME, DEFAULT_MAX_ROUNDS, Limits, Otherwise};
+use rxl_precopy::policy::{DEFAULT_DOWNTIME, DEFAULT_MAX_ITERATIONS, Limits, Otherwise};
 use rxl_report::progress::ProgressMode;
 
 /// Live migration of Xen domains, compressed, checksummed and measured.
@@ -237,7 +237,7 @@ pub struct Migrate {
     #[arg(long, value_name = "MS", default_value_t = DEFAULT_DOWNTIME.as_millis() as u64)]
     pub downtime_limit: u64,
     /// Most iterations over memory while the domain runs
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_ROUNDS, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_ITERATIONS, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_rounds: u32,
     /// Longest time from the start until the commit, or with --on-timeout force until the suspend
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
@@ -354,7 +354,7 @@ impl Migrate {
     pub fn limits(&self) -> Limits {
         Limits {
             downtime: Duration::from_millis(self.downtime_limit),
-            max_rounds: self.max_rounds,
+            max_iterations: self.max_rounds,
             timeout: self.timeout.map(Duration::from_secs),
             on_timeout: self.on_timeout,
             when_busy: if self.abort_if_busy { Otherwise::Cancel } else { Otherwise::Force },

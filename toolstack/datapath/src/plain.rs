@@ -113,13 +113,13 @@ impl Taker for Copy<'_> {
         if !part.batches.is_empty() {
             self.last_page = Some(part.read_at);
         }
-        let rounds = self.meter.passes_of(&part);
+        let iterations = self.meter.iterations_of(&part);
         let zero_pages = if part.kind == FrameKind::Pages { count_zero_pages_of(&part) } else { 0 };
         self.connection
             .write_all(&part.raw)
             .map_err(|e| Broken::peer(format!("the connection: {e}")))?;
         self.meter.written(length);
-        self.meter.packed(&part, &rounds, zero_pages, length);
+        self.meter.packed(&part, &iterations, zero_pages, length);
         self.buffers.give(part.raw);
         self.parts += 1;
         self.meter.backlog.restored(self.parts);

@@ -8,7 +8,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, bounded};
 use migrate_stream::frame::Digest;
 
-use crate::backlog::ends_live_pass;
+use crate::backlog::ends_live_iteration;
 use crate::broken::{Broken, Verdict};
 use crate::buffers::Buffers;
 use crate::codec::{Encoded, Encoder, end_frame};
@@ -100,8 +100,8 @@ impl Drop for Sender {
 struct Job {
     sequence: u64,
     part: Part,
-    /// The passes that its records belong to.
-    rounds: Vec<usize>,
+    /// The iterations that its records belong to.
+    iterations: Vec<usize>,
 }
 
 struct Run {
@@ -171,17 +171,17 @@ impl Run {
 
     /// See [`crate::backlog`].
     fn hold(&self, frames: u64, pfns: u64) -> Result<(), String> {
-        let held = ends_live_pass(&self.meter.rounds(), pfns);
+        let held = ends_live_iteration(&self.meter.iterations(), pfns);
         if held { self.meter.backlog.wait(frames) } else { Ok(()) }
     }
 
     fn work(&self, queue: &Receiver<Job>) -> Result<(), Broken> {
         let mut encoder = Encoder::new(self.packing).map_err(Broken::here)?;
-        for Job { sequence, part, rounds } in queue {
+        for Job { sequence, part, iterations } in queue {
             let encoded = encoder
                 .encode(part.kind, sequence, &part.raw, self.buffers.take())
                 .map_err(Broken::here)?;
-            self.meter.packed(&part, &rounds, encoded.zero_pages, encoded.payload.len() as u64);
+            self.meter.packed(&part, &iterations, encoded.zero_pages, encoded.payload.len() as u64);
             self.buffers.give(part.raw);
             if self.window.put(sequence, encoded).is_err() {
                 return Ok(());
@@ -246,9 +246,9 @@ impl Taker for Queue<'_> {
         if !part.batches.is_empty() {
             self.last_page = Some(part.read_at);
         }
-        let (rounds, sequence) = (self.run.meter.passes_of(&part), self.sequence);
+        let (iterations, sequence) = (self.run.meter.iterations_of(&part), self.sequence);
         self.run.window.admit(sequence).map_err(|_| given_up())?;
-        self.jobs.send(Job { sequence, part, rounds }).map_err(|_| given_up())?;
+        self.jobs.send(Job { sequence, part, iterations }).map_err(|_| given_up())?;
         self.sequence += 1;
         Ok(())
     }

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use rxl_core::units::bytes;
-use rxl_datapath::iterations::Round;
+use rxl_datapath::iterations::Iteration;
 
 /// How often a plain line is written while nothing changes but the numbers.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -18,7 +18,7 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 pub enum Phase {
     /// Connections and checks.
     Setup,
-    /// Passes over memory, the guest runs.
+    /// Iterations over memory, the guest runs.
     Precopy,
     /// The guest stands still.
     LastPages,
@@ -58,8 +58,8 @@ pub struct Snapshot {
     pub domain: String,
     /// Where it is.
     pub phase: Phase,
-    /// The pass under way, and libxl's count for it.
-    pub current: Option<(Round, Option<u64>)>,
+    /// The iteration under way, and libxl's count for it.
+    pub current: Option<(Iteration, Option<u64>)>,
     /// Bytes on the wire so far.
     pub wire_bytes: u64,
     /// Since the command began.
@@ -69,8 +69,8 @@ pub struct Snapshot {
 impl Snapshot {
     fn text(&self) -> String {
         let mut text = format!("{}: {}", self.domain, self.phase.words());
-        if let Some((round, total)) = &self.current {
-            text += &format!(", round {}: {} pages", round.iteration, round.pfns);
+        if let Some((iteration, total)) = &self.current {
+            text += &format!(", round {}: {} pages", iteration.number, iteration.pfns);
             if let Some(total) = total {
                 text += &format!(" of {total}");
             }
@@ -84,18 +84,21 @@ impl Snapshot {
 }
 
 impl Snapshot {
-    /// Time left in the pass under way.
+    /// Time left in the iteration under way.
     pub fn eta(&self) -> Option<Duration> {
-        let (round, total) = self.current.as_ref()?;
-        eta(round, *total)
+        let (iteration, total) = self.current.as_ref()?;
+        eta(iteration, *total)
     }
 }
 
-/// Time left in a pass at its own rate so far, once a tenth of it is done.
-fn eta(round: &Round, total: Option<u64>) -> Option<Duration> {
-    let total = total.filter(|total| round.pfns >= total / 10 && round.pfns > 0)?;
-    let left = total.saturating_sub(round.pfns) as f64 / round.pfns as f64;
-    Duration::try_from_secs_f64(round.ended.duration_since(round.began).as_secs_f64() * left).ok()
+/// Time left in an iteration at its own rate so far, once a tenth of it is done.
+fn eta(iteration: &Iteration, total: Option<u64>) -> Option<Duration> {
+    let total = total.filter(|total| iteration.pfns >= total / 10 && iteration.pfns > 0)?;
+    let left = total.saturating_sub(iteration.pfns) as f64 / iteration.pfns as f64;
+    Duration::try_from_secs_f64(
+        iteration.ended.duration_since(iteration.began).as_secs_f64() * left,
+    )
+    .ok()
 }
 
 /// Shows a migration's progress.
@@ -130,19 +133,19 @@ impl Progress for Silent {
     fn end(&mut self) {}
 }
 
-/// A line whenever the phase or the pass changes, and every few seconds.
+/// A line whenever the phase or the iteration changes, and every few seconds.
 struct Lines(Option<(Phase, Option<u32>, Instant)>);
 
 impl Progress for Lines {
     fn show(&mut self, snapshot: &Snapshot) {
-        let round = snapshot.current.as_ref().map(|(round, _)| round.iteration);
+        let iteration = snapshot.current.as_ref().map(|(iteration, _)| iteration.number);
         let unchanged = |(phase, last, at): (Phase, Option<u32>, Instant)| {
-            phase == snapshot.phase && last == round && at.elapsed() < LINE_EVERY
+            phase == snapshot.phase && last == iteration && at.elapsed() < LINE_EVERY
         };
         if self.0.is_some_and(unchanged) {
             return;
         }
-        self.0 = Some((snapshot.phase, round, Instant::now()));
+        self.0 = Some((snapshot.phase, iteration, Instant::now()));
         eprintln!("{}", snapshot.text());
     }
 
@@ -164,9 +167,9 @@ impl Progress for Bar {
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar
         });
-        if let Some((round, total)) = &snapshot.current {
-            bar.set_length(total.unwrap_or(round.pfns).max(1));
-            bar.set_position(round.pfns);
+        if let Some((iteration, total)) = &snapshot.current {
+            bar.set_length(total.unwrap_or(iteration.pfns).max(1));
+            bar.set_position(iteration.pfns);
         }
         bar.set_message(snapshot.text());
         bar.tick();
@@ -194,8 +197,8 @@ mod tests {
     fn a_passs_rest_is_guessed_from_its_rate() {
         let began = Instant::now();
         let ended = began + Duration::from_secs(10);
-        let round = Round {
-            iteration: 1,
+        let iteration = Iteration {
+            number: 1,
             dirty: None,
             suspended: false,
             pfns: 500,
@@ -206,9 +209,9 @@ mod tests {
             began,
             ended,
         };
-        assert_eq!(eta(&round, Some(1000)), Some(Duration::from_secs(10)));
-        assert_eq!(eta(&round, Some(100_000)), None);
-        assert_eq!(eta(&round, None), None);
+        assert_eq!(eta(&iteration, Some(1000)), Some(Duration::from_secs(10)));
+        assert_eq!(eta(&iteration, Some(100_000)), None);
+        assert_eq!(eta(&iteration, None), None);
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use rxl_core::error::{Exit, Failure};
 use rxl_report::mpi::MpiPart;
 
-/// Longest line in bytes: a report with a thousand passes is a tenth of it.
+/// Longest line in bytes: a report with a thousand iterations is a tenth of it.
 const MAX_LINE: u64 = 4 << 20;
 
 /// What a member says.
