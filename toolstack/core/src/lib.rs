@@ -21,3 +21,4 @@ pub mod steering;
 pub mod target_spans;
 pub mod text;
 pub mod units;
+pub mod worker;
