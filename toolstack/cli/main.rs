@@ -190,12 +190,13 @@ fn jobs(options: &Jobs) -> Result<(), Failure> {
 
 fn serve_agents() -> Result<(), Failure> {
     let mut nodes = LocalNodes::connect().map_err(|line| Failure::new(Exit::NoXen, line))?;
-    let failed = |error| Failure::internal("agent requests", &error);
+    let failed = |error: std::io::Error| Failure::internal("agent requests", &error);
     let input = std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
     let input =
         Guarded::new(input, Cancel::new().map_err(failed)?, Some(deadlines::AGENT_SERVER_IDLE))
             .map_err(failed)?;
-    quiesce::remote::serve(&mut nodes, input, std::io::stdout().lock()).map_err(failed)
+    quiesce::remote::serve(&mut nodes, input, std::io::stdout().lock())
+        .map_err(|error| failed(error.into()))
 }
 
 fn status(options: &Status) -> Result<(), Failure> {

@@ -5,11 +5,13 @@
 #![forbid(unsafe_code)]
 
 pub mod deadlines;
+pub mod dom0;
 pub mod domain;
 pub mod domain_config;
 pub mod error;
 pub mod host_error;
 pub mod io;
+pub mod json_lines;
 pub mod level;
 pub mod names;
 pub mod notes;

@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use migrate_stream::frame::FrameKind;
+use migrate_stream::iterations::Batch;
 use migrate_stream::libxc::{PageData, RECORD_HEADER_LEN};
-use migrate_stream::rounds::Batch;
 
 use crate::broken::Broken;
 use crate::buffers::Buffers;

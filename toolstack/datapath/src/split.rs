@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use migrate_stream::frame::pages::is_zero;
 use migrate_stream::frame::{FrameKind, MAX_DECODED};
+use migrate_stream::iterations::Batch;
 use migrate_stream::libxc::{self, PageData};
 use migrate_stream::libxl;
 use migrate_stream::reader::{Event, Start, StreamReader};
-use migrate_stream::rounds::Batch;
 
 use crate::buffers::Buffers;
 

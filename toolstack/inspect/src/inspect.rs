@@ -2,12 +2,12 @@
 
 use std::io::Read;
 
+use migrate_stream::iterations::{Batch, Iteration, Iterations};
 use migrate_stream::libxc::{
     DomainHeader, DomainType, ImageHeader, PAGE_SIZE, PageData, PageEntry, PageType,
     RECORD_HEADER_LEN, RecordType,
 };
 use migrate_stream::reader::Place;
-use migrate_stream::rounds::{Batch, Round, Rounds};
 use migrate_stream::{frame::pages::is_zero, libxl, xl};
 use serde::Serialize;
 
@@ -255,7 +255,7 @@ struct Inspector {
     listed: Listed,
     pages: PagesPart,
     types: [(&'static str, u64); 12],
-    rounds: Rounds,
+    iterations: Iterations,
     /// Of the iteration under way.
     zero: u64,
     iteration_bytes: u64,
@@ -273,7 +273,7 @@ impl Default for Inspector {
             listed: Listed::default(),
             pages: PagesPart::default(),
             types: TYPES.map(|name| (name, 0)),
-            rounds: Rounds::default(),
+            iterations: Iterations::default(),
             zero: 0,
             iteration_bytes: 0,
             verify: false,
@@ -313,23 +313,23 @@ fn type_index(page_type: PageType) -> usize {
 impl Inspector {
     /// Adds the iteration under way to the list.
     fn end_iteration(&mut self) {
-        if let Some(round) = self.rounds.begin() {
-            self.list_iteration(round);
+        if let Some(iteration) = self.iterations.begin() {
+            self.list_iteration(iteration);
         }
     }
 
-    fn list_iteration(&mut self, round: Round) {
-        let iteration = IterationPart {
-            iteration: round.iteration,
-            records: round.records,
-            named: round.pfns,
-            with_contents: round.data_pages,
+    fn list_iteration(&mut self, iteration: Iteration) {
+        let part = IterationPart {
+            iteration: iteration.number,
+            records: iteration.records,
+            named: iteration.pfns,
+            with_contents: iteration.data_pages,
             zero: std::mem::take(&mut self.zero),
             bytes: std::mem::take(&mut self.iteration_bytes),
             verify: self.verify,
         };
         if self.listed.iterations.len() < MOST_LISTED {
-            self.listed.iterations.push(iteration);
+            self.listed.iterations.push(part);
         } else {
             self.listed.iterations_left_out += 1;
         }
@@ -440,8 +440,8 @@ impl Sink for Inspector {
             pfns: entries.len() as u32,
             data_pages: contents as u32,
         };
-        if let Some(round) = self.rounds.record(&batch) {
-            self.list_iteration(round);
+        if let Some(iteration) = self.iterations.record(&batch) {
+            self.list_iteration(iteration);
         }
         let length = PageData::HEADER_LEN + entries.len() * 8 + contents * PAGE_SIZE;
         self.iteration_bytes += (RECORD_HEADER_LEN + length) as u64;
@@ -460,7 +460,7 @@ impl Sink for Inspector {
             }
             Some(contents) => self.contents(page, contents),
         };
-        let again = self.rounds.current().iteration > 0 && shade != Shade::Hole;
+        let again = self.iterations.current().number > 0 && shade != Shade::Hole;
         self.map.page(page.pfn, if again { Shade::Again } else { shade });
     }
 }
