@@ -12,11 +12,11 @@ use rxl_core::peer::Peer;
 use rxl_core::peer::Transport;
 use rxl_link::ssh::Route;
 use rxl_report::migration::Report;
-use rxl_report::progress::Silent;
 use rxl_session::events::{Event, Events};
 use rxl_session::xl;
 use rxl_session::xl::line::Said;
 use rxl_testkit::memory::{Faults, Guest};
+use rxl_testkit::silent::Silent;
 
 /// A source with dom3, and a receiver that takes these steps.
 fn pair(guest: Guest, steps: &str) -> Pair {

@@ -16,6 +16,7 @@ pub mod level;
 pub mod names;
 pub mod notes;
 pub mod operation;
+pub mod own_program;
 pub mod peer;
 pub mod save_format;
 pub mod state_dir;

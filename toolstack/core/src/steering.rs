@@ -66,7 +66,7 @@ impl Steering for Unsteered {
 }
 
 /// Who walks over the guest's memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Walker {
     /// rxl itself; PVH guests.
@@ -78,7 +78,7 @@ pub enum Walker {
 }
 
 /// Who puts the pages of a domain that is received into its memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Restorer {
     /// rxl itself, while libxl attaches the domain's devices; PVH guests.

@@ -26,13 +26,24 @@ const FLAT_ITERATIONS: u32 = 2;
 const PROGRESS: u64 = 16;
 
 /// What is left to do when pre-copy does not come below the limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Otherwise {
     /// Give up; the domain runs on at the source.
     Cancel,
     /// Suspend the domain all the same, however long the rest takes.
     Force,
+}
+
+impl Otherwise {
+    /// The value of that name, `cancel` or `force`, in capitals or not.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let named = [("cancel", Self::Cancel), ("force", Self::Force)];
+        named
+            .into_iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
 }
 
 /// What the user asked for.

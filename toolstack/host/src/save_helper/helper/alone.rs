@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::save_helper::helper::SaveArguments;
@@ -39,8 +38,8 @@ fn limits(variable: impl Fn(&str) -> Option<String>) -> Result<Limits, String> {
     };
     let otherwise = |name: &str, default| -> Result<Otherwise, String> {
         let Some(value) = variable(name) else { return Ok(default) };
-        Otherwise::from_str(&value, true)
-            .map_err(|_| format!("{name}={value}: neither cancel nor force"))
+        Otherwise::from_name(&value)
+            .ok_or_else(|| format!("{name}={value}: neither cancel nor force"))
     };
     Ok(Limits {
         downtime: number("RXL_DOWNTIME_LIMIT")?.map_or(DEFAULT_DOWNTIME, Duration::from_millis),
