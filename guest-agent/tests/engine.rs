@@ -63,12 +63,8 @@ impl Store for Tree {
         Ok(())
     }
 
-    fn changed(&mut self) -> io::Result<bool> {
+    fn wait(&mut self, _: BorrowedFd<'_>, _: Duration) -> io::Result<bool> {
         Ok(true)
-    }
-
-    fn notices(&self) -> Option<BorrowedFd<'_>> {
-        None
     }
 }
 
