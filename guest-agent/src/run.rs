@@ -9,12 +9,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sd_notify::NotifyState;
 use tracing::{info, warn};
 
+use crate::deadlines::BREATH;
 use crate::engine::Engine;
 use crate::guest::Guest;
 use crate::store::{Store, wait_for_any};
-
-/// Pause after a step, so that a store with a change at every look leaves the ranks a processor.
-const BREATH: Duration = Duration::from_micros(200);
 
 /// Runs until SIGTERM or SIGINT, then puts everything back.
 pub fn run<S: Store, G: Guest>(mut engine: Engine<S, G>) -> io::Result<()> {

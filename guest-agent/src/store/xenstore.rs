@@ -1,17 +1,18 @@
 //! xenstore, through the crate xenstore-rs: by the kernel's device, or by a socket.
 //!
-//! Only the crate's tokio client knows watches; its blocking one can also wait for ever, and hides
-//! its descriptor, so that nobody can poll it. What the tokio client (0.8.0) lacks is made good
-//! here:
+//! Only the crate's tokio client knows watches. Its blocking one can wait for ever, and hides its
+//! descriptor, so that nobody can poll it. What the tokio client (0.8.0) lacks is made good here:
 //!
-//! | what the client does | what this file does |
-//! | --- | --- |
-//! | It waits for an answer without a deadline, and goes on waiting when the connection is lost: its reader ends, and the tasks that wait are not told. | Each request has a deadline. |
-//! | Dropping it ends none of its tasks, so the device stays open and its watch stays registered. | Each client has a runtime of its own, which is dropped with it. |
-//! | When 8 events of a watch wait to be taken, it takes no more answers. | A task takes events at all times, also during a request. |
-//! | It matches answers by id. The kernel answers WATCH itself, with id 0. | The watch is the first request of a client: that has id 0. |
-//! | A request longer than 4096 bytes ends its writer. | Such a request is refused. |
-//! | A value that is not UTF-8 is an error. | The value is read as U+FFFD. |
+//! - It waits for an answer without a deadline, also after the connection was lost: its reader
+//!   ends, and nobody tells those who wait. So each request has a deadline.
+//! - To drop it ends none of its tasks: the device stays open, and the watch stays registered. So
+//!   each client has a runtime of its own, which is dropped with it.
+//! - While 8 events of a watch wait to be taken, it takes no more answers. So a task takes events
+//!   at all times, also during a request.
+//! - It matches answers by id, and the kernel answers WATCH itself, with id 0. So the watch is the
+//!   first request of a client, which has id 0.
+//! - A request longer than 4096 bytes ends its writer. So such a request is refused.
+//! - A value that is not UTF-8 is an error. So the value is read as U+FFFD.
 //!
 //! The client allocates whatever length an answer's header tells. The device bounds it: the kernel
 //! drops answers of more than 4096 bytes (`process_msg` in drivers/xen/xenbus/xenbus_comms.c).
@@ -39,6 +40,7 @@ use xenstore_rs::tokio::XsTokio;
 use xenstore_rs::{AsyncWatch, AsyncXs};
 
 use super::{Store, wait_for_any};
+use crate::deadlines::ANSWER_DEADLINE;
 
 /// The kernel's device.
 pub const DEVICE: &str = "/dev/xen/xenbus";
@@ -46,10 +48,6 @@ pub const DEVICE: &str = "/dev/xen/xenbus";
 /// The environment's name for a socket to be used in place of the device. xenstore-rs reads it, as
 /// Xen's own libxenstore does. Where it is not set, /run/xenstored/socket is tried first.
 pub const SOCKET_VARIABLE: &str = "XENSTORED_PATH";
-
-/// Longest wait for an answer. xenstored answers in less than a millisecond, unless dom0 is in
-/// trouble.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Longest request in bytes (XENSTORE_PAYLOAD_MAX in Xen's xen/include/public/io/xs_wire.h).
 const MAX_PAYLOAD: usize = 4096;
