@@ -290,7 +290,7 @@ fn a_thaw_that_failed_is_tried_again_though_a_lease_runs() {
 #[test]
 fn a_hold_does_not_put_off_a_thaw_that_failed() {
     let mut bench = Bench::frozen();
-    bench.ranks.0.borrow_mut().stuck = 1;
+    bench.ranks.0.borrow_mut().stuck = 2;
     assert!(failed(&bench.say("7 3 thaw lease=30000"), Reason::System));
     bench.say("7 4 hold lease=30000");
     bench.ranks.advance(100);
