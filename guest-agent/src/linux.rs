@@ -168,10 +168,14 @@ impl Guest for Linux {
 
     fn finish(&mut self) -> Result<Since, Refusal> {
         let since = self.since_cut().unwrap_or_default();
-        self.put_buffers_back().map_err(Refusal::system("put receive buffers back"))?;
-        self.stopper.scatter().map_err(Refusal::system("put the ranks back"))?;
+        // Both are tried, whatever fails: a group that is not scattered would be frozen with those
+        // of the next epoch.
+        let buffers = self.put_buffers_back();
+        let scattered = self.stopper.scatter();
         self.before.clear();
         self.holders.clear();
+        buffers.map_err(Refusal::system("put receive buffers back"))?;
+        scattered.map_err(Refusal::system("put the ranks back"))?;
         Ok(since)
     }
 

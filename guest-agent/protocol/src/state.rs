@@ -58,7 +58,8 @@ pub enum Status {
         /// Time from freeze to thaw. Zero if nothing was frozen.
         paused: Duration,
     },
-    /// Answer to `finish` and `abort`: all is as it was before the epoch.
+    /// Answer to `finish` and `abort`: all is as it was before the epoch, but for what the guest's
+    /// kernel refuses to put back. The ranks run.
     Finished(Finished),
     /// A command could not be obeyed. The ranks run, or will as soon as their kernel allows it, and
     /// the epoch is over in this domain.

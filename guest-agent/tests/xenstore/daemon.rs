@@ -1,8 +1,11 @@
-//! A xenstored as small as the agent needs, on a socket, that can be told to misbehave.
+//! A xenstored as small as the agent needs, on a socket or in the place of the kernel's device,
+//! that can be told to misbehave.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
@@ -22,7 +25,7 @@ pub struct Daemon(Arc<Mutex<Inner>>);
 pub struct Inner {
     pub nodes: BTreeMap<String, Vec<u8>>,
     /// The open connections by number, in the order in which they came.
-    pub open: HashMap<usize, UnixStream>,
+    pub open: HashMap<usize, File>,
     /// How many connections there were.
     pub accepted: usize,
     /// Path and token of the watch, per connection.
@@ -45,12 +48,17 @@ impl Daemon {
         let serving = daemon.clone();
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let number = serving.add(&stream);
-                let serving = serving.clone();
-                thread::spawn(move || serving.serve(number, stream));
+                serving.attach(stream.into());
             }
         });
         daemon
+    }
+
+    /// Serves one connection.
+    pub fn attach(&self, connection: OwnedFd) {
+        let (serving, stream) = (self.clone(), File::from(connection));
+        let number = serving.add(&stream);
+        thread::spawn(move || serving.serve(number, stream));
     }
 
     pub fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -70,7 +78,7 @@ impl Daemon {
         numbers.into_iter().for_each(|number| inner.fire(number));
     }
 
-    fn add(&self, stream: &UnixStream) -> usize {
+    fn add(&self, stream: &File) -> usize {
         let mut inner = self.inner();
         let number = inner.accepted;
         inner.accepted += 1;
@@ -78,7 +86,7 @@ impl Daemon {
         number
     }
 
-    fn serve(&self, number: usize, mut stream: UnixStream) {
+    fn serve(&self, number: usize, mut stream: File) {
         while let Some(request) = Request::read(&mut stream) {
             let mut inner = self.inner();
             if number < inner.mute_below {
@@ -94,7 +102,7 @@ impl Daemon {
 }
 
 impl Request {
-    fn read(stream: &mut UnixStream) -> Option<Self> {
+    fn read(stream: &mut File) -> Option<Self> {
         let mut header = [0; 16];
         stream.read_exact(&mut header).ok()?;
         let word = |n: usize| u32::from_ne_bytes(header[4 * n..4 * n + 4].try_into().expect("4"));
