@@ -113,6 +113,7 @@ fn show_status(place: &StorePlace) -> Result<(), Failure> {
 
 fn run_agent(options: &Run) -> Result<(), Failure> {
     log_to_stderr();
+    let signals = run::hold_termination().map_err(Failure::Run)?;
     let store = open(&options.place)?;
     let directory = &options.runtime_directory;
     fs::create_dir_all(directory)
@@ -123,7 +124,7 @@ fn run_agent(options: &Run) -> Result<(), Failure> {
     }
     let info = introduce(&linux)?;
     let engine = Engine::start(store, linux, info, directory.join("epoch.json"));
-    run::run(engine.map_err(Failure::Advertise)?).map_err(Failure::Run)
+    run::run(engine.map_err(Failure::Advertise)?, &signals).map_err(Failure::Run)
 }
 
 /// The journal keeps the time itself.

@@ -14,28 +14,30 @@ use crate::engine::Engine;
 use crate::guest::Guest;
 use crate::store::{Store, wait_for_any};
 
-/// Runs until SIGTERM or SIGINT, then puts everything back.
-pub fn run<S: Store, G: Guest>(mut engine: Engine<S, G>) -> io::Result<()> {
-    let signals = termination_signals()?;
+/// Takes SIGTERM and SIGINT away from this thread, so that [`run`] hears them. To be called before
+/// an engine starts: it may take over frozen ranks, and the signal's default action would leave them
+/// so.
+pub fn hold_termination() -> io::Result<SignalFd> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals.thread_block()?;
+    Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+}
+
+/// Runs until one of the signals comes, then puts everything back.
+pub fn run<S: Store, G: Guest>(mut engine: Engine<S, G>, signals: &SignalFd) -> io::Result<()> {
     notify_systemd(&[NotifyState::Ready]);
     loop {
         let longest = engine.step();
         notify_systemd(&[NotifyState::Watchdog]);
-        if is_to_stop(engine.store(), &signals, longest)? {
+        if is_to_stop(engine.store(), signals, longest)? {
             break;
         }
     }
     info!("stops");
     notify_systemd(&[NotifyState::Stopping]);
     engine.stop()
-}
-
-fn termination_signals() -> nix::Result<SignalFd> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    signals.thread_block()?;
-    SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
 /// Waits for the next step; tells whether a signal says to stop.
