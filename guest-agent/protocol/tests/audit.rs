@@ -1,5 +1,13 @@
 //! What the audit of a job's cuts makes of ends that agree and of ends that do not.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by a panic"
+)]
+
 use rxl_agent_protocol::*;
 
 fn end(local: &str, remote: &str, acked: u64, received: u64) -> Connection {

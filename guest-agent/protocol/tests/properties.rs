@@ -1,5 +1,13 @@
 //! What is written is read back the same; what is not well-formed is refused, never a panic.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by a panic"
+)]
+
 use std::fmt::{Debug, Display};
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;

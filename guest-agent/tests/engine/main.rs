@@ -1,5 +1,13 @@
 //! The engine over a store and a guest in memory.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by a panic"
+)]
+
 mod bench;
 
 use std::time::Duration;

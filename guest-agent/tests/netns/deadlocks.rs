@@ -94,7 +94,7 @@ fn still_unsent(sending: &mut Coordinator) -> Result<()> {
 }
 
 pub fn coordinator_dies() -> Result<()> {
-    const SHORT: Duration = Duration::from_millis(400);
+    const SHORT: Duration = Duration::from_secs(1);
     let world = World::new()?;
     let job = Job::start(&world, &[])?;
     let mut both = Coordinator::of_both(&world, 1)?;

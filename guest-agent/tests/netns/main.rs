@@ -5,6 +5,14 @@
 //!
 //! Needs root, iproute2, util-linux, Open MPI and MPICH (`make deps`).
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by a panic"
+)]
+
 mod cases;
 mod coordinator;
 mod deadlocks;

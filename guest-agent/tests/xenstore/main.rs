@@ -1,6 +1,14 @@
 //! The agent's program against a xenstored on a socket, and behind the kernel's device: what it
 //! makes of the crate xenstore-rs.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by a panic"
+)]
+
 mod daemon;
 
 use std::os::fd::{AsRawFd, OwnedFd};
