@@ -104,8 +104,8 @@ pub fn coordinator_dies() -> Result<()> {
     }
     // A renewed lease holds.
     let start = Instant::now();
-    for count in 0..6 {
-        std::thread::sleep(SHORT / 2);
+    for count in 0..12 {
+        std::thread::sleep(SHORT / 4);
         both.iter_mut().try_for_each(|coordinator| coordinator.renew(count))?;
     }
     for coordinator in &mut both {
