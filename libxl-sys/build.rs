@@ -83,14 +83,9 @@ const FUNCTIONS: &[&str] = &[
     "xs_open",
     "xs_close",
     "xs_read",
-    "xs_directory",
     "xs_write",
     "xs_transaction_start",
     "xs_transaction_end",
-    "xs_watch",
-    "xs_unwatch",
-    "xs_fileno",
-    "xs_check_watch",
 ];
 
 const CONSTANTS: &[&str] = &[

@@ -73,6 +73,10 @@ pub const DEVICES: Duration = seconds(300);
 /// connection is alive. A guest may take both of libxl's suspend steps in it.
 pub const STALL: Duration = seconds(180);
 
+/// How long xenstored may take over one request. It has one thread, and a host that is busy, or
+/// itself emulated, makes it wait for seconds.
+pub const XENSTORE: Duration = seconds(10);
+
 // The connections between the two hosts.
 
 /// Longest silence of a living side on the control connection.
@@ -92,11 +96,24 @@ pub const DATA_CONNECTIONS: Duration = seconds(240);
 /// How long a child whose pipes have been closed may take to end by itself.
 pub const SSH_EXIT: Duration = seconds(5);
 
+/// How long a child that has said all may take until its exit status is there.
+pub const SSH_STATUS: Duration = seconds(3);
+
+/// How long what a child has written to its standard error may still take to be read, once it has
+/// ended. A process that it left behind may hold the other end for ever.
+pub const LAST_WORDS: Duration = millis(300);
+
+/// How long one TCP connection may take to be made.
+pub const TCP_CONNECT: Duration = seconds(15);
+
 /// How long the target may take to clean up after an abort.
 pub const PEER_ABORT: Duration = seconds(30);
 
 /// How long a receiver over xl's protocol may take to clean up once its input has ended.
 pub const XL_CLEAN_UP: Duration = seconds(30);
+
+/// How long the target waits, at its end, until the source has read what was said and closes.
+pub const PEER_READS: Duration = seconds(10);
 
 /// How long the peer's or libxl's reason behind a broken data path may take to come.
 pub const PEER_REASON: Duration = seconds(3);
@@ -263,6 +280,8 @@ const _: () = assert!(!before(READY, DEVICES));
 const _: () = assert!(before(both(HEARTBEAT, HEARTBEAT), seconds(5)));
 // A stranger that says nothing leaves time for the connections that belong here.
 const _: () = assert!(before(PREAMBLE, CONNECT));
+// TCP connections are made, all at once, within the time for connections of any kind.
+const _: () = assert!(before(TCP_CONNECT, CONNECT));
 // The leader gives up first, then the members, then the targets that wait for their data.
 const _: () = assert!(before(GANG_PREPARE, BEGIN));
 const _: () = assert!(before(both(BEGIN, CONNECT), DATA_CONNECTIONS));
@@ -283,6 +302,9 @@ const _: () = assert!(before(GANG_FLUSH, SESSION_ANSWER));
 // A lease is renewed several times before it ends, and outlasts a command with all its slack.
 const _: () = assert!(before(both(both(LEASE_RENEWAL, LEASE_RENEWAL), LEASE_RENEWAL), LEASE));
 const _: () = assert!(before(both(FREEZE, AGENT_SLACK), LEASE));
+// A renewal that xenstored delays to its deadline still comes in time, and its failure is told.
+const _: () = assert!(before(both(LEASE_RENEWAL, XENSTORE), LEASE));
+const _: () = assert!(before(XENSTORE, AGENT_SERVER));
 const _: () = assert!(before(both(LONGEST_FLUSH, AGENT_SLACK), LEASE));
 // An agent answers before its coordinator, and the coordinator's server there, stop listening.
 const _: () = assert!(before(both(PREPARE, AGENT_SLACK), PREPARE_ANSWER));

@@ -39,7 +39,7 @@ struct LeaderLine {
     together: bool,
     asked: Option<Asked>,
     frozen: bool,
-    /// The pass after the freeze has begun.
+    /// The iteration after the freeze has begun.
     last_iteration: bool,
     flushed: bool,
     go: Option<String>,
@@ -52,12 +52,13 @@ enum Asked {
     Ready,
 }
 
-/// What comes after a live pass that was good enough.
+/// What comes after a live iteration that was good enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// The job has just been held still: one more live pass fetches what it has dirtied until then.
+    /// The job has just been held still: one more live iteration fetches what it has dirtied until
+    /// then.
     OneIteration,
-    /// The last pass.
+    /// The last iteration.
     Now,
     /// Others have not come so far.
     NotYet,

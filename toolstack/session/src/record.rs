@@ -14,7 +14,7 @@ use rxl_core::state_dir::StateDir;
 use rxl_core::units::ms;
 use rxl_datapath::packing::Packing;
 use rxl_report::migration::{
-    ChecksumPart, CompressionPart, DomainPart, RamPart, Report, RoundPart, SCHEMA, Status,
+    ChecksumPart, CompressionPart, DomainPart, IterationPart, RamPart, Report, SCHEMA, Status,
     Timeline, TransportPart,
 };
 use rxl_report::progress::{Phase, Progress, Snapshot};
@@ -102,8 +102,8 @@ impl Record {
     /// This moment, for the progress and for `rxl status`.
     pub fn snapshot(&self, phase: Phase) -> Snapshot {
         let (current, rate) = {
-            let rounds = self.measured.meter.rounds();
-            (rounds.current(), pages_per_second(&rounds.list()))
+            let iterations = self.measured.meter.iterations();
+            (iterations.current(), pages_per_second(&iterations.list()))
         };
         let snapshot = Snapshot {
             domain: self.domain.name.clone(),
@@ -114,8 +114,9 @@ impl Record {
         };
         self.monitor.update(|status| {
             status.state = phase.name().into();
-            if let Some((round, total)) = &snapshot.current {
-                (status.round, status.round_pages) = (Some(round.iteration), Some(round.pfns));
+            if let Some((iteration, total)) = &snapshot.current {
+                (status.iteration, status.iteration_pages) =
+                    (Some(iteration.number), Some(iteration.pfns));
                 status.dirty_pages = *total;
             }
             status.pages_per_second = rate;
@@ -129,7 +130,7 @@ impl Record {
 
     /// The report of a migration that has ended so.
     pub fn report(self, result: &Result<(), Failure>) -> Report {
-        let rounds = self.measured.meter.rounds().list();
+        let iterations = self.measured.meter.iterations().list();
         let total = self.domain.max_memory_kib * 1024;
         let (wire, raw) = (self.measured.meter.wire_bytes(), self.measured.meter.stream_bytes());
         let status = match result {
@@ -158,10 +159,10 @@ impl Record {
             downtime: self.measured.timeline.downtime(),
             downtime_split: self.measured.timeline.split(),
             target: self.measured.target,
-            ram: RamPart::new(&rounds, total, wire, raw),
+            ram: RamPart::new(&iterations, total, wire, raw),
             precopy: self.measured.precopy,
             mpi: self.measured.mpi,
-            rounds: rounds.iter().map(RoundPart::new).collect(),
+            iterations: iterations.iter().map(IterationPart::new).collect(),
             compression: CompressionPart {
                 codec: self.packing.codec_name().into(),
                 level: self.packing.level,

@@ -74,9 +74,9 @@ impl DomainSave<'_> {
         measurements: &mut Measurements,
     ) -> Result<Option<Decision>, Failure> {
         let measured = Measured {
-            rounds: stats.iteration,
+            iterations: stats.iteration,
             dirty: stats.dirty,
-            pages_per_second: pages_per_second(&measurements.meter.rounds().list()),
+            pages_per_second: pages_per_second(&measurements.meter.iterations().list()),
             elapsed: measurements.timeline.began.elapsed(),
         };
         // A job that stands still is not kept waiting for anything better, and its last live
