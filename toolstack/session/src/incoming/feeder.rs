@@ -1,31 +1,19 @@
 //! The thread that gives libxl a stream which is read here: out of a file, or off xl's wire.
 
-use std::thread::JoinHandle;
-
 use crate::events::{Event, Events};
 use rxl_core::deadlines;
 use rxl_core::domain::{DomId, RestoreAs};
 use rxl_core::error::Failure;
 use rxl_core::io::{Cancel, Guarded, pipe};
 use rxl_core::operation::Operation;
+use rxl_core::worker::Worker;
 use rxl_datapath::broken::Broken;
-use rxl_host::host::Host;
+use rxl_host::host::{Host, RestoreRequest};
 
 /// The thread that gives libxl its stream. Dropped, it stops, and libxl's restore fails if it has
 /// not ended.
 pub struct Feeder {
-    cancel: Cancel,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Drop for Feeder {
-    fn drop(&mut self) {
-        self.cancel.pull();
-        if let Some(thread) = self.thread.take() {
-            // A panic in it has been printed.
-            let _ = thread.join();
-        }
-    }
+    _worker: Worker,
 }
 
 /// Starts a restore. `give` runs on a thread of its own: it writes the stream, and returns how many
@@ -46,9 +34,9 @@ pub fn restore_from(
         let given = give(to_libxl);
         let _ = queue.send(Event::Data(given));
     };
-    let thread = std::thread::Builder::new().name("feed".into()).spawn(work).map_err(broken)?;
-    let feeder = Feeder { cancel, thread: Some(thread) };
+    let feeder = Feeder { _worker: Worker::with_cancel("feed", cancel, work).map_err(broken)? };
     let notes = events.notes().map_err(broken)?;
-    let operation = host.restore(config_json, restore_as, reading, notes).map_err(Failure::from)?;
+    let request = RestoreRequest::new(config_json, restore_as, notes)?;
+    let operation = host.restore(request, reading)?;
     Ok((operation, feeder))
 }

@@ -22,7 +22,7 @@ use rxl_core::steering::Restorer;
 use rxl_core::text::one_line;
 use rxl_datapath::broken::Broken;
 use rxl_datapath::receive::{Pipe, Received, Receiver};
-use rxl_host::host::{Host, RestoreAhead};
+use rxl_host::host::{Host, RestoreAhead, RestoreRequest};
 use rxl_link::control::{Accept, Control, Hello, Incoming, Message, Offer, Refusal};
 use rxl_link::transport::{
     Connection, Expected, Rendezvous, RendezvousError, Ticket, listen_address,
@@ -272,15 +272,15 @@ fn restore(
     cancel: &Cancel,
     notes: Notes,
 ) -> Result<(Restorer, RestoreAhead), Failure> {
-    let config = &offer.config_json;
+    let request = RestoreRequest::new(&offer.config_json, restore_as, notes)?;
     if let Some(special) = offer.special_pages
-        && let Some(ahead) = host.restore_ahead(config, restore_as, special, cancel, &notes)?
+        && let Some(ahead) = host.restore_ahead(&request, special, cancel)?
     {
         return Ok((Restorer::Rxl, ahead));
     }
     let broken = |e| Failure::internal("data path", &e);
     let (reading, writing) = pipe().map_err(broken)?;
     let to_libxl = Guarded::new(writing, cancel.clone(), Some(deadlines::STALL)).map_err(broken)?;
-    let operation = host.restore(config, restore_as, reading, notes)?;
+    let operation = host.restore(request, reading)?;
     Ok((Restorer::Libxc, RestoreAhead { operation, sink: Box::new(Pipe(to_libxl)) }))
 }

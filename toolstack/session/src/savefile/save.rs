@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
-use serde_json::Value;
 
 use crate::events::{Event, Events};
 use crate::job::HeldJob;
@@ -16,6 +15,7 @@ use crate::outgoing::{
 use crate::savefile::file::Unfinished;
 use crate::savefile::writer::{Writer, Written};
 use rxl_core::domain::Domain;
+use rxl_core::domain_config::DomainConfig;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::host_error::HostError;
 use rxl_core::level::Level;
@@ -26,7 +26,7 @@ use rxl_datapath::broken::Broken;
 use rxl_datapath::feed::feed;
 use rxl_datapath::packing::Packing;
 use rxl_host::host::Host;
-use rxl_quiesce::cluster::AgentHost;
+use rxl_quiesce::host::AgentHost;
 use rxl_report::migration::Timeline;
 use rxl_report::mpi::MpiPart;
 
@@ -97,16 +97,10 @@ fn hold_still(mut job: HeldJob) -> Result<HeldJob, Failure> {
 
 /// As xl does without -D: the number is not to be kept, or a restore would fail where it is taken.
 fn without_domid(config_json: &str) -> Result<String, Failure> {
-    let bad = |e| {
-        Failure::new(
-            Exit::Internal,
-            format!("libxl's configuration of the domain is not JSON: {e}"),
-        )
-    };
-    let mut config: Value = serde_json::from_str(config_json).map_err(bad)?;
-    if let Some(create_info) = config.get_mut("c_info").and_then(Value::as_object_mut) {
-        create_info.remove("domid");
-    }
+    let mut config = DomainConfig::parse(config_json).map_err(|error| {
+        Failure::new(Exit::Internal, format!("the configuration of the domain {error}"))
+    })?;
+    config.forget_domid();
     Ok(config.to_string())
 }
 
