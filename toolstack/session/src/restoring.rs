@@ -110,7 +110,7 @@ impl<'a> Restoring<'a> {
     /// When libxl has stopped reading, its own reason is the better one.
     fn data_failure(&mut self, broken: &Broken, events: &Events<u64>) -> Failure {
         let deadline = Instant::now()
-            + if broken.at == At::Libxl { deadlines::LIBXL_REASON } else { Duration::ZERO };
+            + if broken.at() == At::Libxl { deadlines::LIBXL_REASON } else { Duration::ZERO };
         while let Some(event) = events.next(deadline) {
             if matches!(event, Event::OperationEnded)
                 && let Err(failure) = self.restored()
@@ -118,8 +118,8 @@ impl<'a> Restoring<'a> {
                 return failure;
             }
         }
-        let exit = if broken.at == At::Peer { Exit::BadStream } else { Exit::Internal };
-        Failure::new(exit, broken.what.clone())
+        let exit = if broken.at() == At::Peer { Exit::BadStream } else { Exit::Internal };
+        Failure::new(exit, broken.to_string())
     }
 
     fn give_up(mut self, domid: Option<DomId>, failure: Failure) -> Failure {

@@ -298,15 +298,15 @@ impl<'a> Uncommitted<'a> {
         while let Some(event) = self.events.next(deadline) {
             let told = match event {
                 // What a broken data path ends is not what broke it.
-                Event::OperationEnded if broken.at == At::Libxl => self.saving.ended(),
-                Event::Control(incoming) if broken.at == At::Peer => self.check_control(incoming),
+                Event::OperationEnded if broken.at() == At::Libxl => self.saving.ended(),
+                Event::Control(incoming) if broken.at() == At::Peer => self.check_control(incoming),
                 _ => Ok(()),
             };
             if let Err(failure) = told {
                 return failure;
             }
         }
-        Failure::new(Exit::FailedSourceRuns, format!("data to {}: {}", self.link.host, broken.what))
+        Failure::new(Exit::FailedSourceRuns, format!("data to {}: {}", self.link.host, broken))
     }
 
     fn check_control(&self, incoming: Incoming) -> Result<(), Failure> {

@@ -172,7 +172,7 @@ impl Session {
         let queue = self.events.sender();
         let deliver = move |connections: Result<_, RendezvousError>| {
             let connections = connections.map(Data::Connected);
-            let broken = |error: RendezvousError| Broken::peer(error.to_string());
+            let broken = |error: RendezvousError| Broken::peer(error);
             let _ = queue.send(Event::Data(connections.map_err(broken)));
         };
         let rendezvous =
@@ -187,8 +187,8 @@ impl Session {
             let failure = match self.events.next(deadline) {
                 Some(Event::Data(Ok(Data::Connected(connections)))) => return Ok(connections),
                 Some(Event::Data(Err(broken))) => {
-                    self.control.send(Message::Failed { reason: broken.what.clone() });
-                    broken.what
+                    self.control.send(Message::Failed { reason: broken.to_string() });
+                    broken.to_string()
                 }
                 Some(Event::Control(Incoming::Lost(reason))) => reason,
                 Some(Event::Control(Incoming::Message(Message::Abort { reason }))) => {
@@ -330,7 +330,7 @@ impl Receiving {
     /// When libxl has stopped reading, its own reason is the better one.
     fn data_failure(&mut self, broken: Broken) -> Failure {
         let deadline = Instant::now()
-            + if broken.at == At::Libxl { deadlines::LIBXL_REASON } else { Duration::ZERO };
+            + if broken.at() == At::Libxl { deadlines::LIBXL_REASON } else { Duration::ZERO };
         while let Some(event) = self.session.events.next(deadline) {
             if matches!(event, Event::OperationEnded)
                 && let Err(failure) = self.restored()
@@ -338,7 +338,7 @@ impl Receiving {
                 return failure;
             }
         }
-        Failure::new(Exit::FailedSourceRuns, broken.what)
+        Failure::new(Exit::FailedSourceRuns, broken.to_string()).caused_by(broken)
     }
 
     /// The digest over all that libxl was given equals the source's over all that it sent.

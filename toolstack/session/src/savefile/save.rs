@@ -212,7 +212,7 @@ impl<'a> Saving<'a> {
     /// Where libxl's stream broke off, libxl says why a moment later.
     fn write_failure(&mut self, broken: &Broken, events: &Events<Written>) -> Failure {
         let deadline = Instant::now()
-            + if broken.at == At::Libxl { deadlines::LIBXL_REASON } else { Duration::ZERO };
+            + if broken.at() == At::Libxl { deadlines::LIBXL_REASON } else { Duration::ZERO };
         while self.operation.is_some()
             && let Some(event) = events.next(deadline)
         {
@@ -222,7 +222,8 @@ impl<'a> Saving<'a> {
                 return failure;
             }
         }
-        let what = broken.what.trim_start_matches("data connection: ");
+        let what = broken.to_string();
+        let what = what.trim_start_matches("data connection: ");
         Failure::new(Exit::FailedSourceRuns, format!("{}: {what}", self.path))
     }
 

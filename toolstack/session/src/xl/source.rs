@@ -263,14 +263,14 @@ impl<'a> Uncommitted<'a> {
         while let Some(event) = self.events.next(deadline) {
             let told = match event {
                 Event::OperationEnded => self.saving.ended(),
-                Event::Data(Ok(Said::Word(word))) if broken.at == At::Peer => self.hear(word),
+                Event::Data(Ok(Said::Word(word))) if broken.at() == At::Peer => self.hear(word),
                 _ => Ok(()),
             };
             if let Err(failure) = told {
                 return failure;
             }
         }
-        Failure::new(Exit::FailedSourceRuns, format!("data to {}: {}", self.line.host, broken.what))
+        Failure::new(Exit::FailedSourceRuns, format!("data to {}: {}", self.line.host, broken))
     }
 
     fn await_ready(&mut self, timeout: &Timeout, record: &mut Record) -> Result<(), Failure> {
