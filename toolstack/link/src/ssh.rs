@@ -199,7 +199,13 @@ impl Remote {
     /// Why it is gone, in the user's terms. Waits a moment for its exit status; ends it when it has
     /// none to give.
     pub fn post_mortem(&mut self) -> Failure {
-        let status = self.end(deadlines::SSH_STATUS);
+        let runtime = self.runtime.clone();
+        runtime.block_on(self.post_mortem_on_runtime())
+    }
+
+    /// The same, for those who wait on the runtime.
+    pub async fn post_mortem_on_runtime(&mut self) -> Failure {
+        let status = self.ended(deadlines::SSH_STATUS).await;
         explain(&self.host, &self.program, status.and_then(|status| status.code()), &self.heard())
     }
 
@@ -242,7 +248,13 @@ impl Remote {
 
 impl Drop for Remote {
     fn drop(&mut self) {
-        self.end(deadlines::SSH_EXIT);
+        if Handle::try_current().is_err() {
+            self.end(deadlines::SSH_EXIT);
+        } else if matches!(self.child.try_wait(), Ok(None)) {
+            // On the runtime nothing can be waited for.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
     }
 }
 

@@ -27,7 +27,7 @@ use rxl_datapath::packing::Packing;
 use rxl_host::guard;
 use rxl_host::guard_line::Guard;
 use rxl_host::host::{Host, Save};
-use rxl_quiesce::cluster::AgentHost;
+use rxl_quiesce::host::AgentHost;
 use rxl_report::mpi::MpiPart;
 
 /// How often the deadline is looked at.
