@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use migrate_stream::{libxl, writer};
 
@@ -137,14 +138,12 @@ fn go_on(
         helper.restored(missing, special)?;
         let mut end = Vec::new();
         writer::libxl_end(&mut end);
-        write(&mut to_libxl, &end).map_err(|broken| broken.what)
+        write(&mut to_libxl, &end).map_err(|broken| broken.to_string())
     }
 }
 
 fn write(to_libxl: &mut Guarded, bytes: &[u8]) -> Result<(), Broken> {
-    to_libxl
-        .write_all(bytes)
-        .map_err(|e| Broken::libxl(format!("libxl stopped reading its stream: {e}")))
+    to_libxl.write_all(bytes).map_err(|error| Broken::LibxlWrite(Arc::new(error)))
 }
 
 impl<F: Fn() -> bool + Send> StreamSink for Ahead<F> {
@@ -162,11 +161,10 @@ impl<F: Fn() -> bool + Send> StreamSink for Ahead<F> {
     }
 
     fn finish(&mut self) -> Result<(), Broken> {
-        let ended = self
-            .restorer
-            .as_mut()
-            .map_or(Err("the stream ended at its beginning".into()), MemoryRestore::finish);
-        ended.map_err(Broken::libxl)
+        let restorer = self.restorer.as_mut();
+        let restorer =
+            restorer.ok_or_else(|| Broken::libxl("the stream ended at its beginning"))?;
+        restorer.finish().map_err(Broken::libxl)
     }
 }
 

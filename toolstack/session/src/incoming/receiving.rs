@@ -120,7 +120,7 @@ impl<'a, O: Origin> Receiving<'a, O> {
     /// When libxl has stopped reading, its own reason is the better one.
     fn path_failure(&mut self, broken: &Broken, events: &Events<O::Data>) -> Failure {
         let deadline = Instant::now()
-            + if broken.at == At::Libxl { deadlines::LIBXL_REASON } else { Duration::ZERO };
+            + if broken.at() == At::Libxl { deadlines::LIBXL_REASON } else { Duration::ZERO };
         while self.operation.is_some()
             && let Some(event) = events.next(deadline)
         {
@@ -130,7 +130,7 @@ impl<'a, O: Origin> Receiving<'a, O> {
                 return failure;
             }
         }
-        Failure::new(self.origin.exit(broken.at), broken.what.clone())
+        Failure::new(self.origin.exit(broken.at()), broken.to_string()).caused_by(broken.clone())
     }
 
     /// Destroys what was built, then tells the other side.

@@ -93,15 +93,15 @@ impl<'a, D: Destination> Uncommitted<'a, D> {
     /// host. What a broken path ends is not what broke it.
     fn path_failure(&mut self, broken: &Broken, measured: &mut Measurements) -> Failure {
         let deadline = Instant::now()
-            + match broken.at {
+            + match broken.at() {
                 At::Libxl => deadlines::LIBXL_REASON,
                 At::Peer => self.destination.reason_deadline(),
                 At::Here => Duration::ZERO,
             };
-        while !(broken.at == At::Libxl && self.save.is_over())
+        while !(broken.at() == At::Libxl && self.save.is_over())
             && let Some(event) = self.events.next(deadline)
         {
-            let told = match (broken.at, event) {
+            let told = match (broken.at(), event) {
                 (At::Libxl, Event::OperationEnded) => self.save.ended(),
                 (At::Peer, Event::Control(incoming)) => {
                     self.destination.take_control(incoming, measured)

@@ -100,8 +100,8 @@ impl Destination for RxlDestination {
     }
 
     fn path_failure(&self, broken: &Broken) -> Failure {
-        let what = format!("data to {}: {}", self.link.host, broken.what);
-        Failure::new(Exit::FailedSourceRuns, what)
+        let what = format!("data to {}: {broken}", self.link.host);
+        Failure::new(Exit::FailedSourceRuns, what).caused_by(broken.clone())
     }
 
     fn abort(&mut self, failure: &Failure) {

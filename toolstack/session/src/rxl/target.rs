@@ -174,7 +174,7 @@ impl Session {
         let queue = self.events.sender();
         let deliver = move |connections: Result<_, RendezvousError>| {
             let connections = connections.map(Data::Connected);
-            let broken = |error: RendezvousError| Broken::peer(error.to_string());
+            let broken = |error: RendezvousError| Broken::peer(error);
             let _ = queue.send(Event::Data(connections.map_err(broken)));
         };
         let rendezvous =
@@ -189,8 +189,8 @@ impl Session {
             let failure = match self.events.next(deadline) {
                 Some(Event::Data(Ok(Data::Connected(connections)))) => return Ok(connections),
                 Some(Event::Data(Err(broken))) => {
-                    self.control.send(Message::Failed { reason: broken.what.clone() });
-                    broken.what
+                    self.control.send(Message::Failed { reason: broken.to_string() });
+                    broken.to_string()
                 }
                 Some(Event::Control(Incoming::Lost(reason))) => reason,
                 Some(Event::Control(Incoming::Message(Message::Abort { reason }))) => {

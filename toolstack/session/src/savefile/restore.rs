@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::events::Events;
 use crate::incoming::{Feeder, Origin, Receiving, restore_from};
@@ -153,12 +154,12 @@ fn give(mut stream: Box<dyn Read + Send>, mut to_libxl: Guarded) -> Result<u64, 
     let mut buffer = vec![0; BUFFER];
     let mut given = 0;
     loop {
-        let length = stream.read(&mut buffer).map_err(|e| Broken::peer(e.to_string()))?;
+        let length = stream.read(&mut buffer).map_err(|e| Broken::peer(e))?;
         if length == 0 {
             return Ok(given);
         }
         let written = to_libxl.write_all(&buffer[..length]);
-        written.map_err(|e| Broken::libxl(format!("libxl stopped reading its stream: {e}")))?;
+        written.map_err(|e| Broken::LibxlWrite(Arc::new(e)))?;
         given += length as u64;
     }
 }

@@ -174,8 +174,12 @@ impl Destination for FileDestination {
     }
 
     fn path_failure(&self, broken: &Broken) -> Failure {
-        let what = broken.what.trim_start_matches("data connection: ");
-        Failure::new(Exit::FailedSourceRuns, format!("{}: {what}", self.path))
+        // The file is what the frames are written to in place of a connection.
+        let what = match broken {
+            Broken::Connection(error) => format!("{}: {error}", self.path),
+            other => format!("{}: {other}", self.path),
+        };
+        Failure::new(Exit::FailedSourceRuns, what).caused_by(broken.clone())
     }
 
     fn abandon(&self) {

@@ -94,8 +94,8 @@ impl Destination for XlDestination {
     }
 
     fn path_failure(&self, broken: &Broken) -> Failure {
-        let what = format!("data to {}: {}", self.line.host, broken.what);
-        Failure::new(Exit::FailedSourceRuns, what)
+        let what = format!("data to {}: {broken}", self.line.host);
+        Failure::new(Exit::FailedSourceRuns, what).caused_by(broken.clone())
     }
 
     fn abandon(&self) {

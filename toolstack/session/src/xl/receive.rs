@@ -122,7 +122,7 @@ fn give(mut from: Guarded, mut to_libxl: Guarded) -> Result<u64, Broken> {
             .is_some()
         {}
         let written = to_libxl.write_all(&buffer[..length]);
-        written.map_err(|e| Broken::libxl(format!("libxl stopped reading its stream: {e}")))?;
+        written.map_err(|e| Broken::LibxlWrite(Arc::new(e)))?;
     }
     Ok(reader.offset())
 }
