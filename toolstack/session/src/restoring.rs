@@ -102,7 +102,7 @@ impl<'a> Restoring<'a> {
     }
 
     fn restored(&mut self) -> Result<DomId, Failure> {
-        let lost = HostError::Failed { operation: "restore", reason: "it ended twice".into() };
+        let lost = HostError::failed("restore", "it ended twice");
         let ended = self.operation.take().map_or(Err(lost), Operation::wait);
         ended.map_err(|e| Failure::from(e).with_exit(Exit::Internal))
     }

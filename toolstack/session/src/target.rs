@@ -323,7 +323,7 @@ impl Receiving {
 
     fn restored(&mut self) -> Result<DomId, Failure> {
         let ended = self.restore.take().map(Operation::wait);
-        let lost = HostError::Failed { operation: "restore", reason: "it ended twice".into() };
+        let lost = HostError::failed("restore", "it ended twice");
         ended.unwrap_or(Err(lost)).map_err(|e| Failure::from(e).with_exit(Exit::FailedSourceRuns))
     }
 

@@ -172,9 +172,8 @@ impl Memory for GuestMemory {
             .map_err(|failure| failure.to_string())?;
         let mut failed = Vec::new();
         for index in 0..pfns.len() {
-            match mapping.error(index) {
-                None => mapping.append(index, out),
-                Some(_) => failed.push(index),
+            if !mapping.append(index, out) {
+                failed.push(index);
             }
         }
         Ok(failed)

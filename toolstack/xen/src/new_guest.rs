@@ -5,6 +5,8 @@
 
 use std::ffi::c_int;
 
+use nix::errno::Errno;
+
 use migrate_stream::libxc::{CpuidLeaf, CpuidPolicy, HvmParam, MsrEntry, MsrPolicy, TscInfo};
 
 use crate::failure::Failure;
@@ -72,13 +74,10 @@ impl BuiltGuest {
         self.numbers.extend(pages.iter().map(|(pfn, _)| *pfn));
         let mut mapping = self.foreign.map(&self.xen, &self.numbers, Access::Write)?;
         for (index, (pfn, contents)) in pages.iter().enumerate() {
-            if let Some(errno) = mapping.error(index) {
-                return Err(Failure::of(format!(
-                    "page {pfn:#x} cannot be mapped: {}",
-                    errno.desc()
-                )));
+            if !mapping.fill(index, contents) {
+                let why = mapping.error(index).unwrap_or(Errno::EFAULT).desc();
+                return Err(Failure::of(format!("page {pfn:#x} cannot be mapped: {why}")));
             }
-            mapping.fill(index, contents);
         }
         Ok(())
     }

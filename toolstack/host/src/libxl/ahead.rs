@@ -7,7 +7,7 @@ use std::path::Path;
 
 use migrate_stream::{libxl, writer};
 
-use crate::save_helper::session::{Plugin, RestoreHelper};
+use crate::save_helper::socket::{RestoreHelper, SaveHelperListener};
 use rxl_core::domain::SpecialPages;
 use rxl_core::domain_config::{Disk, DomainConfig};
 use rxl_core::io::Guarded;
@@ -87,7 +87,7 @@ fn is_block_device(path: &Path) -> bool {
 /// Where the stream goes.
 pub(super) struct Ahead<F> {
     library: Library,
-    plugin: Plugin,
+    listener: SaveHelperListener,
     special: SpecialPages,
     to_libxl: Option<Guarded>,
     /// libxl has given up, or is to.
@@ -99,14 +99,14 @@ pub(super) struct Ahead<F> {
 impl<F: Fn() -> bool + Send> Ahead<F> {
     pub(super) fn new(
         library: Library,
-        plugin: Plugin,
+        listener: SaveHelperListener,
         special: SpecialPages,
         to_libxl: Guarded,
         ended: F,
     ) -> Self {
         Self {
             library,
-            plugin,
+            listener,
             special,
             to_libxl: Some(to_libxl),
             ended,
@@ -119,8 +119,9 @@ impl<F: Fn() -> bool + Send> Ahead<F> {
     fn begin(&mut self) -> Result<MemoryRestore<BuiltGuest>, Broken> {
         let gone = || Broken::libxl("libxl has given the restore up");
         let mut to_libxl = self.to_libxl.take().ok_or_else(gone)?;
-        write(&mut to_libxl, &self.head[..HEAD])?;
-        let helper = self.plugin.restoring(&self.ended).map_err(Broken::libxl)?.ok_or_else(gone)?;
+        write(&mut to_libxl, self.head.get(..HEAD).unwrap_or(&self.head))?;
+        let helper = self.listener.restoring(&self.ended);
+        let helper = helper.map_err(|error| Broken::libxl(error.to_string()))?.ok_or_else(gone)?;
         let guest = BuiltGuest::open(self.library, helper.domid, helper.rings);
         let guest = guest.map_err(|failure| Broken::here(failure.to_string()))?;
         Ok(MemoryRestore::new(guest, self.special, go_on(helper, to_libxl, self.special)))
@@ -134,7 +135,7 @@ fn go_on(
     special: SpecialPages,
 ) -> impl FnMut(u32) -> Result<(), String> + Send {
     move |missing| {
-        helper.restored(missing, special)?;
+        helper.restored(missing, special).map_err(|error| error.to_string())?;
         let mut end = Vec::new();
         writer::libxl_end(&mut end);
         write(&mut to_libxl, &end).map_err(|broken| broken.what)
