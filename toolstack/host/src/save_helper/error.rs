@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use rxl_core::deadlines;
 use rxl_core::error::Failure;
 use rxl_core::json_lines::JsonLineError;
+use rxl_precopy::save_memory::SaveError;
 use rxl_xen::ExportError;
 
 /// The helper's file name.
@@ -59,8 +60,8 @@ pub enum SaveHelperError {
     #[error(transparent)]
     Memory(#[from] rxl_xen::Failure),
     /// Saving the guest's memory failed, for this reason.
-    #[error("{0}")]
-    Save(String),
+    #[error(transparent)]
+    Save(#[from] SaveError),
     /// The thread that serves the helper panicked.
     #[error("its thread panicked")]
     Panicked,

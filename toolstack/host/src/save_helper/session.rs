@@ -92,11 +92,11 @@ impl SteeredSave {
             memory,
             feed: self.feed,
             steering: &mut *self.steering,
-            suspend: &mut || order(helper, &ToHelper::Suspend).map_err(|error| error.to_string()),
+            suspend: &mut || order(helper, &ToHelper::Suspend).map_err(Into::into),
             // Unasked the helper only says that libxl wants an end.
             given_up: &|| ended() || is_readable(&socket),
         };
-        save.run(self.live).map_err(SaveHelperError::Save)
+        save.run(self.live).map_err(SaveHelperError::from)
     }
 
     /// Answers libxc's questions, asked by the helper. It ends with the helper.

@@ -76,14 +76,16 @@ impl<R: Read> Frames<R> {
         if header.kind == FrameKind::End {
             return self.end(&header).map_err(damage);
         }
-        self.decoder.decode(&header, &self.payload, &mut self.raw).map_err(damage)?;
+        let decoded = self.decoder.decode(&header, &self.payload, &mut self.raw);
+        decoded.map_err(|error| damage(format!("frame {}: {error}", header.sequence)))?;
         self.digest.frame(&header);
         self.sequence += 1;
         Ok(())
     }
 
     fn end(&mut self, header: &FrameHeader) -> Result<(), String> {
-        let (saved, found) = (read_end(header, &self.payload)?, self.digest.totals());
+        let saved = read_end(header, &self.payload).map_err(|e| e.to_string())?;
+        let found = self.digest.totals();
         if saved != found {
             return Err(format!(
                 "digest mismatch: {} over all frames, {} when it was saved",
