@@ -122,7 +122,7 @@ pub fn request(domain: &str, command: String) -> source::Request {
         // The guest's own passes decide, unless a test says otherwise.
         limits: Limits {
             downtime: Duration::ZERO,
-            max_rounds: u32::MAX,
+            max_iterations: u32::MAX,
             timeout: None,
             on_timeout: Otherwise::Cancel,
             when_busy: Otherwise::Force,

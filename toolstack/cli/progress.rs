@@ -51,7 +51,7 @@ struct Lines(Option<(Phase, Option<u32>, Instant)>);
 
 impl Progress for Lines {
     fn show(&mut self, snapshot: &Snapshot) {
-        let iteration = snapshot.current.as_ref().map(|(iteration, _)| iteration.iteration);
+        let iteration = snapshot.current.as_ref().map(|(iteration, _)| iteration.number);
         let unchanged = |(phase, last, at): (Phase, Option<u32>, Instant)| {
             phase == snapshot.phase && last == iteration && at.elapsed() < LINE_INTERVAL
         };
@@ -109,7 +109,7 @@ fn new_bar() -> ProgressBar {
 fn text(snapshot: &Snapshot) -> String {
     let mut text = format!("{}: {}", snapshot.domain, phase_words(snapshot.phase));
     if let Some((iteration, total)) = &snapshot.current {
-        text += &format!(", iteration {}: {} pages", iteration.iteration, iteration.pfns);
+        text += &format!(", iteration {}: {} pages", iteration.number, iteration.pfns);
         if let Some(total) = total {
             text += &format!(" of {total}");
         }

@@ -8,7 +8,7 @@ use clap::Args;
 use rxl_core::level::Level;
 use rxl_core::peer::{Peer, Transport};
 use rxl_core::steering::{Restorer, Walker};
-use rxl_precopy::policy::{DEFAULT_DOWNTIME, DEFAULT_MAX_ROUNDS, Limits, Otherwise};
+use rxl_precopy::policy::{DEFAULT_DOWNTIME, DEFAULT_MAX_ITERATIONS, Limits, Otherwise};
 
 use super::values::{Compress, choice};
 use crate::progress::ProgressMode;
@@ -105,7 +105,7 @@ pub struct Migrate {
     #[arg(
         long,
         value_name = "N",
-        default_value_t = DEFAULT_MAX_ROUNDS,
+        default_value_t = DEFAULT_MAX_ITERATIONS,
         value_parser = clap::value_parser!(u32).range(1..),
     )]
     pub max_rounds: u32,
@@ -165,7 +165,7 @@ impl Migrate {
     pub fn limits(&self) -> Limits {
         Limits {
             downtime: Duration::from_millis(self.downtime_limit),
-            max_rounds: self.max_rounds,
+            max_iterations: self.max_rounds,
             timeout: self.timeout.map(Duration::from_secs),
             on_timeout: self.on_timeout,
             when_busy: if self.abort_if_busy { Otherwise::Cancel } else { Otherwise::Force },

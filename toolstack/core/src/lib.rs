@@ -24,3 +24,4 @@ pub mod steering;
 pub mod target_spans;
 pub mod text;
 pub mod units;
+pub mod worker;

@@ -2,7 +2,7 @@
 //! after violations of its format.
 //!
 //! ```text
-//!  Source ---- headers, records ----> StreamWalk ---- contents ----> Sink     (inspect)
+//!  Source ---- headers, records ----> StreamWalker -- contents ----> Sink     (inspect)
 //!  one buffer                              |
 //!                                          `-------- problems ----> Findings (verify)
 //! ```
@@ -115,7 +115,7 @@ pub struct Walked {
 
 /// Goes through an input, to its end.
 pub fn walk(input: impl Read, sink: &mut impl Sink) -> Walked {
-    let mut walk = StreamWalk {
+    let mut walk = StreamWalker {
         source: Source::new(input),
         sink,
         findings: Findings::default(),
@@ -131,7 +131,7 @@ pub fn walk(input: impl Read, sink: &mut impl Sink) -> Walked {
 /// The rest of the input cannot be understood. The reason is among the findings.
 struct CannotContinue;
 
-struct StreamWalk<'a, R, S> {
+struct StreamWalker<'a, R, S> {
     source: Source<R>,
     sink: &'a mut S,
     findings: Findings,
@@ -141,7 +141,7 @@ struct StreamWalk<'a, R, S> {
     entries: Vec<PageEntry>,
 }
 
-impl<R: Read, S: Sink> StreamWalk<'_, R, S> {
+impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
     fn input(&mut self, found: &mut Option<Format>) -> Result<(), CannotContinue> {
         let start = Location { place: Place::XlHeader, offset: 0 };
         let mark = self.source.peek(Format::MARK_LEN).map(Format::of);
@@ -196,7 +196,7 @@ impl<R: Read, S: Sink> StreamWalk<'_, R, S> {
         self.source.pieces(length, |_| ()).map_err(|cut| self.cut(at, cut))
     }
 
-    /// Takes `length` bytes into [`StreamWalk::body`], which grows as they come.
+    /// Takes `length` bytes into [`StreamWalker::body`], which grows as they come.
     fn collect(&mut self, at: Location, length: u32) -> Result<(), CannotContinue> {
         self.body.clear();
         let body = &mut self.body;

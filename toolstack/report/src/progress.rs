@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use rxl_datapath::iterations::Round;
+use rxl_datapath::iterations::Iteration;
 
 /// The phase of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Connections and checks.
     Setup,
-    /// Passes over memory, the guest runs.
+    /// Iterations over memory, the guest runs.
     Precopy,
     /// The guest stands still.
     LastPages,
@@ -39,8 +39,8 @@ pub struct Snapshot {
     pub domain: String,
     /// Where it is.
     pub phase: Phase,
-    /// The pass under way, and libxl's count for it.
-    pub current: Option<(Round, Option<u64>)>,
+    /// The iteration under way, and libxl's count for it.
+    pub current: Option<(Iteration, Option<u64>)>,
     /// Bytes on the wire so far.
     pub wire_bytes: u64,
     /// Since the command began.
@@ -48,18 +48,21 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Time left in the pass under way.
+    /// Time left in the iteration under way.
     pub fn eta(&self) -> Option<Duration> {
-        let (round, total) = self.current.as_ref()?;
-        eta(round, *total)
+        let (iteration, total) = self.current.as_ref()?;
+        eta(iteration, *total)
     }
 }
 
-/// Time left in a pass at its own rate so far, once a tenth of it is done.
-fn eta(round: &Round, total: Option<u64>) -> Option<Duration> {
-    let total = total.filter(|total| round.pfns >= total / 10 && round.pfns > 0)?;
-    let left = total.saturating_sub(round.pfns) as f64 / round.pfns as f64;
-    Duration::try_from_secs_f64(round.ended.duration_since(round.began).as_secs_f64() * left).ok()
+/// Time left in an iteration at its own rate so far, once a tenth of it is done.
+fn eta(iteration: &Iteration, total: Option<u64>) -> Option<Duration> {
+    let total = total.filter(|total| iteration.pfns >= total / 10 && iteration.pfns > 0)?;
+    let left = total.saturating_sub(iteration.pfns) as f64 / iteration.pfns as f64;
+    Duration::try_from_secs_f64(
+        iteration.ended.duration_since(iteration.began).as_secs_f64() * left,
+    )
+    .ok()
 }
 
 /// Receives a migration's progress, on the thread of the session.
@@ -78,11 +81,11 @@ mod tests {
     use std::time::Instant;
 
     #[test]
-    fn a_passs_rest_is_guessed_from_its_rate() {
+    fn an_iterations_rest_is_guessed_from_its_rate() {
         let began = Instant::now();
         let ended = began + Duration::from_secs(10);
-        let round = Round {
-            iteration: 1,
+        let iteration = Iteration {
+            number: 1,
             dirty: None,
             suspended: false,
             pfns: 500,
@@ -93,8 +96,8 @@ mod tests {
             began,
             ended,
         };
-        assert_eq!(eta(&round, Some(1000)), Some(Duration::from_secs(10)));
-        assert_eq!(eta(&round, Some(100_000)), None);
-        assert_eq!(eta(&round, None), None);
+        assert_eq!(eta(&iteration, Some(1000)), Some(Duration::from_secs(10)));
+        assert_eq!(eta(&iteration, Some(100_000)), None);
+        assert_eq!(eta(&iteration, None), None);
     }
 }

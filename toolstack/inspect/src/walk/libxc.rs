@@ -8,11 +8,11 @@ use migrate_stream::libxc::{
 };
 use migrate_stream::reader::{Place, Problem as Parsing};
 
-use super::{CannotContinue, Location, MOST_BODY, Sink, StreamWalk};
+use super::{CannotContinue, Location, MOST_BODY, Sink, StreamWalker};
 use crate::finding::Problem;
 use crate::layout::Layout;
 
-impl<R: Read, S: Sink> StreamWalk<'_, R, S> {
+impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
     pub(super) fn libxc(&mut self) -> Result<(), CannotContinue> {
         let version = self.image_header()?.version;
         let mut layout = Layout::new(version, self.domain_header()?);

@@ -6,13 +6,13 @@ use migrate_stream::libxl::{self, Emulator, RecordType};
 use migrate_stream::order::LibxlOrder;
 use migrate_stream::reader::{Place, Problem as Parsing};
 
-use super::{CannotContinue, Location, MOST_BODY, Sink, StreamWalk};
+use super::{CannotContinue, Location, MOST_BODY, Sink, StreamWalker};
 use crate::finding::Problem;
 
 /// Bytes of a xenstore key that a finding shows.
 const MOST_KEY_SHOWN: usize = 64;
 
-impl<R: Read, S: Sink> StreamWalk<'_, R, S> {
+impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
     pub(super) fn libxl(&mut self) -> Result<(), CannotContinue> {
         let at = self.here(Place::LibxlHeader);
         let bytes = self.array(at)?;

@@ -4,7 +4,7 @@ use std::io::Read;
 
 use migrate_stream::libxc::{BodyError, PAGE_SIZE, PageData, PageEntry};
 
-use super::{CannotContinue, Location, Sink, StreamWalk};
+use super::{CannotContinue, Location, Sink, StreamWalker};
 use crate::finding::Problem;
 
 /// Most pfns of a record whose contents are inspected. libxc writes at most 1024
@@ -14,7 +14,7 @@ const MOST_PFNS: u32 = 65_536;
 /// Number of entries of the list that are read at once.
 const ENTRIES: u32 = 8192;
 
-impl<R: Read, S: Sink> StreamWalk<'_, R, S> {
+impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
     /// Checks a record's body by the rules of [`PageData::parse`], and reports every wrong entry, not
     /// only the first.
     pub(super) fn page_data(&mut self, at: Location, length: u32) -> Result<(), CannotContinue> {
@@ -63,7 +63,7 @@ impl<R: Read, S: Sink> StreamWalk<'_, R, S> {
         Ok(count)
     }
 
-    /// Reads the list into [`StreamWalk::entries`] and counts the pages with contents. Returns none
+    /// Reads the list into [`StreamWalker::entries`] and counts the pages with contents. Returns none
     /// if an entry is wrong, for then the number of pages is not known.
     fn list(&mut self, at: Location, count: u32) -> Result<Option<u64>, CannotContinue> {
         self.entries.clear();

@@ -5,11 +5,11 @@ use std::io::Read;
 use migrate_stream::reader::Place;
 use migrate_stream::xl;
 
-use super::{CannotContinue, Location, Sink, StreamWalk};
+use super::{CannotContinue, Location, Sink, StreamWalker};
 use crate::finding::Problem;
 use rxl_core::domain_config::Config;
 
-impl<R: Read, S: Sink> StreamWalk<'_, R, S> {
+impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
     pub(super) fn xl(&mut self) -> Result<(), CannotContinue> {
         let at = self.here(Place::XlHeader);
         let bytes: [u8; xl::HEADER_LEN] = self.array(at)?;
