@@ -20,12 +20,13 @@ use rxl_datapath::packing::Packing;
 use rxl_datapath::plain::Copied;
 use rxl_datapath::send::Sent;
 use rxl_precopy::policy::{Measured, Verdict, expected_downtime};
-use rxl_report::migration::{
-    ChecksumPart, CompressionPart, DomainPart, IterationPart, JudgedPart, PrecopyPart, RamPart,
-    Report, SCHEMA, Status, Timeline, TransportPart,
-};
 use rxl_report::mpi::MpiPart;
 use rxl_report::progress::{Phase, Snapshot};
+use rxl_report::schema::{
+    ChecksumPart, CompressionPart, DomainPart, IterationPart, JudgedPart, PrecopyPart, RamPart,
+    Report, SCHEMA, Status, TransportPart,
+};
+use rxl_report::timeline::Timeline;
 
 /// What is gathered for the report on the way.
 pub struct Record {

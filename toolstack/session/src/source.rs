@@ -24,8 +24,9 @@ use rxl_datapath::send::{Sender, Sent};
 use rxl_host::host::Host;
 use rxl_link::control::{Accept, Incoming, Message, Offer, StreamEnd};
 use rxl_link::transport::{Connections, Destination, Ticket};
-use rxl_report::migration::{Report, Timeline};
 use rxl_report::progress::{Phase, Progress};
+use rxl_report::schema::Report;
+use rxl_report::timeline::Timeline;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
