@@ -8,8 +8,9 @@ use rxl_agent_protocol::{
     Command, Connection, Finished, Flushed, Freezer, Frozen, PROTOCOL_VERSION, Ready, Reason,
     Stamp, State, Status, Thawed, Verb, pack, path,
 };
-use rxl_quiesce::cluster::AgentHost;
-use rxl_quiesce::nodes::{Guest, Lock, Nodes};
+use rxl_quiesce::error::AgentsError;
+use rxl_quiesce::host::AgentHost;
+use rxl_quiesce::nodes::{AgentGuest, Lock, Nodes};
 use rxl_testkit::locks::MemoryLocks;
 
 /// One domain's.
@@ -53,7 +54,7 @@ impl Agents {
 
     /// For a coordinator.
     pub fn host(&self, name: &str) -> AgentHost {
-        AgentHost { name: name.into(), nodes: Box::new(self.clone()) }
+        AgentHost::local(name, Box::new(self.clone())).unwrap()
     }
 
     /// What a domain's has heard.
@@ -72,8 +73,8 @@ impl Agents {
 }
 
 impl Nodes for Agents {
-    fn guests(&mut self) -> Result<Vec<Guest>, String> {
-        let guest = |(domid, agent): (&u32, &Agent)| Guest {
+    fn guests(&mut self) -> Result<Vec<AgentGuest>, AgentsError> {
+        let guest = |(domid, agent): (&u32, &Agent)| AgentGuest {
             domid: *domid,
             name: agent.name.clone(),
             agent: agent.nodes.get(path::AGENT).cloned(),
@@ -81,51 +82,48 @@ impl Nodes for Agents {
         Ok(self.agents().iter().map(guest).collect())
     }
 
-    fn read(&mut self, domid: u32, node: &str) -> Result<Option<String>, String> {
+    fn read(&mut self, domid: u32, node: &str) -> Result<Option<String>, AgentsError> {
         Ok(self.agents().get(&domid).and_then(|agent| agent.nodes.get(node).cloned()))
     }
 
-    fn write(&mut self, domid: u32, node: &str, value: &str) -> Result<(), String> {
+    fn write(&mut self, domid: u32, node: &str, value: &str) -> Result<(), AgentsError> {
         let vetoes = self.vetoes;
         if node == path::COMMAND {
             self.agents()
                 .get_mut(&domid)
-                .ok_or("no such domain")?
+                .ok_or(AgentsError::ForeignNode)?
                 .obey(&value.parse().unwrap(), vetoes);
         }
         Ok(())
     }
 
-    fn lock(&mut self, lock: Lock) -> Result<bool, String> {
+    fn lock(&mut self, lock: Lock) -> Result<bool, AgentsError> {
         Ok(self.locks.take(lock))
     }
 
-    fn unlock(&mut self, lock: Lock) -> Result<(), String> {
+    fn unlock(&mut self, lock: Lock) -> Result<(), AgentsError> {
         self.locks.give_back(lock);
         Ok(())
     }
 
-    fn reachable(&mut self, _domid: u32, _patience: Duration) -> Result<bool, String> {
+    fn reachable(&mut self, _domid: u32, _deadline: Duration) -> Result<bool, AgentsError> {
         Ok(true)
-    }
-
-    fn greet(&mut self) -> Result<(), String> {
-        Ok(())
     }
 
     fn wait(
         &mut self,
         domid: u32,
         stamp: Stamp,
-        _patience: Duration,
-    ) -> Result<Option<State>, String> {
+        _deadline: Duration,
+    ) -> Result<Option<State>, AgentsError> {
         let is_new = self.is_target && !self.agents().contains_key(&domid);
         if is_new {
             let mut agent = Agent { frozen: true, ..Agent::default() };
             agent.say(stamp, Status::Resumed { frozen: true });
             self.agents().insert(domid, agent);
         }
-        Ok(self.state(domid)?.filter(|state| state.stamp == stamp))
+        let state = self.read(domid, path::STATE)?.and_then(|state| state.parse().ok());
+        Ok(state.filter(|state: &State| state.stamp == stamp))
     }
 }
 

@@ -9,7 +9,7 @@ use rxl_quiesce::cluster::{CLUSTER_FILE, agent_hosts};
 use rxl_quiesce::jobs;
 
 pub fn run(options: &Jobs) -> Result<(), Failure> {
-    let found = jobs::list(&mut agent_hosts(&[], Path::new(CLUSTER_FILE))?);
+    let found = jobs::list(&agent_hosts(&[], Path::new(CLUSTER_FILE))?)?;
     if options.json {
         return print_json("jobs", &found);
     }

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use rxl_core::error::{Exit, Failure};
 use rxl_core::level::Level;
 use rxl_core::text::one_line;
-use rxl_quiesce::cluster::AgentHost;
-use rxl_quiesce::coordinator::{Coordinator, Mover, NotFound, NotQuiesced};
+use rxl_quiesce::Mover;
+use rxl_quiesce::coordinator::Coordinator;
+use rxl_quiesce::error::{NotFound, NotQuiesced};
+use rxl_quiesce::host::AgentHost;
 use rxl_report::mpi::MpiPart;
 use rxl_session::gang_words::{Ended, FromMember, Place, ToMember, Told};
 use rxl_session::job::{job_is_busy, required, too_long, unasked};
@@ -265,7 +267,7 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
             Ok(None) => {
                 self.open(Some(MpiPart { problem: None, ..MpiPart::none(level, String::new()) }))
             }
-            Err(NotFound::Busy(line)) => self.refuse(job_is_busy(line)),
+            Err(NotFound::Busy(by)) => self.refuse(job_is_busy(by)),
             Err(NotFound::Not(problem)) => self.without(problem),
         }
     }
@@ -275,7 +277,7 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
             return self.refuse(required(&problem));
         }
         tracing::warn!("the MPI job is not quiesced: {problem}");
-        self.open(Some(MpiPart::none(self.quiesce.level, problem.0)));
+        self.open(Some(MpiPart::none(self.quiesce.level, problem.to_string())));
     }
 
     fn begin_together(&mut self, epoch: Coordinator) {
@@ -319,7 +321,7 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
         }
         tracing::warn!("the MPI job is not quiesced: {problem}");
         let mut figures = self.figures();
-        figures.problem = Some(problem.0);
+        figures.problem = Some(problem.to_string());
         self.epoch = None;
         self.enter(Stage::Open, None);
         self.tell(&ToMember::Alone { figures });
@@ -340,7 +342,7 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
         let mut figures = self.figures();
         if let Err(problem) = closed {
             tracing::warn!("{problem}");
-            figures.problem = Some(problem.0);
+            figures.problem = Some(problem.to_string());
         }
         self.epoch = None;
         self.enter(Stage::Open, Some(deadlines::GANG_END));

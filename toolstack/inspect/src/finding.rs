@@ -1,12 +1,11 @@
 //! Problems of a stream, and where in it they are.
 
-use std::error::Error;
-
 use migrate_stream::libxc::BodyError;
 use migrate_stream::order::OrderError;
 use migrate_stream::reader::{Place, Problem as Parsing};
 use serde::Serialize;
 
+use rxl_core::domain_config::ConfigError;
 use rxl_core::text::one_line;
 
 /// Most findings of one severity that are kept one by one. More are only counted: a damaged stream
@@ -46,8 +45,8 @@ pub enum Problem {
         length: u32,
     },
     /// The domain's configuration is not what libxl writes.
-    #[error("the configuration is not libxl's JSON: {0}")]
-    Config(#[source] Box<dyn Error + Send + Sync>),
+    #[error("the configuration {0}")]
+    Config(#[source] ConfigError),
     /// The record comes after another that needs it.
     #[error("comes after {0}, which needs it")]
     After(&'static str),

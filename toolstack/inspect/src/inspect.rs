@@ -16,7 +16,7 @@ use crate::listing::Listing;
 use crate::map::{Map, Shade};
 use crate::summary::{IterationPart, LibxlPart, PagesPart, SCHEMA, Summary, XlPart};
 use crate::walk::{Format, Location, Sink, walk};
-use rxl_core::domain_config::Config;
+use rxl_core::domain_config::DomainSummary;
 
 /// How an input is inspected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -158,7 +158,7 @@ impl Sink for Inspector {
         });
     }
 
-    fn config(&mut self, config: &Config) {
+    fn config(&mut self, config: &DomainSummary) {
         self.listed.config = Some(config.clone());
     }
 

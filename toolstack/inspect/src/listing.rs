@@ -4,7 +4,7 @@ use migrate_stream::reader::Place;
 
 use crate::summary::{IterationPart, LibxcPart, LibxlPart, Run, Total, XlPart};
 use crate::walk::Location;
-use rxl_core::domain_config::Config;
+use rxl_core::domain_config::DomainSummary;
 
 /// Runs of records, and iterations, that are kept one by one; more are only counted. Xen's own
 /// streams have a few of each.
@@ -14,7 +14,7 @@ const MOST_LISTED: usize = 1000;
 #[derive(Default)]
 pub struct Listing {
     pub xl: Option<XlPart>,
-    pub config: Option<Config>,
+    pub config: Option<DomainSummary>,
     pub libxl: Option<LibxlPart>,
     pub libxc: LibxcPart,
     pub totals: Vec<Total>,

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::content::{Compression, Count};
 use crate::map::Picture;
-use rxl_core::domain_config::Config;
+use rxl_core::domain_config::DomainSummary;
 
 /// Name and version of the JSON form. A field that changes its meaning changes the number.
 pub const SCHEMA: &str = "rxl-stream-inspect/1";
@@ -25,7 +25,7 @@ pub struct Summary {
     /// The header of xl's save file; null in a bare stream.
     pub xl: Option<XlPart>,
     /// The domain, from its configuration.
-    pub config: Option<Config>,
+    pub config: Option<DomainSummary>,
     /// The libxl stream's header; null in a bare libxc stream.
     pub libxl: Option<LibxlPart>,
     /// The libxc stream's headers.

@@ -29,7 +29,7 @@ use migrate_stream::{libxl as xl_stream, xl as xl_file};
 
 use crate::finding::{Findings, Problem};
 use crate::source::{Cut, Source};
-use rxl_core::domain_config::Config;
+use rxl_core::domain_config::DomainSummary;
 
 /// The longest body, in bytes, that is kept whole to be checked. Xen writes longer ones only for
 /// pages, which are read one at a time, and a device model's state, which has no rules inside.
@@ -85,7 +85,7 @@ pub trait Sink {
     /// xl's save header.
     fn xl_header(&mut self, _header: &xl_file::Header) {}
     /// The domain's configuration, if it is libxl's JSON.
-    fn config(&mut self, _config: &Config) {}
+    fn config(&mut self, _config: &DomainSummary) {}
     /// The libxl stream's header.
     fn libxl_header(&mut self, _header: &xl_stream::Header) {}
     /// The libxc stream's image header.

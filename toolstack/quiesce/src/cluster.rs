@@ -9,27 +9,19 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::nodes::{LocalNodes, Nodes};
-use crate::remote::RemoteNodes;
+use crate::host::AgentHost;
+use crate::nodes::LocalNodes;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::text::one_line;
 use rxl_link::ssh::Route;
 
-/// Where it is.
+/// Where the file is.
 pub const CLUSTER_FILE: &str = "/etc/rxl/cluster.toml";
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Cluster {
     hosts: Vec<String>,
-}
-
-/// A host whose agents can be reached.
-pub struct AgentHost {
-    /// As the user or the file names it; this host's own name for this one.
-    pub name: String,
-    /// Its nodes.
-    pub nodes: Box<dyn Nodes>,
 }
 
 /// Other hosts that the file names; none where there is no file.
@@ -63,19 +55,18 @@ pub fn own_name() -> String {
 /// This host first, then the targets in their order, then the file's others. The ssh connections
 /// are being made meanwhile.
 pub fn agent_hosts(targets: &[Route], file: &Path) -> Result<Vec<AgentHost>, Failure> {
-    let nodes = LocalNodes::connect().map_err(|line| Failure::new(Exit::NoXen, line))?;
-    let mut hosts = vec![AgentHost { name: own_name(), nodes: Box::new(nodes) }];
+    let nodes = LocalNodes::connect()
+        .map_err(|error| Failure::new(Exit::NoXen, error.to_string()).caused_by(error))?;
+    let local = AgentHost::local(own_name(), Box::new(nodes));
+    let mut hosts = vec![local.map_err(|error| Failure::internal("agents of this host", &error))?];
     let others = other_hosts(file)?;
     let known: Vec<&str> = targets.iter().filter_map(Route::address).collect();
     for route in targets {
-        hosts.push(AgentHost {
-            name: route.host().into(),
-            nodes: Box::new(RemoteNodes::start(route)?),
-        });
+        hosts.push(AgentHost::remote(route.host(), route)?);
     }
     for name in others.into_iter().filter(|name| !known.contains(&name.as_str())) {
-        let nodes = Box::new(RemoteNodes::start(&Route::new(None, &name)?)?);
-        hosts.push(AgentHost { name, nodes });
+        let route = Route::new(None, &name)?;
+        hosts.push(AgentHost::remote(name, &route)?);
     }
     Ok(hosts)
 }

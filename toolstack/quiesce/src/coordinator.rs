@@ -1,74 +1,32 @@
 //! The steps of one epoch, over all domains of a job. See [`crate`] for their order.
 
-use rxl_core::deadlines;
+mod arrival;
+
 use std::time::{Duration, Instant};
 
-use crate::cluster::AgentHost;
-use crate::everyone;
-use crate::everyone::Each;
-use crate::keeper::{Hosts, Keeper};
-use crate::nodes::{Lock, Nodes};
+use tokio::runtime::Handle;
+
+use crate::error::{AgentsError, NotFound, NotQuiesced};
+use crate::everyone::{self, Each};
+use crate::figures::{self, Better, Cut};
+use crate::host::{AgentHost, Hosts};
+use crate::keeper::Keeper;
+use crate::members::{JobMember, Mover};
 use crate::survey::{Survey, survey};
-use rxl_agent_protocol::{Command, Connection, Prepare, Stamp, State, Status, Token, Verb, audit};
+use rxl_agent_protocol::{Command, Connection, Prepare, Stamp, State, Status, Token, Verb};
+use rxl_core::deadlines;
 use rxl_core::level::Level;
-use rxl_core::text::one_line;
 use rxl_core::units::ms;
-use rxl_report::mpi::{Direction, MpiDomain, MpiPart};
-
-/// The part of the least patience that may have passed at the agreement: the rest is for the target
-/// to let the domain run, and for the network to find it.
-const OUTAGE_SHARE: f64 = 2.0 / 3.0;
-
-/// How long one look for that word keeps the hosts from the keeper.
-const RESUME_GLANCE: Duration = Duration::from_secs(1);
-
-/// The keeper's chance to have them.
-const RESUME_PAUSE: Duration = Duration::from_millis(5);
-
-/// Why a job is not being quiesced. Nothing is frozen.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct NotQuiesced(pub String);
-
-/// Why no job is held still.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotFound {
-    /// Another migration holds it, or is about to. To move without would disturb that one.
-    #[error("{0}")]
-    Busy(String),
-    /// Another reason.
-    #[error(transparent)]
-    Not(#[from] NotQuiesced),
-}
-
-/// A domain of the first host that is to move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mover {
-    /// Its number there.
-    pub domid: u32,
-    /// Its target: an index into the hosts.
-    pub to: usize,
-}
-
-/// A domain of the job.
-#[derive(Clone, Debug)]
-pub(super) struct Member {
-    pub(super) host: usize,
-    pub(super) domid: u32,
-    pub(super) name: String,
-    pub(super) ranks: Vec<u32>,
-    /// Where it is to move, if it is.
-    pub(super) to: Option<usize>,
-    /// It is suspended, on its way.
-    pub(super) away: bool,
-    /// Its target has said that it runs there.
-    pub(super) arrived: Option<Instant>,
-}
+use rxl_link::runtime::runtime;
+use rxl_report::mpi::MpiPart;
 
 /// One epoch. Dropping it before its end thaws the job.
+///
+/// Its calls block until agents have answered, or their deadline is over; meanwhile the runtime
+/// waits for all hosts at once.
 pub struct Coordinator {
     hosts: Hosts,
-    members: Vec<Member>,
+    members: Vec<JobMember>,
     stamp: Stamp,
     phase: Phase,
     frozen_at: Option<Instant>,
@@ -76,6 +34,7 @@ pub struct Coordinator {
     keeper: Option<Keeper>,
     job: Option<Token>,
     figures: MpiPart,
+    runtime: Handle,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,25 +43,6 @@ enum Phase {
     Frozen,
     Flushed,
     Over,
-}
-
-/// How another flush may find a better cut.
-enum Better {
-    Not,
-    /// All has been acknowledged, but a domain was written down while another was still sending to
-    /// it.
-    ByLooking,
-    /// So many bytes are in flight or to be sent, and something is sent again in this time.
-    BySending {
-        after: Duration,
-        left: u64,
-    },
-}
-
-pub(super) type Outcome<T> = Result<T, NotQuiesced>;
-
-pub(super) fn not(line: impl Into<String>) -> NotQuiesced {
-    NotQuiesced(one_line(&line.into()))
 }
 
 impl Coordinator {
@@ -115,30 +55,27 @@ impl Coordinator {
         movers: &[Mover],
         level: Level,
     ) -> Result<Option<Self>, NotFound> {
-        let Some(Survey { hosts, members, stamp, job, mut figures }) =
-            survey(hosts, movers, level)?
-        else {
-            return Ok(None);
-        };
+        let runtime = runtime().map_err(NotQuiesced::Runtime)?;
+        let hosts: Hosts = hosts.into();
+        let found = runtime.block_on(survey(&hosts, movers, level))?;
+        let Some(Survey { members, stamp, job, mut figures }) = found else { return Ok(None) };
         figures.domains = members.iter().map(|member| member.describe(&hosts)).collect();
         if movers.len() > 1 {
-            figures.gang =
-                members.iter().filter(|member| member.to.is_some()).map(Member::shown).collect();
+            let moving = members.iter().filter(|member| member.to.is_some());
+            figures.gang = moving.map(|member| member.name.clone()).collect();
         }
-        let (hosts, phase) = (Hosts::new(hosts), Phase::Surveyed);
-        let keeper = Keeper::start(hosts.clone(), stamp.epoch)
-            .map_err(|error| not(format!("leases: {error}")))?;
-        let keeper = Some(keeper);
+        let keeper = Some(Keeper::start(&runtime, hosts.clone(), stamp.epoch));
         Ok(Some(Self {
             hosts,
             members,
             stamp,
-            phase,
+            phase: Phase::Surveyed,
             frozen_at: None,
             suspended_at: None,
             keeper,
             job,
             figures,
+            runtime,
         }))
     }
 
@@ -148,51 +85,51 @@ impl Coordinator {
     }
 
     /// Prepares and freezes all domains of the job. On an error all of them run.
-    pub fn freeze(&mut self) -> Outcome<()> {
-        self.prepare_and_freeze().inspect_err(|_| self.abort())
+    pub fn freeze(&mut self) -> Result<(), NotQuiesced> {
+        let frozen = self.prepare_all().and_then(|()| self.freeze_all());
+        frozen.and_then(|()| self.begin_flush()).inspect_err(|_| self.abort())
     }
 
-    fn prepare_and_freeze(&mut self) -> Outcome<()> {
+    fn prepare_all(&mut self) -> Result<(), NotQuiesced> {
         let begun = Instant::now();
-        let (lease, pause, job) = (
-            deadlines::PREPARE_ANSWER + deadlines::LEASE,
-            deadlines::ANNOUNCED_PAUSE,
-            self.job.clone(),
-        );
-        let prepare = Verb::Prepare(Prepare { lease, deadline: deadlines::PREPARE, pause, job });
+        let prepare = Verb::Prepare(Prepare {
+            lease: deadlines::PREPARE_ANSWER + deadlines::LEASE,
+            deadline: deadlines::PREPARE,
+            pause: deadlines::ANNOUNCED_PAUSE,
+            job: self.job.clone(),
+        });
         for (index, status) in self.all(&prepare, deadlines::PREPARE_ANSWER)? {
-            let Status::Ready(ready) = status else { return Err(self.refused(index, &status)) };
-            self.figures.processes += ready.processes;
-            self.figures.connections += ready.connections;
-            let patience = ready.patience.map(ms);
-            self.figures.patience =
-                [self.figures.patience, patience].into_iter().flatten().reduce(f64::min);
+            let Status::Ready(ready) = status else { return Err(self.answered(index, status)) };
+            figures::prepared(&mut self.figures, &ready);
         }
         self.figures.prepare = Some(ms(begun.elapsed()));
+        Ok(())
+    }
+
+    fn freeze_all(&mut self) -> Result<(), NotQuiesced> {
         let begun = Instant::now();
         self.frozen_at = Some(begun);
         let freeze = Verb::Freeze { lease: deadlines::LEASE, deadline: deadlines::FREEZE };
         for (index, status) in self.all(&freeze, deadlines::FREEZE)? {
-            let Status::Frozen(frozen) = status else { return Err(self.refused(index, &status)) };
-            keep_longest(&mut self.figures.freeze_in_guest, frozen.took);
+            let Status::Frozen(frozen) = status else { return Err(self.answered(index, status)) };
+            figures::frozen(&mut self.figures, &frozen);
         }
         self.figures.freeze = Some(ms(begun.elapsed()));
         self.phase = Phase::Frozen;
         if let Some(keeper) = &self.keeper {
-            keeper
-                .places()
-                .are(self.members.iter().map(|member| (member.host, member.domid)).collect());
+            let places = self.members.iter().map(|member| (member.host, member.domid));
+            keeper.places().are(places.collect());
         }
-        self.begin_flush()
+        Ok(())
     }
 
     /// Has agents begin while what moves makes its last live iteration. Their answers are not
     /// waited for: what counts is the cut that [`Self::flush`] finds, but what has to be sent again
     /// until then has had the time of that iteration.
-    fn begin_flush(&mut self) -> Outcome<()> {
+    fn begin_flush(&mut self) -> Result<(), NotQuiesced> {
         let flush = self.flush_within(deadlines::SHORTEST_FLUSH);
         let command = self.next(&flush);
-        everyone::tell(&self.hosts, &self.members, &command)
+        self.runtime.block_on(everyone::tell(&self.hosts, &self.members, &command))
     }
 
     fn flush_within(&self, deadline: Duration) -> Verb {
@@ -203,7 +140,7 @@ impl Coordinator {
     /// Waits until nothing of the job is on the wire, and looks whether both ends of every
     /// connection say so. A cut that is not clean is written down, and no reason to stop: TCP
     /// carries what is left over.
-    pub fn flush(&mut self) -> Outcome<()> {
+    pub fn flush(&mut self) -> Result<(), NotQuiesced> {
         if self.phase != Phase::Frozen {
             return Ok(());
         }
@@ -220,10 +157,8 @@ impl Coordinator {
                 Better::ByLooking => Instant::now() < until || std::mem::take(&mut last_look),
                 Better::BySending { after, left } => {
                     if left < least {
-                        until = until.max(
-                            (Instant::now() + deadlines::FLUSH_STEP)
-                                .min(begun + deadlines::LONGEST_FLUSH),
-                        );
+                        let longer = Instant::now() + deadlines::FLUSH_STEP;
+                        until = until.max(longer.min(begun + deadlines::LONGEST_FLUSH));
                     }
                     least = least.min(left);
                     Instant::now() + after < until
@@ -238,202 +173,15 @@ impl Coordinator {
         Ok(())
     }
 
-    fn flush_once(&mut self, deadline: Duration) -> Outcome<Better> {
-        let (mut ends, mut clean, mut settled) = (Vec::new(), true, true);
-        let (mut unacked, mut notsent, mut unread, mut resend) = (0, 0, 0, None);
+    fn flush_once(&mut self, deadline: Duration) -> Result<Better, NotQuiesced> {
         let flush = self.flush_within(deadline);
-        for (index, (status, cut)) in self.all_with(&flush, deadline, with_cut)? {
-            let Status::Flushed(flushed) = status else { return Err(self.refused(index, &status)) };
-            settled &= flushed.clean;
-            clean &= flushed.clean && flushed.left_out == 0;
-            unacked += flushed.unacked;
-            notsent += flushed.notsent;
-            unread += flushed.unread;
-            resend = resend.max(flushed.resend);
-            ends.extend(cut);
+        let command = self.next(&flush);
+        let mut cut = Cut::default();
+        for (index, (status, ends)) in self.all_with(&command, deadline, with_cut)? {
+            let Status::Flushed(flushed) = status else { return Err(self.answered(index, status)) };
+            cut.add(&flushed, ends);
         }
-        let audit = audit(&ends);
-        self.figures.clean = Some(clean);
-        self.figures.connections_agreed = Some(audit.agreed);
-        self.figures.connections_disagreed = Some(audit.disagreed.len());
-        self.figures.connections_one_ended = Some(audit.one_ended.len());
-        (self.figures.unacked, self.figures.notsent, self.figures.unread) =
-            (Some(unacked), Some(notsent), Some(unread));
-        self.figures.resend = resend.map(ms);
-        self.figures.cut = Direction::all(&ends);
-        Ok(match (settled, audit.disagreed.is_empty()) {
-            (false, _) => {
-                Better::BySending { after: resend.unwrap_or_default(), left: unacked + notsent }
-            }
-            (true, false) => Better::ByLooking,
-            (true, true) => Better::Not,
-        })
-    }
-
-    /// A domain that moves stands still: its agent cannot answer until it runs again, and keeps no
-    /// time meanwhile.
-    pub fn suspended(&mut self, mover: usize) {
-        self.members[mover].away = true;
-        self.suspended_at.get_or_insert_with(Instant::now);
-    }
-
-    /// Before a domain is let go to its target: whether the job's connections will still be there
-    /// when it runs. They last while ranks are frozen, as kernels answer for them; a domain that is
-    /// suspended answers nobody.
-    pub fn check_outage(&self) -> Outcome<()> {
-        let (Some(at), Some(patience)) = (self.suspended_at, self.figures.patience) else {
-            return Ok(());
-        };
-        let away = ms(at.elapsed());
-        if away <= patience * OUTAGE_SHARE {
-            return Ok(());
-        }
-        let (away, patience) = (away / 1e3, patience / 1e3);
-        Err(not(format!(
-            "the domain has stood still for {away:.1} s, and a connection of its job gives up \
-             after {patience:.0} s"
-        )))
-    }
-
-    /// What the targets write into the domains' new trees before they let them run: their agents
-    /// then say that they are there.
-    pub fn hold(&mut self) -> String {
-        self.next(&Verb::Hold { lease: deadlines::HOLD_LEASE }).to_string()
-    }
-
-    /// A domain runs on its target, under this number.
-    pub fn arrived(&mut self, mover: usize, domid: u32) {
-        let member = &mut self.members[mover];
-        let left = (member.host, member.domid);
-        (member.host, member.domid) = (member.to.unwrap_or(member.host), domid);
-        (member.away, member.arrived) = (false, Some(Instant::now()));
-        let is_now = (member.host, member.domid);
-        // Another's survey of the moment before may have it, and gives it back.
-        let _ = self.hosts.lock()[is_now.0].nodes.lock(Lock::Agent(domid));
-        if let Some(keeper) = &self.keeper {
-            keeper.places().moved(left, is_now);
-        }
-    }
-
-    /// A domain that was to move runs where it was. Where the job has been let go already, its
-    /// ranks are now.
-    pub fn returned(&mut self, mover: usize) {
-        if !std::mem::take(&mut self.members[mover].away) || self.phase != Phase::Over {
-            return;
-        }
-        let command = self.next(&Verb::Abort);
-        let Member { host, domid, name, .. } = &self.members[mover];
-        // Its devices are still coming back; the agent finds this when it runs.
-        if let Err(error) = self.hosts.lock()[*host].nodes.command(*domid, &command) {
-            tracing::warn!("{name}: {error}: its ranks run on when their lease ends");
-        }
-    }
-
-    /// Nothing more will come: thaws the job when the agents of all domains that have arrived say
-    /// that they are there, or have not said so in time. The error is a line for the user; the job
-    /// runs in any case.
-    pub fn settle(&mut self) -> Outcome<()> {
-        let arrived: Vec<_> =
-            self.members.iter().filter(|member| member.arrived.is_some()).cloned().collect();
-        let until = Instant::now() + deadlines::RESUME;
-        let told = arrived
-            .iter()
-            .map(|member| self.await_resumed(member, until))
-            .fold(Ok(()), Outcome::and);
-        if told.is_ok() {
-            let until = Instant::now() + deadlines::NETWORK;
-            arrived.iter().for_each(|member| self.await_network(member, until));
-        }
-        let thawed = self.thaw();
-        told.and(thawed)
-    }
-
-    fn await_resumed(&mut self, member: &Member, until: Instant) -> Outcome<()> {
-        let begun = member.arrived.unwrap_or_else(Instant::now);
-        let (domid, stamp) = (member.domid, self.stamp);
-        let state =
-            self.in_glances(member, until, |nodes, glance| nodes.wait(domid, stamp, glance));
-        let state = state.map_err(not)?;
-        keep_longest(&mut self.figures.resume, begun.elapsed());
-        let name = &member.name;
-        match state.map(|state| state.status) {
-            Some(Status::Resumed { frozen: true }) => Ok(()),
-            Some(Status::Resumed { frozen: false }) => {
-                Err(not(format!("{name}: its ranks ran before the thaw")))
-            }
-            Some(other) => Err(not(format!("{name}: its agent said {other:?} after it moved"))),
-            None => Err(not(format!(
-                "{name}: its agent said nothing in {} s",
-                deadlines::RESUME.as_secs()
-            ))),
-        }
-    }
-
-    /// What ranks send before is lost, and their kernels' timers double.
-    fn await_network(&mut self, member: &Member, until: Instant) {
-        let domid = member.domid;
-        let reached = self.in_glances(member, until, |nodes, glance| {
-            nodes.reachable(domid, glance).map(|reachable| reachable.then_some(()))
-        });
-        match reached {
-            Ok(Some(())) => {
-                let took = member.arrived.map_or_else(Duration::default, |at| at.elapsed());
-                keep_longest(&mut self.figures.network, took);
-            }
-            Ok(None) => {
-                tracing::warn!("{}: its new host's network does not forward to it yet", member.name)
-            }
-            Err(error) => tracing::warn!("{}: {error}", member.name),
-        }
-    }
-
-    /// Waits for something at a domain's host; none when it has not come by then. In glances, as
-    /// the leases of the others are to be renewed meanwhile.
-    fn in_glances<T>(
-        &self,
-        member: &Member,
-        until: Instant,
-        look: impl Fn(&mut dyn Nodes, Duration) -> Result<Option<T>, String>,
-    ) -> Result<Option<T>, String> {
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let glance = RESUME_GLANCE.min(left);
-            let found = look(&mut *self.hosts.lock()[member.host].nodes, glance)?;
-            if found.is_some() || left <= glance {
-                return Ok(found);
-            }
-            std::thread::sleep(RESUME_PAUSE);
-        }
-    }
-
-    /// Lets the job run, everywhere, and looks a moment later what was retransmitted.
-    fn thaw(&mut self) -> Outcome<()> {
-        self.keeper = None;
-        let begun = Instant::now();
-        let states = self.all(&Verb::Thaw { lease: deadlines::LEASE }, deadlines::AGENT_SLACK)?;
-        self.figures.thaw = Some(ms(begun.elapsed()));
-        self.figures.application_pause = self.frozen_at.map(|at| ms(at.elapsed()));
-        let mut problem = Ok(());
-        for (index, status) in states {
-            match status {
-                Status::Thawed(thawed) => {
-                    *self.figures.retransmits.get_or_insert(0) += thawed.retransmits;
-                    *self.figures.connections_lost.get_or_insert(0) += thawed.lost;
-                }
-                status => problem = Err(self.refused(index, &status)),
-            }
-        }
-        self.phase = Phase::Over;
-        std::thread::sleep(deadlines::AFTERMATH);
-        for (_, status) in self.all(&Verb::Finish, deadlines::AGENT_SLACK)? {
-            if let Status::Finished(finished) = status {
-                *self.figures.retransmits_later.get_or_insert(0) += finished.retransmits;
-            }
-        }
-        let thawed = self.figures.retransmits.unwrap_or(0);
-        self.figures.retransmits_later =
-            self.figures.retransmits_later.map(|all| all.saturating_sub(thawed));
-        problem
+        Ok(cut.judge(&mut self.figures))
     }
 
     /// Ends the epoch where it is: the ranks run, here and elsewhere. Agents that cannot be told do
@@ -450,29 +198,27 @@ impl Coordinator {
         self.figures.application_pause = self.frozen_at.map(|at| ms(at.elapsed()));
     }
 
-    /// What was measured.
+    /// What was measured so far.
     pub fn figures(&self) -> MpiPart {
         self.figures.clone()
     }
 
     /// All domains' answers but of those that are away, each no later than the deadline and some
     /// slack.
-    fn all(&mut self, verb: &Verb, deadline: Duration) -> Outcome<Each<Status>> {
-        self.all_with(verb, deadline, |_, _, status| Ok(status))
+    fn all(&mut self, verb: &Verb, deadline: Duration) -> Result<Each<Status>, NotQuiesced> {
+        let command = self.next(verb);
+        self.all_with(&command, deadline, async |_, _, state| Ok(state.status))
     }
 
     /// The same, with what `take` fetches for each.
-    fn all_with<T: Send>(
-        &mut self,
-        verb: &Verb,
+    fn all_with<T>(
+        &self,
+        command: &Command,
         deadline: Duration,
-        take: impl Fn(&mut dyn Nodes, u32, Status) -> Result<T, String> + Sync,
-    ) -> Outcome<Each<T>> {
-        let command = self.next(verb);
-        let take = |nodes: &mut dyn Nodes, member: &Member, state: State| {
-            take(nodes, member.domid, state.status)
-        };
-        everyone::ask(&self.hosts, &self.members, &command, deadline + deadlines::AGENT_SLACK, take)
+        take: impl AsyncFn(&AgentHost, &JobMember, State) -> Result<T, AgentsError>,
+    ) -> Result<Each<T>, NotQuiesced> {
+        let deadline = deadline + deadlines::AGENT_SLACK;
+        self.runtime.block_on(everyone::ask(&self.hosts, &self.members, command, deadline, take))
     }
 
     fn next(&mut self, verb: &Verb) -> Command {
@@ -480,55 +226,28 @@ impl Coordinator {
         Command { stamp: self.stamp, verb: verb.clone() }
     }
 
-    fn refused(&self, index: usize, status: &Status) -> NotQuiesced {
-        let name = &self.members[index].name;
-        match status {
-            Status::Nack { reason, detail } => {
-                not(format!("the agent of {name} refused: {reason} ({detail})"))
-            }
-            Status::Failed { reason, detail } => {
-                not(format!("the agent of {name} failed: {reason} ({detail})"))
-            }
-            Status::Expired { .. } => {
-                not(format!("the agent of {name} was not heard from in time and let its ranks run"))
-            }
-            other => not(format!("the agent of {name} said {other:?}")),
-        }
+    /// An agent has not done what it was told to.
+    fn answered(&self, index: usize, status: Status) -> NotQuiesced {
+        let name = self.members.get(index).map_or_else(String::new, |member| member.name.clone());
+        NotQuiesced::Answered { name, status }
     }
 }
 
 /// An answer to a flush, with the connections that it announces.
-fn with_cut(
-    nodes: &mut dyn Nodes,
-    domid: u32,
-    status: Status,
-) -> Result<(Status, Vec<Connection>), String> {
-    let cut = match &status {
-        Status::Flushed(flushed) => nodes.cut(domid, flushed.chunks)?,
+async fn with_cut(
+    host: &AgentHost,
+    member: &JobMember,
+    state: State,
+) -> Result<(Status, Vec<Connection>), AgentsError> {
+    let cut = match &state.status {
+        Status::Flushed(flushed) => host.cut(member.domid, flushed.chunks).await?,
         _ => Vec::new(),
     };
-    Ok((status, cut))
-}
-
-/// Of several domains the longest counts.
-fn keep_longest(figure: &mut Option<f64>, took: Duration) {
-    let took = ms(took);
-    *figure = Some(figure.map_or(took, |longest| longest.max(took)));
+    Ok((state.status, cut))
 }
 
 impl Drop for Coordinator {
     fn drop(&mut self) {
         self.abort();
-    }
-}
-
-impl Member {
-    fn shown(&self) -> String {
-        one_line(&self.name)
-    }
-
-    fn describe(&self, hosts: &[AgentHost]) -> MpiDomain {
-        let host = hosts.get(self.host).map_or_else(String::new, |host| host.name.clone());
-        MpiDomain { name: self.shown(), host, ranks: self.ranks.clone() }
     }
 }

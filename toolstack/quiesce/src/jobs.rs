@@ -1,21 +1,25 @@
 //! `rxl jobs`: one view over all hosts of the cluster.
 
 use comfy_table::{Table, presets};
+use futures::future::join_all;
 use serde::Serialize;
 
-use crate::cluster::AgentHost;
+use crate::error::AgentsError;
+use crate::host::AgentHost;
 use rxl_agent_protocol::{PROTOCOL_VERSION, State};
+use rxl_core::error::Failure;
 use rxl_core::text::one_line;
+use rxl_link::runtime::runtime;
 
 /// A domain with an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct AgentRow {
-    /// Where it runs.
+    /// The host that the domain runs on.
     pub host: String,
-    /// Its number there.
+    /// The domain's number on its host.
     pub domid: u32,
-    /// Its name.
+    /// The domain's name, fit for one line.
     pub domain: String,
     /// The agent's version.
     pub agent: String,
@@ -31,7 +35,7 @@ pub struct AgentRow {
 pub struct JobRow {
     /// The launcher's name for it.
     pub id: String,
-    /// Which launcher.
+    /// The launcher that started it, as its agent names it.
     pub launcher: String,
     /// Ranks in all.
     pub size: u32,
@@ -39,25 +43,27 @@ pub struct JobRow {
     pub ranks: Vec<u32>,
 }
 
-/// Asks all hosts. One that does not answer is left out, with a warning.
-pub fn list(hosts: &mut [AgentHost]) -> Vec<AgentRow> {
+/// Asks all hosts at once. One that does not answer is left out, with a warning.
+pub fn list(hosts: &[AgentHost]) -> Result<Vec<AgentRow>, Failure> {
+    let runtime = runtime().map_err(|error| Failure::internal("runtime", &error))?;
     let mut rows = Vec::new();
-    for host in hosts {
-        match rows_of(host) {
+    let asked = runtime.block_on(join_all(hosts.iter().map(rows_of)));
+    for (host, found) in hosts.iter().zip(asked) {
+        match found {
             Ok(found) => rows.extend(found),
             Err(error) => tracing::warn!("{}: {error}", host.name),
         }
     }
-    rows
+    Ok(rows)
 }
 
-fn rows_of(host: &mut AgentHost) -> Result<Vec<AgentRow>, String> {
+async fn rows_of(host: &AgentHost) -> Result<Vec<AgentRow>, AgentsError> {
     let mut rows = Vec::new();
-    for guest in host.nodes.guests()? {
+    for guest in host.guests().await? {
         let Some(info) = guest.agent_info() else { continue };
         let understood = info.protocol == PROTOCOL_VERSION;
-        let state = if understood { host.nodes.state(guest.domid)? } else { None };
-        let jobs = if understood { host.nodes.jobs(guest.domid)? } else { Vec::new() };
+        let state = if understood { host.state(guest.domid).await? } else { None };
+        let jobs = if understood { host.jobs(guest.domid).await? } else { Vec::new() };
         let job = |row: rxl_agent_protocol::JobRow| JobRow {
             id: row.id.to_string(),
             launcher: row.launcher.to_string(),
@@ -76,7 +82,7 @@ fn rows_of(host: &mut AgentHost) -> Result<Vec<AgentRow>, String> {
     Ok(rows)
 }
 
-/// For people.
+/// The rows as a table for people.
 pub fn table(rows: &[AgentRow]) -> String {
     if rows.is_empty() {
         return "no domain of these hosts has an agent\n".into();
@@ -103,7 +109,7 @@ pub fn table(rows: &[AgentRow]) -> String {
     format!("{table}\n")
 }
 
-/// The word for it in the node.
+/// The word that stands for a state in its node.
 fn status_name(state: &State) -> String {
     state.to_string().split(' ').nth(2).unwrap_or("?").to_owned()
 }

@@ -32,11 +32,16 @@
 
 pub mod cluster;
 pub mod coordinator;
+pub mod error;
 mod everyone;
+mod figures;
+pub mod host;
 pub mod jobs;
-pub mod keeper;
+mod keeper;
+mod members;
 pub mod nodes;
-pub mod remote;
+pub mod server;
 mod survey;
 
+pub use members::Mover;
 pub use survey::epoch_now;

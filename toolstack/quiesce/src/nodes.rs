@@ -1,12 +1,11 @@
-//! The agents' nodes in one host's xenstore.
+//! The agents' nodes in one host's xenstore, and the locks that coordinators take there.
 
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use rxl_agent_protocol::{
-    AgentInfo, Command, Connection, JobRow, Lease, MAX_CUT_CHUNKS, MAX_JOB_ROWS, Stamp, State,
-};
+use crate::error::AgentsError;
+use rxl_agent_protocol::{AgentInfo, Command, Connection, MAX_CUT_CHUNKS, Stamp, State};
 use rxl_agent_protocol::{path, unpack};
 use rxl_core::dom0;
 use rxl_core::error::Exit;
@@ -23,13 +22,20 @@ const WATCHED_GLANCE: Duration = Duration::from_secs(1);
 
 /// A domain of a host, as far as its agent goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Guest {
-    /// Its number.
+pub struct AgentGuest {
+    /// The domain's number on its host.
     pub domid: u32,
-    /// Its name.
+    /// The domain's name in xenstore.
     pub name: String,
     /// What its agent says of itself, if there is one: an [`AgentInfo`].
     pub agent: Option<String>,
+}
+
+impl AgentGuest {
+    /// What its agent says of itself; none where there is none, or none that can be understood.
+    pub fn agent_info(&self) -> Option<AgentInfo> {
+        self.agent.as_deref()?.parse().ok()
+    }
 }
 
 /// What one coordinator alone may do on a host at a time.
@@ -42,115 +48,86 @@ pub enum Lock {
     Agent(u32),
 }
 
-/// One host's nodes, and its locks. Errors are one line. All that comes from below `data/` is a
-/// guest's own word.
+/// One host's nodes, and its locks. Calls block, so they are made on a thread of the host's own
+/// ([`crate::host::AgentHost`]). All that comes from below `data/` is a guest's own word.
 pub trait Nodes: Send {
-    /// Its domains but dom0.
-    fn guests(&mut self) -> Result<Vec<Guest>, String>;
+    /// The host's domains but dom0.
+    fn guests(&mut self) -> Result<Vec<AgentGuest>, AgentsError>;
 
-    /// A node below a domain's directory.
-    fn read(&mut self, domid: u32, node: &str) -> Result<Option<String>, String>;
+    /// Reads a node below a domain's directory.
+    fn read(&mut self, domid: u32, node: &str) -> Result<Option<String>, AgentsError>;
 
-    /// Writes one.
-    fn write(&mut self, domid: u32, node: &str, value: &str) -> Result<(), String>;
+    /// Writes a node below a domain's directory.
+    fn write(&mut self, domid: u32, node: &str, value: &str) -> Result<(), AgentsError>;
 
     /// Takes a lock of this host's for as long as these nodes live, or until it is given back.
     /// False when another has it.
-    fn lock(&mut self, lock: Lock) -> Result<bool, String>;
+    fn lock(&mut self, lock: Lock) -> Result<bool, AgentsError>;
 
     /// Gives a lock back.
-    fn unlock(&mut self, lock: Lock) -> Result<(), String>;
-
-    /// Lets the other end know that this one is there, where there is another end.
-    fn greet(&mut self) -> Result<(), String>;
+    fn unlock(&mut self, lock: Lock) -> Result<(), AgentsError>;
 
     /// Waits until this host's network forwards to a domain that has come here; tells whether it
-    /// does by then.
-    fn reachable(&mut self, domid: u32, patience: Duration) -> Result<bool, String>;
+    /// does at the deadline.
+    fn reachable(&mut self, domid: u32, deadline: Duration) -> Result<bool, AgentsError>;
 
-    /// The agent's state, as soon as it answers a command of this stamp. None when it has not by
-    /// then.
+    /// The agent's state, as soon as it answers a command of this stamp. None when it has not at
+    /// the deadline.
     fn wait(
         &mut self,
         domid: u32,
         stamp: Stamp,
-        patience: Duration,
-    ) -> Result<Option<State>, String> {
-        let deadline = Instant::now() + patience;
+        deadline: Duration,
+    ) -> Result<Option<State>, AgentsError> {
+        let until = Instant::now() + deadline;
         loop {
-            let state = self.state(domid)?.filter(|state| state.stamp == stamp);
-            if state.is_some() || Instant::now() >= deadline {
+            let state = understood(self.read(domid, path::STATE)?, stamp);
+            if state.is_some() || Instant::now() >= until {
                 return Ok(state);
             }
             std::thread::sleep(GLANCE);
         }
     }
 
-    /// The agent's state, if it has one that can be understood.
-    fn state(&mut self, domid: u32) -> Result<Option<State>, String> {
-        Ok(understood(self.read(domid, path::STATE)?))
-    }
-
-    /// Tells agents something, all of them first, and waits for their answers: none from those that
-    /// have not answered by then.
+    /// Commands agents, all of them first, and waits for their answers: none from those that have
+    /// not answered at the deadline.
     fn obey(
         &mut self,
         domids: &[u32],
         command: &Command,
-        patience: Duration,
-    ) -> Result<Vec<Option<State>>, String> {
-        let deadline = Instant::now() + patience;
-        domids.iter().try_for_each(|domid| self.command(*domid, command))?;
+        deadline: Duration,
+    ) -> Result<Vec<Option<State>>, AgentsError> {
+        let until = Instant::now() + deadline;
+        let text = command.to_string();
+        domids.iter().try_for_each(|domid| self.write(*domid, path::COMMAND, &text))?;
         let answer = |domid: &u32| {
-            self.wait(*domid, command.stamp, deadline.saturating_duration_since(Instant::now()))
+            self.wait(*domid, command.stamp, until.saturating_duration_since(Instant::now()))
         };
         domids.iter().map(answer).collect()
     }
 
-    /// Tells the agent something.
-    fn command(&mut self, domid: u32, command: &Command) -> Result<(), String> {
-        self.write(domid, path::COMMAND, &command.to_string())
-    }
-
-    /// Renews the agent's lease.
-    fn renew(&mut self, domid: u32, lease: &Lease) -> Result<(), String> {
-        self.write(domid, path::LEASE, &lease.to_string())
-    }
-
-    /// The ranks that the agent has found.
-    fn jobs(&mut self, domid: u32) -> Result<Vec<JobRow>, String> {
-        let count = self.read(domid, path::JOBS)?.and_then(|count| count.parse().ok()).unwrap_or(0);
-        let mut rows = Vec::new();
-        for n in 0..count.min(MAX_JOB_ROWS) {
-            let row = self.read(domid, &path::job(n))?.unwrap_or_default();
-            let parsed =
-                row.parse().map_err(|error| format!("domain {domid}: {}: {error}", path::job(n)));
-            rows.push(parsed.map_err(|line| one_line(&line))?);
-        }
-        Ok(rows)
-    }
-
-    /// The connections at the cut.
-    fn cut(&mut self, domid: u32, chunks: u32) -> Result<Vec<Connection>, String> {
+    /// The connections at the cut, as the agent has written them down in so many chunks.
+    fn cut(&mut self, domid: u32, chunks: u32) -> Result<Vec<Connection>, AgentsError> {
         let mut connections = Vec::new();
         for n in 0..(chunks as usize).min(MAX_CUT_CHUNKS) {
-            let chunk = self.read(domid, &path::cut(n))?.unwrap_or_default();
-            let parsed = unpack(&chunk)
-                .map_err(|error| one_line(&format!("domain {domid}: {}: {error}", path::cut(n))));
-            connections.extend(parsed?);
+            let node = path::cut(n);
+            let chunk = self.read(domid, &node)?.unwrap_or_default();
+            connections.extend(unpack(&chunk).map_err(|error| malformed(domid, node, &error))?);
         }
         Ok(connections)
     }
 }
 
-impl Guest {
-    /// What its agent says of itself; none where there is none, or none that can be understood.
-    pub fn agent_info(&self) -> Option<AgentInfo> {
-        self.agent.as_deref()?.parse().ok()
-    }
+/// What a guest has written is not what its agent's protocol has there.
+pub(crate) fn malformed(
+    domid: u32,
+    node: impl Into<String>,
+    problem: &dyn std::fmt::Display,
+) -> AgentsError {
+    AgentsError::Malformed { domid, node: node.into(), problem: one_line(&problem.to_string()) }
 }
 
-/// This host's.
+/// The nodes of the host that this process runs on.
 pub struct LocalNodes {
     store: Store,
     locks: Vec<(Lock, DomainLock)>,
@@ -158,40 +135,34 @@ pub struct LocalNodes {
 
 impl LocalNodes {
     /// Connects to xenstore.
-    pub fn connect() -> Result<Self, String> {
-        dom0::check().map_err(|not_dom0| not_dom0.to_string())?;
-        Store::connect()
-            .map(|store| Self { store, locks: Vec::new() })
-            .map_err(|error| error.to_string())
-    }
-
-    fn get(&self, path: &str) -> Result<Option<String>, String> {
-        self.store.read(path).map_err(|failure| failure.to_string())
+    pub fn connect() -> Result<Self, AgentsError> {
+        dom0::check()?;
+        Ok(Self { store: Store::connect()?, locks: Vec::new() })
     }
 }
 
 impl Nodes for LocalNodes {
-    fn guests(&mut self) -> Result<Vec<Guest>, String> {
-        let names = self.store.list("/local/domain").map_err(|failure| failure.to_string())?;
+    fn guests(&mut self) -> Result<Vec<AgentGuest>, AgentsError> {
+        let names = self.store.list("/local/domain")?;
         let domids =
             names.iter().filter_map(|name| name.parse().ok()).filter(|domid: &u32| *domid != 0);
         let guest = |domid| {
-            let name = self.get(&format!("/local/domain/{domid}/name"))?.unwrap_or_default();
-            let agent = self.get(&below(domid, path::AGENT))?;
-            Ok(Guest { domid, name, agent })
+            let name = self.store.read(&below(domid, "name"))?.unwrap_or_default();
+            let agent = self.store.read(&below(domid, path::AGENT))?;
+            Ok(AgentGuest { domid, name, agent })
         };
         domids.map(guest).collect()
     }
 
-    fn read(&mut self, domid: u32, node: &str) -> Result<Option<String>, String> {
-        self.get(&below(domid, node))
+    fn read(&mut self, domid: u32, node: &str) -> Result<Option<String>, AgentsError> {
+        Ok(self.store.read(&below(domid, node))?)
     }
 
-    fn write(&mut self, domid: u32, node: &str, value: &str) -> Result<(), String> {
-        self.store.write(&below(domid, node), value).map_err(|failure| failure.to_string())
+    fn write(&mut self, domid: u32, node: &str, value: &str) -> Result<(), AgentsError> {
+        Ok(self.store.write(&below(domid, node), value)?)
     }
 
-    fn lock(&mut self, lock: Lock) -> Result<bool, String> {
+    fn lock(&mut self, lock: Lock) -> Result<bool, AgentsError> {
         let key = match lock {
             Lock::Survey => "survey".to_owned(),
             Lock::Agent(domid) => format!("agent-{domid}"),
@@ -199,17 +170,13 @@ impl Nodes for LocalNodes {
         match StateDir::system().lock(&key, &key) {
             Ok(held) => self.locks.push((lock, held)),
             Err(failure) if failure.exit == Exit::Busy => return Ok(false),
-            Err(failure) => return Err(failure.to_string()),
+            Err(failure) => return Err(failure.into()),
         }
         Ok(true)
     }
 
-    fn unlock(&mut self, lock: Lock) -> Result<(), String> {
+    fn unlock(&mut self, lock: Lock) -> Result<(), AgentsError> {
         self.locks.retain(|(held, _)| *held != lock);
-        Ok(())
-    }
-
-    fn greet(&mut self) -> Result<(), String> {
         Ok(())
     }
 
@@ -219,14 +186,14 @@ impl Nodes for LocalNodes {
         &mut self,
         domid: u32,
         stamp: Stamp,
-        patience: Duration,
-    ) -> Result<Option<State>, String> {
-        let deadline = Instant::now() + patience;
+        deadline: Duration,
+    ) -> Result<Option<State>, AgentsError> {
+        let until = Instant::now() + deadline;
         let path = below(domid, path::STATE);
-        let watch = self.store.watch(&path).map_err(|failure| failure.to_string())?;
+        let watch = self.store.watch(&path)?;
         loop {
-            let state = understood(self.get(&path)?).filter(|state| state.stamp == stamp);
-            let left = deadline.saturating_duration_since(Instant::now());
+            let state = understood(self.store.read(&path)?, stamp);
+            let left = until.saturating_duration_since(Instant::now());
             if state.is_some() || left.is_zero() {
                 return Ok(state);
             }
@@ -234,14 +201,15 @@ impl Nodes for LocalNodes {
         }
     }
 
-    fn reachable(&mut self, domid: u32, patience: Duration) -> Result<bool, String> {
-        let vifs = announce::vifs(&self.store, domid).map_err(|failure| failure.to_string())?;
-        Ok(announce::reachable(&vifs, Instant::now() + patience).is_ok())
+    fn reachable(&mut self, domid: u32, deadline: Duration) -> Result<bool, AgentsError> {
+        let vifs = announce::vifs(&self.store, domid)?;
+        Ok(announce::reachable(&vifs, Instant::now() + deadline).is_ok())
     }
 }
 
-fn understood(state: Option<String>) -> Option<State> {
-    state?.parse().ok()
+/// The state that answers a command of this stamp.
+fn understood(state: Option<String>, stamp: Stamp) -> Option<State> {
+    state?.parse().ok().filter(|state: &State| state.stamp == stamp)
 }
 
 fn below(domid: u32, node: &str) -> String {

@@ -14,8 +14,11 @@ use rxl_core::domain::Domain;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::level::Level;
 use rxl_link::ssh::Route;
-use rxl_quiesce::cluster::{AgentHost, CLUSTER_FILE, agent_hosts};
-use rxl_quiesce::coordinator::{Coordinator, Mover, NotFound, NotQuiesced};
+use rxl_quiesce::Mover;
+use rxl_quiesce::cluster::{CLUSTER_FILE, agent_hosts};
+use rxl_quiesce::coordinator::Coordinator;
+use rxl_quiesce::error::{JobBusy, NotFound, NotQuiesced};
+use rxl_quiesce::host::AgentHost;
 use rxl_report::mpi::MpiPart;
 
 /// See the module.
@@ -82,8 +85,9 @@ pub fn reach_agents(level: Level, targets: &[Route]) -> Result<Option<Vec<AgentH
 
 /// Another migration of the job is under way. Moving without would disturb that one, so no level
 /// goes on.
-pub fn job_is_busy(line: String) -> Failure {
-    Failure::new(Exit::Busy, line)
+pub fn job_is_busy(by: JobBusy) -> Failure {
+    Failure::new(Exit::Busy, by.to_string())
+        .caused_by(by)
         .next("try again when that is over; `rxl jobs` shows the domains of the job")
 }
 
@@ -114,7 +118,7 @@ impl Job {
             Ok(None) => {
                 job.figures = Some(MpiPart { problem: None, ..MpiPart::none(level, String::new()) })
             }
-            Err(NotFound::Busy(line)) => return Err(job_is_busy(line)),
+            Err(NotFound::Busy(by)) => return Err(job_is_busy(by)),
             Err(NotFound::Not(problem)) => job.without(problem)?,
         }
         Ok(job)
@@ -146,7 +150,7 @@ impl Job {
     fn without(&mut self, problem: NotQuiesced) -> Result<(), Failure> {
         let none = || MpiPart::none(self.level, String::new());
         let mut figures = self.figures().unwrap_or_else(none);
-        figures.problem = Some(problem.0.clone());
+        figures.problem = Some(problem.to_string());
         (self.figures, self.holder) = (Some(figures), Holder::Nobody);
         if self.level == Level::Require {
             return Err(required(&problem));
@@ -354,7 +358,7 @@ impl Link {
 
 /// A suspend that the job would not survive.
 pub fn too_long(problem: NotQuiesced) -> Failure {
-    Failure::new(Exit::FailedSourceRuns, problem.0).next(
+    Failure::new(Exit::FailedSourceRuns, problem.to_string()).caused_by(problem).next(
         "a lower --downtime-limit or --walker rxl and --restorer rxl shorten it; \
                --mpi-quiesce=off does not ask",
     )
@@ -362,7 +366,7 @@ pub fn too_long(problem: NotQuiesced) -> Failure {
 
 /// Why a guest is suspended that the job has not been held still for.
 pub fn unasked() -> NotQuiesced {
-    NotQuiesced("libxl's stock save helper does not ask before it suspends".into())
+    NotQuiesced::Unasked
 }
 
 fn await_begin<D: Send + 'static>(
@@ -417,7 +421,7 @@ fn close_own(mut coordinator: Coordinator, place: Place) -> MpiPart {
 }
 
 fn ended(coordinator: &Coordinator, how: Result<(), NotQuiesced>) -> MpiPart {
-    let problem = how.err().map(|problem| problem.0);
+    let problem = how.err().map(|problem| problem.to_string());
     if let Some(problem) = &problem {
         tracing::warn!("{problem}");
     }

@@ -12,7 +12,7 @@ use rxl_core::host_error::HostError;
 use rxl_core::io::{Cancel, Guarded, pipe};
 use rxl_core::operation::Operation;
 use rxl_datapath::broken::{At, Broken};
-use rxl_host::host::Host;
+use rxl_host::host::{Host, RestoreRequest};
 
 /// libxl is building the domain. Whatever fails, nothing of it is left.
 ///
@@ -64,8 +64,8 @@ impl<'a> Restoring<'a> {
         let thread = std::thread::Builder::new().name("give".into()).spawn(work).map_err(broken)?;
         let giver = Giver { cancel, thread: Some(thread) };
         let notes = events.notes().map_err(broken)?;
-        let operation =
-            host.restore(config_json, restore_as, reading, notes).map_err(Failure::from)?;
+        let request = RestoreRequest::new(config_json, restore_as, notes)?;
+        let operation = host.restore(request, reading)?;
         Ok(Self { host, name: restore_as.name.clone(), operation: Some(operation), giver })
     }
 
@@ -110,7 +110,7 @@ impl<'a> Restoring<'a> {
     /// When libxl has stopped reading, its own reason is the better one.
     fn data_failure(&mut self, broken: &Broken, events: &Events<u64>) -> Failure {
         let deadline = Instant::now()
-            + if broken.at == At::Libxl { deadlines::LIBXL_REASON } else { Duration::ZERO };
+            + if broken.at() == At::Libxl { deadlines::LIBXL_REASON } else { Duration::ZERO };
         while let Some(event) = events.next(deadline) {
             if matches!(event, Event::OperationEnded)
                 && let Err(failure) = self.restored()
@@ -118,8 +118,8 @@ impl<'a> Restoring<'a> {
                 return failure;
             }
         }
-        let exit = if broken.at == At::Peer { Exit::BadStream } else { Exit::Internal };
-        Failure::new(exit, broken.what.clone())
+        let exit = if broken.at() == At::Peer { Exit::BadStream } else { Exit::Internal };
+        Failure::new(exit, broken.to_string())
     }
 
     fn give_up(mut self, domid: Option<DomId>, failure: Failure) -> Failure {

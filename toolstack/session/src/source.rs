@@ -160,7 +160,7 @@ fn offer(request: &Request, leaving: &Leaving) -> Offer {
         xen_version: xen_version.clone(),
         transport: request.transport,
         connections: request.connections,
-        data_address: request.data_address.clone(),
+        data_address: request.data_address.map(|address| address.to_string()),
         leave_paused: request.leave_paused,
         domid: request.preserve_domid.then_some(domain.domid.0),
         dry_run: request.dry_run,
@@ -195,7 +195,6 @@ fn start_data(
         route: &request.route,
         transport: request.transport,
         count: request.connections,
-        data_address: request.data_address.as_deref(),
     };
     let mut connections = Connections::open(&to, accept, ticket, &cancel)?;
     let (reading, writing) = pipe().map_err(broken)?;
@@ -300,15 +299,15 @@ impl<'a> Uncommitted<'a> {
         while let Some(event) = self.events.next(deadline) {
             let told = match event {
                 // What a broken data path ends is not what broke it.
-                Event::OperationEnded if broken.at == At::Libxl => self.saving.ended(),
-                Event::Control(incoming) if broken.at == At::Peer => self.check_control(incoming),
+                Event::OperationEnded if broken.at() == At::Libxl => self.saving.ended(),
+                Event::Control(incoming) if broken.at() == At::Peer => self.check_control(incoming),
                 _ => Ok(()),
             };
             if let Err(failure) = told {
                 return failure;
             }
         }
-        Failure::new(Exit::FailedSourceRuns, format!("data to {}: {}", self.link.host, broken.what))
+        Failure::new(Exit::FailedSourceRuns, format!("data to {}: {}", self.link.host, broken))
     }
 
     fn check_control(&self, incoming: Incoming) -> Result<(), Failure> {

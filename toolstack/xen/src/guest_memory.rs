@@ -91,6 +91,8 @@ impl GuestMemory {
 }
 
 impl Memory for GuestMemory {
+    type Error = String;
+
     fn pfns(&self) -> u64 {
         self.pfns
     }

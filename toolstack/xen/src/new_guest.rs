@@ -122,6 +122,8 @@ impl BuiltGuest {
 }
 
 impl NewGuest for BuiltGuest {
+    type Error = String;
+
     fn set_cpu_policy(&mut self, cpuid: &[u8], msr: &[u8]) -> Result<(), String> {
         self.set_policy(cpuid, msr).map_err(|failure| failure.to_string())
     }

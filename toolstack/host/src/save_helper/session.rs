@@ -221,11 +221,11 @@ impl Saving {
                 memory,
                 feed: self.feed,
                 steering: &mut *self.steering,
-                suspend: &mut || order(&mut helper, &ToHelper::Suspend),
+                suspend: &mut || order(&mut helper, &ToHelper::Suspend).map_err(Into::into),
                 // Unasked the helper only says that libxl wants an end.
                 given_up: &|| ended() || is_readable(&socket),
             };
-            walk.run(self.live)
+            walk.run(self.live).map_err(|error| error.to_string())
         });
         // A save that has been aborted may have taken its helper with it.
         let off = if self.live { order(&mut helper, &enable(false)) } else { Ok(()) };

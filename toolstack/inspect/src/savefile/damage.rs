@@ -1,11 +1,12 @@
 //! Damage of a saved domain's file.
 
-use std::error::Error;
 use std::io;
 
-use migrate_stream::frame::DigestValue;
+use migrate_stream::frame::{DigestValue, FrameError};
 use migrate_stream::savefile::SaveFileError;
 use migrate_stream::xl::XlError;
+
+use rxl_datapath::codec::DecodeError;
 
 /// What is wrong with a file, and where. One line.
 #[derive(Debug, thiserror::Error)]
@@ -36,9 +37,13 @@ pub enum DamageKind {
     XlHead(#[source] XlError),
     #[error("it holds no configuration in JSON")]
     NoConfig,
-    /// A frame is malformed, or its contents do not match its checksums.
     #[error("{0}")]
-    Frame(Box<dyn Error + Send + Sync>),
+    FrameHeader(#[source] FrameError),
+    /// A frame's contents are malformed, or do not match its checksums.
+    #[error("frame {sequence}: {source}")]
+    Frame { sequence: u64, source: DecodeError },
+    #[error("{0}")]
+    EndFrame(#[source] DecodeError),
     #[error("frame {found} where frame {expected} should be")]
     Sequence { found: u64, expected: u64 },
     #[error("digest mismatch: {found} over all frames, {saved} when it was saved")]

@@ -48,10 +48,9 @@ impl<R: Read> Frames<R> {
 
     /// Reads the next frame and rebuilds its bytes. After the end frame there are none.
     fn next(&mut self) -> Result<(), DamageKind> {
-        let frame = |error| DamageKind::Frame(error);
         let mut header = [0; FRAME_HEADER_LEN];
         self.fill(&mut header)?;
-        let header = FrameHeader::parse(&header).map_err(|error| frame(error.into()))?;
+        let header = FrameHeader::parse(&header).map_err(DamageKind::FrameHeader)?;
         if header.sequence != self.sequence {
             let (found, expected) = (header.sequence, self.sequence);
             return Err(DamageKind::Sequence { found, expected });
@@ -67,7 +66,8 @@ impl<R: Read> Frames<R> {
             return self.end(&header);
         }
         let decoded = self.decoder.decode(&header, &self.payload, &mut self.raw);
-        decoded.map_err(|error| frame(error.into()))?;
+        let sequence = header.sequence;
+        decoded.map_err(|source| DamageKind::Frame { sequence, source })?;
         self.digest.frame(&header);
         self.sequence += 1;
         Ok(())
@@ -75,8 +75,7 @@ impl<R: Read> Frames<R> {
 
     /// Compares the end frame's digest with that of all frames.
     fn end(&mut self, header: &FrameHeader) -> Result<(), DamageKind> {
-        let saved = read_end(header, &self.payload);
-        let saved = saved.map_err(|error| DamageKind::Frame(error.into()))?;
+        let saved = read_end(header, &self.payload).map_err(DamageKind::EndFrame)?;
         let found = self.digest.totals();
         if saved != found {
             return Err(DamageKind::Digest { found: found.digest, saved: saved.digest });

@@ -7,7 +7,7 @@ use migrate_stream::xl;
 
 use super::{CannotContinue, Location, Sink, StreamWalker};
 use crate::finding::Problem;
-use rxl_core::domain_config::Config;
+use rxl_core::domain_config::DomainConfig;
 
 impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
     pub(super) fn xl(&mut self) -> Result<(), CannotContinue> {
@@ -55,9 +55,9 @@ impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
     }
 
     fn config(&mut self, at: Location, json: &str) {
-        match Config::parse(json) {
-            Ok(config) => self.sink.config(&config),
-            Err(error) => self.find(at, Problem::Config(error.into())),
+        match DomainConfig::parse(json) {
+            Ok(config) => self.sink.config(&config.summary()),
+            Err(error) => self.find(at, Problem::Config(error)),
         }
     }
 }
