@@ -290,7 +290,7 @@ fn a_cancel_in_precopy_is_clean_on_both_sides() {
 
 #[test]
 fn what_xls_protocol_has_no_place_for_is_refused() {
-    let refused = |change: fn(&mut rxl_session::request::Request)| {
+    let refused = |change: fn(&mut rxl_session::request::MigrationRequest)| {
         let mut pair = pair(small_guest(), "exit=1");
         change(&mut pair.request);
         let failure = migrate(&pair).0.unwrap_err();

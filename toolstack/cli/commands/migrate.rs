@@ -22,8 +22,10 @@ use rxl_link::transport::resolve;
 use rxl_report::progress::Progress;
 use rxl_report::schema::Report;
 use rxl_session::events::Events;
+use rxl_session::request::MigrationRequest;
+use rxl_session::rxl::source;
+use rxl_session::xl;
 use rxl_session::xl::line::Said;
-use rxl_session::{source, xl};
 
 /// How a migration ended, and its report if it began.
 type Moved = (Result<(), Failure>, Option<Report>);
@@ -81,7 +83,7 @@ fn session<D: Send + 'static>(
     options: &Migrate,
     domain: &str,
     route: Route,
-    session: impl FnOnce(&source::Request, &Events<D>, &mut dyn Progress) -> Moved,
+    session: impl FnOnce(&MigrationRequest, &Events<D>, &mut dyn Progress) -> Moved,
 ) -> Result<Moved, Failure> {
     let events = Events::default();
     signals::watch(events.sender())?;
@@ -90,9 +92,9 @@ fn session<D: Send + 'static>(
     Ok(session(&request, &events, progress.as_mut()))
 }
 
-fn request(options: &Migrate, domain: &str, route: Route) -> Result<source::Request, Failure> {
+fn request(options: &Migrate, domain: &str, route: Route) -> Result<MigrationRequest, Failure> {
     let threads = options.compress_threads.map_or_else(Packing::default_threads, usize::from);
-    Ok(source::Request {
+    Ok(MigrationRequest {
         domain: domain.into(),
         route,
         config_json: options.config.as_deref().map(xl_config::to_json).transpose()?,
