@@ -157,7 +157,7 @@ fn follow(host: &MemoryHost, state: &StateDir, request: &MigrationRequest, line:
         source::migrate_in_gang(host, state, request, Some(member), &events, &mut Silent);
     let ended = Ended {
         failure: result.as_ref().err().map(Told::from),
-        table: report.as_ref().map(rxl_report::migration::Report::to_table).unwrap_or_default(),
+        table: report.as_ref().map(rxl_report::schema::Report::to_table).unwrap_or_default(),
         report: report.map(|report| serde_json::to_value(report).unwrap()),
     };
     let _ = member::end(line, ended);
