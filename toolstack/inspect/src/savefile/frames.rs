@@ -76,7 +76,7 @@ impl<R: Read> Frames<R> {
         if header.kind == FrameKind::End {
             return self.end(&header).map_err(damage);
         }
-        let decoded = self.decoder.decode(&header, &self.payload, &mut self.raw);
+        let decoded = self.decoder.decode(&header, &mut self.payload, &mut self.raw);
         decoded.map_err(|error| damage(format!("frame {}: {error}", header.sequence)))?;
         self.digest.frame(&header);
         self.sequence += 1;
