@@ -87,10 +87,11 @@ pub fn over_parallel_tcp_connections(cluster: &Cluster) -> Result<()> {
 
 /// Moved as other guests, with one of each.
 pub fn a_guest_with_two_vcpus_and_two_vifs(cluster: &Cluster) -> Result<()> {
-    let change = r#"s/^vcpus = .*/vcpus = 2/; s/^vif = \["\([^"]*\):20,\([^"]*\)"\]/vif = ["\1:20,\2", "\1:2f,\2"]/"#;
+    let vcpus = "s/^vcpus = .*/vcpus = 2/";
+    let vifs = r#"s/^vif = \["\([^"]*\):20,\([^"]*\)"\]/vif = ["\1:20,\2", "\1:2f,\2"]/"#;
     let create = format!(
-        "xl destroy small && sed '{change}' /etc/xen/small.cfg > /root/two.cfg && xl create \
-         /root/two.cfg"
+        "xl destroy small && sed '{vcpus}; {vifs}' /etc/xen/small.cfg > /root/two.cfg && xl \
+         create /root/two.cfg"
     );
     cluster.lab.node(Node::A).check(&create, COMMAND)?;
     let small = guest("small")?;

@@ -42,7 +42,8 @@ impl Accelerator {
         match self {
             Self::Kvm => "host",
             Self::Tcg => {
-                "qemu64,+svm,+npt,+nrip-save,+ssse3,+sse4.1,+sse4.2,+popcnt,+pclmulqdq,+cx16,+rdrand"
+                "qemu64,+svm,+npt,+nrip-save,+ssse3,+sse4.1,+sse4.2,+popcnt,+pclmulqdq,+cx16,\
+                 +rdrand"
             }
         }
     }
