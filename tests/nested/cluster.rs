@@ -26,7 +26,6 @@ const SLOW_LINK: &str = "tc qdisc replace dev eth1 root tbf rate 8mbit burst 64k
 
 /// Nested Xen hosts with rxl.
 pub struct Cluster {
-    /// The lab.
     pub lab: Lab,
 }
 

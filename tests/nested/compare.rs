@@ -7,7 +7,7 @@ use rxl_lab::{Node, guest};
 
 use crate::cluster::{COMMAND, Cluster, MIGRATION, median};
 
-/// One migration's figures.
+/// What one migration took and what a watcher of its guest saw.
 struct Sample {
     seconds: f64,
     wire_bytes: f64,

@@ -131,7 +131,7 @@ pub fn helper_and_rxl_killed(cluster: &Cluster) -> Result<()> {
     check_recovered(cluster, &mut probe, "after the helper and rxl were killed")
 }
 
-/// From another terminal.
+/// A migration is looked at and cancelled by other processes than the one that runs it.
 pub fn status_and_cancel(cluster: &Cluster) -> Result<()> {
     let source = cluster.lab.node(Node::A);
     let mut probe = watch_small(cluster)?;

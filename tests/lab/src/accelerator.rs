@@ -23,7 +23,7 @@ const PROBE_LIMIT: Duration = Duration::from_secs(15);
 pub(crate) enum Accelerator {
     /// Hardware virtualisation, with nesting.
     Kvm,
-    /// QEMU's translator.
+    /// QEMU's translator, which runs everywhere and 20 to 50 times slower.
     Tcg,
 }
 

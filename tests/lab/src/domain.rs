@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 /// A line of `xl list`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Domain {
-    /// The domain's name.
+    /// As in its configuration; `NAME--incoming` while it is being received.
     pub name: String,
     /// Its id on its host.
     pub domid: u32,

@@ -19,7 +19,7 @@ pub struct PingProbe {
 /// What a ping saw.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PingReport {
-    /// Echo requests sent.
+    /// Echo requests that ping has sent, by its own summary.
     pub sent: u64,
     /// Replies received, duplicates left out.
     pub received: u64,
