@@ -13,8 +13,9 @@ use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
-use rxl::cli::Cli;
-use rxl::error::Exit;
+
+use rxl::arguments::Cli;
+use rxl_core::error::Exit;
 
 #[path = "man/text.rs"]
 mod text;
@@ -132,6 +133,8 @@ fn add_block(roff: &mut Roff, block: &Block) {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
     fn subcommands() -> Vec<String> {
@@ -189,6 +192,77 @@ mod tests {
             assert!(page.matches(&format!("\\fB{option}")).count() >= 2, "{option}");
         }
         assert!(!page.contains("\\-\\-live\\fR"), "--live is hidden");
+    }
+
+    /// The words of a command line, as a shell would split them; a comment ends it.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut quote, mut word) = (Vec::new(), None, None::<String>);
+        for letter in line.chars() {
+            match (quote, letter) {
+                (Some(open), _) if open == letter => quote = None,
+                (None, '\'' | '"') => (quote, word) = (Some(letter), word.or(Some(String::new()))),
+                (None, ' ') => words.extend(word.take()),
+                (None, '#') if word.is_none() => break,
+                _ => word.get_or_insert_default().push(letter),
+            }
+        }
+        words.extend(word);
+        words
+    }
+
+    /// The commands of a line that are rxl's own. `[OPTION]` in a synopsis is taken as given.
+    fn commands_of_rxl(line: &str) -> impl Iterator<Item = String> {
+        let commands = line.split("&&").flat_map(|part| part.split('|')).map(str::trim);
+        commands
+            .filter(|command| command.starts_with("rxl "))
+            .map(|command| command.replace(['[', ']'], ""))
+    }
+
+    fn examples(page: &str) -> Vec<String> {
+        let blocks = text::sections(page).iter().flat_map(|section| section.blocks);
+        let lines = blocks.filter_map(|block| match block {
+            Block::Example(_, command) => Some(*command),
+            _ => None,
+        });
+        lines.flat_map(commands_of_rxl).collect()
+    }
+
+    fn check_taken(place: &str, command: &str) {
+        if let Err(error) = Cli::try_parse_from(words(command)) {
+            panic!("{place}: {command}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_example_of_the_man_pages_is_a_command_line_of_rxl() {
+        for (name, _) in pages() {
+            examples(&name).iter().for_each(|command| check_taken(&name, command));
+        }
+        assert!(examples("rxl-migrate").len() >= 9);
+    }
+
+    #[test]
+    fn every_command_in_the_documentation_is_a_command_line_of_rxl() {
+        for (file, text, least) in [
+            ("README.md", include_str!("../README.md"), 5),
+            ("quiesce.md", include_str!("quiesce.md"), 6),
+            ("stream.md", include_str!("stream.md"), 2),
+        ] {
+            let lines = text.lines().filter_map(|line| line.strip_prefix("    "));
+            let commands: Vec<String> = lines.flat_map(commands_of_rxl).collect();
+            commands.iter().for_each(|command| check_taken(file, command));
+            assert!(commands.len() >= least, "{file}: {commands:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_command_is_noticed() {
+        assert_eq!(
+            words("rxl migrate -s '' 'a b' c # d"),
+            ["rxl", "migrate", "-s", "", "a b", "c"]
+        );
+        assert_eq!(commands_of_rxl("zcat x | rxl stream verify -").count(), 1);
+        assert!(Cli::try_parse_from(words("rxl migrate --dry dom3 nodeB")).is_err());
     }
 
     #[test]

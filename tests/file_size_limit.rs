@@ -4,15 +4,16 @@
 //! A test program of its own, because the limit is the whole process's.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use rxl::data::Packing;
-use rxl::error::Exit;
-use rxl::host::memory::{Guest, MemoryHost};
-use rxl::host::{GuestType, RunState};
-use rxl::quiesce::coordinator::Level;
-use rxl::savefile::Format;
-use rxl::savefile::save::{After, Request, save};
-use rxl::session::Events;
-use rxl::state_dir::StateDir;
+
+use rxl_core::domain::{GuestType, RunState};
+use rxl_core::error::Exit;
+use rxl_core::level::Level;
+use rxl_core::save_format::Format;
+use rxl_core::state_dir::StateDir;
+use rxl_datapath::packing::Packing;
+use rxl_session::events::Events;
+use rxl_session::savefile::save::{After, Request, save};
+use rxl_testkit::memory::{Guest, MemoryHost};
 
 #[test]
 fn a_file_that_may_not_grow_leaves_the_domain_running() {

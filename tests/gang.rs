@@ -14,19 +14,22 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use agents::Agents;
-use rxl::data::send::Sent;
-use rxl::error::{Exit, Failure};
-use rxl::gang::barriers::{Outcome, Quiesce};
-use rxl::gang::leader::{Heard, lead};
-use rxl::gang::member::{self, Member};
-use rxl::gang::words::{Ended, FromMember, Place, ToMember, Told, hear, say};
-use rxl::host::memory::{Guest, MemoryHost};
-use rxl::host::{DomId, GuestType, RunState, Walker};
-use rxl::progress::Silent;
-use rxl::quiesce::coordinator::Level;
-use rxl::session::source::{self, Request};
-use rxl::session::{Event, Events};
-use rxl::state_dir::StateDir;
+use rxl_core::domain::{DomId, GuestType, RunState};
+use rxl_core::error::{Exit, Failure};
+use rxl_core::level::Level;
+use rxl_core::state_dir::StateDir;
+use rxl_core::steering::Walker;
+use rxl_datapath::send::Sent;
+use rxl_gang::barriers::{Outcome, Quiesce};
+use rxl_gang::leader::{Heard, lead};
+use rxl_report::progress::Silent;
+use rxl_session::events::{Event, Events};
+use rxl_session::gang_member as member;
+use rxl_session::gang_member::Member;
+use rxl_session::gang_words::{Ended, FromMember, Place, ToMember, Told, hear, say};
+use rxl_session::request::Request;
+use rxl_session::source;
+use rxl_testkit::memory::{Guest, MemoryHost};
 use support::{example, request, small_guest};
 use tempfile::TempDir;
 
@@ -154,7 +157,7 @@ fn follow(host: &MemoryHost, state: &StateDir, request: &Request, line: UnixStre
         source::migrate_in_gang(host, state, request, Some(member), &events, &mut Silent);
     let ended = Ended {
         failure: result.as_ref().err().map(Told::from),
-        table: report.as_ref().map(rxl::report::Report::to_table).unwrap_or_default(),
+        table: report.as_ref().map(rxl_report::migration::Report::to_table).unwrap_or_default(),
         report: report.map(|report| serde_json::to_value(report).unwrap()),
     };
     let _ = member::end(line, ended);
@@ -348,7 +351,7 @@ fn a_leader_that_dies_is_not_waited_for() {
 /// Says what a leader would, until the member has said this.
 fn lead_until(leader: &mut UnixStream, last: &FromMember) {
     let mut from = BufReader::new(leader.try_clone().unwrap());
-    let figures = || Box::new(rxl::report::MpiPart::none(Level::Job, String::new()));
+    let figures = || Box::new(rxl_report::mpi::MpiPart::none(Level::Job, String::new()));
     loop {
         let word: FromMember = hear(&mut from).unwrap().expect("the member has not ended");
         if word == *last {
@@ -386,7 +389,7 @@ fn a_member_that_is_ready_does_not_cancel_by_itself() {
     say(
         &mut leader,
         &ToMember::Closed {
-            figures: Box::new(rxl::report::MpiPart::none(Level::Job, String::new())),
+            figures: Box::new(rxl_report::mpi::MpiPart::none(Level::Job, String::new())),
         },
     )
     .unwrap();

@@ -4,7 +4,7 @@
 
 mod support;
 
-use rxl::host::memory::Guest;
+use rxl_testkit::memory::Guest;
 use support::Pair;
 
 const GIB_PAGES: u64 = 1 << 18;
@@ -24,7 +24,7 @@ fn sixteen_gib_pass_through_little_memory() {
         seed: 9,
     };
     let mut pair = Pair::new(guest);
-    pair.request.packing.threads = rxl::data::MAX_THREADS;
+    pair.request.packing.threads = rxl_datapath::packing::MAX_THREADS;
     let (result, report) = pair.migrate();
     result.unwrap();
     let outcome = pair.outcome();

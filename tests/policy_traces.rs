@@ -9,8 +9,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rxl::policy::{Limits, Measured, Otherwise, Policy, Verdict, Why, expected_downtime};
 use serde_json::Value;
+
+use rxl_precopy::policy::{Limits, Measured, Otherwise, Policy, Verdict, Why, expected_downtime};
 
 /// libxc's own policy (xg_sr_save.c: simple_precopy_policy): five passes, or fewer than 50 dirty
 /// pages.

@@ -5,12 +5,13 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use rxl::control::Transport;
-use rxl::error::Exit;
-use rxl::guard::Word;
-use rxl::host::memory::{Faults, Guest};
-use rxl::host::{RunState, Walker};
-use rxl::policy::{Otherwise, Why};
+use rxl_core::domain::RunState;
+use rxl_core::error::Exit;
+use rxl_core::peer::Transport;
+use rxl_core::steering::Walker;
+use rxl_host::guard_line::Word;
+use rxl_precopy::policy::{Otherwise, Why};
+use rxl_testkit::memory::{Faults, Guest};
 use support::{Pair, small_guest};
 
 /// What must hold after every migration that did not happen.
@@ -256,7 +257,7 @@ fn a_cancel_in_precopy_is_clean() {
     let cancel = pair.events.sender();
     let canceller = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(700));
-        cancel.send(rxl::session::Event::Interrupt).unwrap();
+        cancel.send(rxl_session::events::Event::Interrupt).unwrap();
     });
     let failure = pair.migrate().0.unwrap_err();
     canceller.join().unwrap();
@@ -333,7 +334,7 @@ fn a_flipped_bit_anywhere_in_the_data_is_refused_before_ready() {
 #[test]
 fn no_receiver_is_no_peer() {
     let mut pair = Pair::new(small_guest());
-    pair.request.route = rxl::remote::Route::Verbatim("sh -c 'exit 127'".into());
+    pair.request.route = rxl_link::ssh::Route::Verbatim("sh -c 'exit 127'".into());
     let failure = pair.migrate_refused();
     assert_eq!(failure.exit, Exit::NoPeer);
     assert!(failure.to_string().contains("install"), "{failure}");

@@ -1,18 +1,18 @@
-//! What the man pages say beside the options and the exit codes.
+//! The text of the man pages around the options and the exit codes, which come from the code.
 
-/// A section of a page.
+/// One section of a page.
 pub struct Section {
-    /// In capitals.
+    /// The section's heading, in capitals as man pages have it.
     pub title: &'static str,
-    /// In order.
+    /// The section's parts in the order of the page.
     pub blocks: &'static [Block],
 }
 
-/// A part of a section.
+/// One part of a section.
 pub enum Block {
-    /// A paragraph.
+    /// A paragraph of plain text.
     Text(&'static str),
-    /// A term and what it means.
+    /// A term (a file or a variable) and what it means.
     Item(&'static str, &'static str),
     /// What a command does, and the command.
     Example(&'static str, &'static str),
@@ -44,36 +44,33 @@ pub fn sections(page: &str) -> &'static [Section] {
 
 const LOGGING: Block = Item(
     "RXL_LOG",
-    "What is logged on standard error, as a filter of the Rust crate tracing, such as debug or \
-     rxl::session=trace. It takes the place of -v.",
+    "A filter of the Rust crate tracing for what is logged on standard error, such as debug or \
+     rxl_session=trace. It replaces -v.",
 );
 
 const STATE: Block = Item(
     "/run/rxl",
-    "Locks and sockets of running migrations, for root alone. A domain is locked while it leaves \
-     or comes, so that nobody migrates it twice at once.",
+    "Locks and sockets of running migrations, accessible to root only. A domain is locked while \
+     it leaves or arrives, so that two migrations of it exclude each other.",
 );
 
 const CLUSTER: Block = Item(
     "/etc/rxl/cluster.toml",
-    "Where an MPI job's domains may be on more hosts than the two of a migration: one line, hosts \
-     = [\"nodeA\", \"nodeB\"], with the hosts as ssh knows them.",
+    "The hosts of the cluster, as ssh knows them, in one line: hosts = [\"nodeA\", \"nodeB\"]. \
+     Needed when an MPI job's domains may be on more hosts than the two of a migration.",
 );
 
 const STATUS: &[Section] = &[
     Section {
         title: "DESCRIPTION",
         blocks: &[Text(
-            "Shows the migrations that run from this host: state, pass, pages sent in it, the rate \
-             at which the target restores pages, what the dirty pages are expected to take, and \
-             the time to the end of the pass.",
+            "Shows the migrations that run from this host: state, iteration, pages sent in it, \
+             the rate at which the target restores pages, the time that the dirty pages are \
+             expected to take, and the time to the end of the iteration.",
         )],
     },
     Section { title: "FILES", blocks: &[STATE] },
-    Section {
-        title: "EXAMPLES",
-        blocks: &[Example("All of them, for a program:", "rxl status --json")],
-    },
+    Section { title: "EXAMPLES", blocks: &[Example("All of them, as JSON:", "rxl status --json")] },
     Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-migrate(1), rxl-cancel(1)")] },
 ];
 
@@ -81,9 +78,9 @@ const CANCEL: &[Section] = &[
     Section {
         title: "DESCRIPTION",
         blocks: &[Text(
-            "Cancels a migration that runs from this host, as Ctrl-C in its own terminal would. \
-             The domain runs on here, and rxl migrate ends with exit code 12. Once the target has \
-             been told to go ahead it is too late, and the domain runs there.",
+            "Cancels a migration that runs from this host, as Ctrl-C in its own terminal does. \
+             The domain keeps running here, and rxl migrate ends with exit code 12. Once the \
+             target has been told to go ahead a cancel is too late: the domain runs there.",
         )],
     },
     Section { title: "FILES", blocks: &[STATE] },
@@ -95,10 +92,10 @@ const JOBS: &[Section] = &[
     Section {
         title: "DESCRIPTION",
         blocks: &[Text(
-            "Asks the agents in the domains of this host and of those in the cluster file which \
-             MPI ranks run there, and shows jobs, ranks, domains, hosts and the agents' states. \
-             Ranks are those that an agent found when it was last asked to look, by a migration \
-             with --mpi-quiesce.",
+            "Asks the agents in the domains of this host, and of the hosts in the cluster file, \
+             which MPI ranks run there. It shows jobs, ranks, domains, hosts and the agents' \
+             states. The ranks are those that an agent found when a migration with \
+             --mpi-quiesce last asked it to look.",
         )],
     },
     Section { title: "FILES", blocks: &[CLUSTER] },
@@ -110,8 +107,8 @@ const AGENT: &[Section] = &[
     Section {
         title: "DESCRIPTION",
         blocks: &[Text(
-            "For the agents (rxl-guest-agent) in this host's domains: how rxl on another host \
-             reaches them.",
+            "Lets rxl on another host reach the agents (rxl-guest-agent) in this host's \
+             domains.",
         )],
     },
     Section {
@@ -126,8 +123,9 @@ const AGENT_SERVE: &[Section] = &[
         title: "DESCRIPTION",
         blocks: &[Text(
             "Reads requests from standard input and answers each on standard output, one JSON \
-             value a line. It reads and writes the agents' nodes in xenstore, and no others. rxl \
-             migrate --mpi-quiesce and rxl jobs start it by ssh; nobody else needs to.",
+             value on each line. It reads and writes the agents' nodes in xenstore and no \
+             others. rxl migrate --mpi-quiesce and rxl jobs start it over ssh; nobody else \
+             needs to.",
         )],
     },
     Section {
@@ -145,15 +143,16 @@ const GUARD: &[Section] = &[
         title: "DESCRIPTION",
         blocks: &[
             Text(
-                "Reads from standard input, a socket, what a domain is to become, and does that \
-                 when the line ends without a last word: because the rxl that started it was \
-                 killed. A domain that was being saved is run on here; one that was being built is \
-                 destroyed; one that was to run is run. rxl migrate, receive, save, restore and \
-                 migrate-receive start it; nobody else needs to.",
+                "Reads from standard input, a socket, what a domain is to become, and makes it \
+                 so when the socket closes without a last message, because the rxl that started \
+                 it was killed. A domain that was being saved runs on here; one that was being \
+                 built is destroyed; one that was to run is run. rxl migrate, receive, save, \
+                 restore and migrate-receive start it; nobody else needs to.",
             ),
             Text(
-                "It calls itself rxl-guard, keeps the domain's lock until it has done its work, \
-                 some seconds after rxl's end, and says to syslog what it has done.",
+                "Its process is named rxl-guard. It keeps the domain's lock until it has \
+                 finished, some seconds after rxl's end, and reports to syslog what it has \
+                 done.",
             ),
         ],
     },
@@ -170,19 +169,19 @@ const RXL: &[Section] = &[
         title: "DESCRIPTION",
         blocks: &[
             Text(
-                "rxl moves a running Xen domain from one host to another, or into a file and back. \
-                 It takes the place of xl migrate, save and restore and leaves everything else to \
-                 xl(1): domains are made, listed and destroyed as before.",
+                "rxl migrates a running Xen domain to another host, or saves it to a file and \
+                 restores it. It replaces xl migrate, save and restore. Create, list and \
+                 destroy domains with xl(1).",
             ),
             Text(
-                "Pages are compressed on several threads, pages of zeroes are left out, every page \
-                 is checked against a checksum before the domain may run at the target, and each \
-                 migration ends with a report of what it cost.",
+                "Zero pages are left out, the others are compressed on several threads. Every \
+                 page is checked against a checksum before the domain may run at the target. \
+                 Each migration ends with a report of what it cost.",
             ),
             Text(
-                "rxl is run as root in dom0. It must be installed on both hosts, and both ends \
-                 must speak the same protocol, but for migrations to and from hosts that have only \
-                 xl: see --peer in rxl-migrate(1), and rxl-migrate-receive(1).",
+                "Run rxl as root in dom0. It must be installed on both hosts, and both must \
+                 speak the same version of its protocol. For hosts that have only xl see --peer \
+                 in rxl-migrate(1), and rxl-migrate-receive(1).",
             ),
         ],
     },
@@ -206,68 +205,73 @@ const MIGRATE: &[Section] = &[
         title: "DESCRIPTION",
         blocks: &[
             Text(
-                "Moves the running domain to the host, over ssh, with its memory, its vCPUs' state \
-                 and its configuration. Disks are not copied: the target must reach them under the \
-                 same names.",
+                "Moves the running domain to the host, over ssh, with its memory, the state of \
+                 its vCPUs and its configuration. Disks are not copied: the target must reach \
+                 them under the same names.",
             ),
             Text(
-                "Memory is copied while the domain runs, in passes: first all of it, then what was \
-                 written meanwhile. Then the domain is suspended, the rest is copied, and it runs \
-                 on at the target. Its TCP connections survive where both hosts are on the same \
-                 network.",
+                "Memory is copied while the domain runs, in iterations: first all of it, then \
+                 what was written meanwhile. Then the domain is suspended, the rest is copied, \
+                 and it runs on at the target. Its TCP connections survive if both hosts are on \
+                 the same network.",
             ),
             Text(
-                "The domain is suspended when the pages that are dirty are expected to take no \
-                 longer than --downtime-limit, by the rate at which the target has restored pages \
-                 so far. Where it writes faster than the link carries, that never comes: then it \
-                 is suspended all the same after --max-rounds passes, or when two passes in a row \
-                 have brought nothing, or the migration is cancelled, with --abort-if-busy. What \
-                 libxl needs to attach devices at the target is downtime, too, and not in the \
-                 limit.",
+                "The domain is suspended when its dirty pages are expected to take no longer \
+                 than --downtime-limit, at the rate at which the target has restored pages so \
+                 far. A domain that writes faster than the link carries never comes below the \
+                 limit. It is suspended anyway after --max-rounds iterations, or when two \
+                 iterations in a row have reduced the dirty pages by less than a sixteenth; \
+                 with --abort-if-busy the migration is cancelled instead. The time that libxl \
+                 needs to attach devices at the target may be downtime too, and is not covered \
+                 by the limit.",
             ),
             Text(
-                "With --mpi-quiesce the ranks of the domain's MPI job are frozen before the last \
-                 passes, in all its domains on all hosts; nothing of theirs is then on the wire, \
-                 and both ends of every connection are compared. They run on when the domain has \
-                 said that it runs at the target. Each domain of the job needs rxl-guest-agent. \
-                 Without an agent, and when one refuses, the domain moves without, and the report \
-                 says why; with --mpi-quiesce=require it does not move.",
+                "With --mpi-quiesce the ranks of the domain's MPI job are frozen before the \
+                 last iterations, in all its domains on all hosts. Nothing of theirs is then on \
+                 the wire, and both ends of every connection are compared. They run on when the \
+                 domain's agent has answered from the target. Each domain of the job needs \
+                 rxl-guest-agent. Without an agent, and when one refuses, the domain moves \
+                 without a frozen job, and the report says why; with --mpi-quiesce=require it \
+                 does not move.",
             ),
             Text(
-                "Several domains before the host, or DOMAIN:HOST for each, move at the same time, \
-                 each by a process of its own. With --mpi-quiesce they must belong to one job, \
-                 which then stands still once: no domain is let run at its target before all \
-                 targets are ready, and until then any failure, Ctrl-C or rxl cancel of one leaves \
-                 all of them running at the source. After that each is on its own. Without \
-                 --mpi-quiesce, or where the job cannot be held still, they wait for each other \
-                 only until all checks have passed. -C and --peer xl take one domain. A domain \
-                 whose name has a colon is named by its number among pairs. The exit code is 13 \
-                 when any domain is undecided, else that of the domain that failed first.",
+                "Several domains before the host, or DOMAIN:HOST for each, move at the same \
+                 time, each in a process of its own. With --mpi-quiesce they must belong to one \
+                 job, which is then frozen once. No domain runs at its target before all \
+                 targets are ready; until then any failure, Ctrl-C, or rxl cancel of one domain \
+                 leaves all of them running at the source. After that each domain is on its \
+                 own. Without --mpi-quiesce, or where the job cannot be frozen, they wait for \
+                 each other only until all checks have passed. -C and --peer xl take one \
+                 domain. Where pairs are given, a domain whose name has a colon is given by its \
+                 domid. The exit code is 13 when any domain is undecided, else that of the \
+                 domain that failed first.",
             ),
             Text(
-                "Until the target has put all of it together, has compared checksums and has said \
-                 that it is ready, any failure leaves the domain running at the source and nothing \
-                 at the target; so do Ctrl-C, SIGTERM and SIGHUP. Then the source renames its copy \
-                 to DOMAIN--migratedaway and tells the target to go ahead. From that moment on the \
-                 source does not run the domain again unless the target itself gives it back. If \
-                 the connection is lost in that moment, both copies are kept, standing still, and \
-                 the message and exit code 13 tell what to look for and what to do.",
+                "Until the target has assembled the domain, has compared checksums and has \
+                 reported that it is ready, every failure leaves the domain running at the \
+                 source and nothing at the target; so do Ctrl-C, SIGTERM and SIGHUP. Then the \
+                 source renames its copy to DOMAIN--migratedaway and tells the target to go \
+                 ahead. From that moment the source does not run the domain again unless the \
+                 target itself gives it back. If the connection is lost in that moment, both \
+                 copies are kept, suspended, and the message with exit code 13 says what to \
+                 look for and what to do.",
             ),
             Text(
-                "ssh is started once for control and once for each data connection, and should log \
-                 in without asking for anything: with a key or an agent. sshd drops connections at \
-                 random when more than MaxStartups of them (10 by default) have not logged in yet, \
-                 which --parallel-connections may reach.",
+                "ssh is started once for control and once for each data connection, and should \
+                 log in without a prompt, with a key or an agent. sshd drops connections at \
+                 random when more than MaxStartups of them (10 by default) have not logged in \
+                 yet, a number that --parallel-connections may reach.",
             ),
             Text(
-                "With --peer xl the target needs only xl: the domain goes over xl's own protocol, \
-                 as xl migrate would send it, with rxl's passes, limits, cancelling and report. \
-                 Nothing is compressed, nothing is checked on its way, pages of zeroes are sent \
-                 whole, and there is one connection. What holds of failures holds there, too.",
+                "With --peer xl the target needs only xl: the domain goes over xl's own \
+                 protocol, as xl migrate would send it, with rxl's iterations, limits, cancel \
+                 and report. Nothing is compressed or checked on its way, zero pages are sent \
+                 whole, and there is one connection. What is said above of failures holds there \
+                 too.",
             ),
             Text(
-                "At the end a report is printed on standard output: each pass, bytes before and \
-                 after compression, the downtime and what it was spent on. --json and --report \
+                "At the end a report is printed on standard output: each iteration, bytes \
+                 before and after compression, the downtime and its parts. --json and --report \
                  give it to programs.",
             ),
         ],
@@ -280,14 +284,14 @@ const MIGRATE: &[Section] = &[
             CLUSTER,
             Item(
                 "rxl-save-helper",
-                "What libxl runs in its own save helper's place, beside rxl or in \
-                 /usr/libexec/rxl. Without it libxl's own decides when the domain is suspended, \
-                 and a job cannot be quiesced.",
+                "The program that libxl runs in place of its own save helper, beside rxl or in \
+                 /usr/libexec/rxl. Without it libxl's own helper decides when the domain is \
+                 suspended, and a job cannot be quiesced.",
             ),
             Item(
                 "/etc/xen/xl.conf",
-                "On the target: autoballoon and lockfile are obeyed as xl obeys them when dom0 has \
-                 to give up memory for the domain.",
+                "On the target: rxl obeys autoballoon and lockfile as xl does when dom0 has to \
+                 give up memory for the domain.",
             ),
         ],
     },
@@ -295,21 +299,22 @@ const MIGRATE: &[Section] = &[
         title: "NOTES",
         blocks: &[
             Text(
-                "No process stays behind on the target to wait for the domain's end. When a domain \
-                 that was migrated by rxl shuts down, reboots or crashes, on_poweroff, on_reboot \
-                 and on_crash of its configuration are not obeyed: it stays in the list, shut \
-                 down, until xl destroy removes it, and has to be made again with xl create. The \
-                 same holds, with Xen 4.17, for a domain that was suspended for a migration and \
-                 resumed at the source.",
+                "No process stays behind on the target to wait for the domain's end. When a \
+                 domain that rxl migrated shuts down, reboots or crashes, its on_poweroff, \
+                 on_reboot and on_crash have no effect: it stays in the list, shut down, until \
+                 xl destroy removes it, and must be created again with xl create. With Xen 4.17 \
+                 the same holds for a domain that was suspended for a migration and resumed at \
+                 the source.",
             ),
             Text(
-                "Xen refuses live migration of domains with PCI devices passed through, and libxl \
-                 refuses any of domains with virtual NUMA nodes. A PV domain can be migrated live \
-                 only where Xen has shadow paging, which Debian's 4.17 has not: use --non-live.",
+                "Xen refuses live migration of domains with PCI devices passed through. libxl \
+                 refuses any migration of domains with virtual NUMA nodes. A PV domain can be \
+                 migrated live only where Xen has shadow paging, which Debian's 4.17 lacks: use \
+                 --non-live.",
             ),
             Text(
-                "libxl has no stable interface: rxl works with the Xen release that it was built \
-                 for, on either host, and says so where it finds another.",
+                "libxl has no stable interface. rxl works with the Xen release that it was \
+                 built for, on either host, and says so when it finds another.",
             ),
         ],
     },
@@ -317,7 +322,7 @@ const MIGRATE: &[Section] = &[
         title: "EXAMPLES",
         blocks: &[
             Example(
-                "Look whether it would work, and change nothing:",
+                "Check whether it would work, and change nothing:",
                 "rxl migrate --dry-run dom3 nodeB",
             ),
             Example("Move dom3, and keep the report:", "rxl migrate --report dom3.json dom3 nodeB"),
@@ -327,7 +332,7 @@ const MIGRATE: &[Section] = &[
                  dom3 nodeB",
             ),
             Example(
-                "As another user, with a port and a key of their own:",
+                "As another user, with another port and key:",
                 "rxl migrate -s 'ssh -p 2222 -i KEY' dom3 root@nodeB",
             ),
             Example(
@@ -335,16 +340,19 @@ const MIGRATE: &[Section] = &[
                 "rxl migrate --non-live pv1 nodeB",
             ),
             Example(
-                "With its MPI job standing still meanwhile:",
+                "With its MPI job frozen around the suspend:",
                 "rxl migrate dom3 nodeB --mpi-quiesce",
             ),
             Example(
                 "Two domains of that job, at once:",
                 "rxl migrate dom3 dom4 nodeB --mpi-quiesce",
             ),
-            Example("To a target each:", "rxl migrate dom3:nodeB dom4:nodeC --mpi-quiesce"),
             Example(
-                "Give up when its data has not been sent in ten minutes:",
+                "Each to a target of its own:",
+                "rxl migrate dom3:nodeB dom4:nodeC --mpi-quiesce",
+            ),
+            Example(
+                "Cancel if the target is not ready in ten minutes:",
                 "rxl migrate --timeout 600 dom3 nodeB",
             ),
         ],
@@ -362,15 +370,16 @@ const RECEIVE: &[Section] = &[
         title: "DESCRIPTION",
         blocks: &[
             Text(
-                "The target's end of a migration. rxl migrate starts it over ssh; there is no \
-                 reason to start it by hand, and it refuses standard input that does not come from \
-                 rxl migrate.",
+                "Receives a domain on the target. rxl migrate starts it over ssh. There is no \
+                 reason to start it by hand, and it refuses standard input that does not come \
+                 from rxl migrate.",
             ),
             Text(
-                "The domain is made as NAME--incoming, paused, while its data comes. It gets its \
-                 own name and runs only when the source has said so. If the source is lost before \
-                 that, the copy is destroyed; if it is lost after the copy was reported to be \
-                 ready, the copy is kept, paused, because the source may have decided either way.",
+                "The domain is created as NAME--incoming, paused, while its data arrives. It \
+                 gets its own name and runs only when the source has said so. If the source is \
+                 lost before the copy is ready, the copy is destroyed. If it is lost after the \
+                 copy was reported ready, the copy is kept, paused, because the source may have \
+                 decided either way.",
             ),
             Text(
                 "Each data connection over ssh has an rxl receive of its own, which hands the \
@@ -384,14 +393,17 @@ const RECEIVE: &[Section] = &[
             LOGGING,
             Item(
                 "SSH_CONNECTION",
-                "With --transport tcp, the address to listen on: the one by which ssh came in.",
+                "With --transport tcp: the address to listen on, by which ssh came in.",
             ),
         ],
     },
     Section { title: "FILES", blocks: &[STATE] },
     Section {
         title: "EXAMPLES",
-        blocks: &[Example("See what the source would find on nodeB:", "ssh nodeB rxl --version")],
+        blocks: &[Example(
+            "The version that the source would find on nodeB:",
+            "ssh nodeB rxl --version",
+        )],
     },
     Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-migrate(1), xl(1), ssh(1)")] },
 ];
@@ -401,14 +413,15 @@ const MIGRATE_RECEIVE: &[Section] = &[
         title: "DESCRIPTION",
         blocks: &[
             Text(
-                "Receives a domain that stock xl migrate sends, in place of xl migrate-receive: on \
-                 the wire it is the same to the byte. There is no reason to start it by hand.",
+                "Receives a domain that stock xl migrate sends, in place of xl migrate-receive. \
+                 Its bytes on the wire are the same. There is no reason to start it by hand.",
             ),
             Text(
-                "The domain is made as NAME--incoming, paused, while its data comes, and gets its \
-                 own name and runs when the sender has said so. When the sender is lost before \
-                 that, or says anything else, the copy is destroyed: the sender still has its own. \
-                 Xen's formats have no checksums, so damage to pages on the way is not noticed.",
+                "The domain is created as NAME--incoming, paused, while its data arrives. It \
+                 gets its own name and runs when the sender has said so. When the sender is \
+                 lost before that, or says anything else, the copy is destroyed: the sender \
+                 still has its own. Xen's formats have no checksums, so damage to pages on the \
+                 way is not noticed.",
             ),
         ],
     },
@@ -425,9 +438,9 @@ const MIGRATE_RECEIVE: &[Section] = &[
         title: "NOTES",
         blocks: &[Text(
             "No process stays behind that waits for the domain's end, see rxl-migrate(1). Remus \
-             and COLO are refused. With a script named xl before xl itself in root's PATH, which \
-             hands migrate-receive to rxl and all else to xl, plain xl migrate DOMAIN HOST is \
-             received by rxl.",
+             and COLO are refused. To receive a plain xl migrate DOMAIN HOST, install a script \
+             named xl before xl itself in root's PATH, which hands migrate-receive to rxl and \
+             all else to xl.",
         )],
     },
     Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-migrate(1), rxl-receive(1), xl(1)")] },
@@ -437,16 +450,17 @@ const STREAM: &[Section] = &[
     Section {
         title: "DESCRIPTION",
         blocks: &[Text(
-            "Looks at saved domains and migration streams: what rxl save or xl save(1) writes, or \
-             a bare libxl or libxc stream. It needs neither Xen nor root, reads its input once, \
-             from a file or a pipe, and takes little memory however long that is.",
+            "Inspects or verifies saved domains and migration streams: what rxl save or xl \
+             save(1) wrote, or a bare libxl or libxc stream. It needs neither Xen nor root, \
+             reads its input once, from a file or a pipe, and needs little memory whatever the \
+             length.",
         )],
     },
     Section {
         title: "EXAMPLES",
         blocks: &[
-            Example("What is in a saved domain:", "rxl stream inspect dom3.save"),
-            Example("Whether a copy of it is sound:", "zcat dom3.save.gz | rxl stream verify -"),
+            Example("What a saved domain holds:", "rxl stream inspect dom3.save"),
+            Example("Check a compressed copy of it:", "zcat dom3.save.gz | rxl stream verify -"),
         ],
     },
     Section {
@@ -460,15 +474,15 @@ const STREAM_INSPECT: &[Section] = &[
         title: "DESCRIPTION",
         blocks: &[
             Text(
-                "Shows the headers of a stream, the domain that was saved, records with their \
-                 offsets and sizes, pages by type, pages of zeroes and pages that are like an \
-                 earlier one, the passes over memory, and what compression would make of it. \
-                 Records of one type that follow each other are shown as one line.",
+                "Shows the headers of a stream, the saved domain, the records with their \
+                 offsets and sizes, pages by type, zero pages and pages equal to an earlier \
+                 one, the iterations over memory, and an estimate of the compressed size. \
+                 Consecutive records of one type share a line.",
             ),
             Text(
-                "Pages that are like an earlier one are counted while there are fewer than \
-                 1,048,576 different ones, and estimated from a sample beyond that. What \
-                 compression would make is always estimated from a part of the pages.",
+                "Pages equal to an earlier one are counted up to 1,048,575 different contents, \
+                 and estimated from a sample beyond that. The compressed size is always \
+                 estimated from a part of the pages.",
             ),
             Text(
                 "A stream that is damaged or cut off is shown as far as it can be read, and the \
@@ -479,9 +493,9 @@ const STREAM_INSPECT: &[Section] = &[
     Section {
         title: "EXAMPLES",
         blocks: &[
-            Example("With a picture of the guest's memory:", "rxl stream inspect --map dom3.save"),
+            Example("With a map of the guest's memory:", "rxl stream inspect --map dom3.save"),
             Example(
-                "The passes of a save, for a program:",
+                "The iterations of a save, as JSON:",
                 "rxl stream inspect --json dom3.save | jq .passes",
             ),
         ],
@@ -497,15 +511,15 @@ const STREAM_VERIFY: &[Section] = &[
         title: "DESCRIPTION",
         blocks: &[
             Text(
-                "Judges a stream by every rule of its formats: those of Xen's specifications of \
-                 the libxl and libxc streams and those of xl's save header. It goes on after what \
-                 it finds, as far as records can be told apart, and tells each breach with the \
-                 record and its offset.",
+                "Checks a stream against every rule of its formats: those of Xen's \
+                 specifications of the libxl and libxc streams and those of xl's save header. \
+                 It continues after a finding as far as records can be told apart, and reports \
+                 each violation with the record and its offset.",
             ),
             Text(
-                "The exit status is 0 when no rule is broken, whatever there is to warn of, and 15 \
-                 when one is. Pages have no checksums in these formats: a sound stream may still \
-                 hold damaged contents.",
+                "The exit status is 0 when no rule is violated, whatever the warnings, and 15 \
+                 when one is. Pages have no checksums in these formats: a stream without \
+                 findings may still hold damaged contents.",
             ),
         ],
     },
@@ -513,10 +527,7 @@ const STREAM_VERIFY: &[Section] = &[
         title: "EXAMPLES",
         blocks: &[
             Example("Before a restore:", "rxl stream verify dom3.save && xl restore dom3.save"),
-            Example(
-                "All findings, for a program:",
-                "rxl stream verify --json dom3.save | jq .findings",
-            ),
+            Example("All findings, as JSON:", "rxl stream verify --json dom3.save | jq .findings"),
         ],
     },
     Section {
@@ -530,29 +541,29 @@ const SAVE: &[Section] = &[
         title: "DESCRIPTION",
         blocks: &[
             Text(
-                "Suspends the domain and writes its memory, its vCPUs' state and its configuration \
-                 to a file. Then the domain is destroyed, unless -c or -p is given. Its disks are \
-                 not saved: they must not be changed before it is restored.",
+                "Suspends the domain and writes its memory, the state of its vCPUs and its \
+                 configuration to a file. Then the domain is destroyed, unless -c or -p is \
+                 given. Its disks are not saved, and must not be changed before it is restored.",
             ),
             Text(
-                "The file is rxl's own format, compressed and with checksums over all of it, or \
-                 with --plain that of xl save, which xl restore takes. It is readable by its owner \
-                 alone, as it holds the domain's memory.",
+                "The file has rxl's own format, compressed and with checksums over all of it, \
+                 or with --plain that of xl save, which xl restore reads. Only its owner can \
+                 read it, as it holds the domain's memory.",
             ),
             Text(
-                "The file appears under its name when all of it is on the disk; until then a file \
-                 of that name stays as it is. Whatever fails before, a full disk too, leaves the \
-                 domain running and no part of a file, and so do Ctrl-C, SIGTERM and SIGHUP. If \
-                 rxl itself is killed, the unfinished file .FILE*.part stays, and a process that \
-                 rxl has left behind for that (rxl-guard, which says so to syslog) runs the domain \
-                 on.",
+                "The file appears under its name when all of it is on the disk; until then a \
+                 file of that name stays as it is. Every earlier failure, including a full \
+                 disk, leaves the domain running and no part of a file, and so do Ctrl-C, \
+                 SIGTERM and SIGHUP. If rxl itself is killed, the unfinished file .FILE*.part \
+                 stays, and a guard process (rxl-guard, which reports to syslog) runs the \
+                 domain on.",
             ),
             Text(
-                "With --mpi-quiesce the domain's MPI job stands still for as long as the domain \
-                 does. With -c all of it is thawed when the domain runs again; otherwise the ranks \
-                 in other domains are thawed when the file is whole, and those in the file when it \
-                 is restored: by rxl restore at once, after xl restore when their agent's lease \
-                 ends.",
+                "With --mpi-quiesce the domain's MPI job is frozen for as long as the domain is \
+                 suspended. With -c all of it is thawed when the domain runs again. Otherwise \
+                 the ranks in other domains are thawed when the file is whole, and those in the \
+                 file when it is restored: by rxl restore at once, after xl restore when their \
+                 agent's lease expires.",
             ),
         ],
     },
@@ -561,10 +572,10 @@ const SAVE: &[Section] = &[
     Section {
         title: "EXAMPLES",
         blocks: &[
-            Example("Put dom3 away:", "rxl save dom3 /var/lib/xen/save/dom3"),
-            Example("Keep a copy, and let it run on:", "rxl save -c dom3 dom3.save"),
+            Example("Save dom3, and free its memory:", "rxl save dom3 /var/lib/xen/save/dom3"),
+            Example("Save a copy, and let dom3 run on:", "rxl save -c dom3 dom3.save"),
             Example(
-                "The same, while its MPI job stands still:",
+                "The same, with its MPI job frozen meanwhile:",
                 "rxl save -c --mpi-quiesce dom3 dom3.save",
             ),
             Example("For a host without rxl:", "rxl save --plain dom3 dom3.save"),
@@ -578,15 +589,16 @@ const RESTORE: &[Section] = &[
         title: "DESCRIPTION",
         blocks: &[
             Text(
-                "Builds a domain from what rxl save or xl save wrote, under the name that it had, \
-                 and lets it run. The file is recognised by its first bytes, and stays.",
+                "Builds a domain from a file that rxl save or xl save wrote, under the name \
+                 that it had, and runs it. The first bytes of the file tell its format. The \
+                 file stays.",
             ),
             Text(
-                "The whole file is read and checked first: checksums and digest in rxl's format, \
-                 and in either the rules of the stream. A damaged file is refused with exit status \
-                 15 and the offset of the damage before anything is done. Then it is read again \
-                 into libxl, and checked again on the way. Whatever fails, or is cancelled, leaves \
-                 no part of the domain, and the file as it was.",
+                "The whole file is read and checked first: checksums and digest in rxl's \
+                 format, and in either format the rules of the stream. A damaged file is \
+                 refused with exit status 15 and the offset of the damage before anything is \
+                 done. Then it is read again into libxl, and checked again on the way. Any \
+                 failure or cancel leaves no part of the domain, and the file as it was.",
             ),
         ],
     },
@@ -595,16 +607,16 @@ const RESTORE: &[Section] = &[
     Section {
         title: "NOTES",
         blocks: &[Text(
-            "A domain must not run twice from one state: its disks would be damaged. Restore a \
-             file only once, unless the disks have been put back as well. No process stays behind \
-             that waits for the domain's end, see rxl-migrate(1).",
+            "A domain must not run twice from one state: that would damage its disks. Restore a \
+             file only once, unless the disks have been restored as well. No process stays \
+             behind that waits for the domain's end, see rxl-migrate(1).",
         )],
     },
     Section {
         title: "EXAMPLES",
         blocks: &[
             Example("Bring dom3 back:", "rxl restore /var/lib/xen/save/dom3"),
-            Example("And look at it before it runs:", "rxl restore -p dom3.save"),
+            Example("Leave it paused, to look at it before it runs:", "rxl restore -p dom3.save"),
         ],
     },
     Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-save(1), rxl-stream(1), xl(1)")] },

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use rxl_lab::{Domain, Lab, Node, Options, Output};
 use serde_json::Value;
+
+use rxl_lab::{Domain, Lab, Node, Options, Output};
 
 /// Enough for any migration that the lab makes, on a slow machine.
 pub const MIGRATION: Duration = Duration::from_secs(400);

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use rxl_lab::{Node, guest};
 
 use crate::cluster::{COMMAND, Cluster, MIGRATION, median};
+use rxl_lab::{Node, guest};
 
 /// What one migration took and what a watcher of its guest saw.
 struct Sample {

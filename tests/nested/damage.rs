@@ -1,9 +1,9 @@
 //! A transport that flips a bit.
 
 use anyhow::{Result, ensure};
-use rxl_lab::Node;
 
 use crate::cluster::{COMMAND, Cluster, MIGRATION};
+use rxl_lab::Node;
 
 /// `PERL PLACE CONDITION COMMAND...`: runs COMMAND with standard input passed on, one bit of the
 /// byte at PLACE flipped where the first 64 bytes satisfy the condition.

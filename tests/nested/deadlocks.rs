@@ -6,11 +6,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rxl_lab::{Node, RemoteProcess};
 use serde_json::Value;
 
 use crate::cluster::{COMMAND, Cluster, MIGRATION, failed, number};
 use crate::quiesce::{check_cut, figures, prepare, start_job, summary, wait_for_state};
+use rxl_lab::{Node, RemoteProcess};
 
 /// What the last rank waits for, in its own domain.
 const GO: &str = "/run/mpi-hold.go";

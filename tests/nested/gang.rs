@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use rxl_lab::Node;
 use serde_json::Value;
 
 use crate::cluster::{COMMAND, Cluster, MIGRATION, failed, number};
 use crate::quiesce::{
     check_cut, figures, prepare, some_moment, start_job, summary, wait_for_state,
 };
+use rxl_lab::Node;
 
 const GANG: [&str; 2] = ["dom3", "dom4"];
 

@@ -4,13 +4,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rxl_lab::{Node, guest};
 use serde_json::Value;
 
 use crate::cluster::{COMMAND, Cluster, MIGRATION, failed, number};
 use crate::failures::{check_recovered, wait_for_no_process, wait_for_precopy, watch_small};
 use crate::mpi::RING;
 use crate::survival::check_memory;
+use rxl_lab::{Node, guest};
 
 /// Longer than a migration of all of dom3's memory, zeroes and all, under emulation.
 const RING_SECONDS: u32 = 240;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rxl_lab::Node;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, MIGRATION, number};
+use rxl_lab::Node;
 
 /// The ring, over TCP, one rank on each of two domUs.
 pub const RING: &str = "mpirun --host dom3,dom4 -np 2 mpi-ring";

@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rxl_lab::{Node, guest};
 use serde_json::Value;
 
 use crate::cluster::{COMMAND, Cluster, MIGRATION, failed, number};
 use crate::failures::{check_recovered, wait_for_no_process, wait_for_precopy, watch_small};
 use crate::survival::check_memory;
+use rxl_lab::{Node, guest};
 
 /// The report's passes are those that were judged, and hold as many page numbers as were dirty;
 /// with each walker.

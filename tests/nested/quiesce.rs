@@ -4,10 +4,10 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
-use rxl_lab::{Node, RemoteProcess};
 use serde_json::Value;
 
 use crate::cluster::{COMMAND, Cluster, MIGRATION, number};
+use rxl_lab::{Node, RemoteProcess};
 
 const GUESTS: [&str; 2] = ["dom3", "dom4"];
 

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use rxl_lab::Node;
 
 use crate::cluster::{COMMAND, Cluster};
+use rxl_lab::Node;
 
 struct Case {
     /// Run on nodeA before, on nodeB before, and to undo them.

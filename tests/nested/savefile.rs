@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rxl_lab::{Domain, Node, guest};
 
 use crate::cluster::{COMMAND, Cluster, MIGRATION, failed};
 use crate::survival::check_memory;
+use rxl_lab::{Domain, Node, guest};
 
 /// Where the files go: on the host's disk, not in its memory.
 const FILE: &str = "/var/tmp/domain.save";

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rxl_lab::{MemcheckProbe, Node, guest};
 
 use crate::cluster::{COMMAND, Cluster, MIGRATION, number};
+use rxl_lab::{MemcheckProbe, Node, guest};
 
 const VERIFY: Duration = Duration::from_secs(180);
 

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use rxl_lab::{Node, guest};
 use serde_json::{Value, json};
 
 use crate::cluster::{COMMAND, Cluster, number};
 use crate::survival::check_memory;
+use rxl_lab::{Node, guest};
 
 /// Pages that the memory checker writes in a second, of the 6,144 that it has, and the link in
 /// Mbit/s where it is not the lab's own.

@@ -2,18 +2,19 @@
 
 use std::path::PathBuf;
 
-use rxl::error::{Exit, Failure};
-use rxl::host::memory::{Faults, Guest, Kept, MemoryHost};
-use rxl::host::{GuestType, RunState};
-use rxl::quiesce::coordinator::Level;
-use rxl::savefile::save::{After, Request};
-use rxl::savefile::writer::Written;
-use rxl::savefile::{Format, restore, save};
-use rxl::session::{Event, Events};
-use rxl::state_dir::StateDir;
 use tempfile::TempDir;
 
 use crate::files::{PACKING, names};
+use rxl_core::domain::{GuestType, RunState};
+use rxl_core::error::{Exit, Failure};
+use rxl_core::level::Level;
+use rxl_core::save_format::Format;
+use rxl_core::state_dir::StateDir;
+use rxl_session::events::{Event, Events};
+use rxl_session::savefile::save::{After, Request};
+use rxl_session::savefile::writer::Written;
+use rxl_session::savefile::{restore, save};
+use rxl_testkit::memory::{Faults, Guest, Kept, MemoryHost};
 
 /// A host with `dom3` and a directory to save it in.
 pub struct Setting {
@@ -116,7 +117,7 @@ fn every_byte_that_was_saved_is_restored() {
         setting.save(format, After::Run).unwrap();
         let saved = setting.only_domain();
         setting.host.set_faults(Faults::default());
-        rxl::host::Host::destroy(&setting.host, saved.domain.domid).unwrap();
+        rxl_host::host::Host::destroy(&setting.host, saved.domain.domid).unwrap();
         setting.restore(false).unwrap();
         assert!(saved.stream.is_some());
         assert_eq!(setting.only_domain().stream, saved.stream, "length and checksum");

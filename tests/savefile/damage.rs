@@ -6,18 +6,18 @@ use std::path::Path;
 use migrate_stream::frame::crc::hash;
 use migrate_stream::frame::{Codec, FRAME_HEADER_LEN, FrameHeader, FrameKind};
 use migrate_stream::savefile;
-use rxl::error::{Exit, Failure};
-use rxl::host::GuestType;
-use rxl::host::memory::{Guest, MemoryHost};
-use rxl::quiesce::coordinator::Level;
-use rxl::savefile::Format;
-use rxl::savefile::saved::Saved;
-use rxl::savefile::{restore, save};
-use rxl::session::Events;
-use rxl::state_dir::StateDir;
 use tempfile::TempDir;
 
 use crate::files::PACKING;
+use rxl_core::domain::GuestType;
+use rxl_core::error::{Exit, Failure};
+use rxl_core::level::Level;
+use rxl_core::save_format::Format;
+use rxl_core::state_dir::StateDir;
+use rxl_inspect::savefile::saved::Saved;
+use rxl_session::events::Events;
+use rxl_session::savefile::{restore, save};
+use rxl_testkit::memory::{Guest, MemoryHost};
 
 /// A small domain in rxl's format.
 struct Sound {

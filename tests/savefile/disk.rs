@@ -3,13 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rxl::error::Exit;
-use rxl::quiesce::coordinator::Level;
-use rxl::savefile::Format;
-use rxl::savefile::save::{After, Request};
-
 use crate::commands::Setting;
 use crate::files::{PACKING, names};
+use rxl_core::error::Exit;
+use rxl_core::level::Level;
+use rxl_core::save_format::Format;
+use rxl_session::savefile::save::{After, Request};
 
 /// A file system of 1 MiB, unmounted when dropped.
 struct SmallDisk(PathBuf);

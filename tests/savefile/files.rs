@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 
 use migrate_stream::xl;
-use rxl::data::{Broken, Packing};
-use rxl::io::{Cancel, Guarded, pipe};
-use rxl::savefile::Format;
-use rxl::savefile::file::Unfinished;
-use rxl::savefile::writer::{Writer, Written};
+
+use rxl_core::io::{Cancel, Guarded, pipe};
+use rxl_core::save_format::Format;
+use rxl_datapath::broken::Broken;
+use rxl_datapath::packing::Packing;
+use rxl_session::savefile::file::Unfinished;
+use rxl_session::savefile::writer::{Writer, Written};
 
 pub const PACKING: Packing = Packing { compress: true, level: 1, threads: 2 };
 

@@ -1,16 +1,15 @@
 //! `rxl save --mpi-quiesce`: a job over two domains, of which one is saved.
 
-use rxl::error::{Exit, Failure};
-use rxl::host::RunState;
-use rxl::host::memory::Faults;
-use rxl::quiesce::coordinator::Level;
-use rxl::savefile::Format;
-use rxl::savefile::save::{After, Request, Saved, save};
-use rxl::session::Events;
-use rxl_agent_protocol::{Command, Verb};
-
 use crate::agents::Agents;
 use crate::commands::Setting;
+use rxl_agent_protocol::{Command, Verb};
+use rxl_core::domain::RunState;
+use rxl_core::error::{Exit, Failure};
+use rxl_core::level::Level;
+use rxl_core::save_format::Format;
+use rxl_session::events::Events;
+use rxl_session::savefile::save::{After, Request, Saved, save};
+use rxl_testkit::memory::Faults;
 
 /// dom3 is the host's first domain.
 const DOM3: u32 = 1;

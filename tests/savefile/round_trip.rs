@@ -3,11 +3,11 @@
 use std::io::Read;
 use std::process::{Command, Stdio};
 
-use rxl::savefile::Format;
-use rxl::savefile::saved::Saved;
 use serde_json::Value;
 
 use crate::files::{captured, names, save};
+use rxl_core::save_format::Format;
+use rxl_inspect::savefile::saved::Saved;
 
 #[test]
 fn every_byte_comes_back() {

@@ -9,11 +9,11 @@ use migrate_stream::libxl;
 use migrate_stream::order::OrderError;
 use migrate_stream::reader::{Place, Problem as Parsing};
 use migrate_stream::xl::XlError;
-use rxl::stream::finding::{Finding, Problem, Severity};
-use rxl::stream::verify::{Verified, verify};
 
 use crate::oracle::Oracle;
 use crate::pieces::{Pieces, captured, shortened, unpacked};
+use rxl_inspect::finding::{Finding, Problem, Severity};
+use rxl_inspect::verify::{Verified, verify};
 
 /// Damaged streams of each guest and format.
 const DAMAGED: usize = 3000;

@@ -6,10 +6,10 @@ use std::process::{Command, Output, Stdio};
 
 use migrate_stream::libxc::{PageData, RecordType};
 use migrate_stream::reader::Place;
-use rxl::error::Exit;
 use serde_json::Value;
 
 use crate::pieces::{captured, cut, shortened, unpacked};
+use rxl_core::error::Exit;
 
 pub fn rxl(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rxl"));

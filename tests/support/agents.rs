@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use rxl::quiesce::cluster::AgentHost;
-use rxl::quiesce::nodes::{Guest, Lock, MemoryLocks, Nodes};
 use rxl_agent_protocol::{
     Command, Connection, Finished, Flushed, Freezer, Frozen, PROTOCOL_VERSION, Ready, Reason,
     Stamp, State, Status, Thawed, Verb, pack, path,
 };
+use rxl_quiesce::cluster::AgentHost;
+use rxl_quiesce::nodes::{Guest, Lock, Nodes};
+use rxl_testkit::locks::MemoryLocks;
 
 /// One domain's.
 #[derive(Default)]

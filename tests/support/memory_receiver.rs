@@ -14,12 +14,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use migrate_stream::frame::{PREAMBLE_LEN, Purpose};
-use rxl::host::GuestType;
-use rxl::host::memory::{Faults, Guest, MemoryHost};
-use rxl::io::{Cancel, Guarded};
-use rxl::session::{Events, target};
-use rxl::state_dir::StateDir;
-use rxl::transport::{Ticket, hand_over, read_preamble};
+
+use rxl_core::domain::GuestType;
+use rxl_core::io::{Cancel, Guarded};
+use rxl_core::state_dir::StateDir;
+use rxl_link::transport::{Ticket, hand_over, read_preamble};
+use rxl_session::events::Events;
+use rxl_session::target;
+use rxl_testkit::memory::{Faults, Guest, MemoryHost};
 
 #[path = "outcome.rs"]
 mod outcome;
@@ -111,7 +113,7 @@ fn session(options: &Options, state: &StateDir, input: OwnedFd, ticket: Ticket) 
 
 /// Puts a relay before the session that flips the lowest bit of one byte, or stops relaying.
 fn tamper(options: &Options, mut from: Guarded) -> OwnedFd {
-    let (reading, writing) = rxl::io::pipe().unwrap();
+    let (reading, writing) = rxl_core::io::pipe().unwrap();
     let (flip, hang) = (options.flip, options.hang);
     std::thread::spawn(move || {
         let mut to = File::from(writing);

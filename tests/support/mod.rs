@@ -6,21 +6,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rxl::control::Transport;
-use rxl::data::Packing;
-use rxl::data::send::Sent;
-use rxl::error::Failure;
-use rxl::host::memory::{Guest, MemoryHost};
-use rxl::host::{GuestType, Restorer, SaveFlags, Walker};
-use rxl::policy::{Limits, Otherwise};
-use rxl::progress::Silent;
-use rxl::quiesce::coordinator::Level;
-use rxl::remote::Route;
-use rxl::report::Report;
-use rxl::session::Events;
-use rxl::session::source::{self, Peer};
-use rxl::state_dir::StateDir;
 use tempfile::TempDir;
+
+use rxl_core::domain::GuestType;
+use rxl_core::error::Failure;
+use rxl_core::level::Level;
+use rxl_core::peer::Peer;
+use rxl_core::peer::Transport;
+use rxl_core::state_dir::StateDir;
+use rxl_core::steering::{Restorer, SaveFlags, Walker};
+use rxl_datapath::packing::Packing;
+use rxl_datapath::send::Sent;
+use rxl_link::ssh::Route;
+use rxl_precopy::policy::{Limits, Otherwise};
+use rxl_report::migration::Report;
+use rxl_report::progress::Silent;
+use rxl_session::events::Events;
+use rxl_session::source;
+use rxl_testkit::memory::{Guest, MemoryHost};
 
 /// A source with one guest, `dom3`, and the way to a target.
 pub struct Pair {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rxl::host::memory::MemoryHost;
+use rxl_testkit::memory::MemoryHost;
 
 /// Writes DIR/outcome.json, whole or not at all.
 pub fn leave_outcome(dir: &Path, host: &MemoryHost, failure: Option<String>) {

@@ -17,11 +17,13 @@ use std::sync::Arc;
 
 use migrate_stream::reader::{Start, StreamReader};
 use migrate_stream::xl::{BANNER, GO, READY, REPORT};
-use rxl::host::memory::{Faults, Guest, MemoryHost};
-use rxl::host::{GuestType, Host};
-use rxl::session::Events;
-use rxl::session::xl::receive::{Options, receive};
-use rxl::state_dir::StateDir;
+
+use rxl_core::domain::GuestType;
+use rxl_core::state_dir::StateDir;
+use rxl_host::host::Host;
+use rxl_session::events::Events;
+use rxl_session::xl::receive::{Options, receive};
+use rxl_testkit::memory::{Faults, Guest, MemoryHost};
 
 #[path = "outcome.rs"]
 mod outcome;

@@ -6,15 +6,17 @@ use std::io::{Read, Write};
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
-use crate::support::example;
 use migrate_stream::xl::{BANNER, GO, HEADER_LEN, READY, REPORT};
-use rxl::error::{Exit, Failure};
-use rxl::host::memory::{Faults, Guest, MemoryHost};
-use rxl::host::{GuestType, Host, RunState};
-use rxl::io::pipe;
-use rxl::session::Events;
-use rxl::session::xl::receive::{Options, receive};
-use rxl::state_dir::StateDir;
+
+use crate::support::example;
+use rxl_core::domain::{GuestType, RunState};
+use rxl_core::error::{Exit, Failure};
+use rxl_core::io::pipe;
+use rxl_core::state_dir::StateDir;
+use rxl_host::host::Host;
+use rxl_session::events::Events;
+use rxl_session::xl::receive::{Options, receive};
+use rxl_testkit::memory::{Faults, Guest, MemoryHost};
 
 /// Header, configuration and stream of a guest of 4 MiB named `synthetic`.
 fn sent() -> &'static [u8] {

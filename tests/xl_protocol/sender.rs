@@ -5,17 +5,18 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::{Pair, example, small_guest};
-use rxl::control::Transport;
-use rxl::error::{Exit, Failure};
-use rxl::host::RunState;
-use rxl::host::memory::{Faults, Guest};
-use rxl::progress::Silent;
-use rxl::quiesce::coordinator::Level;
-use rxl::remote::Route;
-use rxl::report::Report;
-use rxl::session::source::Peer;
-use rxl::session::xl::line::Said;
-use rxl::session::{Event, Events, xl};
+use rxl_core::domain::RunState;
+use rxl_core::error::{Exit, Failure};
+use rxl_core::level::Level;
+use rxl_core::peer::Peer;
+use rxl_core::peer::Transport;
+use rxl_link::ssh::Route;
+use rxl_report::migration::Report;
+use rxl_report::progress::Silent;
+use rxl_session::events::{Event, Events};
+use rxl_session::xl;
+use rxl_session::xl::line::Said;
+use rxl_testkit::memory::{Faults, Guest};
 
 /// A source with dom3, and a receiver that takes these steps.
 fn pair(guest: Guest, steps: &str) -> Pair {
@@ -289,7 +290,7 @@ fn a_cancel_in_precopy_is_clean_on_both_sides() {
 
 #[test]
 fn what_xls_protocol_has_no_place_for_is_refused() {
-    let refused = |change: fn(&mut rxl::session::source::Request)| {
+    let refused = |change: fn(&mut rxl_session::request::Request)| {
         let mut pair = pair(small_guest(), "exit=1");
         change(&mut pair.request);
         let failure = migrate(&pair).0.unwrap_err();

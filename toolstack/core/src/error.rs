@@ -1,0 +1,170 @@
+//! Failures as the user meets them: one line that says what, where and what to do next, and an exit
+//! code of its own.
+
+use std::fmt;
+
+use crate::host_error::HostError;
+use crate::text::one_line;
+
+/// How `rxl` ends. The numbers are part of the interface: scripts rely on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Success = 0,
+    /// rxl itself failed before anything happened to the domain: a file, a socket, a thread.
+    Internal = 1,
+    /// The command line was wrong (clap's code).
+    Usage = 2,
+    /// This host has no Xen that rxl can drive, or the caller is not root.
+    NoXen = 3,
+    /// No such domain.
+    NoSuchDomain = 4,
+    /// The domain is not in a state in which it can be migrated.
+    DomainState = 5,
+    /// This kind of guest cannot be migrated that way here.
+    GuestUnsupported = 6,
+    /// A migration of this domain, or of its MPI job, is already running.
+    Busy = 7,
+    /// The target could not be reached.
+    Unreachable = 8,
+    /// The target was reached, and has no rxl, or one that speaks another protocol.
+    NoPeer = 9,
+    /// The target refused: no memory, a name that is taken, another Xen.
+    Refused = 10,
+    /// The migration failed before it was committed. The domain runs on at the source.
+    FailedSourceRuns = 11,
+    /// Cancelled as asked. The domain runs on at the source.
+    Cancelled = 12,
+    /// The connection was lost while it was being decided. Both copies stand still; neither was
+    /// destroyed.
+    Undecided = 13,
+    /// The domain moved and runs at the target, or is saved, but something after it failed (a
+    /// report that could not be written).
+    MovedWithWarnings = 14,
+    /// A stream or a saved domain that was to be looked at breaks a rule of its format, or ends
+    /// early.
+    BadStream = 15,
+}
+
+impl Exit {
+    /// All codes with their meaning, for `--help` and the man page.
+    pub const TABLE: &[(Exit, &'static str)] = &[
+        (Exit::Success, "done"),
+        (Exit::Internal, "rxl failed before anything happened to the domain"),
+        (Exit::Usage, "wrong command line"),
+        (Exit::NoXen, "no Xen here that rxl can drive, or not root"),
+        (Exit::NoSuchDomain, "no such domain"),
+        (Exit::DomainState, "the domain is paused, dying, or otherwise not to be migrated now"),
+        (Exit::GuestUnsupported, "this kind of guest cannot be migrated that way here"),
+        (Exit::Busy, "a migration of this domain, or of its MPI job, is already running"),
+        (Exit::Unreachable, "the target cannot be reached"),
+        (Exit::NoPeer, "no rxl on the target, or one that speaks another protocol"),
+        (Exit::Refused, "the target refused"),
+        (
+            Exit::FailedSourceRuns,
+            "failed before it was committed; the domain runs on at the source",
+        ),
+        (Exit::Cancelled, "cancelled; the domain runs on at the source"),
+        (
+            Exit::Undecided,
+            "the connection was lost while it was being decided; both copies are kept, paused",
+        ),
+        (
+            Exit::MovedWithWarnings,
+            "the domain runs at the target or is saved, but something after that failed",
+        ),
+        (Exit::BadStream, "the stream or saved domain is damaged"),
+    ];
+
+    /// The process's exit status.
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+}
+
+/// A failure: what, and what to do next. Displays as one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// How rxl ends because of it.
+    pub exit: Exit,
+    /// What went wrong, and where.
+    pub what: String,
+    /// What the user can do, when rxl knows.
+    pub next: Option<String>,
+}
+
+impl Failure {
+    /// A failure without advice.
+    pub fn new(exit: Exit, what: impl Into<String>) -> Self {
+        Self { exit, what: one_line(&what.into()), next: None }
+    }
+
+    /// Adds what to do next.
+    #[must_use]
+    pub fn next(mut self, next: impl Into<String>) -> Self {
+        self.next = Some(next.into());
+        self
+    }
+
+    /// Puts where or during what it happened before the text.
+    #[must_use]
+    pub fn context(mut self, context: impl fmt::Display) -> Self {
+        self.what = format!("{context}: {}", self.what);
+        self
+    }
+
+    /// The same failure under another code.
+    #[must_use]
+    pub fn with_exit(mut self, exit: Exit) -> Self {
+        self.exit = exit;
+        self
+    }
+
+    /// An I/O error of this host's before anything has happened.
+    pub fn internal(what: impl fmt::Display, error: &std::io::Error) -> Self {
+        Self::new(Exit::Internal, format!("{what}: {error}"))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        match &self.next {
+            Some(next) => write!(f, "; {next}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<HostError> for Failure {
+    fn from(error: HostError) -> Self {
+        let exit = match &error {
+            HostError::NoSuchDomain(_) => Exit::NoSuchDomain,
+            HostError::NameTaken(_) => Exit::Refused,
+            HostError::Aborted(_) => Exit::Cancelled,
+            HostError::NoXen(_) => Exit::NoXen,
+            HostError::Failed { .. } => Exit::FailedSourceRuns,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_and_all_in_the_table() {
+        let codes: Vec<u8> = Exit::TABLE.iter().map(|(exit, _)| exit.code()).collect();
+        assert_eq!(codes, (0..=15).collect::<Vec<u8>>());
+    }
+
+    #[test]
+    fn hostile_text_stays_on_one_line() {
+        assert_eq!(one_line("a\nb\x1b[31m\r\n"), "a b [31m");
+        assert_eq!(one_line(&"x".repeat(5000)).len(), 1000);
+    }
+}

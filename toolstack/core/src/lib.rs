@@ -1,0 +1,23 @@
+//! What every part of rxl speaks of: domains, failures, deadlines, descriptors.
+//!
+//! This crate knows neither Xen nor the network, and no other crate of rxl.
+
+#![forbid(unsafe_code)]
+
+pub mod deadlines;
+pub mod domain;
+pub mod domain_config;
+pub mod error;
+pub mod host_error;
+pub mod io;
+pub mod level;
+pub mod names;
+pub mod notes;
+pub mod operation;
+pub mod peer;
+pub mod save_format;
+pub mod state_dir;
+pub mod steering;
+pub mod target_spans;
+pub mod text;
+pub mod units;

@@ -1,0 +1,128 @@
+//! `/run/rxl`: what running sessions share on one host. Gone after a reboot, as the domains are.
+
+use std::collections::HashSet;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::error::{Exit, Failure};
+use crate::text::one_line;
+
+/// The directory of this host's sessions.
+#[derive(Clone, Debug)]
+pub struct StateDir(PathBuf);
+
+/// Held while a domain is being migrated. The kernel gives it back however the process ends.
+pub struct DomainLock(Flock<File>);
+
+/// The open file that is locked: a process that has it keeps the lock.
+impl AsFd for DomainLock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl StateDir {
+    /// The system's.
+    pub fn system() -> Self {
+        Self(PathBuf::from("/run/rxl"))
+    }
+
+    /// Another, for tests.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// The directory, made for root alone when it is not there.
+    pub fn path(&self) -> Result<&Path, Failure> {
+        let made = DirBuilder::new().mode(0o700).recursive(true).create(&self.0);
+        made.map_err(|error| Failure::internal(self.0.display(), &error))?;
+        Ok(&self.0)
+    }
+
+    /// Removes the sockets that killed processes have left: nobody listens on them any more. No
+    /// socket is connected to, as that would be taken for a helper's or a data connection's coming.
+    pub fn sweep(&self) -> Result<(), Failure> {
+        let dir = self.path()?;
+        let broken = |e| Failure::internal(dir.display(), &e);
+        // Names first: a socket that is bound in between is not among them.
+        let entries: Vec<_> =
+            std::fs::read_dir(dir).map_err(broken)?.flatten().map(|entry| entry.path()).collect();
+        let bound = std::fs::read_to_string("/proc/net/unix").map_err(broken)?;
+        let bound: HashSet<&str> =
+            bound.lines().filter_map(|line| line.split_whitespace().nth(7)).collect();
+        let is_dead = |path: &&PathBuf| {
+            path.extension().is_some_and(|e| e == "sock")
+                && path.to_str().is_some_and(|path| !bound.contains(path))
+        };
+        for path in entries.iter().filter(is_dead) {
+            tracing::debug!("{}: left by a process that is gone", path.display());
+            let _ = std::fs::remove_file(path);
+        }
+        Ok(())
+    }
+
+    /// The socket on which the session that receives this migration takes data connections.
+    pub fn receive_socket(&self, migration_id: &str) -> Result<PathBuf, Failure> {
+        Ok(self.path()?.join(format!("receive-{migration_id}.sock")))
+    }
+
+    /// The socket on which this process waits for the save helpers that libxl starts for it.
+    pub fn helper_socket(&self) -> Result<PathBuf, Failure> {
+        Ok(self.path()?.join(format!("helper-{}.sock", std::process::id())))
+    }
+
+    /// Keeps any other migration of this domain out until dropped.
+    ///
+    /// `key` is this host's name for it: a domain that leaves is locked by its number, one that
+    /// comes by its name.
+    pub fn lock(&self, key: &str, name: &str) -> Result<DomainLock, Failure> {
+        let path = self.path()?.join(format!("{key}.lock"));
+        let file =
+            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let file = file.map_err(|error| Failure::internal(path.display(), &error))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(DomainLock(lock)),
+            Err((_, Errno::EWOULDBLOCK)) => Err(Failure::new(
+                Exit::Busy,
+                format!("{} is being migrated by another rxl", one_line(name)),
+            )),
+            Err((_, errno)) => Err(Failure::internal(path.display(), &io::Error::from(errno))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn sockets_of_dead_processes_are_swept_and_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(UnixListener::bind(dir.path().join("dead.sock")).unwrap());
+        let _alive = UnixListener::bind(dir.path().join("alive.sock")).unwrap();
+        std::fs::write(dir.path().join("domain-3.lock"), "").unwrap();
+        StateDir::at(dir.path()).sweep().unwrap();
+        let mut left: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().flatten().map(|e| e.file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["alive.sock", "domain-3.lock"]);
+    }
+
+    #[test]
+    fn a_domain_is_locked_once_and_freed_on_drop() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::at(dir.path().join("rxl"));
+        let held = state.lock("domain-3", "dom3").unwrap();
+        assert_eq!(state.lock("domain-3", "dom3").err().unwrap().exit, Exit::Busy);
+        state.lock("domain-4", "dom4").unwrap();
+        drop(held);
+        state.lock("domain-3", "dom3").unwrap();
+    }
+}

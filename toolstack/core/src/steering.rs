@@ -1,0 +1,88 @@
+//! How a save is made, and who decides about it while it runs.
+
+use serde::{Deserialize, Serialize};
+
+/// How to save (libxl's `LIBXL_SUSPEND_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SaveFlags {
+    /// Copy memory while the guest runs.
+    pub live: bool,
+    /// Send all memory again after the suspend, for the receiver to compare (`xl migrate --debug`).
+    pub debug: bool,
+}
+
+/// What is known when a live pass has been made and the next one might be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrecopyStats {
+    /// Live passes made.
+    pub iteration: u32,
+    /// Pages sent in all of them.
+    pub written: u64,
+    /// Pages dirty now: those of the next pass.
+    pub dirty: u64,
+}
+
+/// What is to come next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decision {
+    /// Another pass while the guest runs.
+    Continue,
+    /// Suspend the guest and send the rest.
+    StopAndCopy,
+    /// Give the save up; the guest runs on.
+    Abort,
+}
+
+/// Who decides about a save while it runs. Called on threads of the save, which waits for the
+/// answer.
+pub trait Steering: Send {
+    /// After each live pass, when it is known what was dirtied meanwhile.
+    fn precopy(&mut self, stats: &PrecopyStats) -> Decision;
+
+    /// Whether pre-copy is to end now, without waiting for the pass under way.
+    fn is_due(&self) -> bool;
+
+    /// Right before the guest is asked to suspend. On an error, one line, it is not asked, and the
+    /// save fails.
+    fn suspend(&mut self) -> Result<(), String>;
+}
+
+/// Where nobody steers: all is as libxl would have it.
+pub struct Unsteered;
+
+impl Steering for Unsteered {
+    fn precopy(&mut self, _stats: &PrecopyStats) -> Decision {
+        Decision::Continue
+    }
+
+    fn is_due(&self) -> bool {
+        false
+    }
+
+    fn suspend(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Who walks over the guest's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Walker {
+    /// rxl itself; PVH guests.
+    Rxl,
+    /// libxenguest's xc_domain_save, in rxl's save helper; every guest.
+    Libxc,
+    /// libxl's own save helper, with its own policy: five passes, or fewer than 50 dirty pages.
+    Stock,
+}
+
+/// Who puts the pages of a domain that is received into its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restorer {
+    /// rxl itself, while libxl attaches the domain's devices; PVH guests.
+    Rxl,
+    /// libxl's own save helper, before libxl attaches them; every guest.
+    Libxc,
+}

@@ -1,0 +1,125 @@
+//! Keeps what is on its way out of the downtime.
+//!
+//! libxl's save helper takes a pass for done when its last byte is in the pipe, and then looks for
+//! what was dirtied since, or suspends the guest. But between that pipe and the target's libxl
+//! there is room for many megabytes: frames under way on both sides, ssh's buffers, sockets. On a
+//! slow link the guest would be suspended seconds before the pass has arrived, and all of it would
+//! be drained inside the downtime.
+//!
+//! ```text
+//!  save helper            source                                  target
+//!    | pass 1, batch 1..n-2 -> frames ------------------------------> libxl
+//!    | batch n-1            |  not read: the helper waits in write()
+//!    |                      | <------------------ Restored{frames} |   all of it has arrived
+//!    | batch n-1, n --------> frames ------------------------------> libxl
+//!    | CLEAN: what was dirtied until now, not until some seconds ago
+//! ```
+//! So the source stops reading libxl's pipe just before the end of a live pass, until the target's
+//! libxl has taken all the frames before. A batch of 1024 pages does not fit into the pipe, hence
+//! the helper waits too, while the guest runs. What the helper cannot know about the link it so
+//! learns by back-pressure. In the last pass there is nothing to wait for.
+
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Instant;
+
+use crate::iterations::Rounds;
+use rxl_core::deadlines;
+
+/// Pages in the largest batch that libxc writes (xg_sr_common.h: MAX_BATCH_SIZE).
+const BATCH_PAGES: u64 = 1024;
+
+/// How far the target's libxl has come.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    restored: u64,
+    closed: bool,
+}
+
+impl Backlog {
+    /// The target said how many frames its libxl has taken.
+    pub fn restored(&self, frames: u64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.restored = state.restored.max(frames);
+        self.changed.notify_all();
+    }
+
+    /// Ends all waiting, as the data path is being given up.
+    pub fn close(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until the target's libxl has taken so many frames.
+    pub fn wait(&self, frames: u64) -> Result<(), String> {
+        let deadline = Instant::now() + deadlines::STALL;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while state.restored < frames {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if state.closed || left.is_zero() {
+                let seconds = deadlines::STALL.as_secs();
+                let why = if state.closed {
+                    "given up".into()
+                } else {
+                    format!("it took nothing for {seconds} s")
+                };
+                return Err(format!("waiting for the target to restore frame {frames}: {why}"));
+            }
+            state =
+                self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the helper's next batch, of so many pfns, is one of the last two of a live pass.
+pub fn ends_live_pass(rounds: &Rounds, pfns: u64) -> bool {
+    rounds.left_in_live_pass().is_some_and(|left| left.saturating_sub(pfns) < BATCH_PAGES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rxl_core::notes::NoteKind;
+    use std::sync::Arc;
+
+    #[test]
+    fn it_waits_for_the_word_and_no_longer() {
+        let backlog = Arc::new(Backlog::default());
+        let waiting = backlog.clone();
+        let waiter = std::thread::spawn(move || waiting.wait(5));
+        backlog.restored(4);
+        backlog.restored(5);
+        // An older word changes nothing.
+        backlog.restored(3);
+        waiter.join().unwrap().unwrap();
+        backlog.close();
+        assert!(backlog.wait(6).is_err());
+    }
+
+    #[test]
+    fn only_the_end_of_a_live_pass_is_held() {
+        let mut rounds = Rounds::default();
+        assert!(!ends_live_pass(&rounds, 1024), "nothing is known yet");
+        rounds.note(&NoteKind::Progress {
+            what: "Frames iteration 0".into(),
+            done: 0,
+            total: 3076,
+        });
+        let now = Instant::now();
+        assert!(!ends_live_pass(&rounds, 1024));
+        rounds.batch(0, 1023, 1024, now);
+        assert!(!ends_live_pass(&rounds, 1024), "two more will follow");
+        rounds.batch(1024, 2047, 1024, now);
+        assert!(ends_live_pass(&rounds, 1024), "the last large one");
+        rounds.batch(2048, 3071, 1024, now);
+        assert!(ends_live_pass(&rounds, 4));
+        rounds.note(&NoteKind::Progress { what: "Domain now suspended".into(), done: 0, total: 0 });
+        assert!(!ends_live_pass(&rounds, 4), "the guest stands still");
+    }
+}

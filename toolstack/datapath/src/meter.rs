@@ -1,0 +1,73 @@
+//! What the data path counts.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::backlog::Backlog;
+use crate::iterations::Rounds;
+use crate::split::{Counted, Part};
+use rxl_core::notes::NoteKind;
+
+/// What the source's data path counts as it goes, readable at any time.
+#[derive(Debug, Default)]
+pub struct Meter {
+    rounds: Mutex<Rounds>,
+    /// How far the target has come.
+    pub backlog: Backlog,
+    stream_bytes: AtomicU64,
+    wire_bytes: AtomicU64,
+}
+
+impl Meter {
+    /// Passes over memory so far.
+    pub fn rounds(&self) -> MutexGuard<'_, Rounds> {
+        self.rounds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes read from libxl.
+    pub fn stream_bytes(&self) -> u64 {
+        self.stream_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes written to the data connections, frame headers included.
+    pub fn wire_bytes(&self) -> u64 {
+        self.wire_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Takes what libxl tells into account.
+    pub fn note(&self, note: &NoteKind) {
+        self.rounds().note(note);
+    }
+
+    /// Finds the pass of each record in a part.
+    pub(crate) fn passes_of(&self, part: &Part) -> Vec<usize> {
+        let mut rounds = self.rounds();
+        let mut of = |counted: &Counted| {
+            let (batch, pfns) = (counted.batch, counted.batch.pfns.into());
+            match part.pass {
+                Some(pass) => rounds.batch_of(pass, pfns, part.read_at),
+                None => rounds.batch(batch.first_pfn, batch.last_pfn, pfns, part.read_at),
+            }
+        };
+        part.batches.iter().map(&mut of).collect()
+    }
+
+    /// Adds a part, sent as so many bytes, to its passes: records that share it share its bytes by
+    /// their length. `zero_pages` are those that were not counted when it was read.
+    pub(crate) fn packed(&self, part: &Part, passes: &[usize], zero_pages: u64, wire_bytes: u64) {
+        let mut rounds = self.rounds();
+        for (counted, round) in part.batches.iter().zip(passes) {
+            let share = wire_bytes * counted.raw_len / (part.raw.len() as u64).max(1);
+            let zero = counted.zero_pages + zero_pages;
+            rounds.packed(*round, counted.batch.data_pages.into(), zero, counted.raw_len, share);
+        }
+    }
+
+    pub(crate) fn read(&self, bytes: u64) {
+        self.stream_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn written(&self, bytes: u64) {
+        self.wire_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}

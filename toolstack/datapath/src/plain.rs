@@ -1,0 +1,128 @@
+//! The source's data path to a peer that knows nothing of frames: libxl's stream as it is, on one
+//! connection.
+//!
+//! What comes from libxl, or from a walker, goes through the same parser and the same counts as in
+//! [`super::send`]. A part has arrived when the connection has taken it, as a stock peer tells
+//! nothing more: see [`super::backlog`].
+
+use std::io::Write;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use migrate_stream::frame::FrameKind;
+
+use crate::broken::Broken;
+use crate::buffers::Buffers;
+use crate::drain::drain;
+use crate::feed::{Fed, Taker, take_all};
+use crate::meter::Meter;
+use crate::split::{Part, Splitter, count_zero_pages_of};
+use rxl_core::io::{Cancel, Guarded};
+
+/// What was sent in all.
+#[derive(Clone, Copy, Debug)]
+pub struct Copied {
+    /// When the last page was read from libxl.
+    pub last_page: Option<Instant>,
+    /// When the stream's last byte was written.
+    pub stream_end: Instant,
+}
+
+/// The running copy. Dropping it gives the connection up, and waits until libxl's stream has been
+/// read to its end.
+pub struct Copier {
+    cancel: Cancel,
+    meter: Arc<Meter>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Copier {
+    /// Starts copying from `stream`, with `fed` in it where a walker makes it. `on_end` hears of
+    /// the first failure at once, or of the end when every byte has been written. `cancel` ends the
+    /// writing, not the reading.
+    pub fn start(
+        stream: Guarded,
+        fed: Fed,
+        connection: Guarded,
+        cancel: Cancel,
+        meter: Arc<Meter>,
+        on_end: impl FnOnce(Result<Copied, Broken>) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let shared = meter.clone();
+        let run = move || {
+            let mut splitter = Splitter::new(stream, &fed.buffers);
+            let mut copy = Copy {
+                connection,
+                meter: &shared,
+                buffers: &fed.buffers,
+                parts: 0,
+                last_page: None,
+            };
+            match take_all(&mut splitter, &fed.parts, &mut copy) {
+                Ok(()) => {
+                    on_end(Ok(Copied { last_page: copy.last_page, stream_end: Instant::now() }))
+                }
+                Err(broken) => {
+                    shared.backlog.close();
+                    on_end(Err(broken));
+                    // Whoever feeds finds that nobody takes it.
+                    drop(fed.parts);
+                    drain(splitter.into_input());
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("copy".into()).spawn(run)?;
+        Ok(Self { cancel, meter, thread: Some(thread) })
+    }
+
+    /// Gives the data up: nothing more is written, and libxl's stream is read to its end.
+    pub fn abandon(&self) {
+        self.cancel.pull();
+        self.meter.backlog.close();
+    }
+}
+
+impl Drop for Copier {
+    fn drop(&mut self) {
+        self.abandon();
+        if let Some(thread) = self.thread.take() {
+            // A panic in it has been printed, and nothing was told: the session has noticed.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Copy<'a> {
+    connection: Guarded,
+    meter: &'a Meter,
+    buffers: &'a Buffers,
+    parts: u64,
+    last_page: Option<Instant>,
+}
+
+impl Taker for Copy<'_> {
+    /// What was read before has been written: that is all there is to wait for.
+    fn hold(&self, _pfns: u64) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn put(&mut self, part: Part) -> Result<(), Broken> {
+        let length = part.raw.len() as u64;
+        self.meter.read(length);
+        if !part.batches.is_empty() {
+            self.last_page = Some(part.read_at);
+        }
+        let rounds = self.meter.passes_of(&part);
+        let zero_pages = if part.kind == FrameKind::Pages { count_zero_pages_of(&part) } else { 0 };
+        self.connection
+            .write_all(&part.raw)
+            .map_err(|e| Broken::peer(format!("the connection: {e}")))?;
+        self.meter.written(length);
+        self.meter.packed(&part, &rounds, zero_pages, length);
+        self.buffers.give(part.raw);
+        self.parts += 1;
+        self.meter.backlog.restored(self.parts);
+        Ok(())
+    }
+}

@@ -1,0 +1,244 @@
+//! The target's half of the data path.
+
+use std::io::{BufReader, Read, Write};
+use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver as Queue, Sender as Jobs, bounded};
+use migrate_stream::frame::{Digest, FRAME_HEADER_LEN, FrameHeader, FrameKind, Totals};
+
+use crate::broken::{Broken, Verdict};
+use crate::buffers::Buffers;
+use crate::codec::{Decoder, read_end};
+use crate::packing::Packing;
+use crate::sink::StreamSink;
+use crate::window::{PutError, Window};
+use rxl_core::io::{Cancel, Guarded};
+
+/// Bytes read at once where frames are small.
+const READ_AHEAD: usize = 128 << 10;
+
+/// What was received in all, each frame verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Frames.
+    pub frames: u64,
+    /// Bytes of libxl's stream.
+    pub stream_bytes: u64,
+    /// The digest over all frames, in hexadecimal.
+    pub digest: String,
+    /// When the last byte had been taken.
+    pub stream_end: Instant,
+    /// When all of it was in its place, as far as the data path knows.
+    pub finished: Instant,
+}
+
+/// The running half. Dropping it gives the data up: libxl meets the end of its stream early, and
+/// the restore fails.
+pub struct Receiver {
+    cancel: Cancel,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Receiver {
+    /// Starts rebuilding the stream from the connections into `sink`; `on_end` hears of the first
+    /// failure at once, or of the end when every byte has been taken. `on_restored` hears after
+    /// each frame how many have been.
+    pub fn start(
+        connections: Vec<Guarded>,
+        sink: Box<dyn StreamSink>,
+        cancel: Cancel,
+        on_restored: impl Fn(u64) + Send + Sync + 'static,
+        on_end: impl FnOnce(Result<Received, Broken>) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let packing = Packing { compress: true, level: 0, threads: Packing::default_threads() };
+        let run = Run {
+            on_restored: Box::new(on_restored),
+            window: Window::new(packing.window()),
+            threads: packing.threads,
+            buffers: Buffers::default(),
+            verdict: Verdict::new(on_end),
+            cancel: cancel.clone(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("receive".into())
+            .spawn(move || run.run(connections, sink))?;
+        Ok(Self { cancel, thread: Some(thread) })
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.cancel.pull();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A frame on its way to a worker.
+struct Job {
+    header: FrameHeader,
+    payload: Vec<u8>,
+}
+
+/// A frame on its way to the sink.
+struct Decoded {
+    header: FrameHeader,
+    raw: Vec<u8>,
+}
+
+/// libxl's pipe.
+pub struct Pipe(pub Guarded);
+
+impl StreamSink for Pipe {
+    fn put(&mut self, raw: &[u8]) -> Result<(), Broken> {
+        self.0
+            .write_all(raw)
+            .map_err(|e| Broken::libxl(format!("libxl stopped reading its stream: {e}")))
+    }
+
+    fn finish(&mut self) -> Result<(), Broken> {
+        Ok(())
+    }
+}
+
+struct Run {
+    on_restored: Box<dyn Fn(u64) + Send + Sync>,
+    window: Window<Decoded>,
+    threads: usize,
+    buffers: Buffers,
+    verdict: Verdict<Received>,
+    cancel: Cancel,
+}
+
+impl Run {
+    fn run(&self, connections: Vec<Guarded>, sink: Box<dyn StreamSink>) {
+        let announced = Mutex::new(None);
+        let written = std::thread::scope(|scope| {
+            let writer = scope.spawn(|| self.guarded(self.write(sink)));
+            std::thread::scope(|scope| {
+                let (jobs, queue) = bounded(self.window.width());
+                for _ in 0..self.threads {
+                    let queue = queue.clone();
+                    scope.spawn(move || self.guarded(self.work(&queue)));
+                }
+                for connection in connections {
+                    let (jobs, announced) = (jobs.clone(), &announced);
+                    scope.spawn(move || self.guarded(self.read(connection, &jobs, announced)));
+                }
+            });
+            self.window.seal();
+            writer.join().unwrap_or_else(|_| Err(Broken::here("the writer panicked")))
+        });
+        self.verdict.give(written);
+    }
+
+    /// Tells a failure and stops the others.
+    fn guarded<T>(&self, result: Result<T, Broken>) -> Result<T, Broken> {
+        if let Err(broken) = &result {
+            self.verdict.give(Err(broken.clone()));
+            self.cancel.pull();
+            self.window.close();
+        }
+        result
+    }
+
+    /// One connection, until its end frame.
+    fn read(
+        &self,
+        from: Guarded,
+        jobs: &Jobs<Job>,
+        announced: &Mutex<Option<Totals>>,
+    ) -> Result<(), Broken> {
+        let mut from = BufReader::with_capacity(READ_AHEAD, from);
+        loop {
+            let mut header = [0; FRAME_HEADER_LEN];
+            from.read_exact(&mut header).map_err(|e| cut(&e))?;
+            let header = FrameHeader::parse(&header)
+                .map_err(|e| Broken::peer(format!("data connection: {e}")))?;
+            if header.kind == FrameKind::End {
+                let payload = self.read_payload(&mut from, &header)?;
+                return self.end(announced, read_end(&header, &payload).map_err(Broken::peer)?);
+            }
+            // Room first: then what waits in memory is bounded, whatever the peer sends.
+            if self.window.admit(header.sequence).is_err() {
+                return Ok(());
+            }
+            let payload = self.read_payload(&mut from, &header)?;
+            if jobs.send(Job { header, payload }).is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn read_payload(&self, from: &mut impl Read, header: &FrameHeader) -> Result<Vec<u8>, Broken> {
+        let mut payload = self.buffers.take();
+        payload.resize(header.wire_len as usize, 0);
+        from.read_exact(&mut payload).map_err(|e| cut(&e))?;
+        Ok(payload)
+    }
+
+    /// All connections end with the same totals.
+    fn end(&self, announced: &Mutex<Option<Totals>>, totals: Totals) -> Result<(), Broken> {
+        let mut announced = announced.lock().unwrap_or_else(PoisonError::into_inner);
+        if announced.replace(totals).is_some_and(|earlier| earlier != totals) {
+            return Err(Broken::peer("two data connections end with different totals"));
+        }
+        self.window.finish(totals.frames);
+        Ok(())
+    }
+
+    fn work(&self, queue: &Queue<Job>) -> Result<(), Broken> {
+        let mut decoder = Decoder::new().map_err(Broken::here)?;
+        for Job { header, payload } in queue {
+            let mut raw = self.buffers.take();
+            decoder.decode(&header, &payload, &mut raw).map_err(Broken::peer)?;
+            self.buffers.give(payload);
+            match self.window.put(header.sequence, Decoded { header, raw }) {
+                Ok(()) => {}
+                Err(PutError::Closed) => return Ok(()),
+                Err(PutError::OutOfPlace) => {
+                    return Err(Broken::peer(format!("frame {} came twice", header.sequence)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, mut sink: Box<dyn StreamSink>) -> Result<Received, Broken> {
+        let mut digest = Digest::new();
+        loop {
+            match self.window.take() {
+                Ok(Some((sequence, Decoded { header, raw }))) => {
+                    digest.frame(&header);
+                    sink.put(&raw)?;
+                    (self.on_restored)(sequence + 1);
+                    self.buffers.give(raw);
+                }
+                Ok(None) => break,
+                Err(_) => return Err(Broken::peer("frames are missing")),
+            }
+        }
+        let stream_end = Instant::now();
+        sink.finish()?;
+        // A pipe is closed by this.
+        drop(sink);
+        let totals = digest.totals();
+        Ok(Received {
+            frames: totals.frames,
+            stream_bytes: totals.bytes,
+            digest: totals.digest.to_string(),
+            stream_end,
+            finished: Instant::now(),
+        })
+    }
+}
+
+fn cut(error: &std::io::Error) -> Broken {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => Broken::peer("a data connection was cut"),
+        _ => Broken::peer(format!("data connection: {error}")),
+    }
+}

@@ -1,0 +1,265 @@
+//! The source's half of the data path.
+
+use std::io::{IoSlice, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, bounded};
+use migrate_stream::frame::Digest;
+
+use crate::backlog::ends_live_pass;
+use crate::broken::{Broken, Verdict};
+use crate::buffers::Buffers;
+use crate::codec::{Encoded, Encoder, end_frame};
+use crate::drain::drain;
+use crate::feed::{Fed, Taker, take_all};
+use crate::meter::Meter;
+use crate::packing::Packing;
+use crate::split::{Part, Splitter};
+use crate::window::Window;
+use rxl_core::io::{Cancel, Guarded};
+
+/// What was sent in all.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// Frames.
+    pub frames: u64,
+    /// Bytes of libxl's stream.
+    pub stream_bytes: u64,
+    /// The digest over all frames, in hexadecimal.
+    pub digest: String,
+    /// When the last page was read from libxl.
+    pub last_page: Option<Instant>,
+    /// When the stream's last byte was.
+    pub stream_end: Instant,
+}
+
+/// The running half. Dropping it gives the connections up, and waits until libxl's stream has been
+/// read to its end.
+pub struct Sender {
+    cancel: Cancel,
+    meter: Arc<Meter>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sender {
+    /// Starts moving what comes from `stream` to the connections; `on_end` hears of the first
+    /// failure at once, or of the end when every byte has been written.
+    ///
+    /// `cancel` ends the writing. The stream is read until its end even then: libxl's save helper
+    /// must not meet a closed pipe, or it dies without switching log-dirty mode off.
+    ///
+    /// `fed` is where a walker's records come from, in place of a libxc stream in `stream`.
+    pub fn start(
+        stream: Guarded,
+        fed: Fed,
+        connections: Vec<Guarded>,
+        cancel: Cancel,
+        packing: Packing,
+        meter: Arc<Meter>,
+        on_end: impl FnOnce(Result<Sent, Broken>) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let run = Run {
+            window: Window::new(packing.window()),
+            buffers: fed.buffers,
+            digest: Mutex::new(Digest::new()),
+            verdict: Verdict::new(on_end),
+            cancel: cancel.clone(),
+            packing,
+            meter: meter.clone(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("send".into())
+            .spawn(move || run.run(stream, fed.parts, connections))?;
+        Ok(Self { cancel, meter, thread: Some(thread) })
+    }
+}
+
+impl Sender {
+    /// Gives the data up: nothing more is written, and libxl's stream is read to its end without
+    /// being held.
+    pub fn abandon(&self) {
+        self.cancel.pull();
+        self.meter.backlog.close();
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.abandon();
+        if let Some(thread) = self.thread.take() {
+            // A panic in it has been printed, and the verdict was never given: the session has
+            // noticed.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A part on its way to a worker.
+struct Job {
+    sequence: u64,
+    part: Part,
+    /// The passes that its records belong to.
+    rounds: Vec<usize>,
+}
+
+struct Run {
+    window: Window<Encoded>,
+    buffers: Arc<Buffers>,
+    digest: Mutex<Digest>,
+    verdict: Verdict<Sent>,
+    cancel: Cancel,
+    packing: Packing,
+    meter: Arc<Meter>,
+}
+
+/// When the stream's last page and last byte were read.
+struct Ends {
+    last_page: Option<Instant>,
+    end: Instant,
+}
+
+impl Run {
+    fn run(&self, stream: Guarded, fed: Receiver<Part>, connections: Vec<Guarded>) {
+        let read = std::thread::scope(|scope| {
+            let (jobs, queue) = bounded(self.packing.window());
+            for _ in 0..self.packing.threads.max(1) {
+                let queue = queue.clone();
+                scope.spawn(move || self.guard(self.work(&queue)));
+            }
+            for connection in connections {
+                scope.spawn(move || self.guard(self.write(connection)));
+            }
+            drop(queue);
+            self.split(stream, fed, &jobs)
+        });
+        // A failure has been told by now, and this does nothing.
+        self.verdict.give(read.map(|read| self.sent(&read)));
+    }
+
+    /// Tells a failure and stops the others.
+    fn guard(&self, result: Result<(), Broken>) {
+        if let Err(broken) = result {
+            self.verdict.give(Err(broken));
+            self.cancel.pull();
+            self.meter.backlog.close();
+            self.window.close();
+        }
+    }
+
+    fn split(
+        &self,
+        stream: Guarded,
+        fed: Receiver<Part>,
+        jobs: &crossbeam_channel::Sender<Job>,
+    ) -> Result<Ends, Broken> {
+        let mut splitter = Splitter::new(stream, &self.buffers);
+        let mut queue = Queue { run: self, jobs, sequence: 0, last_page: None };
+        let result = take_all(&mut splitter, &fed, &mut queue).map(|()| {
+            self.window.finish(queue.sequence);
+            Ends { last_page: queue.last_page, end: Instant::now() }
+        });
+        if let Err(broken) = &result {
+            self.guard(Err(broken.clone()));
+            // Whoever feeds finds that nobody takes it.
+            drop(fed);
+            drain(splitter.into_input());
+        }
+        result
+    }
+
+    /// See [`crate::backlog`].
+    fn hold(&self, frames: u64, pfns: u64) -> Result<(), String> {
+        let held = ends_live_pass(&self.meter.rounds(), pfns);
+        if held { self.meter.backlog.wait(frames) } else { Ok(()) }
+    }
+
+    fn work(&self, queue: &Receiver<Job>) -> Result<(), Broken> {
+        let mut encoder = Encoder::new(self.packing).map_err(Broken::here)?;
+        for Job { sequence, part, rounds } in queue {
+            let encoded = encoder
+                .encode(part.kind, sequence, &part.raw, self.buffers.take())
+                .map_err(Broken::here)?;
+            self.meter.packed(&part, &rounds, encoded.zero_pages, encoded.payload.len() as u64);
+            self.buffers.give(part.raw);
+            if self.window.put(sequence, encoded).is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// One connection: takes the frames in turn with the others, each of which so carries an
+    /// ascending sequence.
+    fn write(&self, mut connection: Guarded) -> Result<(), Broken> {
+        while let Some(Encoded { header, payload, .. }) = self.next_frame() {
+            let bytes = header.to_bytes();
+            write_frame(&mut connection, &bytes, &payload)?;
+            self.meter.written((bytes.len() + payload.len()) as u64);
+            self.buffers.give(payload);
+        }
+        if self.cancel.pulled() {
+            return Ok(());
+        }
+        let totals = self.digest.lock().unwrap_or_else(PoisonError::into_inner).totals();
+        let (header, payload) = end_frame(&totals);
+        write_frame(&mut connection, &header.to_bytes(), &payload)
+    }
+
+    /// Takes and digests under one lock, so that the digest sees the frames in order.
+    fn next_frame(&self) -> Option<Encoded> {
+        let mut digest = self.digest.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, encoded) = self.window.take().ok()??;
+        digest.frame(&encoded.header);
+        Some(encoded)
+    }
+
+    fn sent(&self, read: &Ends) -> Sent {
+        let totals = self.digest.lock().unwrap_or_else(PoisonError::into_inner).totals();
+        Sent {
+            frames: totals.frames,
+            stream_bytes: totals.bytes,
+            digest: totals.digest.to_string(),
+            last_page: read.last_page,
+            stream_end: read.end,
+        }
+    }
+}
+
+/// Numbers the parts and hands them to the workers.
+struct Queue<'a> {
+    run: &'a Run,
+    jobs: &'a crossbeam_channel::Sender<Job>,
+    sequence: u64,
+    last_page: Option<Instant>,
+}
+
+impl Taker for Queue<'_> {
+    fn hold(&self, pfns: u64) -> Result<(), String> {
+        self.run.hold(self.sequence, pfns)
+    }
+
+    fn put(&mut self, part: Part) -> Result<(), Broken> {
+        let given_up = || Broken::here("the data path was given up");
+        self.run.meter.read(part.raw.len() as u64);
+        if !part.batches.is_empty() {
+            self.last_page = Some(part.read_at);
+        }
+        let (rounds, sequence) = (self.run.meter.passes_of(&part), self.sequence);
+        self.run.window.admit(sequence).map_err(|_| given_up())?;
+        self.jobs.send(Job { sequence, part, rounds }).map_err(|_| given_up())?;
+        self.sequence += 1;
+        Ok(())
+    }
+}
+
+/// Header and payload in one call, where the connection takes them: one packet less.
+fn write_frame(connection: &mut Guarded, header: &[u8], payload: &[u8]) -> Result<(), Broken> {
+    let mut write = || {
+        let written = connection.write_vectored(&[IoSlice::new(header), IoSlice::new(payload)])?;
+        connection.write_all(header.get(written..).unwrap_or_default())?;
+        connection.write_all(&payload[written.saturating_sub(header.len())..])
+    };
+    write().map_err(|e: std::io::Error| Broken::peer(format!("data connection: {e}")))
+}

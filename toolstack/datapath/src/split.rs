@@ -1,0 +1,236 @@
+//! Cuts libxl's stream into frames as it comes: one for each PAGE_DATA record with pages in it, one
+//! for each stretch of other bytes between two of them.
+
+use std::io::{BufReader, Read};
+use std::time::Instant;
+
+use migrate_stream::frame::pages::is_zero;
+use migrate_stream::frame::{FrameKind, MAX_DECODED};
+use migrate_stream::libxc::{self, PageData};
+use migrate_stream::libxl;
+use migrate_stream::reader::{Event, Start, StreamReader};
+use migrate_stream::rounds::Batch;
+
+use crate::buffers::Buffers;
+
+/// A stretch of bytes is cut at this length.
+const MAX_BYTES: usize = 256 << 10;
+
+/// PAGE_DATA records up to this length, in bytes, travel together in a stretch of bytes. A PVH
+/// guest's first pass has a thousand records that name nothing but holes; each as a frame of its
+/// own would cost more than it carries.
+const SMALL_RECORD: u64 = 32 << 10;
+
+/// Bytes read at once where records are small.
+const READ_AHEAD: usize = 64 << 10;
+
+/// A part of the stream, as a frame will carry it.
+pub struct Part {
+    /// Bytes or pages.
+    pub kind: FrameKind,
+    /// The stream's own bytes.
+    pub raw: Vec<u8>,
+    /// The PAGE_DATA records in it: one in a part of kind pages, any number of small ones in one of
+    /// kind bytes.
+    pub batches: Vec<Counted>,
+    /// The pass that they belong to, where that is known and need not be guessed.
+    pub pass: Option<usize>,
+    /// When its last byte was read.
+    pub read_at: Instant,
+}
+
+/// A PAGE_DATA record in a part.
+pub struct Counted {
+    /// Its pages.
+    pub batch: Batch,
+    /// Its length in the stream, in bytes.
+    pub raw_len: u64,
+    /// Pages of zeroes among them, in a small record; those of a large one are counted when it is
+    /// packed.
+    pub zero_pages: u64,
+}
+
+/// Reads a stream and gives out its parts.
+pub struct Splitter<'a, R> {
+    input: BufReader<R>,
+    reader: StreamReader,
+    buffers: &'a Buffers,
+    part: Vec<u8>,
+    batches: Vec<Counted>,
+    /// Where in `part` the header of a PAGE_DATA record begins, when that is all that was read of
+    /// it.
+    pages_at: Option<usize>,
+}
+
+impl<'a, R: Read> Splitter<'a, R> {
+    /// At the beginning of what `libxl_domain_suspend` writes.
+    pub fn new(input: R, buffers: &'a Buffers) -> Self {
+        Self {
+            input: BufReader::with_capacity(READ_AHEAD, input),
+            reader: StreamReader::new(Start::Libxl),
+            buffers,
+            part: buffers.take(),
+            batches: Vec::new(),
+            pages_at: None,
+        }
+    }
+
+    /// The input, for what follows an error.
+    pub fn into_input(self) -> R {
+        self.input.into_inner()
+    }
+
+    /// What libxl writes before the libxc stream, as one part.
+    pub fn before_libxc(&mut self) -> Result<Part, String> {
+        while self.part.len() < libxl::HEADER_LEN + libxl::RECORD_HEADER_LEN {
+            self.step()?;
+        }
+        Ok(self.cut(FrameKind::Bytes))
+    }
+
+    /// Takes account of records that belong here in the stream and come from elsewhere.
+    pub fn fed(&mut self, records: &[u8]) -> Result<(), String> {
+        let mut input = records;
+        while self.reader.next(&mut input).map_err(|e| e.to_string())?.is_some() {}
+        Ok(())
+    }
+
+    /// The next part; none at the stream's proper end. `before_pages` hears how many pfns a
+    /// PAGE_DATA record has before its pages are read, and may hold them up.
+    pub fn next(
+        &mut self,
+        before_pages: impl Fn(u64) -> Result<(), String>,
+    ) -> Result<Option<Part>, String> {
+        while !self.reader.is_complete() {
+            if let Some(header) = self.pages_at {
+                let small = self.reader.wanted() <= SMALL_RECORD;
+                if !small && header > 0 {
+                    return Ok(Some(self.cut_before(header)));
+                }
+                self.read_pages(header, &before_pages)?;
+                if !small {
+                    return Ok(Some(self.cut(FrameKind::Pages)));
+                }
+            } else {
+                self.pages_at = self.step()?;
+            }
+            if self.part.len() >= MAX_BYTES && self.pages_at.is_none() {
+                return Ok(Some(self.cut(FrameKind::Bytes)));
+            }
+        }
+        self.last_part()
+    }
+
+    /// Reads what the reader wants next and lets it judge. Where that was the header of a PAGE_DATA
+    /// record that fits into one frame, tells where it begins.
+    fn step(&mut self) -> Result<Option<usize>, String> {
+        let from = self.part.len();
+        self.fill(self.reader.wanted().min(MAX_BYTES as u64))?;
+        let mut input = &self.part[from..];
+        let mut pages = None;
+        while let Some(event) = self.reader.next(&mut input).map_err(|e| e.to_string())? {
+            if let Event::LibxcRecord { header, .. } = event {
+                let fits = header.length <= MAX_DECODED - libxc::RECORD_HEADER_LEN as u32;
+                pages = (fits && header.record_type == libxc::RecordType::PageData).then_some(from);
+            }
+        }
+        Ok(pages)
+    }
+
+    /// Gives out the bytes before a PAGE_DATA header, which begins the next part.
+    fn cut_before(&mut self, header: usize) -> Part {
+        let next = self.part[header..].to_vec();
+        self.part.truncate(header);
+        let part = self.cut(FrameKind::Bytes);
+        self.part.extend_from_slice(&next);
+        self.pages_at = Some(0);
+        part
+    }
+
+    /// Reads the body of the PAGE_DATA record whose header begins at `header`.
+    fn read_pages(
+        &mut self,
+        header: usize,
+        before_pages: &impl Fn(u64) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let from = self.part.len();
+        let wanted = self.reader.wanted();
+        // A body too short for its count is left for the parser to refuse.
+        let head = wanted.min(PageData::HEADER_LEN as u64);
+        self.fill(head)?;
+        before_pages(
+            self.part[from..].first_chunk().map_or(0, |count| u32::from_le_bytes(*count).into()),
+        )?;
+        self.fill(wanted - head)?;
+        let mut input = &self.part[from..];
+        while self.reader.next(&mut input).map_err(|e| e.to_string())?.is_some() {}
+        let body = PageData::parse(&self.part[from..]);
+        let body = body.map_err(|e| format!("PAGE_DATA before {}: {e}", self.reader.offset()))?;
+        let small = wanted <= SMALL_RECORD;
+        let zero_pages = if small { count_zero_pages(&body) } else { 0 };
+        let raw_len = (self.part.len() - header) as u64;
+        self.batches.push(Counted { batch: Batch::of(&body), raw_len, zero_pages });
+        self.pages_at = None;
+        Ok(())
+    }
+
+    fn cut(&mut self, kind: FrameKind) -> Part {
+        let raw = std::mem::replace(&mut self.part, self.buffers.take());
+        Part {
+            kind,
+            raw,
+            batches: std::mem::take(&mut self.batches),
+            pass: None,
+            read_at: Instant::now(),
+        }
+    }
+
+    fn last_part(&mut self) -> Result<Option<Part>, String> {
+        if !self.part.is_empty() {
+            return Ok(Some(self.cut(FrameKind::Bytes)));
+        }
+        match self.input.read(&mut [0; 1]) {
+            Ok(0) => Ok(None),
+            Ok(_) => {
+                Err(format!("libxl wrote more after its stream's end at {}", self.reader.offset()))
+            }
+            Err(error) => Err(format!("libxl's stream: {error}")),
+        }
+    }
+
+    /// Appends exactly so many bytes of the stream: never more than a frame may hold.
+    fn fill(&mut self, wanted: u64) -> Result<(), String> {
+        let from = self.part.len();
+        let wanted = usize::try_from(wanted).map_err(|e| e.to_string())?;
+        self.part.resize(from + wanted, 0);
+        let mut got = 0;
+        while got < wanted {
+            match self.input.read(&mut self.part[from + got..]) {
+                Ok(0) => return Err(self.truncated(from, got)),
+                Ok(more) => got += more,
+                Err(error) => return Err(format!("libxl's stream: {error}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the stream was cut, in the reader's words.
+    fn truncated(&mut self, from: usize, got: usize) -> String {
+        let mut rest = &self.part[from..from + got];
+        while matches!(self.reader.next(&mut rest), Ok(Some(_))) {}
+        self.reader
+            .finish()
+            .err()
+            .map_or_else(|| "libxl's stream was cut".into(), |e| e.to_string())
+    }
+}
+
+/// Pages of zeroes in a part of kind pages.
+pub fn count_zero_pages_of(part: &Part) -> u64 {
+    let body = part.raw.get(libxc::RECORD_HEADER_LEN..).and_then(|body| PageData::parse(body).ok());
+    body.map_or(0, |record| count_zero_pages(&record))
+}
+
+fn count_zero_pages(record: &PageData<'_>) -> u64 {
+    record.contents().chunks_exact(libxc::PAGE_SIZE).filter(|page| is_zero(page)).count() as u64
+}

@@ -1,0 +1,398 @@
+//! Which barrier the members have come to, and what lets them past. See [`crate`] for the
+//! order.
+
+use rxl_core::deadlines;
+use std::time::{Duration, Instant};
+
+use rxl_core::error::{Exit, Failure};
+use rxl_core::level::Level;
+use rxl_core::text::one_line;
+use rxl_quiesce::cluster::AgentHost;
+use rxl_quiesce::coordinator::{Coordinator, Mover, NotFound, NotQuiesced};
+use rxl_report::mpi::MpiPart;
+use rxl_session::gang_words::{Ended, FromMember, Place, ToMember, Told};
+use rxl_session::job::{job_is_busy, required, too_long, unasked};
+
+/// What is to be held still.
+pub struct Quiesce {
+    /// How far.
+    pub level: Level,
+    /// Nothing is to be done but to look.
+    pub dry_run: bool,
+    /// Where agents are to be found; none where nothing is held still.
+    pub hosts: Option<Vec<AgentHost>>,
+    /// Each member's target, an index into the hosts.
+    pub targets: Vec<usize>,
+}
+
+/// How far a member has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Checking,
+    Prepared,
+    Stop,
+    Suspend,
+    Ready,
+    Settled,
+    Ended,
+}
+
+/// How far the gang has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Checking,
+    Copying,
+    Frozen,
+    Flushed,
+    /// Below the line.
+    Gone,
+    /// Given up: members clean up.
+    Aborted,
+    /// Nobody is waited for any more.
+    Open,
+}
+
+struct Seat {
+    step: Step,
+    domid: u32,
+    name: String,
+    ended: Option<Ended>,
+}
+
+/// The gang, as its leader knows it. What is to be said is given to `say`: a member's place, and
+/// the word.
+pub struct Gang<S> {
+    say: S,
+    seats: Vec<Seat>,
+    stage: Stage,
+    deadline: Option<Instant>,
+    quiesce: Quiesce,
+    epoch: Option<Coordinator>,
+    failure: Option<Failure>,
+    first: Option<usize>,
+}
+
+/// How it all ended.
+pub struct Outcome {
+    /// Each member's end, in their order.
+    pub members: Vec<Ended>,
+    /// What the gang as such has failed of.
+    pub failure: Option<Failure>,
+    /// The member that failed first.
+    pub first: Option<usize>,
+}
+
+impl<S: FnMut(usize, &ToMember)> Gang<S> {
+    /// Of members that move these domains, by the names that the user gave.
+    pub fn new(names: &[String], quiesce: Quiesce, say: S) -> Self {
+        let seat = |name: &String| Seat {
+            step: Step::Checking,
+            domid: 0,
+            name: one_line(name),
+            ended: None,
+        };
+        Self {
+            say,
+            seats: names.iter().map(seat).collect(),
+            stage: Stage::Checking,
+            deadline: Some(Instant::now() + deadlines::GANG_PREPARE),
+            quiesce,
+            epoch: None,
+            failure: None,
+            first: None,
+        }
+    }
+
+    /// When [`Gang::expired`] is to be called, if nothing comes before.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// All members have ended.
+    pub fn is_over(&self) -> bool {
+        self.all_at(Step::Ended)
+    }
+
+    /// A member has said something.
+    pub fn heard(&mut self, member: usize, word: FromMember) {
+        tracing::debug!(member, ?word, "gang");
+        match word {
+            FromMember::Prepared { name, domid } => {
+                (self.seats[member].name, self.seats[member].domid) = (one_line(&name), domid);
+                self.reached(member, Step::Prepared);
+            }
+            FromMember::Stop => self.reached(member, Step::Stop),
+            FromMember::Suspend => self.reached(member, Step::Suspend),
+            FromMember::Ready => self.reached(member, Step::Ready),
+            FromMember::Suspended => {
+                if let Some(epoch) = &mut self.epoch {
+                    epoch.suspended(member);
+                }
+            }
+            FromMember::Unasked if (Stage::Copying..Stage::Gone).contains(&self.stage) => {
+                self.alone(unasked())
+            }
+            // The others go their own ways already.
+            FromMember::Unasked => {}
+            FromMember::Cancel => self.fail(format!("{} was cancelled", self.seats[member].name)),
+            FromMember::Failing { what } => self.failing(member, &what),
+            FromMember::Settled(place) => self.settled(member, place),
+            FromMember::Ended(ended) => self.ended(member, *ended),
+        }
+        self.advance();
+    }
+
+    /// A member's line has ended. One that had not said its last word has died: its save helper
+    /// lets the guest run on.
+    pub fn lost(&mut self, member: usize) {
+        if self.seats[member].step == Step::Ended {
+            return;
+        }
+        let settled = self.seats[member].step == Step::Settled;
+        let (place, exit) = match self.stage {
+            _ if settled => (None, Exit::MovedWithWarnings),
+            Stage::Gone | Stage::Open => (Some(Place::Elsewhere), Exit::Undecided),
+            _ => (Some(Place::Source), Exit::FailedSourceRuns),
+        };
+        let failure = Failure::new(exit, "the process that moved it has died");
+        let failure = failure.next("`xl list` on both hosts shows where it is");
+        if let Some(place) = place {
+            self.settled(member, place);
+        }
+        self.ended(member, Ended { failure: Some(Told::from(&failure)), ..Ended::default() });
+        self.advance();
+    }
+
+    /// The user wants it to stop: too late below the line.
+    pub fn interrupted(&mut self) {
+        match self.stage {
+            Stage::Open => self.tell(&ToMember::Abort { reason: "asked".into() }),
+            _ => self.fail("asked".into()),
+        }
+    }
+
+    /// The deadline has passed. False when there is nothing left to wait for.
+    pub fn expired(&mut self) -> bool {
+        let late = |step: Step| {
+            let names =
+                self.seats.iter().filter(|seat| seat.step < step).map(|seat| seat.name.as_str());
+            names.collect::<Vec<_>>().join(", ")
+        };
+        self.deadline = None;
+        let what = match self.stage {
+            Stage::Checking => format!("{} could not begin in time", late(Step::Prepared)),
+            Stage::Copying => {
+                format!("pre-copy of {} did not come to its end in time", late(Step::Stop))
+            }
+            Stage::Frozen => format!("the last live pass of {} took too long", late(Step::Suspend)),
+            Stage::Flushed => format!("{} was not ready in time", late(Step::Ready)),
+            Stage::Gone => {
+                self.close();
+                return true;
+            }
+            Stage::Aborted | Stage::Open => return false,
+        };
+        self.failure = Some(Failure::new(Exit::FailedSourceRuns, what.clone()));
+        self.fail(what);
+        true
+    }
+
+    /// What came of it. A member that has not ended has been given up.
+    pub fn outcome(self) -> Outcome {
+        let stuck = || Failure::new(Exit::Undecided, "the process that moved it did not end");
+        let end = |seat: Seat| {
+            let none = || Ended { failure: Some(Told::from(&stuck())), ..Ended::default() };
+            seat.ended.unwrap_or_else(none)
+        };
+        Outcome {
+            members: self.seats.into_iter().map(end).collect(),
+            failure: self.failure,
+            first: self.first,
+        }
+    }
+
+    fn all_at(&self, step: Step) -> bool {
+        self.seats.iter().all(|seat| seat.step >= step)
+    }
+
+    /// The first at a barrier starts its clock.
+    fn reached(&mut self, member: usize, step: Step) {
+        self.seats[member].step = self.seats[member].step.max(step);
+        let patience = match (self.stage, step) {
+            (Stage::Copying, Step::Stop | Step::Suspend) => deadlines::GANG_STOP,
+            (Stage::Flushed, Step::Ready) => deadlines::GANG_READY,
+            _ => return,
+        };
+        self.deadline.get_or_insert_with(|| Instant::now() + patience);
+    }
+
+    fn advance(&mut self) {
+        match self.stage {
+            Stage::Checking if self.all_at(Step::Prepared) => self.begin(),
+            Stage::Copying if self.all_at(Step::Stop) => self.freeze(),
+            Stage::Flushed if self.all_at(Step::Ready) => self.go(),
+            Stage::Gone if self.all_at(Step::Settled) => self.close(),
+            _ => {}
+        }
+        // A domain may have come to the second of them without the first.
+        if self.stage == Stage::Frozen && self.all_at(Step::Suspend) {
+            self.flush();
+        }
+    }
+
+    fn enter(&mut self, stage: Stage, patience: Option<Duration>) {
+        (self.stage, self.deadline) = (stage, patience.map(|patience| Instant::now() + patience));
+    }
+
+    fn tell(&mut self, word: &ToMember) {
+        for member in (0..self.seats.len()).filter(|member| self.seats[*member].step < Step::Ended)
+        {
+            (self.say)(member, word);
+        }
+    }
+
+    fn begin(&mut self) {
+        let level = self.quiesce.level;
+        let Some(hosts) = self.quiesce.hosts.take() else { return self.open(None) };
+        let movers = self.seats.iter().zip(&self.quiesce.targets);
+        let movers: Vec<_> =
+            movers.map(|(seat, to)| Mover { domid: seat.domid, to: *to }).collect();
+        match Coordinator::survey(hosts, &movers, level) {
+            Ok(Some(epoch)) if self.quiesce.dry_run => self.open(Some(epoch.figures())),
+            Ok(Some(epoch)) => self.begin_together(epoch),
+            Ok(None) => {
+                self.open(Some(MpiPart { problem: None, ..MpiPart::none(level, String::new()) }))
+            }
+            Err(NotFound::Busy(line)) => self.refuse(job_is_busy(line)),
+            Err(NotFound::Not(problem)) => self.without(problem),
+        }
+    }
+
+    fn without(&mut self, problem: NotQuiesced) {
+        if self.quiesce.level == Level::Require {
+            return self.refuse(required(&problem));
+        }
+        tracing::warn!("the MPI job is not quiesced: {problem}");
+        self.open(Some(MpiPart::none(self.quiesce.level, problem.0)));
+    }
+
+    fn begin_together(&mut self, epoch: Coordinator) {
+        let figures = epoch.figures();
+        self.epoch = Some(epoch);
+        self.enter(Stage::Copying, None);
+        self.tell(&ToMember::Begin { figures: Some(Box::new(figures)), together: true });
+    }
+
+    /// Each for itself from the beginning.
+    fn open(&mut self, figures: Option<MpiPart>) {
+        self.enter(Stage::Open, None);
+        self.tell(&ToMember::Begin { figures: figures.map(Box::new), together: false });
+    }
+
+    fn freeze(&mut self) {
+        match self.epoch.as_mut().map_or(Ok(()), Coordinator::freeze) {
+            Ok(()) => {
+                self.enter(Stage::Frozen, Some(deadlines::GANG_FLUSH));
+                self.tell(&ToMember::Frozen);
+            }
+            Err(problem) => self.alone(problem),
+        }
+    }
+
+    fn flush(&mut self) {
+        match self.epoch.as_mut().map_or(Ok(()), Coordinator::flush) {
+            Ok(()) => {
+                self.enter(Stage::Flushed, None);
+                let figures = self.figures();
+                self.tell(&ToMember::Flushed { figures });
+            }
+            Err(problem) => self.alone(problem),
+        }
+    }
+
+    /// The job could not be held still: it runs, and each goes on for itself, or nobody does.
+    fn alone(&mut self, problem: NotQuiesced) {
+        if self.quiesce.level == Level::Require {
+            return self.refuse(required(&problem));
+        }
+        tracing::warn!("the MPI job is not quiesced: {problem}");
+        let mut figures = self.figures();
+        figures.problem = Some(problem.0);
+        self.epoch = None;
+        self.enter(Stage::Open, None);
+        self.tell(&ToMember::Alone { figures });
+    }
+
+    fn go(&mut self) {
+        if let Some(Err(problem)) = self.epoch.as_ref().map(Coordinator::check_outage) {
+            return self.refuse(too_long(problem));
+        }
+        let agent_command = self.epoch.as_mut().map_or_else(String::new, Coordinator::hold);
+        self.enter(Stage::Gone, Some(deadlines::GANG_SETTLE));
+        self.tell(&ToMember::Go { agent_command });
+    }
+
+    /// All that have gone have arrived, or will not.
+    fn close(&mut self) {
+        let closed = self.epoch.as_mut().map_or(Ok(()), Coordinator::settle);
+        let mut figures = self.figures();
+        if let Err(problem) = closed {
+            tracing::warn!("{problem}");
+            figures.problem = Some(problem.0);
+        }
+        self.epoch = None;
+        self.enter(Stage::Open, Some(deadlines::GANG_END));
+        self.tell(&ToMember::Closed { figures });
+    }
+
+    fn figures(&self) -> Box<MpiPart> {
+        let none = || MpiPart::none(self.quiesce.level, String::new());
+        Box::new(self.epoch.as_ref().map_or_else(none, Coordinator::figures))
+    }
+
+    fn refuse(&mut self, failure: Failure) {
+        let what = failure.what.clone();
+        self.failure = Some(failure);
+        self.fail(what);
+    }
+
+    /// Above the line the first failure is everybody's.
+    fn fail(&mut self, reason: String) {
+        if self.stage >= Stage::Gone {
+            return;
+        }
+        self.enter(Stage::Aborted, Some(deadlines::GANG_END));
+        self.tell(&ToMember::Abort { reason });
+        if let Some(epoch) = &mut self.epoch {
+            epoch.abort();
+        }
+    }
+
+    fn failing(&mut self, member: usize, what: &str) {
+        self.first.get_or_insert(member);
+        self.fail(format!("{}: {}", self.seats[member].name, one_line(what)));
+    }
+
+    fn settled(&mut self, member: usize, place: Place) {
+        self.reached(member, Step::Settled);
+        if let Some(epoch) = &mut self.epoch {
+            match place {
+                Place::Target { domid } => epoch.arrived(member, domid),
+                Place::Source => epoch.returned(member),
+                Place::Elsewhere => {}
+            }
+        }
+        if self.stage == Stage::Aborted {
+            let figures = self.figures();
+            (self.say)(member, &ToMember::Closed { figures });
+        }
+    }
+
+    fn ended(&mut self, member: usize, ended: Ended) {
+        if let Some(failure) = &ended.failure {
+            self.failing(member, &failure.what);
+        }
+        self.seats[member].ended = Some(ended);
+        self.reached(member, Step::Ended);
+    }
+}

@@ -1,0 +1,139 @@
+//! What a session needs of a Xen host, and nothing more.
+//!
+//! Sessions know Xen only through [`Host`]. [`libxl`] drives a real one; [`memory`] emits true
+//! libxl streams from synthetic guest memory, for state machines, faults and benchmarks. No claim
+//! about Xen rests on the second.
+//!
+//! Every method blocks its thread until libxl has answered. The long ones take an [`Abort`], which
+//! another thread may pull.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use crate::guard_line::Guard;
+use rxl_core::domain::{DomId, Domain, HostFacts, RestoreAs, SpecialPages, Vif};
+use rxl_core::host_error::HostError;
+use rxl_core::io::Cancel;
+use rxl_core::notes::Notes;
+use rxl_core::operation::Operation;
+use rxl_core::state_dir::DomainLock;
+use rxl_core::steering::{SaveFlags, Steering, Walker};
+use rxl_datapath::feed::Feed;
+use rxl_datapath::sink::StreamSink;
+
+/// A save to be made.
+pub struct Save {
+    /// A blocking pipe of libxl's own.
+    pub stream: OwnedFd,
+    /// How.
+    pub flags: SaveFlags,
+    /// Who is to walk, if this host and the guest allow it. What was done is told by
+    /// [`NoteKind::Walker`].
+    pub walker: Walker,
+    /// Where to tell what happens.
+    pub notes: Notes,
+    /// Whom to ask.
+    pub steering: Box<dyn Steering>,
+    /// Past the pipe, for [`Walker::Rxl`]: see [`rxl_datapath::feed`]. Dropped where it is not used.
+    pub feed: Feed,
+}
+
+/// A restore whose stream goes past libxl. The operation may end before the stream does: the domain
+/// is complete when both have.
+pub struct RestoreAhead {
+    /// libxl's part.
+    pub operation: Operation<DomId>,
+    /// Where the stream goes.
+    pub sink: Box<dyn StreamSink>,
+}
+
+/// A Xen host: this one.
+///
+/// Failure contract: a call that fails has changed nothing that a later `destroy` or `resume` would
+/// not set right.
+pub trait Host: Send + Sync + 'static {
+    /// Version, memory, paging modes.
+    fn facts(&self) -> Result<HostFacts, HostError>;
+
+    /// Starts the process that puts a domain right when this one is killed. It shares the domain's
+    /// lock.
+    fn guard(&self, _lock: &DomainLock) -> io::Result<Guard> {
+        Ok(Guard::none())
+    }
+
+    /// Finds a domain by name or by number, as xl does: a number is a domid.
+    fn find(&self, name_or_domid: &str) -> Result<Domain, HostError>;
+
+    /// The domain as it is now.
+    fn domain(&self, domid: DomId) -> Result<Domain, HostError>;
+
+    /// Its configuration, as libxl's JSON (`libxl_retrieve_domain_configuration`).
+    fn config_json(&self, domid: DomId) -> Result<String, HostError>;
+
+    /// Starts `libxl_domain_suspend` into `save.stream`.
+    ///
+    /// Every clone of `notes` is dropped when the operation's thread ends: the channel's closing is
+    /// how a session hears of it. When the operation ends well the guest is suspended and its
+    /// stream is complete; when it fails the guest may be running or suspended, and stays what it
+    /// is: ask [`Host::domain`]. The caller must go on reading until the operation has ended, even
+    /// after an abort: the stock save helper dies of SIGPIPE without switching log-dirty off.
+    fn save(&self, domid: DomId, save: Save) -> Result<Operation<()>, HostError>;
+
+    /// Starts `libxl_domain_create_restore` from `stream`, which must be a pipe: its first bytes
+    /// are looked at before libxl is called. The domain is created once they are there and stays
+    /// paused. On failure nothing of it is left.
+    fn restore(
+        &self,
+        config_json: &str,
+        restore_as: &RestoreAs,
+        stream: OwnedFd,
+        notes: Notes,
+    ) -> Result<Operation<DomId>, HostError>;
+
+    /// The domain's special pages, where it has them.
+    fn special_pages(&self, _domid: DomId) -> Result<Option<SpecialPages>, HostError> {
+        Ok(None)
+    }
+
+    /// Starts `libxl_domain_create_restore` for a domain whose memory rxl itself fills, while libxl
+    /// attaches its devices ([`rxl_precopy::load_memory`]). None, for a reason that has been logged, where
+    /// that cannot be done: [`Host::restore`] can.
+    fn restore_ahead(
+        &self,
+        _config_json: &str,
+        _restore_as: &RestoreAs,
+        _special: SpecialPages,
+        _cancel: &Cancel,
+        _notes: &Notes,
+    ) -> Result<Option<RestoreAhead>, HostError> {
+        Ok(None)
+    }
+
+    /// Runs a suspended domain on in place (`libxl_domain_resume`, with the guest told that the
+    /// suspend was cancelled).
+    fn resume(&self, domid: DomId) -> Result<(), HostError>;
+
+    /// Renames a domain, if it still has the old name.
+    fn rename(&self, domid: DomId, from: &str, to: &str) -> Result<(), HostError>;
+
+    /// Keeps a domain from running until it is unpaused, also one that is suspended and will be
+    /// resumed.
+    fn pause(&self, domid: DomId) -> Result<(), HostError>;
+
+    /// Lets a paused domain run.
+    fn unpause(&self, domid: DomId) -> Result<(), HostError>;
+
+    /// Ends a domain and gives its resources back.
+    fn destroy(&self, domid: DomId) -> Result<(), HostError>;
+
+    /// The domain's network interfaces on this host.
+    fn vifs(&self, domid: DomId) -> Result<Vec<Vif>, HostError>;
+
+    /// Writes a command for the agent of a domain that does not run yet (rxl-agent-protocol:
+    /// `control/rxl/command`).
+    fn tell_agent(&self, domid: DomId, command: &str) -> Result<(), HostError>;
+
+    /// Switches log-dirty mode off, wherever a save that died has left it on. Harmless when it is
+    /// off.
+    fn logdirty_off(&self, domid: DomId) -> Result<(), HostError>;
+}

@@ -1,0 +1,379 @@
+//! [`Host`] over libxl.
+//!
+//! Each call opens a libxl context of its own; see [`rxl_xen`] for what that buys and for what
+//! it asks of the process: no SIGCHLD handler, children reaped by pid, fd 0 open, close-on-exec on
+//! every descriptor.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::announce;
+use crate::guard_line::Guard;
+use crate::host::{Host, RestoreAhead, Save};
+use crate::save_helper::session::{Announced, Plugin, Saving};
+use rxl_core::deadlines;
+use rxl_core::domain::Vif;
+use rxl_core::domain::{DomId, Domain, GuestType, HostFacts, RestoreAs, SpecialPages};
+use rxl_core::host_error::HostError;
+use rxl_core::io::{Cancel, Guarded, pipe};
+use rxl_core::notes::Notes;
+use rxl_core::operation::{Abort, Operation};
+use rxl_core::state_dir::DomainLock;
+use rxl_core::steering::Walker;
+use rxl_xen as xen;
+use rxl_xen::{Canceller, Context, Failure, GuestMemory, Library, PhysInfo, XenStore};
+
+mod ahead;
+
+use ahead::Ahead;
+
+/// KiB of a page as Xen counts them.
+const PAGE_KIB: u64 = 4;
+
+/// This Xen host.
+pub struct LibxlHost {
+    library: Library,
+    plugin: Option<Arc<Plugin>>,
+    announced: Option<Announced>,
+}
+
+impl LibxlHost {
+    /// Makes sure that this is a dom0 of the Xen release that rxl was built for, and that its
+    /// toolstack answers.
+    pub fn new() -> Result<Self, HostError> {
+        Library::open()
+            .map(|library| Self { library, plugin: None, announced: None })
+            .map_err(HostError::NoXen)
+    }
+
+    /// Saves through our own save helper instead of libxl's.
+    pub fn with_plugin(self, plugin: Plugin) -> Self {
+        Self { plugin: Some(Arc::new(plugin)), ..self }
+    }
+
+    /// Restores through our own save helper where [`Host::restore_ahead`] is asked for.
+    pub fn with_announced(self, announced: Announced) -> Self {
+        Self { announced: Some(announced), ..self }
+    }
+
+    /// Starts `libxl_domain_create_restore`. `ended` is set when it has.
+    fn start_restore(
+        &self,
+        config_json: &str,
+        restore_as: &RestoreAs,
+        stream: OwnedFd,
+        notes: Notes,
+        ended: Arc<AtomicBool>,
+    ) -> Result<Operation<DomId>, HostError> {
+        self.check_name_free(&restore_as.name, None)?;
+        let library = self.library;
+        let (json, restore_as) = (config_json.to_owned(), restore_as.clone());
+        let canceller = Canceller::default();
+        Operation::spawn("restore", abort_of(&canceller), move || {
+            let context = Context::for_operation(library, notes, canceller.clone())
+                .map_err(unreachable_toolstack)?;
+            let result = context.restore(&json, &restore_as, stream.as_fd());
+            ended.store(true, Ordering::SeqCst);
+            drop(stream);
+            result.map(DomId).map_err(|failure| {
+                ended_early("restore", "libxl_domain_create_restore", failure, &canceller)
+            })
+        })
+    }
+
+    /// Who can walk: rxl over PVH and HVM guests, libxc over all; with VERIFY only libxc; without
+    /// our helper libxl's own.
+    fn walker(&self, domid: DomId, save: &Save) -> Result<Walker, HostError> {
+        if self.plugin.is_none() {
+            return Ok(Walker::Stock);
+        }
+        let pv = self.domain(domid)?.guest_type == GuestType::Pv;
+        Ok(match save.walker {
+            Walker::Rxl if pv || save.flags.debug => Walker::Libxc,
+            walker => walker,
+        })
+    }
+
+    fn context(&self) -> Result<Context, HostError> {
+        Context::open(self.library).map_err(unreachable_toolstack)
+    }
+
+    /// Runs a call on a domain that exists, in libxl's terms `operation`.
+    fn on<T>(
+        &self,
+        domid: DomId,
+        operation: &'static str,
+        call: impl FnOnce(&Context, u32) -> Result<T, Failure>,
+    ) -> Result<T, HostError> {
+        call(&self.context()?, domid.0).map_err(|failure| failed_on(domid, operation, failure))
+    }
+
+    fn check_name_free(&self, name: &str, except: Option<DomId>) -> Result<(), HostError> {
+        match self.context()?.domid_of_name(name).map_err(|f| failed("libxl_name_to_domid", &f))? {
+            Some(domid) if except != Some(DomId(domid)) => Err(HostError::NameTaken(name.into())),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Host for LibxlHost {
+    fn facts(&self) -> Result<HostFacts, HostError> {
+        let context = self.context()?;
+        let info = context.physinfo().map_err(|f| failed("libxl_get_physinfo", &f))?;
+        Ok(HostFacts {
+            xen_version: context.xen_version().map_err(|f| failed("libxl_get_version_info", &f))?,
+            free_memory_kib: free_memory_kib(&info),
+            autoballoon: context.autoballoon().map_err(|f| failed("libxl_get_version_info", &f))?,
+            shadow_paging: info.shadow,
+            hap: info.hap,
+        })
+    }
+
+    fn find(&self, name_or_domid: &str) -> Result<Domain, HostError> {
+        let domid = self
+            .context()?
+            .domid_of(name_or_domid)
+            .map_err(|f| failed("libxl_name_to_domid", &f))?;
+        let not_here = || HostError::NoSuchDomain(name_or_domid.into());
+        match self.domain(DomId(domid.ok_or_else(not_here)?)) {
+            Err(HostError::NoSuchDomain(_)) => Err(not_here()),
+            other => other,
+        }
+    }
+
+    fn domain(&self, domid: DomId) -> Result<Domain, HostError> {
+        self.on(domid, "libxl_domain_info", Context::domain)
+    }
+
+    fn config_json(&self, domid: DomId) -> Result<String, HostError> {
+        self.on(domid, "libxl_retrieve_domain_configuration", Context::config_json)
+    }
+
+    fn save(&self, domid: DomId, save: Save) -> Result<Operation<()>, HostError> {
+        let walker = self.walker(domid, &save)?;
+        let (library, plugin) = (self.library, self.plugin.clone());
+        let canceller = Canceller::default();
+        Operation::spawn("save", abort_of(&canceller), move || {
+            let notes = save.notes.clone();
+            let context = Context::for_operation(library, notes, canceller.clone())
+                .map_err(unreachable_toolstack)?;
+            let ended = Arc::new(AtomicBool::new(false));
+            let Save { stream, flags, notes, steering, feed, .. } = save;
+            let served = plugin.map(|plugin| {
+                let (is_over, cancelled) = (ended.clone(), canceller.clone());
+                let ended =
+                    Arc::new(move || is_over.load(Ordering::SeqCst) || cancelled.is_pulled());
+                let saving = Saving {
+                    domid: domid.0,
+                    live: flags.live,
+                    walker,
+                    steering,
+                    notes,
+                    feed,
+                    ended,
+                };
+                std::thread::spawn(move || {
+                    saving.serve(&plugin, |domid| open_memory(library, domid))
+                })
+            });
+            let result = context.save(domid.0, stream.as_fd(), flags);
+            ended.store(true, Ordering::SeqCst);
+            // At once: whoever reads the other end waits for this.
+            drop(stream);
+            let served = served.map_or(Ok(()), |thread| {
+                thread.join().unwrap_or_else(|_| Err("its thread panicked".into()))
+            });
+            match (result, served) {
+                (Ok(()), _) => Ok(()),
+                // What stopped the walk tells more than what libxl makes of it.
+                (Err(_), Err(reason)) if !canceller.is_pulled() => {
+                    Err(HostError::Failed { operation: "saving", reason })
+                }
+                (Err(failure), _) => {
+                    Err(ended_early("save", "libxl_domain_suspend", failure, &canceller))
+                }
+            }
+        })
+    }
+
+    fn restore(
+        &self,
+        config_json: &str,
+        restore_as: &RestoreAs,
+        stream: OwnedFd,
+        notes: Notes,
+    ) -> Result<Operation<DomId>, HostError> {
+        self.start_restore(config_json, restore_as, stream, notes, Arc::default())
+    }
+
+    fn special_pages(&self, domid: DomId) -> Result<Option<SpecialPages>, HostError> {
+        if self.domain(domid)?.guest_type != GuestType::Pvh {
+            return Ok(None);
+        }
+        let special = xen::special_pages(self.library, domid.0);
+        special.map(Some).map_err(|failure| failed_on(domid, "xc_hvm_param_get", failure))
+    }
+
+    fn restore_ahead(
+        &self,
+        config_json: &str,
+        restore_as: &RestoreAs,
+        special: SpecialPages,
+        cancel: &Cancel,
+        notes: &Notes,
+    ) -> Result<Option<RestoreAhead>, HostError> {
+        let Some(announced) = &self.announced else { return Ok(None) };
+        if let Err(why) = ahead::check(config_json) {
+            tracing::info!(
+                "{}: its devices are attached when its memory has come: {why}",
+                restore_as.name
+            );
+            return Ok(None);
+        }
+        let broken = |reason: String| HostError::Failed { operation: "restore", reason };
+        let plugin = announced.listen().map_err(broken)?;
+        let (reading, writing) = pipe().map_err(|e| broken(e.to_string()))?;
+        let to_libxl = Guarded::new(writing, cancel.clone(), Some(deadlines::STALL))
+            .map_err(|e| broken(e.to_string()))?;
+        let ended = Arc::new(AtomicBool::new(false));
+        let operation =
+            self.start_restore(config_json, restore_as, reading, notes.clone(), ended.clone())?;
+        let cancel = cancel.clone();
+        let ended = move || ended.load(Ordering::SeqCst) || cancel.pulled();
+        let sink = Box::new(Ahead::new(self.library, plugin, special, to_libxl, ended));
+        Ok(Some(RestoreAhead { operation, sink }))
+    }
+
+    fn resume(&self, domid: DomId) -> Result<(), HostError> {
+        self.on(domid, "libxl_domain_resume", Context::resume)
+    }
+
+    fn guard(&self, lock: &DomainLock) -> std::io::Result<Guard> {
+        Guard::start(lock.as_fd())
+    }
+
+    fn rename(&self, domid: DomId, from: &str, to: &str) -> Result<(), HostError> {
+        self.check_name_free(to, Some(domid))?;
+        self.on(domid, "libxl_domain_rename", |context, domid| context.rename(domid, from, to))
+    }
+
+    fn pause(&self, domid: DomId) -> Result<(), HostError> {
+        self.on(domid, "libxl_domain_pause", Context::pause)
+    }
+
+    fn unpause(&self, domid: DomId) -> Result<(), HostError> {
+        self.on(domid, "libxl_domain_unpause", Context::unpause)
+    }
+
+    fn destroy(&self, domid: DomId) -> Result<(), HostError> {
+        self.on(domid, "libxl_domain_destroy", Context::destroy)
+    }
+
+    fn vifs(&self, domid: DomId) -> Result<Vec<Vif>, HostError> {
+        self.on(domid, "xs_directory", |context, _| {
+            announce::vifs(&XenStore::open(context)?, domid.0)
+        })
+    }
+
+    fn tell_agent(&self, domid: DomId, command: &str) -> Result<(), HostError> {
+        let path = format!("/local/domain/{domid}/{}", rxl_agent_protocol::path::COMMAND);
+        self.on(domid, "xs_write", |context, _| XenStore::open(context)?.write(&path, command))
+    }
+
+    fn logdirty_off(&self, domid: DomId) -> Result<(), HostError> {
+        self.on(domid, "xc_shadow_control", Context::log_dirty_off)
+    }
+}
+
+fn open_memory(library: Library, domid: u32) -> Result<GuestMemory, String> {
+    GuestMemory::open(library, domid).map_err(|failure| failure.to_string())
+}
+
+fn unreachable_toolstack(failure: Failure) -> HostError {
+    HostError::NoXen(format!("cannot reach Xen's toolstack: {failure}"))
+}
+
+fn abort_of(canceller: &Canceller) -> Abort {
+    let canceller = canceller.clone();
+    Abort::new(move || canceller.pull())
+}
+
+fn failed(operation: &'static str, failure: &Failure) -> HostError {
+    HostError::Failed { operation, reason: failure.to_string() }
+}
+
+fn failed_on(domid: DomId, operation: &'static str, failure: Failure) -> HostError {
+    if failure.is_not_found() {
+        return HostError::NoSuchDomain(domid.to_string());
+    }
+    failed(operation, &failure)
+}
+
+/// An operation that was asked to stop and failed was aborted, whichever of its parts noticed
+/// first.
+fn ended_early(
+    name: &'static str,
+    operation: &'static str,
+    failure: Failure,
+    canceller: &Canceller,
+) -> HostError {
+    if canceller.is_pulled() {
+        tracing::debug!("{operation} was aborted: {failure}");
+        return HostError::Aborted(name);
+    }
+    failed(operation, &failure)
+}
+
+/// Scrubbing pages can be allocated; claimed ones belong to domains under construction.
+fn free_memory_kib(info: &PhysInfo) -> u64 {
+    (info.free_pages + info.scrub_pages).saturating_sub(info.outstanding_pages) * PAGE_KIB
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_there_is_no_xen_one_line_says_so() {
+        if std::path::Path::new("/dev/xen/privcmd").exists() {
+            return;
+        }
+        let line = LibxlHost::new().err().expect("there is no Xen here").to_string();
+        assert_eq!(line, "no hypervisor (/dev/xen/privcmd is missing): not a Xen dom0");
+    }
+
+    #[test]
+    fn free_memory_is_what_xen_could_still_give() {
+        let info = PhysInfo {
+            free_pages: 100,
+            scrub_pages: 20,
+            outstanding_pages: 30,
+            hap: true,
+            shadow: false,
+        };
+        assert_eq!(free_memory_kib(&info), 90 * 4);
+        assert_eq!(free_memory_kib(&PhysInfo { outstanding_pages: 500, ..info }), 0);
+    }
+
+    #[test]
+    fn an_abort_is_told_from_a_failure() {
+        let failure = || Failure { rc: -3, lines: vec!["saving domain: it broke".into()] };
+        let canceller = Canceller::default();
+        let told = ended_early("save", "libxl_domain_suspend", failure(), &canceller).to_string();
+        assert_eq!(told, "libxl_domain_suspend failed: ERROR_FAIL: saving domain: it broke");
+        canceller.pull();
+        assert!(matches!(
+            ended_early("save", "libxl_domain_suspend", failure(), &canceller),
+            HostError::Aborted("save")
+        ));
+    }
+
+    #[test]
+    fn a_domain_that_is_gone_has_its_own_error() {
+        let gone = Failure { rc: libxl_sys::ERROR_DOMAIN_NOTFOUND, lines: vec![] };
+        assert!(
+            matches!(failed_on(DomId(7), "libxl_domain_info", gone), HostError::NoSuchDomain(d) if d == "7")
+        );
+    }
+}

@@ -1,0 +1,217 @@
+//! A restore that libxl believes finished while its memory still comes: see [`rxl_precopy::load_memory`].
+
+use std::io::Write;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use migrate_stream::{libxl, writer};
+use serde_json::Value;
+
+use crate::save_helper::session::{Plugin, RestoreHelper};
+use rxl_core::domain::SpecialPages;
+use rxl_core::io::Guarded;
+use rxl_datapath::broken::Broken;
+use rxl_datapath::sink::StreamSink;
+use rxl_precopy::load_memory::Restorer;
+use rxl_xen::{BuiltGuest, Library};
+
+/// What libxl reads before it starts its helper: its stream's header and LIBXC_CONTEXT's.
+const HEAD: usize = libxl::HEADER_LEN + libxl::RECORD_HEADER_LEN;
+
+/// Whether a domain's devices may be attached while it still runs at the source.
+///
+/// - A disk that is written to must be a block device: blkback reads and writes past this host's
+///   page cache. An image in a file would be read through it (by udev, looking for partitions in
+///   the loop device), and what was read would be stale by the time that the guest runs here.
+/// - Hotplug scripts must be Xen's own for plain disks and bridges. Others may take a volume away
+///   from the source (block-drbd), or draw the guest's traffic here (vif-route).
+/// - Of other devices nothing is known.
+pub(super) fn check(config_json: &str) -> Result<(), String> {
+    let config: Value = serde_json::from_str(config_json).map_err(|e| e.to_string())?;
+    let config = config.as_object().ok_or("its configuration is no object")?;
+    if config.get("c_info").and_then(|info| info.get("type")).and_then(Value::as_str) != Some("pvh")
+    {
+        return Err("it is no PVH domain".into());
+    }
+    let lists = config.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_array()?)));
+    for (name, devices) in lists.filter(|(_, devices)| !devices.is_empty()) {
+        match name {
+            "disks" => devices.iter().try_for_each(check_disk)?,
+            "nics" => devices.iter().try_for_each(|nic| check_script(nic, "vif-bridge"))?,
+            other => return Err(format!("it has {other}")),
+        }
+    }
+    Ok(())
+}
+
+/// What libxl's JSON leaves out has its default: no `readwrite` means read-only.
+fn check_disk(disk: &Value) -> Result<(), String> {
+    check_script(disk, "block")?;
+    let writable = disk.get("readwrite").and_then(Value::as_i64).unwrap_or(0) != 0;
+    let path = text(disk, "pdev_path");
+    if !writable || is_for_blkback(disk) && is_block_device(Path::new(path)) {
+        return Ok(());
+    }
+    Err(format!("its disk {} ({path}) is no block device", text(disk, "vdev")))
+}
+
+/// A disk that was attached later is as the user wrote it, often without a backend; libxl then
+/// tries blkback first, which takes raw block devices (libxl_disk.c: device_disk_add;
+/// libxl_device.c: disk_try_backend).
+fn is_for_blkback(disk: &Value) -> bool {
+    let chosen = |key: &str| Some(text(disk, key)).filter(|value| !["", "unknown"].contains(value));
+    match chosen("backend") {
+        Some(backend) => backend == "phy",
+        None => chosen("format").is_none_or(|format| format == "raw"),
+    }
+}
+
+fn check_script(device: &Value, usual: &str) -> Result<(), String> {
+    let script = text(device, "script");
+    let name = Path::new(script).file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if script.is_empty() || name == usual {
+        Ok(())
+    } else {
+        Err(format!("a device has the hotplug script {script}"))
+    }
+}
+
+fn text<'a>(object: &'a Value, key: &str) -> &'a str {
+    object.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn is_block_device(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device())
+}
+
+/// Where the stream goes.
+pub(super) struct Ahead<F> {
+    library: Library,
+    plugin: Plugin,
+    special: SpecialPages,
+    to_libxl: Option<Guarded>,
+    /// libxl has given up, or is to.
+    ended: F,
+    head: Vec<u8>,
+    restorer: Option<Restorer<BuiltGuest>>,
+}
+
+impl<F: Fn() -> bool + Send> Ahead<F> {
+    pub(super) fn new(
+        library: Library,
+        plugin: Plugin,
+        special: SpecialPages,
+        to_libxl: Guarded,
+        ended: F,
+    ) -> Self {
+        Self {
+            library,
+            plugin,
+            special,
+            to_libxl: Some(to_libxl),
+            ended,
+            head: Vec::new(),
+            restorer: None,
+        }
+    }
+
+    /// libxl has what it needs to make the domain; its helper tells which one that is.
+    fn begin(&mut self) -> Result<Restorer<BuiltGuest>, Broken> {
+        let gone = || Broken::libxl("libxl has given the restore up");
+        let mut to_libxl = self.to_libxl.take().ok_or_else(gone)?;
+        write(&mut to_libxl, &self.head[..HEAD])?;
+        let helper = self.plugin.restoring(&self.ended).map_err(Broken::libxl)?.ok_or_else(gone)?;
+        let guest = BuiltGuest::open(self.library, helper.domid, helper.rings);
+        let guest = guest.map_err(|failure| Broken::here(failure.to_string()))?;
+        Ok(Restorer::new(guest, self.special, go_on(helper, to_libxl, self.special)))
+    }
+}
+
+/// Tells libxl that the memory is there, and that its stream has ended.
+fn go_on(
+    mut helper: RestoreHelper,
+    mut to_libxl: Guarded,
+    special: SpecialPages,
+) -> impl FnMut(u32) -> Result<(), String> + Send {
+    move |missing| {
+        helper.restored(missing, special)?;
+        let mut end = Vec::new();
+        writer::libxl_end(&mut end);
+        write(&mut to_libxl, &end).map_err(|broken| broken.what)
+    }
+}
+
+fn write(to_libxl: &mut Guarded, bytes: &[u8]) -> Result<(), Broken> {
+    to_libxl
+        .write_all(bytes)
+        .map_err(|e| Broken::libxl(format!("libxl stopped reading its stream: {e}")))
+}
+
+impl<F: Fn() -> bool + Send> StreamSink for Ahead<F> {
+    fn put(&mut self, raw: &[u8]) -> Result<(), Broken> {
+        if self.restorer.is_none() {
+            self.head.extend_from_slice(raw);
+            if self.head.len() < HEAD {
+                return Ok(());
+            }
+            let begun = self.begin()?;
+            let head = std::mem::take(&mut self.head);
+            return self.restorer.insert(begun).take(&head).map_err(Broken::libxl);
+        }
+        self.restorer.as_mut().map_or(Ok(()), |restorer| restorer.take(raw)).map_err(Broken::libxl)
+    }
+
+    fn finish(&mut self) -> Result<(), Broken> {
+        let ended = self
+            .restorer
+            .as_mut()
+            .map_or(Err("the stream ended at its beginning".into()), Restorer::finish);
+        ended.map_err(Broken::libxl)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn checked(disks: Value, more: (&str, Value)) -> Result<(), String> {
+        let mut config = json!({"c_info": {"type": "pvh"}, "b_info": {}, "disks": disks, "nics": [{"mac": "x"}]});
+        config[more.0] = more.1;
+        check(&config.to_string())
+    }
+
+    #[test]
+    fn devices_may_come_early_that_cannot_see_stale_data() {
+        let none = || ("x", json!([]));
+        assert_eq!(checked(json!([]), none()), Ok(()));
+        let disk = |readwrite, backend: &str, path: &str| json!([{"pdev_path": path, "vdev": "xvda", "backend": backend, "readwrite": readwrite}]);
+        assert_eq!(checked(disk(0, "qdisk", "/images/root.img"), none()), Ok(()));
+        let refused = checked(disk(1, "phy", "/dev/null"), none()).unwrap_err();
+        assert_eq!(refused, "its disk xvda (/dev/null) is no block device");
+        assert!(checked(disk(1, "qdisk", "/images/root.img"), none()).is_err());
+        assert!(
+            is_for_blkback(&json!({"backend": "unknown", "format": "raw"}))
+                && is_for_blkback(&json!({}))
+        );
+        assert!(
+            !is_for_blkback(&json!({"format": "qcow2"}))
+                && !is_for_blkback(&json!({"backend": "qdisk"}))
+        );
+        assert_eq!(checked(json!([]), ("p9s", json!([{"tag": "x"}]))).unwrap_err(), "it has p9s");
+        let nics = |script: &str| ("nics", json!([{"mac": "x"}, {"mac": "y", "script": script}]));
+        assert_eq!(checked(json!([]), nics("/etc/xen/scripts/vif-bridge")), Ok(()));
+        let refused = checked(json!([]), nics("/etc/xen/scripts/vif-route")).unwrap_err();
+        assert_eq!(refused, "a device has the hotplug script /etc/xen/scripts/vif-route");
+        let drbd = json!([{"pdev_path": "/dev/drbd0", "vdev": "xvda", "script": "block-drbd"}]);
+        assert!(checked(drbd, none()).is_err());
+    }
+
+    #[test]
+    fn other_guests_are_restored_as_ever() {
+        assert!(check(r#"{"c_info":{"type":"pv"}}"#).is_err());
+        assert!(check(r#"{"c_info":{"type":"hvm"}}"#).is_err());
+        assert!(check("[]").is_err());
+        assert!(check("").is_err());
+    }
+}

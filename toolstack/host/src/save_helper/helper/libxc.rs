@@ -1,0 +1,121 @@
+//! libxc walks (`xc_domain_save`), with callbacks of our own.
+
+use std::os::unix::net::UnixStream;
+
+use crate::save_helper::helper::SaveArguments;
+use crate::save_helper::ipc::{Libxl, Message};
+use crate::save_helper::words::{FromHelper, Line, ToHelper};
+use rxl_core::steering::{Decision, PrecopyStats};
+use rxl_xen as xen;
+use rxl_xen::{Library, LibxcCallbacks};
+
+/// Who decides.
+pub(super) trait Decider {
+    /// After each live pass.
+    fn precopy(&mut self, stats: &PrecopyStats) -> Decision;
+    /// Before the suspend.
+    fn may_suspend(&mut self) -> bool;
+    /// Of what libxl said to the suspend.
+    fn suspended(&mut self, _ok: bool) {}
+}
+
+/// The session. Where it does not answer nothing is decided for it: the save is given up.
+struct Session(Line<UnixStream>);
+
+impl Decider for Session {
+    fn precopy(&mut self, stats: &PrecopyStats) -> Decision {
+        let asked = self.0.say(&FromHelper::Precopy(*stats)).and_then(|()| self.0.hear());
+        match asked {
+            Ok(Some(ToHelper::Decision(decision))) => decision,
+            _ => Decision::Abort,
+        }
+    }
+
+    fn may_suspend(&mut self) -> bool {
+        let asked = self.0.say(&FromHelper::MaySuspend).and_then(|()| self.0.hear());
+        matches!(asked, Ok(Some(ToHelper::Allow(true))))
+    }
+}
+
+pub(super) fn steered(
+    library: Library,
+    save: SaveArguments,
+    session: Line<UnixStream>,
+) -> Result<(), String> {
+    run(library, save, &mut Session(session))
+}
+
+/// The whole save. libxl hears of a failure, too.
+pub(super) fn run(
+    library: Library,
+    save: SaveArguments,
+    decider: &mut dyn Decider,
+) -> Result<(), String> {
+    let libxl = Libxl::inherited().map_err(|e| e.to_string())?;
+    let mut callbacks = Callbacks { libxl, decider, suspend_asked: false };
+    let (stream, receive) = (save.stream, save.receive);
+    let done =
+        xen::save_with_libxc(library, stream, receive, save.domid, save.flags, &mut callbacks);
+    let (retval, errno) = done.map_or_else(|errno| (-1, errno), |()| (0, 0));
+    let Err(gone) = callbacks.libxl.ask(&Message::Complete { retval, errno }) else {
+        return Ok(());
+    };
+    if callbacks.suspend_asked {
+        xen::abandon_suspend(library, save.domid).map_err(|failure| failure.to_string())?;
+    }
+    Err(format!("libxl is gone ({gone})"))
+}
+
+struct Callbacks<'a> {
+    libxl: Libxl,
+    decider: &'a mut dyn Decider,
+    /// The guest is suspended, or may be at any moment.
+    suspend_asked: bool,
+}
+
+impl Callbacks<'_> {
+    /// libxl is gone when it cannot be told: the next question to it fails.
+    fn tell(&mut self, message: &Message<'_>) {
+        let _ = self.libxl.tell(message);
+    }
+}
+
+impl LibxcCallbacks for Callbacks<'_> {
+    fn log(&mut self, level: u32, errno: i32, context: &str, text: &str) {
+        self.tell(&Message::Log { level, errno, context, text });
+    }
+
+    fn progress(&mut self, context: &str, what: &str, done: u64, total: u64) {
+        self.tell(&Message::Progress { context, what, done, total });
+    }
+
+    /// libxc asks twice a pass: knowing how many pages are dirty, and before it looks. In the first
+    /// pass all are.
+    fn precopy(&mut self, iteration: u32, written: u64, dirty: Option<u64>) -> Decision {
+        match dirty {
+            Some(dirty) if iteration > 0 => {
+                self.decider.precopy(&PrecopyStats { iteration, written, dirty })
+            }
+            _ => Decision::Continue,
+        }
+    }
+
+    fn suspend(&mut self) -> bool {
+        if !self.decider.may_suspend() {
+            return false;
+        }
+        self.suspend_asked = true;
+        let answer = self.libxl.ask(&Message::Suspend);
+        // libxl has withdrawn its request when it says no; when it is gone, nobody has.
+        self.suspend_asked = !matches!(answer, Ok(0));
+        let suspended = answer.is_ok_and(|answer| answer != 0);
+        self.decider.suspended(suspended);
+        suspended
+    }
+
+    fn switch_qemu_logdirty(&mut self, domid: u32, enable: bool) -> bool {
+        self.libxl
+            .ask(&Message::SwitchQemuLogdirty { domid, enable })
+            .is_ok_and(|answer| answer == 0)
+    }
+}

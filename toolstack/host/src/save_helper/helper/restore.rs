@@ -1,0 +1,143 @@
+//! The session restores; this tells libxl when it may go on.
+
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use crate::save_helper::ipc::{Libxl, Message};
+use crate::save_helper::words::{FromHelper, Line, SOCKET_VARIABLE, ToHelper, VERSION};
+use rxl_xen::Rings;
+
+/// libxl's arguments for a restore (libxl_save_callout.c: libxl__xc_domain_restore).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RestoreArguments {
+    pub(super) domid: u32,
+    rings: Rings,
+}
+
+impl RestoreArguments {
+    /// None for what is no plain restore.
+    pub(super) fn parse(arguments: &[String]) -> Option<Self> {
+        let [mode, _stream, _back, numbers @ ..] = arguments else { return None };
+        let numbers: Vec<u32> =
+            numbers.iter().map(|number| number.parse().ok()).collect::<Option<_>>()?;
+        let &[domid, store_port, store_domid, console_port, console_domid, _callbacks, stream_type] =
+            &numbers[..]
+        else {
+            return None;
+        };
+        let rings = Rings { store_port, store_domid, console_port, console_domid };
+        (mode == "--restore-domain" && stream_type == 0).then_some(Self { domid, rings })
+    }
+
+    /// The session that this process was started for, if it restores by itself. One that does not
+    /// has no socket.
+    pub(super) fn find_session(&self) -> Option<UnixStream> {
+        let path = PathBuf::from(std::env::var_os(SOCKET_VARIABLE)?);
+        UnixStream::connect(path).ok()
+    }
+
+    pub(super) fn run(&self, session: UnixStream) -> Result<(), String> {
+        let libxl = Libxl::inherited().map_err(|e| e.to_string())?;
+        self.serve(session, libxl)
+    }
+
+    /// libxl ends a helper that it does not want any more with SIGTERM, and then with SIGKILL;
+    /// there is nothing to clean up.
+    fn serve(&self, session: UnixStream, mut libxl: Libxl) -> Result<(), String> {
+        let lost = |error: std::io::Error| format!("the session is gone ({error})");
+        let mut session = Line::new(session, rxl_core::deadlines::HELPER_QUESTION).map_err(lost)?;
+        session
+            .say(&FromHelper::Restore { version: VERSION, domid: self.domid, rings: self.rings })
+            .map_err(lost)?;
+        match session.hear().map_err(lost)? {
+            Some(ToHelper::Restored { missing, special }) => {
+                let libxls = |error: std::io::Error| format!("libxl: {error}");
+                if libxl.ask(&Message::StaticDataDone { missing }).map_err(libxls)? != 0 {
+                    return Err("libxl cannot complete the CPU policy".into());
+                }
+                let results =
+                    Message::RestoreResults { store: special.store, console: special.console };
+                libxl.tell(&results).map_err(libxls)?;
+                libxl.ask(&Message::Complete { retval: 0, errno: 0 }).map_err(libxls)?;
+                session.say(&FromHelper::Done { ok: true }).map_err(lost)
+            }
+            Some(other) => Err(format!("the session said {other:?} at first")),
+            None => Err("the session has given the restore up".into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rxl_core::domain::SpecialPages;
+    use std::io::{Read, Write};
+    use std::time::Duration;
+
+    fn arguments(line: &str) -> Vec<String> {
+        line.split(' ').map(str::to_owned).collect()
+    }
+
+    fn restore() -> RestoreArguments {
+        RestoreArguments::parse(&arguments("--restore-domain 9 -1 7 3 0 4 1 384 0")).unwrap()
+    }
+
+    #[test]
+    fn libxls_arguments_are_read() {
+        let rings = Rings { store_port: 3, store_domid: 0, console_port: 4, console_domid: 1 };
+        assert_eq!(restore(), RestoreArguments { domid: 7, rings });
+        for line in [
+            "--save-domain 12 0 5 1 136 0",
+            "--restore-domain 9 -1 7 3 0 4 1 384",
+            "--restore-domain 9",
+            "",
+        ] {
+            assert_eq!(RestoreArguments::parse(&arguments(line)), None, "{line}");
+        }
+        let remus = RestoreArguments::parse(&arguments("--restore-domain 9 -1 7 3 0 4 1 384 1"));
+        assert_eq!(remus, None, "a checkpointed stream is the stock helper's");
+    }
+
+    #[test]
+    fn libxl_goes_on_when_the_session_says_so() {
+        let (session, theirs) = UnixStream::pair().unwrap();
+        let (mut libxl, helper) = UnixStream::pair().unwrap();
+        let thread = std::thread::spawn(move || {
+            restore().serve(theirs, Libxl::over(helper.try_clone().unwrap().into(), helper.into()))
+        });
+        let mut session = Line::new(session, Duration::from_secs(5)).unwrap();
+        let hello = session.hear::<FromHelper>().unwrap().unwrap();
+        assert_eq!(
+            hello,
+            FromHelper::Restore { version: VERSION, domid: 7, rings: restore().rings }
+        );
+        session
+            .say(&ToHelper::Restored { missing: 2, special: SpecialPages { store: 5, console: 6 } })
+            .unwrap();
+        let mut hears = |message: Message<'_>, answer: Option<i32>| {
+            let mut expected = Vec::new();
+            message.send(&mut expected).unwrap();
+            let mut got = vec![0; expected.len()];
+            libxl.read_exact(&mut got).unwrap();
+            assert_eq!(got, expected);
+            if let Some(answer) = answer {
+                libxl.write_all(&answer.to_ne_bytes()).unwrap();
+            }
+        };
+        hears(Message::StaticDataDone { missing: 2 }, Some(0));
+        hears(Message::RestoreResults { store: 5, console: 6 }, None);
+        hears(Message::Complete { retval: 0, errno: 0 }, Some(0));
+        assert_eq!(session.hear::<FromHelper>().unwrap(), Some(FromHelper::Done { ok: true }));
+        assert_eq!(thread.join().unwrap(), Ok(()));
+    }
+
+    #[test]
+    fn without_its_session_it_fails() {
+        let (session, theirs) = UnixStream::pair().unwrap();
+        let (_libxl, helper) = UnixStream::pair().unwrap();
+        drop(session);
+        let failed =
+            restore().serve(theirs, Libxl::over(helper.try_clone().unwrap().into(), helper.into()));
+        assert!(failed.is_err());
+    }
+}

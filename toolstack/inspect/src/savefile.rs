@@ -1,0 +1,4 @@
+//! What `rxl save` and `xl save` write, read and checked.
+
+pub mod frames;
+pub mod saved;

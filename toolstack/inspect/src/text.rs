@@ -1,0 +1,220 @@
+//! What `rxl stream` prints for people.
+
+use std::fmt::Write as _;
+
+use comfy_table::{Cell, CellAlignment, Table, presets};
+
+use crate::inspect::{PagesPart, Pass, Run, Summary};
+use crate::map::Picture;
+use rxl_core::units::bytes;
+
+/// Runs of records that are shown.
+const MOST_RUNS: usize = 40;
+
+/// Passes that are shown.
+const MOST_PASSES: usize = 40;
+
+impl Summary {
+    /// The form for people. `name` is the input's.
+    pub fn to_text(&self, name: &str) -> String {
+        let format = self.format.unwrap_or("of no known format");
+        let mut text = match self.container {
+            None => format!("{name}: {format}, {}\n", bytes(self.bytes)),
+            Some(container) => {
+                format!("{name}: {container}, {} when unpacked to an {format}\n", bytes(self.bytes))
+            }
+        };
+        self.write_headers(&mut text);
+        if !self.runs.is_empty() {
+            let _ = writeln!(text, "\n{}", run_table(&self.runs));
+            left_out(
+                &mut text,
+                (self.runs.len().saturating_sub(MOST_RUNS)) as u64 + self.runs_left_out,
+                "runs of records",
+            );
+            self.write_totals(&mut text);
+        }
+        if self.pages.named > 0 {
+            write_pages(&mut text, &self.pages);
+            let _ = writeln!(text, "\n{}", pass_table(&self.passes));
+            let more =
+                (self.passes.len().saturating_sub(MOST_PASSES)) as u64 + self.passes_left_out;
+            left_out(&mut text, more, "passes");
+        }
+        if let Some(compression) = &self.compression {
+            let _ = writeln!(
+                text,
+                "compression: {} level {} would make {} of it (x {:.1}), estimated from {} of its \
+                 pages",
+                compression.codec,
+                compression.level,
+                bytes(compression.frame_bytes),
+                compression.ratio,
+                compression.sampled_pages,
+            );
+        }
+        if let Some(picture) = &self.map {
+            write_picture(&mut text, picture);
+        }
+        text
+    }
+
+    fn write_headers(&self, text: &mut String) {
+        if let Some(config) = &self.config {
+            let word = |word: &Option<String>| word.clone().unwrap_or_else(|| "?".into());
+            let _ = write!(text, "domain {} ({})", word(&config.name), word(&config.guest_type));
+            if let Some(kib) = config.max_memory_kib {
+                let _ = write!(text, ", {} of memory", bytes(kib.saturating_mul(1024)));
+            }
+            if let Some(vcpus) = config.max_vcpus {
+                let _ = write!(text, ", {vcpus} vCPUs");
+            }
+            let _ = writeln!(text, ", UUID {}", word(&config.uuid));
+        }
+        if let Some(xl) = &self.xl {
+            let _ = writeln!(
+                text,
+                "xl header: flags {:#x}, {} of configuration",
+                xl.mandatory_flags,
+                bytes(xl.optional_data.into())
+            );
+        }
+        if let Some(libxl) = &self.libxl {
+            let converted =
+                if libxl.legacy { ", converted from the format of Xen 4.5 and before" } else { "" };
+            let _ = writeln!(text, "libxl stream: version {}{converted}", libxl.version);
+        }
+        if let Some(version) = self.libxc.version {
+            let _ = write!(text, "libxc stream: version {version}");
+            if let (Some(domain_type), Some(xen)) =
+                (self.libxc.domain_type, &self.libxc.xen_version)
+            {
+                let _ = write!(text, ", {domain_type} guest, saved by Xen {xen}");
+            }
+            text.push('\n');
+        }
+    }
+
+    fn write_totals(&self, text: &mut String) {
+        let (records, size) = self
+            .totals
+            .iter()
+            .fold((0, 0), |(records, size), total| (records + total.records, size + total.bytes));
+        let _ =
+            writeln!(text, "records: {records} of {} types, {}", self.totals.len(), bytes(size));
+    }
+}
+
+fn left_out(text: &mut String, count: u64, what: &str) {
+    if count > 0 {
+        let _ = writeln!(text, "and {count} more {what}");
+    }
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(header);
+    table
+}
+
+fn right(text: impl ToString) -> Cell {
+    Cell::new(text.to_string()).set_alignment(CellAlignment::Right)
+}
+
+fn run_table(runs: &[Run]) -> Table {
+    let mut table = table(&["offset", "stream", "record", "records", "bytes", "body"]);
+    for run in &runs[..runs.len().min(MOST_RUNS)] {
+        let body = if run.shortest == run.longest {
+            run.longest.to_string()
+        } else {
+            format!("{} to {}", run.shortest, run.longest)
+        };
+        table.add_row([
+            right(run.offset),
+            Cell::new(run.stream),
+            Cell::new(&run.record_type),
+            right(run.records),
+            right(run.bytes),
+            right(body),
+        ]);
+    }
+    table
+}
+
+fn write_pages(text: &mut String, pages: &PagesPart) {
+    let types: Vec<String> =
+        pages.types.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    let _ = writeln!(
+        text,
+        "pages: {} named ({}), {} with contents",
+        pages.named,
+        types.join(", "),
+        pages.with_contents
+    );
+    let share = |count: u64| count as f64 * 100.0 / pages.with_contents.max(1) as f64;
+    let _ = write!(text, "  all zero: {} ({:.1} %)", pages.zero, share(pages.zero));
+    if let Some(repeated) = pages.repeated {
+        let about = if repeated.exact { "" } else { "about " };
+        let _ = write!(
+            text,
+            "; not zero, but like an earlier one: {about}{} ({:.1} %)",
+            repeated.pages,
+            share(repeated.pages)
+        );
+    }
+    text.push('\n');
+}
+
+fn pass_table(passes: &[Pass]) -> Table {
+    let mut table = table(&["pass", "records", "named", "with contents", "zero", "bytes"]);
+    for pass in &passes[..passes.len().min(MOST_PASSES)] {
+        let label = if pass.verify {
+            format!("{} (verify)", pass.iteration)
+        } else {
+            pass.iteration.to_string()
+        };
+        let cells = [
+            label,
+            pass.records.to_string(),
+            pass.named.to_string(),
+            pass.with_contents.to_string(),
+            pass.zero.to_string(),
+            bytes(pass.bytes),
+        ];
+        table.add_row(cells.map(right));
+    }
+    table
+}
+
+/// Lines that are the same as the one before are folded into a star, as hexdump does.
+fn write_picture(text: &mut String, picture: &Picture) {
+    let legend: Vec<String> = picture
+        .legend
+        .iter()
+        .map(|(character, meaning)| format!("{character} {meaning}"))
+        .collect();
+    let _ = writeln!(
+        text,
+        "\nmemory, {} a character: {}",
+        bytes(picture.pages_per_character.saturating_mul(4096)),
+        legend.join(", ")
+    );
+    let mut before: Option<&String> = None;
+    let mut folded = false;
+    for (line, number) in picture.lines.iter().zip(0_u64..) {
+        if before == Some(line) && number as usize + 1 < picture.lines.len() {
+            if !std::mem::replace(&mut folded, true) {
+                text.push_str("*\n");
+            }
+            continue;
+        }
+        (before, folded) = (Some(line), false);
+        let _ = writeln!(
+            text,
+            "{:>13x} {}",
+            number.saturating_mul(picture.pages_per_line),
+            line.trim_end()
+        );
+    }
+}

@@ -1,0 +1,589 @@
+//! The coordinator over scripted agents.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rxl_agent_protocol::PROTOCOL_VERSION;
+use rxl_agent_protocol::{Command, State, Status, Verb};
+use rxl_agent_protocol::{
+    Connection, Finished, Flushed, Freezer, Frozen, JobRow, Ready, Reason, Thawed, pack, path,
+};
+use rxl_core::deadlines;
+use rxl_core::level::Level;
+use rxl_core::units::ms;
+use rxl_quiesce::cluster::AgentHost;
+use rxl_quiesce::coordinator::{Coordinator, Mover, NotFound};
+use rxl_quiesce::nodes::{Guest, Lock, Nodes};
+use rxl_testkit::locks::MemoryLocks;
+
+/// A domain with an agent that does what it is told, but for its quirk.
+#[derive(Clone, Debug)]
+struct Agent {
+    name: &'static str,
+    ranks: Vec<u32>,
+    quirk: Quirk,
+    nodes: BTreeMap<String, String>,
+    heard: Vec<String>,
+    frozen: bool,
+    flushes: u32,
+    /// The last flush asked for room.
+    room: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Quirk {
+    None,
+    Nack,
+    DeafToFreeze,
+    /// The peer is still sending to it when its cut is asked for the first time.
+    LateBytes,
+    /// Its peer's last bytes come when the time for a flush is over.
+    Slow,
+    /// What it has sent was dropped, and is sent again in a minute.
+    Dropped,
+    /// Its queue is sent until nothing is left, a piece with each flush. The second of these takes
+    /// all the time.
+    LongQueue,
+    /// As that, but nothing of the queue gets away.
+    StuckQueue,
+    ThawedEarly,
+    OldProtocol,
+    /// Its connections give up after 90 ms.
+    Impatient,
+}
+
+fn agent(name: &'static str, ranks: &[u32], quirk: Quirk) -> Agent {
+    let protocol = if quirk == Quirk::OldProtocol { 7 } else { PROTOCOL_VERSION };
+    let info = format!("version=1 protocol={protocol} pid=1 boot=b freezer=cgroup");
+    let nodes = BTreeMap::from([(path::AGENT.to_owned(), info)]);
+    Agent {
+        name,
+        ranks: ranks.to_vec(),
+        quirk,
+        nodes,
+        heard: Vec::new(),
+        frozen: false,
+        flushes: 0,
+        room: false,
+    }
+}
+
+impl Agent {
+    fn obey(&mut self, text: &str) {
+        let command: Command = text.parse().unwrap();
+        self.heard.push(text.split(' ').nth(2).unwrap().to_owned());
+        let ready = Ready {
+            ranks: self.ranks.len() as u32,
+            processes: 1,
+            connections: 1,
+            how: Freezer::Cgroup,
+            patience: Some(Duration::from_millis(if self.quirk == Quirk::Impatient {
+                90
+            } else {
+                900_000
+            })),
+            took: Duration::ZERO,
+        };
+        let frozen = Frozen { how: Freezer::Cgroup, processes: 1, took: Duration::from_millis(2) };
+        let status = match command.verb {
+            Verb::Survey => {
+                self.advertise();
+                Status::Surveyed { ranks: self.ranks.len() as u32 }
+            }
+            Verb::Prepare(_) if self.quirk == Quirk::Nack => {
+                Status::Nack { reason: Reason::Uninterruptible, detail: "pid 7".into() }
+            }
+            Verb::Prepare(_) => Status::Ready(ready),
+            Verb::Freeze { .. } if self.quirk == Quirk::DeafToFreeze => {
+                Status::Failed { reason: Reason::FreezeDeadline, detail: String::new() }
+            }
+            Verb::Freeze { .. } => {
+                self.frozen = true;
+                Status::Frozen(frozen)
+            }
+            Verb::Flush { room, .. } => {
+                self.room = room;
+                self.flush()
+            }
+            Verb::Hold { .. } => {
+                Status::Resumed { frozen: self.frozen && self.quirk != Quirk::ThawedEarly }
+            }
+            Verb::Thaw { .. } => {
+                self.frozen = false;
+                Status::Thawed(Thawed::default())
+            }
+            Verb::Finish => Status::Finished(Finished { retransmits: 3, connections: 1 }),
+            Verb::Abort => {
+                self.frozen = false;
+                Status::Finished(Finished::default())
+            }
+        };
+        self.nodes.insert(path::STATE.into(), State { stamp: command.stamp, status }.to_string());
+    }
+
+    fn advertise(&mut self) {
+        if self.ranks.is_empty() {
+            return;
+        }
+        let ranks =
+            self.ranks.iter().map(|n| format!("{n}:{}", 100 + n)).collect::<Vec<_>>().join(",");
+        let row: JobRow = format!("id=77 launcher=openmpi size=2 ranks={ranks}").parse().unwrap();
+        self.nodes.insert(path::JOBS.into(), "1".into());
+        self.nodes.insert(path::job(0), row.to_string());
+    }
+
+    /// One connection between the two domains, 1000 bytes each way.
+    fn flush(&mut self) -> Status {
+        self.flushes += 1;
+        let (local, remote) = if self.name == "dom3" {
+            ("10.0.0.3:1", "10.0.0.4:2")
+        } else {
+            ("10.0.0.4:2", "10.0.0.3:1")
+        };
+        let late = match self.quirk {
+            Quirk::LateBytes => self.flushes <= 3,
+            Quirk::Slow => self.flushes <= 2,
+            _ => false,
+        };
+        if matches!(self.quirk, Quirk::Slow | Quirk::LongQueue | Quirk::StuckQueue)
+            && self.flushes == 2
+        {
+            std::thread::sleep(deadlines::FLUSH);
+        }
+        let received = if late { 500 } else { 1000 };
+        let end: Connection =
+            format!("{local} {remote} 1000 {received} 0 0 0 0 -").parse().unwrap();
+        let (chunks, _) = pack(&[end]);
+        self.nodes.insert(path::cut(0), chunks[0].clone());
+        let (connections, chunks) = (1, 1);
+        let flushed = Flushed { clean: true, connections, chunks, ..Flushed::default() };
+        Status::Flushed(match self.quirk {
+            Quirk::Dropped => Flushed {
+                clean: false,
+                unacked: 7,
+                resend: Some(Duration::from_secs(60)),
+                ..flushed
+            },
+            Quirk::LongQueue if self.flushes <= 4 => {
+                Flushed { clean: false, unacked: 5 - u64::from(self.flushes), ..flushed }
+            }
+            Quirk::StuckQueue => Flushed { clean: false, notsent: 7, ..flushed },
+            _ => flushed,
+        })
+    }
+}
+
+/// A host's agents, by domid; shared with the test.
+#[derive(Clone, Default)]
+struct Fake {
+    agents: Arc<Mutex<BTreeMap<u32, Agent>>>,
+    locks: MemoryLocks,
+}
+
+impl Nodes for Fake {
+    fn guests(&mut self) -> Result<Vec<Guest>, String> {
+        let agents = self.agents.lock().unwrap();
+        let guest = |(domid, agent): (&u32, &Agent)| Guest {
+            domid: *domid,
+            name: agent.name.into(),
+            agent: agent.nodes.get(path::AGENT).cloned(),
+        };
+        Ok(agents.iter().map(guest).collect())
+    }
+
+    fn read(&mut self, domid: u32, node: &str) -> Result<Option<String>, String> {
+        Ok(self.agents.lock().unwrap().get(&domid).and_then(|agent| agent.nodes.get(node).cloned()))
+    }
+
+    fn write(&mut self, domid: u32, node: &str, value: &str) -> Result<(), String> {
+        if node == path::COMMAND {
+            self.agents.lock().unwrap().get_mut(&domid).ok_or("no such domain")?.obey(value);
+        }
+        Ok(())
+    }
+
+    fn lock(&mut self, lock: Lock) -> Result<bool, String> {
+        Ok(self.locks.take(lock))
+    }
+
+    fn unlock(&mut self, lock: Lock) -> Result<(), String> {
+        self.locks.give_back(lock);
+        Ok(())
+    }
+
+    fn reachable(&mut self, _domid: u32, _patience: Duration) -> Result<bool, String> {
+        Ok(true)
+    }
+
+    fn greet(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// dom3 (rank 0) on the first host, dom4 (rank 1) on the second.
+struct Scene {
+    here: Fake,
+    there: Fake,
+}
+
+impl Scene {
+    fn new(dom3: Quirk, dom4: Option<Quirk>) -> Self {
+        let scene = Self { here: Fake::default(), there: Fake::default() };
+        scene.here.agents.lock().unwrap().insert(3, agent("dom3", &[0], dom3));
+        scene.here.agents.lock().unwrap().insert(9, agent("bystander", &[], Quirk::None));
+        if let Some(quirk) = dom4 {
+            scene.there.agents.lock().unwrap().insert(4, agent("dom4", &[1], quirk));
+        }
+        scene
+    }
+
+    fn survey(&self, level: Level) -> Result<Option<Coordinator>, NotFound> {
+        let host = |name: &str, nodes: &Fake| AgentHost {
+            name: name.into(),
+            nodes: Box::new(nodes.clone()),
+        };
+        Coordinator::survey(
+            vec![host("nodeA", &self.here), host("nodeB", &self.there)],
+            &[Mover { domid: 3, to: 1 }],
+            level,
+        )
+    }
+
+    fn heard(&self, nodes: &Fake, domid: u32) -> String {
+        nodes
+            .agents
+            .lock()
+            .unwrap()
+            .get(&domid)
+            .map_or_else(String::new, |agent| agent.heard.join(" "))
+    }
+
+    fn frozen(&self) -> bool {
+        [&self.here, &self.there]
+            .iter()
+            .any(|nodes| nodes.agents.lock().unwrap().values().any(|agent| agent.frozen))
+    }
+
+    /// The domain and its agent's memory are on the other host, in a tree of its own.
+    fn move_dom3(&self, hold: &str) {
+        self.move_to(3, 12, hold);
+    }
+
+    fn move_to(&self, from: u32, to: u32, hold: &str) {
+        let mut agent = self.here.agents.lock().unwrap().remove(&from).unwrap();
+        agent.nodes.remove(path::STATE);
+        agent.obey(hold);
+        self.there.agents.lock().unwrap().insert(to, agent);
+    }
+
+    /// Both domains are on the first host, and are to leave it.
+    fn gang(dom4_ranks: &[u32], level: Level) -> (Self, Result<Option<Coordinator>, NotFound>) {
+        let scene = Self::new(Quirk::None, None);
+        scene.here.agents.lock().unwrap().insert(4, agent("dom4", dom4_ranks, Quirk::None));
+        let host = |name: &str, nodes: &Fake| AgentHost {
+            name: name.into(),
+            nodes: Box::new(nodes.clone()),
+        };
+        let hosts = vec![host("nodeA", &scene.here), host("nodeB", &scene.there)];
+        // Not in the order in which xenstore has them.
+        let found = Coordinator::survey(
+            hosts,
+            &[Mover { domid: 4, to: 1 }, Mover { domid: 3, to: 1 }],
+            level,
+        );
+        (scene, found)
+    }
+}
+
+/// A job that was found, and stands still with nothing on the wire.
+fn flushed(found: Result<Option<Coordinator>, NotFound>) -> Coordinator {
+    let mut coordinator = found.unwrap().unwrap();
+    coordinator.freeze().unwrap();
+    coordinator.flush().unwrap();
+    coordinator
+}
+
+#[test]
+fn a_job_on_two_hosts_is_held_still_and_let_go() {
+    let scene = Scene::new(Quirk::None, Some(Quirk::None));
+    let mut coordinator = scene.survey(Level::Job).unwrap().unwrap();
+    coordinator.freeze().unwrap();
+    assert!(scene.frozen() && coordinator.is_frozen());
+    coordinator.flush().unwrap();
+    coordinator.suspended(0);
+    let hold = coordinator.hold();
+    scene.move_dom3(&hold);
+    coordinator.arrived(0, 12);
+    coordinator.settle().unwrap();
+    assert!(!scene.frozen());
+    let figures = coordinator.figures();
+    assert!(figures.is_cut_clean());
+    assert_eq!((figures.connections_agreed, figures.connections_one_ended), (Some(1), Some(0)));
+    assert_eq!((figures.retransmits, figures.retransmits_later), (Some(0), Some(6)));
+    assert_eq!(
+        figures.domains.iter().map(|domain| domain.name.as_str()).collect::<Vec<_>>(),
+        ["dom3", "dom4"]
+    );
+    drop(coordinator);
+    assert_eq!(scene.heard(&scene.there, 12), "survey prepare freeze flush flush hold thaw finish");
+    assert_eq!(scene.heard(&scene.there, 4), "survey prepare freeze flush flush thaw finish");
+    assert_eq!(scene.heard(&scene.here, 9), "survey", "a domain without ranks is left alone");
+}
+
+#[test]
+fn a_domain_that_was_away_for_too_long_is_not_let_go() {
+    let scene = Scene::new(Quirk::None, Some(Quirk::Impatient));
+    let mut coordinator = flushed(scene.survey(Level::Job));
+    std::thread::sleep(Duration::from_millis(90));
+    assert_eq!(coordinator.check_outage(), Ok(()), "while it runs its kernel answers");
+    assert_eq!(coordinator.figures().patience, Some(90.0));
+    coordinator.suspended(0);
+    std::thread::sleep(Duration::from_millis(61));
+    let problem = coordinator.check_outage().unwrap_err();
+    assert!(problem.0.contains("gives up after 0 s"), "{problem}");
+}
+
+#[test]
+fn at_level_domain_the_others_run_on() {
+    let scene = Scene::new(Quirk::None, Some(Quirk::None));
+    let mut coordinator = flushed(scene.survey(Level::Domain));
+    coordinator.abort();
+    assert_eq!(scene.heard(&scene.there, 4), "survey");
+    assert_eq!(coordinator.figures().connections_one_ended, Some(1));
+    assert!(!scene.here.agents.lock().unwrap()[&3].room, "it would only be filled");
+}
+
+#[test]
+fn ends_that_disagree_are_looked_at_again() {
+    let scene = Scene::new(Quirk::LateBytes, Some(Quirk::None));
+    let coordinator = flushed(scene.survey(Level::Job));
+    assert!(coordinator.figures().is_cut_clean());
+    assert_eq!(scene.heard(&scene.there, 4), "survey prepare freeze flush flush flush flush");
+    assert!(scene.there.agents.lock().unwrap()[&4].room);
+}
+
+#[test]
+fn ends_that_disagree_late_are_looked_at_once_more() {
+    let scene = Scene::new(Quirk::Slow, Some(Quirk::None));
+    let coordinator = flushed(scene.survey(Level::Job));
+    let figures = coordinator.figures();
+    assert!(figures.is_cut_clean() && figures.connections_agreed == Some(1), "{figures:?}");
+    assert_eq!(scene.heard(&scene.there, 4), "survey prepare freeze flush flush flush");
+}
+
+#[test]
+fn what_is_sent_again_too_late_is_not_waited_for() {
+    let scene = Scene::new(Quirk::None, Some(Quirk::Dropped));
+    let coordinator = flushed(scene.survey(Level::Job));
+    let figures = coordinator.figures();
+    assert!(
+        !figures.is_cut_clean() && figures.unacked == Some(7) && figures.resend == Some(60e3),
+        "{figures:?}"
+    );
+    assert_eq!(scene.heard(&scene.there, 4), "survey prepare freeze flush flush");
+}
+
+#[test]
+fn a_queue_that_gets_shorter_is_waited_for() {
+    let scene = Scene::new(Quirk::None, Some(Quirk::LongQueue));
+    let coordinator = flushed(scene.survey(Level::Job));
+    let figures = coordinator.figures();
+    assert!(figures.is_cut_clean() && figures.flush > Some(ms(deadlines::FLUSH)), "{figures:?}");
+    assert_eq!(scene.heard(&scene.there, 4), "survey prepare freeze flush flush flush flush flush");
+}
+
+#[test]
+fn a_queue_that_stays_as_long_is_not() {
+    let scene = Scene::new(Quirk::None, Some(Quirk::StuckQueue));
+    let coordinator = flushed(scene.survey(Level::Job));
+    let figures = coordinator.figures();
+    assert!(!figures.is_cut_clean() && figures.notsent == Some(7), "{figures:?}");
+    assert!(figures.flush < Some(ms(deadlines::LONGEST_FLUSH)), "{figures:?}");
+}
+
+#[test]
+fn a_veto_or_a_missed_deadline_lets_all_run() {
+    for (quirk, said) in [
+        (Quirk::Nack, "refused: uninterruptible (pid 7)"),
+        (Quirk::DeafToFreeze, "failed: freeze-deadline"),
+    ] {
+        let scene = Scene::new(Quirk::None, Some(quirk));
+        let mut coordinator = scene.survey(Level::Job).unwrap().unwrap();
+        let problem = coordinator.freeze().unwrap_err();
+        assert!(problem.0.contains("dom4") && problem.0.contains(said), "{problem}");
+        assert!(!scene.frozen() && !coordinator.is_frozen());
+        assert!(scene.heard(&scene.here, 3).ends_with("abort"), "{}", scene.heard(&scene.here, 3));
+    }
+}
+
+#[test]
+fn ranks_that_ran_too_early_are_told_and_the_job_runs() {
+    let scene = Scene::new(Quirk::ThawedEarly, Some(Quirk::None));
+    let mut coordinator = flushed(scene.survey(Level::Job));
+    coordinator.suspended(0);
+    let hold = coordinator.hold();
+    scene.move_dom3(&hold);
+    coordinator.arrived(0, 12);
+    assert!(coordinator.settle().unwrap_err().0.contains("ran before the thaw"));
+    assert!(!scene.frozen());
+}
+
+#[test]
+fn what_stands_in_the_way_is_said_before_anything_is_frozen() {
+    let problem = |scene: &Scene| scene.survey(Level::Job).err().unwrap().to_string();
+    assert!(problem(&Scene::new(Quirk::None, None)).contains("2 ranks, and 1 of them were found"));
+    assert!(problem(&Scene::new(Quirk::OldProtocol, None)).contains("speaks protocol 7"));
+    let scene = Scene::new(Quirk::None, Some(Quirk::None));
+    scene.here.agents.lock().unwrap().remove(&3);
+    assert!(problem(&scene).contains("no agent"));
+    let scene = Scene::new(Quirk::None, Some(Quirk::None));
+    let mut first = scene.survey(Level::Job).unwrap().unwrap();
+    first.freeze().unwrap();
+    assert!(problem(&scene).contains("by another migration"));
+    let idle = Scene::new(Quirk::None, Some(Quirk::None));
+    idle.here.agents.lock().unwrap().get_mut(&3).unwrap().ranks.clear();
+    assert!(idle.survey(Level::Job).unwrap().is_none(), "no rank runs in it");
+}
+
+#[test]
+fn one_coordinator_commands_an_agent() {
+    let scene = Scene::new(Quirk::None, Some(Quirk::None));
+    let mut first = scene.survey(Level::Job).unwrap().unwrap();
+    assert_eq!(
+        scene.here.locks.held(),
+        [Lock::Agent(3)],
+        "the bystander and the turn are given back"
+    );
+    assert_eq!(scene.there.locks.held(), [Lock::Agent(4)]);
+    // Nothing is frozen yet, and still the first comes first: another's command would end its
+    // epoch.
+    let before = scene.heard(&scene.here, 3);
+    let refused = scene.survey(Level::Job).err().unwrap();
+    assert!(matches!(&refused, NotFound::Busy(line) if line.starts_with("dom3")), "{refused}");
+    assert_eq!(scene.heard(&scene.here, 3), before);
+    first.freeze().unwrap();
+    drop(first);
+    assert_eq!((scene.here.locks.held(), scene.there.locks.held()), (Vec::new(), Vec::new()));
+    let alone = scene.survey(Level::Domain).unwrap().unwrap();
+    assert_eq!(
+        (scene.here.locks.held().len(), scene.there.locks.held().len()),
+        (1, 0),
+        "its members' agents alone"
+    );
+    drop(alone);
+}
+
+#[test]
+fn a_domain_that_another_holds_is_left_alone() {
+    let scene = Scene::new(Quirk::None, Some(Quirk::None));
+    let (mut other, mut others) = (scene.here.locks.clone(), scene.there.locks.clone());
+    assert!(other.take(Lock::Agent(9)));
+    let found = scene.survey(Level::Job).unwrap().unwrap();
+    assert_eq!(scene.heard(&scene.here, 9), "", "a bystander");
+    drop(found);
+    assert!(others.take(Lock::Agent(4)));
+    scene.there.agents.lock().unwrap().get_mut(&4).unwrap().advertise();
+    let refused = scene.survey(Level::Job).err().unwrap();
+    assert!(
+        matches!(&refused, NotFound::Busy(line) if line.starts_with("dom4")),
+        "one of its job: {refused}"
+    );
+    assert!(
+        scene.survey(Level::Domain).unwrap().is_some(),
+        "at level domain the others do not matter"
+    );
+}
+
+#[test]
+fn a_coordinator_that_is_dropped_leaves_nobody_frozen() {
+    let scene = Scene::new(Quirk::None, Some(Quirk::None));
+    let mut coordinator = scene.survey(Level::Job).unwrap().unwrap();
+    coordinator.freeze().unwrap();
+    drop(coordinator);
+    assert!(!scene.frozen());
+}
+
+/// The others' ranks would stand still until their leases end.
+#[test]
+fn a_domain_that_cannot_be_told_keeps_no_other_host_from_it() {
+    let scene = Scene::new(Quirk::None, Some(Quirk::None));
+    let mut coordinator = flushed(scene.survey(Level::Job));
+    scene.here.agents.lock().unwrap().remove(&3);
+    coordinator.abort();
+    assert!(scene.heard(&scene.there, 4).ends_with("abort") && !scene.frozen());
+}
+
+#[test]
+fn a_gang_is_thawed_when_the_last_has_arrived() {
+    let (scene, found) = Scene::gang(&[1], Level::Job);
+    let mut coordinator = flushed(found);
+    coordinator.suspended(0);
+    coordinator.suspended(1);
+    let hold = coordinator.hold();
+    scene.move_to(4, 13, &hold);
+    coordinator.arrived(0, 13);
+    assert!(scene.frozen(), "one of two");
+    scene.move_dom3(&hold);
+    coordinator.arrived(1, 12);
+    coordinator.settle().unwrap();
+    assert!(!scene.frozen());
+    let figures = coordinator.figures();
+    assert!(figures.is_cut_clean() && figures.resume.is_some());
+    assert_eq!(figures.gang, ["dom4", "dom3"]);
+    assert_eq!(
+        figures.domains.iter().map(|domain| domain.name.as_str()).collect::<Vec<_>>(),
+        ["dom4", "dom3"]
+    );
+    for domid in [12, 13] {
+        assert_eq!(
+            scene.heard(&scene.there, domid),
+            "survey prepare freeze flush flush hold thaw finish"
+        );
+    }
+}
+
+#[test]
+fn one_of_a_gang_that_is_given_back_is_thawed_where_it_was() {
+    let (scene, found) = Scene::gang(&[1], Level::Job);
+    let mut coordinator = flushed(found);
+    coordinator.suspended(0);
+    coordinator.suspended(1);
+    let hold = coordinator.hold();
+    coordinator.returned(0);
+    scene.move_dom3(&hold);
+    coordinator.arrived(1, 12);
+    coordinator.settle().unwrap();
+    assert!(!scene.frozen());
+    assert_eq!(scene.heard(&scene.here, 4), "survey prepare freeze flush flush thaw finish");
+}
+
+/// Who is suspended cannot hear of the end. When it runs again where it was, it is told.
+#[test]
+fn a_gang_given_up_runs_as_each_comes_back() {
+    let (scene, found) = Scene::gang(&[1], Level::Job);
+    let mut coordinator = flushed(found);
+    coordinator.suspended(0);
+    coordinator.abort();
+    assert_eq!(scene.heard(&scene.here, 3), "survey prepare freeze flush flush abort");
+    assert_eq!(scene.heard(&scene.here, 4), "survey prepare freeze flush flush");
+    coordinator.returned(0);
+    assert_eq!(scene.heard(&scene.here, 4), "survey prepare freeze flush flush abort");
+    assert!(!scene.frozen());
+}
+
+#[test]
+fn a_gang_is_of_one_job() {
+    let (scene, found) = Scene::gang(&[], Level::Job);
+    assert!(
+        found.err().unwrap().to_string().contains("dom4 and dom3 do not belong to the same job")
+    );
+    assert!(!scene.frozen());
+    let (scene, found) = Scene::gang(&[1], Level::Domain);
+    let mut coordinator = flushed(found);
+    coordinator.abort();
+    assert!(
+        scene.heard(&scene.here, 3).contains("freeze")
+            && scene.heard(&scene.here, 4).contains("freeze")
+    );
+}

@@ -1,0 +1,338 @@
+//! What is checked before anything is begun, on either side.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use rxl_core::domain::{Domain, GuestType, HostFacts, RunState};
+use rxl_core::error::{Exit, Failure};
+use rxl_core::host_error::HostError;
+use rxl_core::names::INCOMING;
+use rxl_core::text::one_line;
+use rxl_host::host::Host;
+use rxl_link::control::{Accept, Offer, Refusal};
+
+/// Longest domain name taken from a peer, in bytes. Xen's tools give no limit; xenstore's smallest
+/// value limit is 1 KiB.
+const MAX_NAME: usize = 256;
+
+/// libxl's name of a guest type.
+pub fn type_name(guest_type: GuestType) -> &'static str {
+    match guest_type {
+        GuestType::Pv => "pv",
+        GuestType::Pvh => "pvh",
+        GuestType::Hvm => "hvm",
+    }
+}
+
+/// May this domain leave, in this way?
+pub fn at_source(domain: &Domain, facts: &HostFacts, live: bool) -> Result<(), Failure> {
+    check_state(domain)?;
+    if live { check_log_dirty(domain, facts) } else { Ok(()) }
+}
+
+/// May a domain of this configuration leave this host?
+pub fn may_leave(name: &str, config_json: &str) -> Result<(), Failure> {
+    let config = parse(name, config_json)?;
+    config.may_be_saved(name)?;
+    let Some(device) = config.pcidevs.first() else { return Ok(()) };
+    let what = format!("{name} has the PCI device {device}, which stays where it is");
+    Err(Failure::new(Exit::GuestUnsupported, what)
+        .next(format!("`xl pci-detach {name} {device}` first")))
+}
+
+/// May it be written down at all? libxl says so when it is about to (libxl_dom_save.c:
+/// libxl__domain_save).
+pub fn may_be_saved(name: &str, config_json: &str) -> Result<(), Failure> {
+    parse(name, config_json)?.may_be_saved(name)
+}
+
+fn parse(name: &str, config_json: &str) -> Result<Devices, Failure> {
+    serde_json::from_str(config_json).map_err(|error| {
+        let what = format!(
+            "libxl's configuration of {name} cannot be read: {}",
+            one_line(&error.to_string())
+        );
+        Failure::new(Exit::Internal, what)
+    })
+}
+
+/// What of a `libxl_domain_config` stands in the way. libxl's JSON leaves empty lists out.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Devices {
+    b_info: Nodes,
+    pcidevs: Vec<PciDevice>,
+}
+
+impl Devices {
+    fn may_be_saved(&self, name: &str) -> Result<(), Failure> {
+        if self.b_info.vnuma_nodes.is_empty() {
+            return Ok(());
+        }
+        let what =
+            format!("{name} has virtual NUMA nodes, which no stream of libxl's can describe");
+        let next = format!(
+            "start it without `vnuma` in its configuration, and {name} can be saved and migrated"
+        );
+        Err(Failure::new(Exit::GuestUnsupported, what).next(next))
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Nodes {
+    vnuma_nodes: Vec<IgnoredAny>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PciDevice {
+    domain: u32,
+    bus: u8,
+    dev: u8,
+    func: u8,
+}
+
+impl fmt::Display for PciDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04x}:{:02x}:{:02x}.{:x}", self.domain, self.bus, self.dev, self.func)
+    }
+}
+
+fn check_state(domain: &Domain) -> Result<(), Failure> {
+    let Domain { name, domid, state, .. } = domain;
+    let (what, next) = match state {
+        RunState::Running => return Ok(()),
+        RunState::Paused => {
+            ("is paused and cannot answer a suspend request", format!("`xl unpause {name}` first"))
+        }
+        RunState::Suspended => {
+            ("is suspended already", format!("`xl resume {name}` to run it on here"))
+        }
+        RunState::Shutdown => {
+            ("has shut down", format!("`xl destroy {domid}` gives its memory back"))
+        }
+        RunState::Dying => ("is being destroyed", "there is nothing left to migrate".into()),
+    };
+    Err(Failure::new(Exit::DomainState, format!("{name} {what}")).next(next))
+}
+
+/// Live migration needs Xen's log-dirty mode: shadow paging for PV, hardware-assisted paging for
+/// the others.
+fn check_log_dirty(domain: &Domain, facts: &HostFacts) -> Result<(), Failure> {
+    let missing = match domain.guest_type {
+        GuestType::Pv if !facts.shadow_paging => {
+            "it is a PV guest, and this Xen is built without shadow paging"
+        }
+        GuestType::Pvh | GuestType::Hvm if !facts.hap => {
+            "this Xen runs without hardware-assisted paging"
+        }
+        _ => return Ok(()),
+    };
+    let what = format!("{} cannot be migrated live: {missing}", domain.name);
+    Err(Failure::new(Exit::GuestUnsupported, what)
+        .next("--non-live suspends it first and then moves it"))
+}
+
+/// A domain that wants to come, as far as the checks need to know it.
+pub struct Arrival<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Memory it may have, in KiB.
+    pub max_memory_kib: u64,
+    /// The Xen it comes from, `MAJOR.MINOR`, where that is told.
+    pub xen_version: Option<&'a str>,
+}
+
+impl<'a> From<&'a Offer> for Arrival<'a> {
+    fn from(offer: &'a Offer) -> Self {
+        Self {
+            name: &offer.name,
+            max_memory_kib: offer.max_memory_kib,
+            xen_version: Some(&offer.xen_version),
+        }
+    }
+}
+
+/// Will this host take that domain? Nothing is begun here.
+pub fn at_target(host: &dyn Host, arrival: &Arrival<'_>) -> Result<Accept, Refusal> {
+    check_name(arrival.name)?;
+    for name in [arrival.name.to_owned(), format!("{}{INCOMING}", arrival.name)] {
+        check_free(host, &name)?;
+    }
+    let facts = host.facts().map_err(|error| refusal(error.to_string(), None))?;
+    check_version(arrival, &facts)?;
+    check_memory(arrival, &facts)?;
+    Ok(Accept { port: None, address: None, free_memory_kib: facts.free_memory_kib })
+}
+
+fn refusal(what: String, next: Option<String>) -> Refusal {
+    Refusal { what, next }
+}
+
+fn check_name(name: &str) -> Result<(), Refusal> {
+    let good = !name.is_empty()
+        && name.len() <= MAX_NAME
+        && !name.contains('/')
+        && !name.chars().any(char::is_control);
+    if good {
+        Ok(())
+    } else {
+        Err(refusal(format!("'{}' is not a domain's name", one_line(name)), None))
+    }
+}
+
+fn check_free(host: &dyn Host, name: &str) -> Result<(), Refusal> {
+    match host.find(name) {
+        Err(HostError::NoSuchDomain(_)) => Ok(()),
+        Err(error) => Err(refusal(error.to_string(), None)),
+        Ok(domain) => {
+            let next = if name.ends_with(INCOMING) {
+                "another migration is bringing it, or one that died left it: see `xl list` there"
+                    .into()
+            } else {
+                format!("rename one of the two: `xl rename {name} NEW-NAME`")
+            };
+            Err(refusal(
+                format!("a domain named {name} is there already (number {})", domain.domid),
+                Some(next),
+            ))
+        }
+    }
+}
+
+/// Xen takes streams of its own and of earlier versions.
+fn check_version(arrival: &Arrival<'_>, facts: &HostFacts) -> Result<(), Refusal> {
+    let parse = |version: &str| -> Option<(u32, u32)> {
+        let (major, minor) = version.split_once('.')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    };
+    let Some(theirs) = arrival.xen_version else { return Ok(()) };
+    match (parse(theirs), parse(&facts.xen_version)) {
+        (Some(source), Some(target)) if source > target => {
+            let what = format!(
+                "Xen {} there is older than Xen {} here",
+                facts.xen_version,
+                one_line(theirs)
+            );
+            Err(refusal(
+                what,
+                Some("Xen restores domains of its own and of earlier versions only".into()),
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// libxl_get_required_shadow_memory gives the paging pool 1 MiB for each vCPU and 8 KiB for each
+/// MiB; the vCPUs are in the configuration, so a little more than that rate is asked for in their
+/// place.
+fn check_memory(arrival: &Arrival<'_>, facts: &HostFacts) -> Result<(), Refusal> {
+    let needed =
+        arrival.max_memory_kib.saturating_add(arrival.max_memory_kib / 100).saturating_add(4096);
+    if needed <= facts.free_memory_kib || facts.autoballoon {
+        return Ok(());
+    }
+    let what = format!(
+        "{} needs {} MiB there, and {} MiB are free",
+        one_line(arrival.name),
+        needed.div_ceil(1024),
+        facts.free_memory_kib / 1024
+    );
+    Err(refusal(
+        what,
+        Some(
+            "free some: `xl list` shows who has it, `xl mem-set Domain-0 SIZE` shrinks dom0".into(),
+        ),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rxl_core::domain::DomId;
+
+    fn domain(guest_type: GuestType, state: RunState) -> Domain {
+        Domain {
+            domid: DomId(3),
+            name: "dom3".into(),
+            guest_type,
+            state,
+            max_memory_kib: 4096,
+            vcpus: 1,
+        }
+    }
+
+    fn facts() -> HostFacts {
+        HostFacts {
+            xen_version: "4.17".into(),
+            free_memory_kib: 1 << 20,
+            autoballoon: false,
+            shadow_paging: false,
+            hap: true,
+        }
+    }
+
+    #[test]
+    fn only_a_running_domain_leaves() {
+        for state in [RunState::Paused, RunState::Dying, RunState::Shutdown, RunState::Suspended] {
+            let failure = at_source(&domain(GuestType::Pvh, state), &facts(), true).unwrap_err();
+            assert_eq!(failure.exit, Exit::DomainState);
+            assert!(failure.next.is_some());
+        }
+        at_source(&domain(GuestType::Pvh, RunState::Running), &facts(), true).unwrap();
+    }
+
+    #[test]
+    fn a_pv_guest_without_shadow_paging_is_offered_the_other_way() {
+        let pv = domain(GuestType::Pv, RunState::Running);
+        let failure = at_source(&pv, &facts(), true).unwrap_err();
+        assert_eq!(failure.exit, Exit::GuestUnsupported);
+        assert!(failure.to_string().contains("--non-live"), "{failure}");
+        at_source(&pv, &facts(), false).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_taken_along_is_named_before_anything_is_begun() {
+        let plain =
+            r#"{"c_info":{"name":"dom3"},"b_info":{"max_vcpus":1},"disks":[{"vdev":"xvda"}]}"#;
+        may_leave("dom3", plain).unwrap();
+        let pci = r#"{"b_info":{},"pcidevs":[{"dev":2,"bus":3,"func":1,"domain":0,"msitranslate":false}]}"#;
+        let failure = may_leave("dom3", pci).unwrap_err();
+        assert_eq!(failure.exit, Exit::GuestUnsupported);
+        assert!(
+            failure.to_string().contains("`xl pci-detach dom3 0000:03:02.1` first"),
+            "{failure}"
+        );
+        may_be_saved("dom3", pci).unwrap();
+        let vnuma = r#"{"b_info":{"vnuma_nodes":[{"memkb":1024,"vcpus":[0]}]}}"#;
+        for failure in
+            [may_leave("dom3", vnuma).unwrap_err(), may_be_saved("dom3", vnuma).unwrap_err()]
+        {
+            assert!(
+                failure.exit == Exit::GuestUnsupported && failure.what.contains("NUMA"),
+                "{failure}"
+            );
+        }
+        assert_eq!(may_leave("dom3", "no").unwrap_err().exit, Exit::Internal);
+    }
+
+    #[test]
+    fn memory_must_be_free_unless_dom0_gives_it() {
+        let arrival = Arrival { name: "dom3", max_memory_kib: 1 << 20, xen_version: Some("4.17") };
+        let refusal = check_memory(&arrival, &facts()).unwrap_err();
+        assert!(refusal.what.contains("1039 MiB there, and 1024 MiB are free"), "{}", refusal.what);
+        check_memory(&arrival, &HostFacts { autoballoon: true, ..facts() }).unwrap();
+        check_memory(&arrival, &HostFacts { free_memory_kib: 2 << 20, ..facts() }).unwrap();
+    }
+
+    #[test]
+    fn a_name_from_the_wire_cannot_be_a_path() {
+        for name in ["", "a/b", "a\nb", &"x".repeat(300)] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+        check_name("dom3").unwrap();
+    }
+}

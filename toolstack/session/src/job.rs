@@ -1,0 +1,424 @@
+//! The MPI job of the domain that moves, as the session sees it: held still, or the reason why not.
+//!
+//! A migration of one domain has its own coordinator. A member of a gang ([`rxl_gang`]) asks its
+//! leader, and waits.
+
+use rxl_core::deadlines;
+use std::path::Path;
+use std::time::Instant;
+
+use crate::events::{Event, Events};
+use crate::gang_member::Member;
+use crate::gang_words::{FromMember, Place, ToMember};
+use rxl_core::domain::Domain;
+use rxl_core::error::{Exit, Failure};
+use rxl_core::level::Level;
+use rxl_link::ssh::Route;
+use rxl_quiesce::cluster::{AgentHost, CLUSTER_FILE, agent_hosts};
+use rxl_quiesce::coordinator::{Coordinator, Mover, NotFound, NotQuiesced};
+use rxl_report::mpi::MpiPart;
+
+/// See the module.
+pub struct Job {
+    level: Level,
+    holder: Holder,
+    figures: Option<MpiPart>,
+}
+
+/// Who holds the job still.
+enum Holder {
+    Nobody,
+    Own(Box<Coordinator>),
+    Leader(Link),
+}
+
+/// A member's line, and what has been said on it.
+struct Link {
+    member: Member,
+    /// The barriers are kept.
+    together: bool,
+    asked: Option<Asked>,
+    frozen: bool,
+    /// The pass after the freeze has begun.
+    last_pass: bool,
+    flushed: bool,
+    go: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Asked {
+    Stop,
+    Suspend,
+    Ready,
+}
+
+/// What comes after a live pass that was good enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The job has just been held still: one more live pass fetches what it has dirtied until then.
+    OnePass,
+    /// The last pass.
+    Now,
+    /// Others have not come so far.
+    NotYet,
+}
+
+/// The hosts of the cluster, being connected to. None where nothing is to be quiesced.
+pub fn reach_agents(level: Level, targets: &[Route]) -> Result<Option<Vec<AgentHost>>, Failure> {
+    if level == Level::Off {
+        return Ok(None);
+    }
+    match agent_hosts(targets, Path::new(CLUSTER_FILE)) {
+        Ok(hosts) => Ok(Some(hosts)),
+        // A file that is wrong is the user's to mend, whatever the level.
+        Err(failure) if level == Level::Require || failure.exit == Exit::Usage => Err(failure),
+        Err(failure) => {
+            tracing::warn!("{failure}: the job is not quiesced");
+            Ok(None)
+        }
+    }
+}
+
+/// Another migration of the job is under way. Moving without would disturb that one, so no level
+/// goes on.
+pub fn job_is_busy(line: String) -> Failure {
+    Failure::new(Exit::Busy, line)
+        .next("try again when that is over; `rxl jobs` shows the domains of the job")
+}
+
+/// What `require` demands and does not get.
+pub fn required(problem: &NotQuiesced) -> Failure {
+    let failure =
+        Failure::new(Exit::FailedSourceRuns, format!("the MPI job cannot be quiesced: {problem}"));
+    failure.next("--mpi-quiesce=job moves the domain without, if need be")
+}
+
+impl Job {
+    /// Of a migration without one.
+    pub fn none() -> Self {
+        Self { level: Level::Off, holder: Holder::Nobody, figures: None }
+    }
+
+    /// Finds the domain's job, and keeps other migrations of it out. With `require` what stands in
+    /// the way ends the migration here.
+    pub fn find(
+        level: Level,
+        hosts: Option<Vec<AgentHost>>,
+        domain: &Domain,
+    ) -> Result<Self, Failure> {
+        let mut job = Self { level, ..Self::none() };
+        let Some(hosts) = hosts else { return Ok(job) };
+        match Coordinator::survey(hosts, &[Mover { domid: domain.domid.0, to: 1 }], level) {
+            Ok(Some(coordinator)) => job.holder = Holder::Own(Box::new(coordinator)),
+            Ok(None) => {
+                job.figures = Some(MpiPart { problem: None, ..MpiPart::none(level, String::new()) })
+            }
+            Err(NotFound::Busy(line)) => return Err(job_is_busy(line)),
+            Err(NotFound::Not(problem)) => job.without(problem)?,
+        }
+        Ok(job)
+    }
+
+    /// Tells the leader that all is checked, and waits until it is so for all others.
+    pub fn join<D: Send + 'static>(
+        mut member: Member,
+        level: Level,
+        domain: &Domain,
+        events: &Events<D>,
+    ) -> Result<Self, Failure> {
+        member.say(&FromMember::Prepared { name: domain.name.clone(), domid: domain.domid.0 });
+        let (figures, together) = await_begin(events)?;
+        let figures = figures.map(|figures| *figures);
+        let link = Link {
+            member,
+            together,
+            asked: None,
+            frozen: false,
+            last_pass: false,
+            flushed: false,
+            go: None,
+        };
+        Ok(Self { level, holder: Holder::Leader(link), figures })
+    }
+
+    /// Goes on without, or not at all.
+    fn without(&mut self, problem: NotQuiesced) -> Result<(), Failure> {
+        let none = || MpiPart::none(self.level, String::new());
+        let mut figures = self.figures().unwrap_or_else(none);
+        figures.problem = Some(problem.0.clone());
+        (self.figures, self.holder) = (Some(figures), Holder::Nobody);
+        if self.level == Level::Require {
+            return Err(required(&problem));
+        }
+        tracing::warn!("the MPI job is not quiesced: {problem}");
+        Ok(())
+    }
+
+    /// Whether pre-copy has been found good enough: then it is not judged again.
+    pub fn is_stopping(&self) -> bool {
+        match &self.holder {
+            Holder::Nobody => false,
+            Holder::Own(coordinator) => coordinator.is_frozen(),
+            Holder::Leader(link) => link.together && link.asked.is_some(),
+        }
+    }
+
+    /// Pre-copy is good enough: holds the job still.
+    pub fn stop(&mut self) -> Result<Stop, Failure> {
+        match &mut self.holder {
+            Holder::Leader(link) => Ok(link.stop()),
+            Holder::Own(coordinator) if !coordinator.is_frozen() => match coordinator.freeze() {
+                Ok(()) => Ok(Stop::OnePass),
+                Err(problem) => self.without(problem).map(|()| Stop::Now),
+            },
+            _ => Ok(Stop::Now),
+        }
+    }
+
+    /// The guest is to be suspended: waits until nothing of the job is on the wire. False when
+    /// others have not come so far.
+    pub fn may_suspend(&mut self) -> Result<bool, Failure> {
+        if let Holder::Leader(link) = &mut self.holder {
+            return Ok(link.may_suspend());
+        }
+        self.stop()?;
+        if let Holder::Own(coordinator) = &mut self.holder {
+            coordinator.flush().or_else(|problem| self.without(problem))?;
+        }
+        Ok(true)
+    }
+
+    /// The domain that moves stands still, whichever way it came to that.
+    pub fn suspended(&mut self) -> Result<(), Failure> {
+        match &mut self.holder {
+            Holder::Nobody => Ok(()),
+            Holder::Own(coordinator) if coordinator.is_frozen() => {
+                coordinator.suspended(0);
+                Ok(())
+            }
+            Holder::Own(_) => self.without(unasked()),
+            Holder::Leader(link) if !link.together => Ok(()),
+            Holder::Leader(link) => {
+                link.member.say(if link.flushed {
+                    &FromMember::Suspended
+                } else {
+                    &FromMember::Unasked
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// The target has everything: tells the leader, if there is one to be waited for.
+    pub fn ready(&mut self) {
+        if let Holder::Leader(link) = &mut self.holder {
+            link.ask(Asked::Ready);
+        }
+    }
+
+    /// Whether the domain may be committed. Not for so long after its suspend that its job would
+    /// not survive it: that is an error.
+    pub fn may_go(&self) -> Result<bool, Failure> {
+        match &self.holder {
+            Holder::Nobody => Ok(true),
+            Holder::Own(coordinator) => coordinator.check_outage().map(|()| true).map_err(too_long),
+            Holder::Leader(link) => Ok(!link.together || link.go.is_some()),
+        }
+    }
+
+    /// Asks the leader to cancel: it may have told others to go.
+    pub fn ask_cancel(&mut self) {
+        if let Holder::Leader(link) = &mut self.holder {
+            link.member.say(&FromMember::Cancel);
+        }
+    }
+
+    /// What the leader says before the line.
+    pub fn heard(&mut self, word: ToMember) -> Result<(), Failure> {
+        let Holder::Leader(link) = &mut self.holder else { return Ok(()) };
+        match word {
+            ToMember::Frozen => link.frozen = true,
+            ToMember::Flushed { figures } => {
+                link.flushed = true;
+                self.figures = Some(*figures);
+            }
+            ToMember::Alone { figures } => {
+                link.together = false;
+                self.figures = Some(*figures);
+            }
+            ToMember::Go { agent_command } => link.go = Some(agent_command),
+            ToMember::Abort { reason } => return Err(given_up(&reason)),
+            ToMember::Begin { .. } | ToMember::Closed { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// The migration is given up; what is left is to clean up.
+    pub fn failing(&mut self, failure: &Failure) {
+        if let Holder::Leader(link) = &mut self.holder {
+            link.member.say(&FromMember::Failing { what: failure.what.clone() });
+        }
+    }
+
+    /// For the target: what the domain's agent is to find when it runs again.
+    pub fn hold(&mut self) -> Option<String> {
+        match &mut self.holder {
+            Holder::Nobody => None,
+            Holder::Own(coordinator) => Some(coordinator.hold()),
+            Holder::Leader(link) => link.go.clone(),
+        }
+    }
+
+    /// The domain runs on the target, under this number: thaws the job.
+    pub fn arrived(&mut self, domid: u32) {
+        self.close(Place::Target { domid });
+    }
+
+    /// The domain was suspended, as was meant, and runs on here: thaws the job, its own ranks among
+    /// them.
+    pub fn runs_on(&mut self) {
+        if let Holder::Own(coordinator) = &mut self.holder {
+            coordinator.returned(0);
+            let thawed = coordinator.settle();
+            self.figures = Some(ended(coordinator, thawed));
+            self.holder = Holder::Nobody;
+        }
+    }
+
+    /// The domain runs here: the job runs.
+    pub fn returned(&mut self) {
+        self.close(Place::Source);
+    }
+
+    /// Nobody knows where the domain runs, or it is not to run yet: the rest of the job runs.
+    pub fn abort(&mut self) {
+        self.close(Place::Elsewhere);
+    }
+
+    fn close(&mut self, place: Place) {
+        match std::mem::replace(&mut self.holder, Holder::Nobody) {
+            Holder::Nobody => {}
+            Holder::Own(coordinator) => self.figures = Some(close_own(*coordinator, place)),
+            Holder::Leader(mut link) => {
+                link.member.say(&FromMember::Settled(place));
+                // Where the barriers were not kept there is nothing to wait for.
+                if link.together {
+                    self.figures = link.member.closed().or_else(|| self.figures.take());
+                }
+            }
+        }
+    }
+
+    /// For the report.
+    pub fn figures(&self) -> Option<MpiPart> {
+        match &self.holder {
+            Holder::Own(coordinator) => Some(coordinator.figures()),
+            _ => self.figures.clone(),
+        }
+    }
+}
+
+impl Link {
+    /// Asks once.
+    fn ask(&mut self, what: Asked) {
+        if !self.together || self.asked >= Some(what) {
+            return;
+        }
+        self.asked = Some(what);
+        self.member.say(match what {
+            Asked::Stop => &FromMember::Stop,
+            Asked::Suspend => &FromMember::Suspend,
+            Asked::Ready => &FromMember::Ready,
+        });
+    }
+
+    fn stop(&mut self) -> Stop {
+        self.ask(Asked::Stop);
+        if !self.together {
+            Stop::Now
+        } else if !self.frozen {
+            Stop::NotYet
+        } else if std::mem::replace(&mut self.last_pass, true) {
+            Stop::Now
+        } else {
+            Stop::OnePass
+        }
+    }
+
+    fn may_suspend(&mut self) -> bool {
+        self.ask(Asked::Suspend);
+        !self.together || self.flushed
+    }
+}
+
+/// A suspend that the job would not survive.
+pub fn too_long(problem: NotQuiesced) -> Failure {
+    Failure::new(Exit::FailedSourceRuns, problem.0).next(
+        "a lower --downtime-limit or --walker rxl and --restorer rxl shorten it; \
+               --mpi-quiesce=off does not ask",
+    )
+}
+
+/// Why a guest is suspended that the job has not been held still for.
+pub fn unasked() -> NotQuiesced {
+    NotQuiesced("libxl's stock save helper does not ask before it suspends".into())
+}
+
+fn await_begin<D: Send + 'static>(
+    events: &Events<D>,
+) -> Result<(Option<Box<MpiPart>>, bool), Failure> {
+    let deadline = Instant::now() + deadlines::BEGIN;
+    loop {
+        match events.next(deadline) {
+            Some(Event::Gang(ToMember::Begin { figures, together })) => {
+                return Ok((figures, together));
+            }
+            Some(Event::Gang(ToMember::Abort { reason })) => return Err(given_up(&reason)),
+            Some(Event::Interrupt) => {
+                return Err(Failure::new(Exit::Cancelled, "cancelled before anything began"));
+            }
+            Some(Event::Control(incoming)) => {
+                let what =
+                    format!("the target has not waited for the other domains ({incoming:?})");
+                return Err(Failure::new(Exit::FailedSourceRuns, what));
+            }
+            Some(_) => {}
+            None => {
+                return Err(Failure::new(
+                    Exit::FailedSourceRuns,
+                    "the other domains were not ready to begin in time",
+                ));
+            }
+        }
+    }
+}
+
+/// What the leader's Abort is to the user.
+pub fn given_up(reason: &str) -> Failure {
+    Failure::new(Exit::Cancelled, format!("cancelled, as {reason}"))
+}
+
+fn close_own(mut coordinator: Coordinator, place: Place) -> MpiPart {
+    let closed = match place {
+        Place::Target { domid } => {
+            coordinator.arrived(0, domid);
+            coordinator.settle()
+        }
+        Place::Source | Place::Elsewhere => {
+            coordinator.abort();
+            if place == Place::Source {
+                coordinator.returned(0);
+            }
+            Ok(())
+        }
+    };
+    ended(&coordinator, closed)
+}
+
+fn ended(coordinator: &Coordinator, how: Result<(), NotQuiesced>) -> MpiPart {
+    let problem = how.err().map(|problem| problem.0);
+    if let Some(problem) = &problem {
+        tracing::warn!("{problem}");
+    }
+    MpiPart { problem, ..coordinator.figures() }
+}

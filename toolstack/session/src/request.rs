@@ -1,0 +1,52 @@
+//! What a migration is asked to do.
+
+use std::time::Duration;
+
+use rxl_core::level::Level;
+use rxl_core::peer::{Peer, Transport};
+use rxl_core::steering::{Restorer, SaveFlags, Walker};
+use rxl_datapath::packing::Packing;
+use rxl_link::ssh::Route;
+use rxl_precopy::policy::Limits;
+
+/// What the user asked for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Name or number.
+    pub domain: String,
+    /// How the target is reached.
+    pub route: Route,
+    /// Another configuration, as libxl's JSON.
+    pub config_json: Option<String>,
+    /// Copy memory while the guest runs, verify it.
+    pub flags: SaveFlags,
+    /// Leave it paused at the target.
+    pub leave_paused: bool,
+    /// Keep the number.
+    pub preserve_domid: bool,
+    /// What the target runs.
+    pub peer: Peer,
+    /// Stock xl there is to leave no process that waits for the domain's end.
+    pub no_monitor: bool,
+    /// Only check.
+    pub dry_run: bool,
+    /// How data travels.
+    pub transport: Transport,
+    /// On how many connections.
+    pub connections: u16,
+    /// For TCP.
+    pub data_address: Option<String>,
+    /// How pages are packed.
+    pub packing: Packing,
+    /// Silence after which the target is dead.
+    pub patience: Duration,
+    /// Who walks over the memory.
+    pub walker: Walker,
+    /// Who fills the new domain's memory, if the target can choose.
+    pub restorer: Restorer,
+    /// Who of the domain's MPI job is held still meanwhile.
+    pub quiesce: Level,
+    /// When pre-copy ends. With [`rxl_precopy::policy::Otherwise::Cancel`] its timeout holds until
+    /// Commit.
+    pub limits: Limits,
+}

@@ -1,0 +1,130 @@
+//! `rxl restore`: a domain out of a file.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+
+use crate::events::Events;
+use crate::restoring::Restoring;
+use rxl_agent_protocol::{Command, Stamp, Verb};
+use rxl_core::domain::{DomId, RestoreAs};
+use rxl_core::domain_config::Config;
+use rxl_core::error::{Exit, Failure};
+use rxl_core::host_error::HostError;
+use rxl_core::io::{Cancel, Guarded};
+use rxl_core::names::lock_key;
+use rxl_core::state_dir::StateDir;
+use rxl_datapath::broken::Broken;
+use rxl_host::guard;
+use rxl_host::host::Host;
+use rxl_inspect::savefile::saved::Saved;
+use rxl_quiesce::epoch_now;
+
+/// Bytes given to libxl at once.
+const BUFFER: usize = 1 << 20;
+
+/// What the user asked for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The file.
+    pub path: PathBuf,
+    /// Do not let it run.
+    pub leave_paused: bool,
+}
+
+/// A domain that was restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// Its name.
+    pub name: String,
+    /// Its number here.
+    pub domid: DomId,
+    /// Bytes of its libxl stream.
+    pub stream_bytes: u64,
+}
+
+/// Restores a domain. Nothing has happened to anything before the whole file has been checked.
+pub fn restore(
+    host: &dyn Host,
+    state: &StateDir,
+    request: &Request,
+    events: &Events<u64>,
+) -> Result<Restored, Failure> {
+    let saved = Saved::open(&request.path)?;
+    let name = name_of(&saved, request)?;
+    let lock = state.lock(&format!("incoming-{}", lock_key(&name)), &name)?;
+    match host.find(&name) {
+        Err(HostError::NoSuchDomain(_)) => {}
+        Ok(_) => {
+            return Err(Failure::from(HostError::NameTaken(name.clone())).next(rename_it(&name)));
+        }
+        Err(error) => return Err(Failure::from(error)),
+    }
+    saved.check()?;
+    let guard = guard::coming(host, &name, &lock);
+    let rebuilt = rebuild(host, &saved, &name, events);
+    // Before it may run: what runs is not to be destroyed.
+    guard.done();
+    let (domid, stream_bytes) = rebuilt?;
+    let_ranks_run(host, domid, &name);
+    if !request.leave_paused {
+        host.unpause(domid).map_err(|error| {
+            let what = format!("{name} is restored, but does not run: {error}");
+            Failure::new(Exit::MovedWithWarnings, what).next(format!("`xl unpause {name}`"))
+        })?;
+    }
+    Ok(Restored { name, domid, stream_bytes })
+}
+
+/// A domain that was saved with its MPI ranks frozen has its agent's epoch in it. A later one ends
+/// that; without a word the agent would wait for the end of its lease. Without an agent nobody
+/// reads it.
+fn let_ranks_run(host: &dyn Host, domid: DomId, name: &str) {
+    let command = Command { stamp: Stamp { epoch: epoch_now(), sequence: 1 }, verb: Verb::Abort };
+    if let Err(error) = host.tell_agent(domid, &command.to_string()) {
+        tracing::warn!("{name}: its agent: {error}");
+    }
+}
+
+fn rebuild(
+    host: &dyn Host,
+    saved: &Saved,
+    name: &str,
+    events: &Events<u64>,
+) -> Result<(DomId, u64), Failure> {
+    let broken = |e| Failure::internal("data path", &e);
+    let stream = saved.stream().map_err(broken)?;
+    let restore_as = RestoreAs { name: name.into(), domid: None };
+    let cancel = Cancel::new().map_err(broken)?;
+    let give = move |to_libxl| give(stream, to_libxl);
+    Restoring::begin(host, saved.config_json(), &restore_as, events, cancel, give)?.run(events)
+}
+
+fn rename_it(name: &str) -> String {
+    format!("`xl rename {name} NEW-NAME` makes room")
+}
+
+fn name_of(saved: &Saved, request: &Request) -> Result<String, Failure> {
+    let bad =
+        |what: String| Failure::new(Exit::BadStream, format!("{}: {what}", request.path.display()));
+    let config = Config::parse(saved.config_json())
+        .map_err(|e| bad(format!("the configuration is no JSON: {e}")))?;
+    config
+        .name
+        .filter(|name| !name.is_empty())
+        .ok_or_else(|| bad("the configuration has no name".into()))
+}
+
+/// Reads the stream, which checks itself, into libxl's pipe. Bytes given.
+fn give(mut stream: Box<dyn Read + Send>, mut to_libxl: Guarded) -> Result<u64, Broken> {
+    let mut buffer = vec![0; BUFFER];
+    let mut given = 0;
+    loop {
+        let length = stream.read(&mut buffer).map_err(|e| Broken::peer(e.to_string()))?;
+        if length == 0 {
+            return Ok(given);
+        }
+        let written = to_libxl.write_all(&buffer[..length]);
+        written.map_err(|e| Broken::libxl(format!("libxl stopped reading its stream: {e}")))?;
+        given += length as u64;
+    }
+}

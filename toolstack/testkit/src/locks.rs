@@ -1,0 +1,52 @@
+//! A host's locks in memory, for scripted agents.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rxl_quiesce::nodes::Lock;
+
+/// A host's locks in memory. A clone is another coordinator's view of the same host.
+#[derive(Debug, Default)]
+pub struct MemoryLocks {
+    all: Arc<Mutex<Vec<Lock>>>,
+    mine: Vec<Lock>,
+}
+
+impl MemoryLocks {
+    /// As [`rxl_quiesce::nodes::Nodes::lock`].
+    pub fn take(&mut self, lock: Lock) -> bool {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_free = !all.contains(&lock);
+        if is_free {
+            all.push(lock);
+            self.mine.push(lock);
+        }
+        is_free
+    }
+
+    /// As [`rxl_quiesce::nodes::Nodes::unlock`].
+    pub fn give_back(&mut self, lock: Lock) {
+        if self.mine.contains(&lock) {
+            self.mine.retain(|mine| *mine != lock);
+            self.all.lock().unwrap_or_else(PoisonError::into_inner).retain(|held| *held != lock);
+        }
+    }
+
+    /// Those that anyone has.
+    pub fn held(&self) -> Vec<Lock> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Clone for MemoryLocks {
+    fn clone(&self) -> Self {
+        Self { all: self.all.clone(), mine: Vec::new() }
+    }
+}
+
+impl Drop for MemoryLocks {
+    fn drop(&mut self) {
+        for lock in self.mine.clone() {
+            self.give_back(lock);
+        }
+    }
+}

@@ -1,0 +1,614 @@
+//! A host in memory: domains with synthetic memory, saved as true libxl streams.
+//!
+//! It serves the tests of states and faults, and benchmarks of the data path. It knows nothing of
+//! Xen's behaviour beyond what is written down here, so nothing that it does is evidence about Xen.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use migrate_stream::libxc::{
+    DomainHeader, DomainType, PAGE_SIZE, Page, PageEntry, PageType, RecordType, TscInfo,
+};
+use migrate_stream::reader::{Start, StreamReader};
+use migrate_stream::writer;
+
+use rxl_core::domain::Vif;
+use rxl_core::domain::{DomId, Domain, GuestType, HostFacts, RestoreAs, RunState};
+use rxl_core::host_error::HostError;
+use rxl_core::notes::{Note, NoteKind, Notes};
+use rxl_core::operation::{Abort, Operation};
+use rxl_core::state_dir::DomainLock;
+use rxl_core::steering::{Decision, PrecopyStats, SaveFlags, Steering, Unsteered, Walker};
+use rxl_datapath::feed::Feed;
+use rxl_host::guard_line::{Guard, Listener, Word};
+use rxl_host::host::{Host, Save};
+use rxl_precopy::save_memory::Walk;
+
+mod walked;
+
+use walked::Walked;
+
+/// Pages in a PAGE_DATA record, as libxc writes them.
+const BATCH: u64 = 1024;
+
+/// What a synthetic guest is like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guest {
+    /// Its memory, in pages of 4 KiB.
+    pub pages: u64,
+    /// Of 256 pages so many are all zero.
+    pub zero_per_256: u8,
+    /// Pages dirty after each live pass. When the last is done the guest is suspended.
+    pub dirty: Vec<u64>,
+    /// Start over with `dirty` for ever: it can only be cancelled.
+    pub endless: bool,
+    /// Which contents its pages have.
+    pub seed: u64,
+}
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// A save fails after so many live passes.
+    pub save_after_passes: Option<usize>,
+    /// A save fails after the guest was suspended.
+    pub save_after_suspend: bool,
+    /// A restore fails after so many bytes.
+    pub restore_after: Option<u64>,
+    /// A restore fails when it has read everything.
+    pub restore_at_end: bool,
+    /// Renaming fails.
+    pub rename: bool,
+    /// Unpausing fails.
+    pub unpause: bool,
+    /// Destroying fails.
+    pub destroy: bool,
+}
+
+/// A domain as the host keeps it.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// As it would be listed.
+    pub domain: Domain,
+    /// Log-dirty mode is on.
+    pub log_dirty: bool,
+    /// Length and CRC-32 of the last stream that was saved from it or restored into it.
+    pub stream: Option<(u64, u32)>,
+    /// What its agent was told.
+    pub agent_command: Option<String>,
+    /// Not to run before it is unpaused.
+    paused: bool,
+    guest: Option<Guest>,
+}
+
+/// The host.
+#[derive(Clone)]
+pub struct MemoryHost(Arc<Mutex<State>>);
+
+struct State {
+    facts: HostFacts,
+    domains: BTreeMap<DomId, Kept>,
+    next: u32,
+    faults: Faults,
+    words: Option<Sender<Word>>,
+}
+
+impl MemoryHost {
+    /// A host without domains.
+    pub fn new(free_memory_kib: u64) -> Self {
+        let facts = HostFacts {
+            xen_version: "4.17".into(),
+            free_memory_kib,
+            autoballoon: false,
+            shadow_paging: false,
+            hap: true,
+        };
+        let state = State {
+            facts,
+            domains: BTreeMap::new(),
+            next: 1,
+            faults: Faults::default(),
+            words: None,
+        };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    /// Starts a guest.
+    pub fn start(&self, name: &str, guest_type: GuestType, guest: Guest) -> DomId {
+        let mut state = self.lock();
+        let max_memory_kib = guest.pages * (PAGE_SIZE as u64 / 1024);
+        state.add(name, guest_type, RunState::Running, max_memory_kib, Some(guest))
+    }
+
+    /// Makes things go wrong from now on.
+    pub fn set_faults(&self, faults: Faults) {
+        self.lock().faults = faults;
+    }
+
+    /// What guards are told from now on comes out here.
+    pub fn hear_guards(&self) -> Receiver<Word> {
+        let (words, heard) = channel();
+        self.lock().words = Some(words);
+        heard
+    }
+
+    /// Puts a domain into a state.
+    pub fn set_state(&self, domid: DomId, run_state: RunState) {
+        if let Some(kept) = self.lock().domains.get_mut(&domid) {
+            kept.domain.state = run_state;
+        }
+    }
+
+    /// All domains.
+    pub fn domains(&self) -> Vec<Kept> {
+        self.lock().domains.values().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn faults(&self) -> Faults {
+        self.lock().faults
+    }
+
+    fn change(&self, domid: DomId, change: impl FnOnce(&mut Kept)) -> Result<(), HostError> {
+        let mut state = self.lock();
+        let kept = state
+            .domains
+            .get_mut(&domid)
+            .ok_or_else(|| HostError::NoSuchDomain(domid.to_string()))?;
+        change(kept);
+        Ok(())
+    }
+}
+
+impl State {
+    fn add(
+        &mut self,
+        name: &str,
+        guest_type: GuestType,
+        state: RunState,
+        kib: u64,
+        guest: Option<Guest>,
+    ) -> DomId {
+        let domid = DomId(self.next);
+        self.next += 1;
+        self.facts.free_memory_kib = self.facts.free_memory_kib.saturating_sub(kib);
+        let domain =
+            Domain { domid, name: name.into(), guest_type, state, max_memory_kib: kib, vcpus: 1 };
+        let kept = Kept {
+            domain,
+            log_dirty: false,
+            stream: None,
+            agent_command: None,
+            paused: false,
+            guest,
+        };
+        self.domains.insert(domid, kept);
+        domid
+    }
+
+    fn remove(&mut self, domid: DomId) -> Option<Kept> {
+        let kept = self.domains.remove(&domid)?;
+        self.facts.free_memory_kib += kept.domain.max_memory_kib;
+        Some(kept)
+    }
+}
+
+impl Host for MemoryHost {
+    fn facts(&self) -> Result<HostFacts, HostError> {
+        Ok(self.lock().facts.clone())
+    }
+
+    fn find(&self, name_or_domid: &str) -> Result<Domain, HostError> {
+        let wanted = name_or_domid.parse().map(DomId).ok();
+        let state = self.lock();
+        let found = state.domains.values().find(|kept| match wanted {
+            Some(domid) => kept.domain.domid == domid,
+            None => kept.domain.name == name_or_domid,
+        });
+        found
+            .map(|kept| kept.domain.clone())
+            .ok_or_else(|| HostError::NoSuchDomain(name_or_domid.into()))
+    }
+
+    fn domain(&self, domid: DomId) -> Result<Domain, HostError> {
+        self.find(&domid.to_string())
+    }
+
+    fn config_json(&self, domid: DomId) -> Result<String, HostError> {
+        let domain = self.domain(domid)?;
+        let (name, kib) = (&domain.name, domain.max_memory_kib);
+        Ok(serde_json::json!({"c_info": {"name": name, "domid": domid.0}, "b_info": {"max_memkb": kib}}).to_string())
+    }
+
+    fn save(&self, domid: DomId, save: Save) -> Result<Operation<()>, HostError> {
+        let Save { stream, flags, walker, notes, steering, feed } = save;
+        let guest = self.lock().domains.get(&domid).and_then(|kept| kept.guest.clone());
+        let guest = guest.ok_or_else(|| HostError::NoSuchDomain(domid.to_string()))?;
+        let (aborted, abort) = abort();
+        let saving = Saving {
+            host: self.clone(),
+            domid,
+            guest,
+            output: Summing::new(File::from(stream)),
+            notes,
+            steering,
+            aborted,
+            generation: 0,
+        };
+        match walker {
+            Walker::Rxl => Operation::spawn("save", abort, move || saving.walk(flags, feed)),
+            Walker::Libxc | Walker::Stock => {
+                Operation::spawn("save", abort, move || saving.run(flags))
+            }
+        }
+    }
+
+    fn restore(
+        &self,
+        config_json: &str,
+        restore_as: &RestoreAs,
+        stream: OwnedFd,
+        notes: Notes,
+    ) -> Result<Operation<DomId>, HostError> {
+        let config: serde_json::Value =
+            serde_json::from_str(config_json).map_err(|e| failed("restore", e))?;
+        let kib = config["b_info"]["max_memkb"].as_u64().unwrap_or(0);
+        let domid = self.lock().add(&restore_as.name, GuestType::Pvh, RunState::Paused, kib, None);
+        let (aborted, abort) = abort();
+        let host = self.clone();
+        let Faults { restore_after: limit, restore_at_end, .. } = self.faults();
+        Operation::spawn("restore", abort, move || {
+            let _notes = notes;
+            let restored = read_stream(Summing::new(File::from(stream)), &aborted, limit);
+            let restored = restored.and_then(|sum| {
+                if restore_at_end { Err(failed("restore", "as asked")) } else { Ok(sum) }
+            });
+            match restored {
+                Ok(sum) => host.change(domid, |kept| kept.stream = Some(sum)).map(|()| domid),
+                Err(error) => {
+                    host.lock().remove(domid);
+                    Err(error)
+                }
+            }
+        })
+    }
+
+    fn resume(&self, domid: DomId) -> Result<(), HostError> {
+        let resumed =
+            |kept: &mut Kept| if kept.paused { RunState::Paused } else { RunState::Running };
+        self.change(domid, |kept| kept.domain.state = resumed(kept))
+    }
+
+    fn guard(&self, _lock: &DomainLock) -> std::io::Result<Guard> {
+        Ok(self.lock().words.clone().map_or_else(Guard::none, |words| Guard::new(Heard(words))))
+    }
+
+    fn rename(&self, domid: DomId, from: &str, to: &str) -> Result<(), HostError> {
+        if self.faults().rename {
+            return Err(failed("rename", "as asked"));
+        }
+        if self.find(to).is_ok() {
+            return Err(HostError::NameTaken(to.into()));
+        }
+        let mut same = false;
+        self.change(domid, |kept| {
+            same = kept.domain.name == from;
+            if same {
+                kept.domain.name = to.into();
+            }
+        })?;
+        if same { Ok(()) } else { Err(failed("rename", format!("it is not named {from}"))) }
+    }
+
+    fn pause(&self, domid: DomId) -> Result<(), HostError> {
+        self.change(domid, |kept| {
+            kept.paused = true;
+            if kept.domain.state == RunState::Running {
+                kept.domain.state = RunState::Paused;
+            }
+        })
+    }
+
+    fn unpause(&self, domid: DomId) -> Result<(), HostError> {
+        if self.faults().unpause {
+            return Err(failed("unpause", "as asked"));
+        }
+        self.change(domid, |kept| {
+            kept.paused = false;
+            kept.domain.state = RunState::Running;
+        })
+    }
+
+    fn destroy(&self, domid: DomId) -> Result<(), HostError> {
+        if self.faults().destroy {
+            return Err(failed("destroy", "as asked"));
+        }
+        let removed = self.lock().remove(domid);
+        removed.map(|_| ()).ok_or_else(|| HostError::NoSuchDomain(domid.to_string()))
+    }
+
+    fn vifs(&self, _domid: DomId) -> Result<Vec<Vif>, HostError> {
+        Ok(Vec::new())
+    }
+
+    fn tell_agent(&self, domid: DomId, command: &str) -> Result<(), HostError> {
+        self.change(domid, |kept| kept.agent_command = Some(command.into()))
+    }
+
+    fn logdirty_off(&self, domid: DomId) -> Result<(), HostError> {
+        self.change(domid, |kept| kept.log_dirty = false)
+    }
+}
+
+fn failed(operation: &'static str, reason: impl ToString) -> HostError {
+    HostError::Failed { operation, reason: reason.to_string() }
+}
+
+fn abort() -> (Arc<AtomicBool>, Abort) {
+    let aborted = Arc::new(AtomicBool::new(false));
+    let flag = aborted.clone();
+    (aborted, Abort::new(move || flag.store(true, Ordering::SeqCst)))
+}
+
+/// Counts and sums what passes.
+struct Summing<F> {
+    file: F,
+    bytes: u64,
+    crc: crc32fast::Hasher,
+}
+
+impl<F> Summing<F> {
+    fn new(file: F) -> Self {
+        Self { file, bytes: 0, crc: crc32fast::Hasher::new() }
+    }
+
+    fn passed(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        self.crc.update(bytes);
+    }
+
+    fn sum(self) -> (u64, u32) {
+        (self.bytes, self.crc.finalize())
+    }
+}
+
+/// A save under way.
+struct Saving {
+    host: MemoryHost,
+    domid: DomId,
+    guest: Guest,
+    output: Summing<File>,
+    notes: Notes,
+    steering: Box<dyn Steering>,
+    aborted: Arc<AtomicBool>,
+    generation: u64,
+}
+
+impl Saving {
+    fn run(mut self, flags: SaveFlags) -> Result<(), HostError> {
+        self.host.change(self.domid, |kept| kept.log_dirty = flags.live)?;
+        let result = self.stream(flags);
+        // As libxc's cleanup does on every path, except that of a helper that was killed.
+        self.host.change(self.domid, |kept| kept.log_dirty = false)?;
+        result?;
+        let Self { host, domid, output, .. } = self;
+        let sum = output.sum();
+        host.change(domid, |kept| kept.stream = Some(sum))
+    }
+
+    /// As libxl does when the session walks: its own header and its own end, and what is between
+    /// comes through the feed.
+    fn walk(mut self, flags: SaveFlags, feed: Feed) -> Result<(), HostError> {
+        let (mut head, mut end) = (Vec::new(), Vec::new());
+        writer::libxl_header(&mut head);
+        writer::libxc_context(&mut head);
+        self.write(&head)?;
+        self.note(NoteKind::Walker(Walker::Rxl));
+        let memory = Walked::new(self.host.clone(), self.domid, self.guest.clone());
+        let mut steering = std::mem::replace(&mut self.steering, Box::new(Unsteered));
+        let aborted = self.aborted.clone();
+        let walk = Walk {
+            memory,
+            feed,
+            steering: &mut *steering,
+            suspend: &mut || self.suspend().map_err(|e| e.to_string()),
+            given_up: &|| aborted.load(Ordering::SeqCst),
+        };
+        walk.run(flags.live).map_err(|reason| failed("save", reason))?;
+        writer::libxl_end(&mut end);
+        self.write(&end)
+    }
+
+    fn stream(&mut self, flags: SaveFlags) -> Result<(), HostError> {
+        let mut head = Vec::new();
+        writer::libxl_header(&mut head);
+        writer::libxc_context(&mut head);
+        writer::image_header(&mut head);
+        writer::domain_header(
+            &mut head,
+            DomainHeader { domain_type: DomainType::Hvm, xen_major: 4, xen_minor: 17 },
+        );
+        writer::static_data_end(&mut head);
+        self.write(&head)?;
+        let mut passes = 0;
+        if flags.live {
+            passes = self.live_passes()?;
+        }
+        self.suspend()?;
+        let last = if flags.live {
+            self.guest.dirty.last().copied().unwrap_or(0)
+        } else {
+            self.guest.pages
+        };
+        self.pass(passes, last)?;
+        self.tail()
+    }
+
+    /// As libxc does: what is dirty is sent before the policy's stop takes effect. Returns the
+    /// passes made.
+    fn live_passes(&mut self) -> Result<usize, HostError> {
+        let mut dirty = self.guest.dirty.clone().into_iter().cycle();
+        let (mut written, mut last) = (0, false);
+        for pass in 0.. {
+            let count = if pass == 0 { self.guest.pages } else { dirty.next().unwrap_or(0) };
+            if self.host.faults().save_after_passes == Some(pass) {
+                return Err(failed("save", "as asked"));
+            }
+            if pass > 0 {
+                let stats = PrecopyStats { iteration: pass as u32, written, dirty: count };
+                last = match self.steering.precopy(&stats) {
+                    Decision::Continue => !self.guest.endless && pass == self.guest.dirty.len(),
+                    Decision::StopAndCopy => true,
+                    Decision::Abort => return Err(failed("save", "stopped as the policy demands")),
+                };
+            }
+            self.pass(pass, count)?;
+            written += count;
+            if last || (self.guest.dirty.is_empty() && !self.guest.endless) {
+                return Ok(pass + 1);
+            }
+        }
+        unreachable!("the loop has no end of its own")
+    }
+
+    fn suspend(&mut self) -> Result<(), HostError> {
+        self.steering.suspend().map_err(|reason| failed("save", reason))?;
+        for what in [NoteKind::SuspendRequested, NoteKind::SuspendAcknowledged] {
+            self.note(what);
+        }
+        self.host.change(self.domid, |kept| kept.domain.state = RunState::Suspended)?;
+        self.note(NoteKind::Suspended);
+        self.note(NoteKind::Progress { what: "Domain now suspended".into(), done: 0, total: 0 });
+        if self.host.faults().save_after_suspend {
+            Err(failed("save", "as asked, after the suspend"))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Sends `count` pages, spread over all memory, in ascending order.
+    fn pass(&mut self, iteration: usize, count: u64) -> Result<(), HostError> {
+        let what = format!("Frames iteration {iteration}");
+        self.note(NoteKind::Progress { what: what.clone(), done: 0, total: count });
+        let stride = self.guest.pages.checked_div(count).unwrap_or(1).max(1);
+        let mut record = Vec::new();
+        for from in (0..count).step_by(BATCH as usize) {
+            if self.aborted.load(Ordering::SeqCst) {
+                return Err(HostError::Aborted("save"));
+            }
+            let pfns = (from..count.min(from + BATCH)).map(|n| n * stride);
+            self.batch(pfns, &mut record)?;
+        }
+        self.note(NoteKind::Progress { what, done: count, total: count });
+        self.generation += 1;
+        Ok(())
+    }
+
+    fn batch(
+        &mut self,
+        pfns: impl Iterator<Item = u64>,
+        record: &mut Vec<u8>,
+    ) -> Result<(), HostError> {
+        let contents: Vec<_> =
+            pfns.map(|pfn| (pfn, page(&self.guest, pfn, self.generation))).collect();
+        let pages: Vec<_> = contents
+            .iter()
+            .map(|(pfn, contents)| Page {
+                entry: PageEntry { pfn: *pfn, page_type: PageType::NoTab },
+                contents: Some(contents.as_ref()),
+            })
+            .collect();
+        record.clear();
+        writer::page_data(record, &pages).map_err(|e| failed("save", e))?;
+        self.write(record)
+    }
+
+    fn tail(&mut self) -> Result<(), HostError> {
+        let mut tail = Vec::new();
+        writer::tsc_info(&mut tail, &TscInfo { mode: 0, khz: 1_000_000, nsec: 1, incarnation: 0 });
+        writer::libxc_record(&mut tail, RecordType::HvmContext, &[0x5a; 3000])
+            .map_err(|e| failed("save", e))?;
+        writer::hvm_params(&mut tail, &[]).map_err(|e| failed("save", e))?;
+        writer::libxc_end(&mut tail);
+        writer::libxl_end(&mut tail);
+        self.write(&tail)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), HostError> {
+        self.output.file.write_all(bytes).map_err(|e| failed("save", e))?;
+        self.output.passed(bytes);
+        Ok(())
+    }
+
+    fn note(&self, what: NoteKind) {
+        // A session that has stopped listening is about to abort.
+        let _ = self.notes.send(Note { at: Instant::now(), what });
+    }
+}
+
+/// Zero, text-like or random, depending on the page's number and how often it was written.
+fn page(guest: &Guest, pfn: u64, generation: u64) -> Box<[u8; PAGE_SIZE]> {
+    let mut page = Box::new([0; PAGE_SIZE]);
+    let mut random =
+        (guest.seed ^ pfn.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(generation) | 1;
+    let kind = (random.wrapping_mul(0xd6e8_feb8_6659_fd93) >> 56) as u8;
+    if kind < guest.zero_per_256 {
+        return page;
+    }
+    let mask = if kind.is_multiple_of(2) { u64::MAX } else { 0x0f0f };
+    for word in page.chunks_exact_mut(8) {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        word.copy_from_slice(&(random & mask).to_le_bytes());
+    }
+    page
+}
+
+/// Takes a stream as libxl does: it must be whole and well-formed.
+fn read_stream(
+    mut input: Summing<File>,
+    aborted: &AtomicBool,
+    limit: Option<u64>,
+) -> Result<(u64, u32), HostError> {
+    let mut reader = StreamReader::new(Start::Libxl);
+    let mut buffer = vec![0; 1 << 20];
+    while !reader.is_complete() {
+        let got = input.file.read(&mut buffer).map_err(|e| failed("restore", e))?;
+        if aborted.load(Ordering::SeqCst) {
+            return Err(HostError::Aborted("restore"));
+        }
+        if got == 0 {
+            reader.finish().map_err(|e| failed("restore", e))?;
+        }
+        if limit.is_some_and(|limit| input.bytes > limit) {
+            return Err(failed("restore", "as asked"));
+        }
+        input.passed(&buffer[..got]);
+        let mut rest = &buffer[..got];
+        while reader.next(&mut rest).map_err(|e| failed("restore", e))?.is_some() {}
+    }
+    // libxl attaches devices after the stream.
+    std::thread::sleep(Duration::from_millis(1));
+    Ok(input.sum())
+}
+/// A guard that only hears: what it is told goes to the test.
+#[derive(Debug)]
+struct Heard(Sender<Word>);
+
+impl Listener for Heard {
+    fn tell(&self, word: &Word) -> std::io::Result<()> {
+        // A test that has ended hears nothing more.
+        let _ = self.0.send(word.clone());
+        Ok(())
+    }
+}

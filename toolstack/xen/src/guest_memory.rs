@@ -1,0 +1,384 @@
+//! A guest's memory and processor state, read from outside: what a saver of PVH and HVM guests
+//! needs of Xen.
+//!
+//! The calls and their order are those of xg_sr_save.c and xg_sr_save_x86_hvm.c; [`rxl_precopy::save_memory`]
+//! makes the stream.
+
+use std::ffi::c_int;
+use std::ptr::NonNull;
+
+use migrate_stream::libxc::{HvmParam, PAGE_SIZE, TscInfo};
+
+use crate::failure::Failure;
+use crate::foreign::{Access, Foreign};
+use crate::interface::Interface;
+use crate::library::Library;
+use rxl_precopy::save_memory::{Memory, PageKind};
+
+/// The parameters that travel (xg_sr_save_x86_hvm.c: write_hvm_params), in its order.
+const PARAMS: [u32; 16] = [
+    libxl_sys::HVM_PARAM_STORE_PFN,
+    libxl_sys::HVM_PARAM_IOREQ_PFN,
+    libxl_sys::HVM_PARAM_BUFIOREQ_PFN,
+    libxl_sys::HVM_PARAM_PAGING_RING_PFN,
+    libxl_sys::HVM_PARAM_MONITOR_RING_PFN,
+    libxl_sys::HVM_PARAM_SHARING_RING_PFN,
+    libxl_sys::HVM_PARAM_VM86_TSS_SIZED,
+    libxl_sys::HVM_PARAM_CONSOLE_PFN,
+    libxl_sys::HVM_PARAM_ACPI_IOPORTS_LOCATION,
+    libxl_sys::HVM_PARAM_VIRIDIAN,
+    libxl_sys::HVM_PARAM_IDENT_PT,
+    libxl_sys::HVM_PARAM_VM_GENERATION_ID_ADDR,
+    libxl_sys::HVM_PARAM_IOREQ_SERVER_PFN,
+    libxl_sys::HVM_PARAM_NR_IOREQ_SERVER_PAGES,
+    libxl_sys::HVM_PARAM_X87_FIP_WIDTH,
+    libxl_sys::HVM_PARAM_MCA_CAP,
+];
+
+/// The most pfns that a guest can have here: 16 TiB of them, a bitmap of 512 MiB.
+const MOST_PFNS: u64 = 1 << 32;
+
+/// The memory of one PVH or HVM domain, in whose p2m a pfn is its own gfn.
+pub struct GuestMemory {
+    xen: Interface,
+    foreign: Foreign,
+    bitmap: Bitmap,
+    pfns: u64,
+    /// Reused from call to call.
+    types: Vec<libxl_sys::xen_pfn_t>,
+}
+
+// SAFETY: as `Interface`; the bitmap's memory belongs to this value alone.
+unsafe impl Send for GuestMemory {}
+
+impl GuestMemory {
+    /// Opens it and makes room for its log-dirty bitmap.
+    pub fn open(library: Library, domid: u32) -> Result<Self, Failure> {
+        let xen = Interface::open(library, domid)?;
+        let mut pfns = 0;
+        // SAFETY: the handle is open and the place for the result valid.
+        let rc = unsafe { library.0.xc_domain_nr_gpfns(xen.as_ptr(), domid, &raw mut pfns) };
+        xen.check("XENMEM_maximum_gpfn", rc)?;
+        if pfns > MOST_PFNS {
+            return Err(Failure::of(format!(
+                "domain {domid} has {pfns} page numbers, more than rxl can save"
+            )));
+        }
+        let foreign = Foreign::open(&xen)?;
+        let bitmap = Bitmap::new(&xen, pfns)?;
+        Ok(Self { xen, foreign, bitmap, pfns, types: Vec::new() })
+    }
+
+    /// Asks Xen for the types, into `self.types`.
+    fn ask_types(&mut self, pfns: &[u64]) -> Result<(), Failure> {
+        self.types.clear();
+        self.types.extend_from_slice(pfns);
+        let number =
+            u32::try_from(pfns.len()).map_err(|_| Failure::of("too many pages in a batch"))?;
+        let types = self.types.as_mut_ptr();
+        // SAFETY: `number` elements are there, to be read as page numbers and overwritten with
+        // types.
+        let rc = unsafe {
+            self.xen.functions().xc_get_pfn_type_batch(
+                self.xen.as_ptr(),
+                self.xen.domid(),
+                number,
+                types,
+            )
+        };
+        self.xen.check("XEN_DOMCTL_getpageframeinfo3", rc).map(drop)
+    }
+}
+
+impl Memory for GuestMemory {
+    fn pfns(&self) -> u64 {
+        self.pfns
+    }
+
+    fn start_log_dirty(&mut self) -> Result<(), String> {
+        let enable = libxl_sys::XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY;
+        // On already, for a display or left by someone who died: only a fresh start has an empty
+        // bitmap.
+        let on = self.xen.shadow(enable).or_else(|_| {
+            self.xen
+                .shadow(libxl_sys::XEN_DOMCTL_SHADOW_OP_OFF)
+                .and_then(|()| self.xen.shadow(enable))
+        });
+        on.map_err(|errno| format!("log-dirty mode cannot be switched on: {}", errno.desc()))
+    }
+
+    fn stop_log_dirty(&mut self) -> Result<(), String> {
+        let off = self.xen.shadow(libxl_sys::XEN_DOMCTL_SHADOW_OP_OFF);
+        off.map_err(|errno| format!("log-dirty mode cannot be switched off: {}", errno.desc()))
+    }
+
+    fn resident(&mut self) -> Result<u64, String> {
+        self.xen.info().map(|info| info.tot_pages).map_err(|failure| failure.to_string())
+    }
+
+    fn xen_version(&self) -> (u32, u32) {
+        let (major, minor) = libxl_sys::XEN_VERSION.split_once('.').unwrap_or_default();
+        (major.parse().unwrap_or(0), minor.parse().unwrap_or(0))
+    }
+
+    fn collect_dirty(&mut self, last: bool) -> Result<(), String> {
+        let (xen, clean) = (&self.xen, libxl_sys::XEN_DOMCTL_SHADOW_OP_CLEAN);
+        let mode = if last { libxl_sys::XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL } else { 0 };
+        let mut stats = libxl_sys::xc_shadow_op_stats_t { fault_count: 0, dirty_count: 0 };
+        let buffer = &raw mut self.bitmap.buffer;
+        let (at, domid, pfns) = (xen.as_ptr(), xen.domid(), self.pfns);
+        // SAFETY: the buffer was allocated for as many bits as there are pfns; Xen writes no more
+        // than that.
+        let got = unsafe {
+            xen.functions().xc_logdirty_control(
+                at,
+                domid,
+                clean,
+                buffer,
+                pfns,
+                mode,
+                &raw mut stats,
+            )
+        };
+        if u64::try_from(got) == Ok(pfns) {
+            Ok(())
+        } else {
+            Err(xen.failure("XEN_DOMCTL_SHADOW_OP_CLEAN").to_string())
+        }
+    }
+
+    fn dirty(&self) -> &[u64] {
+        self.bitmap.words()
+    }
+
+    fn kinds(&mut self, pfns: &[u64], kinds: &mut Vec<PageKind>) -> Result<(), String> {
+        self.ask_types(pfns).map_err(|failure| failure.to_string())?;
+        kinds.clear();
+        for (pfn, value) in pfns.iter().zip(&self.types) {
+            kinds.push(kind(*value).ok_or_else(|| {
+                format!("page {pfn:#x} has type {value:#x}, which no such guest has")
+            })?);
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, pfns: &[u64], out: &mut Vec<u8>) -> Result<Vec<usize>, String> {
+        if pfns.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mapping = self
+            .foreign
+            .map(&self.xen, pfns, Access::Read)
+            .map_err(|failure| failure.to_string())?;
+        let mut failed = Vec::new();
+        for index in 0..pfns.len() {
+            match mapping.error(index) {
+                None => mapping.append(index, out),
+                Some(_) => failed.push(index),
+            }
+        }
+        Ok(failed)
+    }
+
+    fn cpu_policy(&mut self) -> Result<(Vec<u8>, Vec<u8>), String> {
+        CpuPolicy::of(&self.xen).map_err(|failure| failure.to_string())
+    }
+
+    fn is_suspended(&mut self) -> Result<bool, String> {
+        let flags = self.xen.info().map_err(|failure| failure.to_string())?.flags;
+        let reason =
+            (flags >> libxl_sys::XEN_DOMINF_shutdownshift) & libxl_sys::XEN_DOMINF_shutdownmask;
+        Ok(flags & libxl_sys::XEN_DOMINF_shutdown != 0 && reason == libxl_sys::SHUTDOWN_suspend)
+    }
+
+    fn tsc_info(&mut self) -> Result<TscInfo, String> {
+        let mut tsc = TscInfo { mode: 0, khz: 0, nsec: 0, incarnation: 0 };
+        let xen = &self.xen;
+        let (mode, nsec) = (&raw mut tsc.mode, &raw mut tsc.nsec);
+        let (khz, incarnation) = (&raw mut tsc.khz, &raw mut tsc.incarnation);
+        // SAFETY: the handle is open and the places for the results valid.
+        let rc = unsafe {
+            xen.functions().xc_domain_get_tsc_info(
+                xen.as_ptr(),
+                xen.domid(),
+                mode,
+                nsec,
+                khz,
+                incarnation,
+            )
+        };
+        xen.check("XEN_DOMCTL_gettscinfo", rc).map(|_| tsc).map_err(|failure| failure.to_string())
+    }
+
+    fn hvm_context(&mut self) -> Result<Vec<u8>, String> {
+        let xen = &self.xen;
+        let get = |at: *mut u8, room: u32| {
+            // SAFETY: null with no room asks for the size; otherwise `room` bytes are there.
+            let rc = unsafe {
+                xen.functions().xc_domain_hvm_getcontext(xen.as_ptr(), xen.domid(), at, room)
+            };
+            xen.check("XEN_DOMCTL_gethvmcontext", rc).map_err(|failure| failure.to_string())
+        };
+        let size = get(std::ptr::null_mut(), 0)?.unsigned_abs();
+        let mut context = vec![0; size as usize];
+        let got = get(context.as_mut_ptr(), size)?.unsigned_abs();
+        context.truncate(got as usize);
+        Ok(context)
+    }
+
+    fn hvm_params(&mut self) -> Result<Vec<HvmParam>, String> {
+        let read = |index: u32| {
+            self.xen.hvm_param(index).map(|value| HvmParam { index: index.into(), value })
+        };
+        let params: Result<Vec<_>, _> = PARAMS.into_iter().map(read).collect();
+        let mut params = params.map_err(|failure| failure.to_string())?;
+        params.retain(|param| param.value != 0);
+        Ok(params)
+    }
+}
+
+impl Drop for GuestMemory {
+    fn drop(&mut self) {
+        self.bitmap.free(&self.xen);
+    }
+}
+
+/// A type of domctl.h's `XEN_DOMCTL_PFINFO_*`; pagetable types are a PV guest's alone.
+fn kind(value: libxl_sys::xen_pfn_t) -> Option<PageKind> {
+    match value >> 28 {
+        0x0 => Some(PageKind::Ram),
+        0xd => Some(PageKind::Broken),
+        0xf => Some(PageKind::Hole),
+        _ => None,
+    }
+}
+
+/// One bit a pfn, in memory that Xen may write to.
+struct Bitmap {
+    buffer: libxl_sys::xc_hypercall_buffer_t,
+    words: usize,
+    pages: c_int,
+}
+
+impl Bitmap {
+    fn new(xen: &Interface, bits: u64) -> Result<Self, Failure> {
+        // As the macro DECLARE_HYPERCALL_BUFFER of xenctrl.h initialises it.
+        let mut buffer = libxl_sys::xc_hypercall_buffer_t {
+            hbuf: std::ptr::null_mut(),
+            param_shadow: std::ptr::null_mut(),
+            dir: 0,
+            ubuf: std::ptr::without_provenance_mut(usize::MAX),
+            sz: 0,
+        };
+        let words = usize::try_from(bits.div_ceil(64)).map_err(|e| Failure::of(e.to_string()))?;
+        let pages = c_int::try_from((words * 8).div_ceil(PAGE_SIZE).max(1))
+            .map_err(|e| Failure::of(e.to_string()))?;
+        // SAFETY: the handle is open, the buffer unallocated; it is freed by `free`.
+        let at = unsafe {
+            xen.functions().xc__hypercall_buffer_alloc_pages(xen.as_ptr(), &raw mut buffer, pages)
+        };
+        if at.is_null() {
+            Err(xen.failure("log-dirty bitmap"))
+        } else {
+            Ok(Self { buffer, words, pages })
+        }
+    }
+
+    /// The bits as Xen last wrote them.
+    fn words(&self) -> &[u64] {
+        // SAFETY: page-aligned, at least so many words long, zeroed by mmap, and written by Xen
+        // only during `collect_dirty`, which borrows the whole memory mutably.
+        unsafe { std::slice::from_raw_parts(self.buffer.hbuf.cast::<u64>(), self.words) }
+    }
+
+    fn free(&self, xen: &Interface) {
+        let mut buffer = self.buffer;
+        // SAFETY: allocated by `new` with so many pages; called once, when its owner goes.
+        unsafe {
+            xen.functions().xc__hypercall_buffer_free_pages(
+                xen.as_ptr(),
+                &raw mut buffer,
+                self.pages,
+            )
+        };
+    }
+}
+
+/// Frees libxenguest's object.
+struct CpuPolicy<'a> {
+    xen: &'a Interface,
+    raw: NonNull<libxl_sys::xc_cpu_policy_t>,
+}
+
+impl<'a> CpuPolicy<'a> {
+    /// The domain's policy as the bodies of CPUID_POLICY and MSR_POLICY.
+    fn of(xen: &'a Interface) -> Result<(Vec<u8>, Vec<u8>), Failure> {
+        let (mut leaves, mut msrs) = (0, 0);
+        // SAFETY: the handle is open and the places for the results valid.
+        let rc = unsafe {
+            xen.functions().xc_cpu_policy_get_size(xen.as_ptr(), &raw mut leaves, &raw mut msrs)
+        };
+        xen.check("XEN_SYSCTL_get_cpu_policy", rc)?;
+        // SAFETY: no arguments.
+        let raw = NonNull::new(unsafe { xen.functions().xc_cpu_policy_init() });
+        let policy = Self { xen, raw: raw.ok_or_else(|| xen.failure("CPU policy"))? };
+        // SAFETY: handle and policy are live.
+        let rc = unsafe {
+            xen.functions().xc_cpu_policy_get_domain(xen.as_ptr(), xen.domid(), policy.raw.as_ptr())
+        };
+        xen.check("XEN_DOMCTL_get_cpu_policy", rc)?;
+        policy.serialise(leaves, msrs)
+    }
+
+    fn serialise(&self, mut leaves: u32, mut msrs: u32) -> Result<(Vec<u8>, Vec<u8>), Failure> {
+        let no_leaf = libxl_sys::xen_cpuid_leaf_t { leaf: 0, subleaf: 0, a: 0, b: 0, c: 0, d: 0 };
+        let no_msr = libxl_sys::xen_msr_entry_t { idx: 0, flags: 0, val: 0 };
+        let mut leaf = vec![no_leaf; leaves as usize];
+        let mut msr = vec![no_msr; msrs as usize];
+        let (xen, policy) = (self.xen, self.raw.as_ptr());
+        let (leaf_at, msr_at) = (leaf.as_mut_ptr(), msr.as_mut_ptr());
+        let (leaves_at, msrs_at) = (&raw mut leaves, &raw mut msrs);
+        // SAFETY: both arrays have as many elements as their counts say; the counts are overwritten
+        // with what was used.
+        let rc = unsafe {
+            xen.functions().xc_cpu_policy_serialise(
+                xen.as_ptr(),
+                policy,
+                leaf_at,
+                leaves_at,
+                msr_at,
+                msrs_at,
+            )
+        };
+        xen.check("CPU policy", rc)?;
+        let words = |leaf: &libxl_sys::xen_cpuid_leaf_t| {
+            [leaf.leaf, leaf.subleaf, leaf.a, leaf.b, leaf.c, leaf.d]
+        };
+        let cpuid =
+            leaf.iter().take(leaves as usize).flat_map(words).flat_map(u32::to_le_bytes).collect();
+        let msr_bytes = |msr: &libxl_sys::xen_msr_entry_t| {
+            [&msr.idx.to_le_bytes()[..], &msr.flags.to_le_bytes(), &msr.val.to_le_bytes()].concat()
+        };
+        Ok((cpuid, msr.iter().take(msrs as usize).flat_map(msr_bytes).collect()))
+    }
+}
+
+impl Drop for CpuPolicy<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made by xc_cpu_policy_init and not used afterwards.
+        unsafe { self.xen.functions().xc_cpu_policy_destroy(self.raw.as_ptr()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_domctls() {
+        assert_eq!(kind(0), Some(PageKind::Ram));
+        assert_eq!(kind(0xf << 28), Some(PageKind::Hole));
+        assert_eq!(kind(0xd << 28), Some(PageKind::Broken));
+        assert_eq!(kind(1 << 28), None, "a PV guest's page table");
+    }
+}

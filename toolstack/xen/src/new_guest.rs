@@ -1,0 +1,222 @@
+//! A domain that is being built: what a restorer of PVH guests needs of Xen.
+//!
+//! The calls are those of xg_sr_restore.c and xg_sr_restore_x86_hvm.c; [`rxl_precopy::load_memory`] says in
+//! which order.
+
+use std::ffi::c_int;
+
+use migrate_stream::libxc::{CpuidLeaf, CpuidPolicy, HvmParam, MsrEntry, MsrPolicy, TscInfo};
+
+use crate::failure::Failure;
+use crate::foreign::{Access, Foreign};
+use crate::interface::Interface;
+use crate::library::Library;
+use rxl_core::domain::SpecialPages;
+use rxl_precopy::load_memory::{Contents, EventChannels, NewGuest, SUPERPAGE};
+
+/// Order of a superpage of 2 MiB.
+const SUPERPAGE_ORDER: u32 = SUPERPAGE.trailing_zeros();
+
+/// Who is at the other end of a new domain's rings, and through which of its ports: what libxl
+/// tells its save helper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Rings {
+    /// Port to xenstored.
+    pub store_port: u32,
+    /// xenstored's domain.
+    pub store_domid: u32,
+    /// Port to xenconsoled.
+    pub console_port: u32,
+    /// xenconsoled's domain.
+    pub console_domid: u32,
+}
+
+/// One new PVH domain.
+pub struct BuiltGuest {
+    xen: Interface,
+    foreign: Foreign,
+    rings: Rings,
+    /// Reused from call to call.
+    numbers: Vec<libxl_sys::xen_pfn_t>,
+}
+
+impl BuiltGuest {
+    /// Opens a domain that libxl has just made.
+    pub fn open(library: Library, domid: u32, rings: Rings) -> Result<Self, Failure> {
+        let xen = Interface::open(library, domid)?;
+        let foreign = Foreign::open(&xen)?;
+        Ok(Self { xen, foreign, rings, numbers: Vec::new() })
+    }
+
+    /// XENMEM_populate_physmap, all or nothing.
+    fn give(&mut self, pfns: &[u64], order: u32) -> Result<(), Failure> {
+        self.numbers.clear();
+        self.numbers.extend_from_slice(pfns);
+        let (xen, count, at) = (&self.xen, pfns.len() as u64, self.numbers.as_mut_ptr());
+        // SAFETY: the handle is open; `count` numbers are there, to be read and overwritten.
+        let rc = unsafe {
+            xen.functions().xc_domain_populate_physmap_exact(
+                xen.as_ptr(),
+                xen.domid(),
+                count,
+                order,
+                0,
+                at,
+            )
+        };
+        xen.check("XENMEM_populate_physmap", rc).map(drop)
+    }
+
+    fn put(&mut self, pages: &[Contents<'_>]) -> Result<(), Failure> {
+        self.numbers.clear();
+        self.numbers.extend(pages.iter().map(|(pfn, _)| *pfn));
+        let mut mapping = self.foreign.map(&self.xen, &self.numbers, Access::Write)?;
+        for (index, (pfn, contents)) in pages.iter().enumerate() {
+            if let Some(errno) = mapping.error(index) {
+                return Err(Failure::of(format!(
+                    "page {pfn:#x} cannot be mapped: {}",
+                    errno.desc()
+                )));
+            }
+            mapping.fill(index, contents);
+        }
+        Ok(())
+    }
+
+    fn set_policy(&self, cpuid: &[u8], msr: &[u8]) -> Result<(), Failure> {
+        let malformed = |error| Failure::of(format!("CPU policy: {error}"));
+        let mut leaves = Vec::new();
+        if !cpuid.is_empty() {
+            leaves.extend(CpuidPolicy::parse(cpuid).map_err(malformed)?.leaves().map(raw_leaf));
+        }
+        let mut msrs = Vec::new();
+        if !msr.is_empty() {
+            msrs.extend(MsrPolicy::parse(msr).map_err(malformed)?.msrs().map(raw_msr));
+        }
+        let (xen, count) = (&self.xen, |length: usize| u32::try_from(length).unwrap_or(u32::MAX));
+        let (mut leaf, mut subleaf, mut index) = (u32::MAX, u32::MAX, u32::MAX);
+        // SAFETY: the handle is open; both arrays have as many elements as is said and are only
+        // read; the places for what is wrong are valid.
+        let rc = unsafe {
+            xen.functions().xc_set_domain_cpu_policy(
+                xen.as_ptr(),
+                xen.domid(),
+                count(leaves.len()),
+                leaves.as_mut_ptr(),
+                count(msrs.len()),
+                msrs.as_mut_ptr(),
+                &raw mut leaf,
+                &raw mut subleaf,
+                &raw mut index,
+            )
+        };
+        let call = format!(
+            "XEN_DOMCTL_set_cpu_policy (leaf {leaf:#x}, subleaf {subleaf:#x}, MSR {index:#x})"
+        );
+        xen.check(&call, rc).map(drop)
+    }
+
+    fn checked(&self, call: &str, rc: c_int) -> Result<(), String> {
+        self.xen.check(call, rc).map(drop).map_err(|failure| failure.to_string())
+    }
+}
+
+impl NewGuest for BuiltGuest {
+    fn set_cpu_policy(&mut self, cpuid: &[u8], msr: &[u8]) -> Result<(), String> {
+        self.set_policy(cpuid, msr).map_err(|failure| failure.to_string())
+    }
+
+    fn populate(&mut self, pfns: &[u64]) -> Result<(), String> {
+        self.give(pfns, 0).map_err(|failure| failure.to_string())
+    }
+
+    /// A failure is taken for a lack of memory in one piece, as Xen does not tell (xg_sr_restore.c:
+    /// populate_small_superpage).
+    fn populate_superpage(&mut self, first: u64) -> Result<bool, String> {
+        Ok(self.give(&[first], SUPERPAGE_ORDER).is_ok())
+    }
+
+    fn write(&mut self, pages: &[Contents<'_>]) -> Result<(), String> {
+        self.put(pages).map_err(|failure| failure.to_string())
+    }
+
+    fn clear(&mut self, pfn: u64) -> Result<(), String> {
+        let xen = &self.xen;
+        // SAFETY: the handle is open; Xen checks the number.
+        let rc =
+            unsafe { xen.functions().xc_clear_domain_pages(xen.as_ptr(), xen.domid(), pfn, 1) };
+        self.checked("clearing a page", rc)
+    }
+
+    fn grant(&mut self, special: SpecialPages) -> Result<(), String> {
+        let (xen, Rings { store_domid, console_domid, .. }) = (&self.xen, self.rings);
+        let SpecialPages { store, console } = special;
+        // SAFETY: the handle is open; only numbers are passed.
+        let rc = unsafe {
+            xen.functions().xc_dom_gnttab_seed(
+                xen.as_ptr(),
+                xen.domid(),
+                true,
+                console,
+                store,
+                console_domid,
+                store_domid,
+            )
+        };
+        self.checked("xc_dom_gnttab_seed", rc)
+    }
+
+    fn set_tsc_info(&mut self, tsc: &TscInfo) -> Result<(), String> {
+        let (xen, TscInfo { mode, khz, nsec, incarnation }) = (&self.xen, *tsc);
+        // SAFETY: the handle is open; only numbers are passed.
+        let rc = unsafe {
+            xen.functions().xc_domain_set_tsc_info(
+                xen.as_ptr(),
+                xen.domid(),
+                mode,
+                nsec,
+                khz,
+                incarnation,
+            )
+        };
+        self.checked("XEN_DOMCTL_settscinfo", rc)
+    }
+
+    fn set_hvm_param(&mut self, param: HvmParam) -> Result<(), String> {
+        let (xen, HvmParam { index, value }) = (&self.xen, param);
+        let index =
+            u32::try_from(index).map_err(|_| format!("parameter {index} is none of Xen's"))?;
+        // SAFETY: the handle is open; only numbers are passed.
+        let rc =
+            unsafe { xen.functions().xc_hvm_param_set(xen.as_ptr(), xen.domid(), index, value) };
+        self.checked(&format!("HVMOP_set_param {index} to {value:#x}"), rc)
+    }
+
+    fn set_hvm_context(&mut self, context: &[u8]) -> Result<(), String> {
+        let (xen, mut context) = (&self.xen, context.to_vec());
+        let size = u32::try_from(context.len()).map_err(|e| e.to_string())?;
+        // SAFETY: `size` bytes are there, which are only read.
+        let rc = unsafe {
+            xen.functions().xc_domain_hvm_setcontext(
+                xen.as_ptr(),
+                xen.domid(),
+                context.as_mut_ptr(),
+                size,
+            )
+        };
+        self.checked("XEN_DOMCTL_sethvmcontext", rc)
+    }
+
+    fn event_channels(&self) -> EventChannels {
+        EventChannels { store: self.rings.store_port, console: self.rings.console_port }
+    }
+}
+
+fn raw_leaf(leaf: CpuidLeaf) -> libxl_sys::xen_cpuid_leaf_t {
+    let [a, b, c, d] = leaf.registers;
+    libxl_sys::xen_cpuid_leaf_t { leaf: leaf.leaf, subleaf: leaf.subleaf, a, b, c, d }
+}
+
+fn raw_msr(entry: MsrEntry) -> libxl_sys::xen_msr_entry_t {
+    libxl_sys::xen_msr_entry_t { idx: entry.index, flags: 0, val: entry.value }
+}
