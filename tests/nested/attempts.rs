@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use libtest_mimic::{Conclusion, Failed};
+use rxl_lab::ProcessorTime;
 
 use crate::cluster::Cluster;
 use crate::labs::{Labs, Scenario};
@@ -38,6 +39,8 @@ struct Attempt {
     result: Result<()>,
     /// How often the hosts' QEMUs sat on an interrupt and were woken.
     woken: u32,
+    /// What the busiest host had of the processors, and how long it waited for one.
+    processor: ProcessorTime,
     took: Duration,
 }
 
@@ -73,9 +76,14 @@ impl Attempts {
         let cluster =
             labs.take(scenario.needs).map_err(|error| Failed::from(format!("{error:#}")))?;
         let (ready, woken_before) = (begun.elapsed(), woken(&cluster));
+        let times_before = cluster.lab.processor_times();
         let result = (scenario.run)(&cluster);
-        let woken = woken(&cluster) - woken_before;
-        let attempt = Attempt { result, woken, took: begun.elapsed() };
+        let attempt = Attempt {
+            result,
+            woken: woken(&cluster) - woken_before,
+            processor: busiest(&times_before, &cluster.lab.processor_times()),
+            took: begun.elapsed(),
+        };
         self.note(scenario, &attempt, ready);
         if let Err(error) = &attempt.result {
             println!("  {error:#}");
@@ -87,7 +95,12 @@ impl Attempts {
     }
 
     fn note(&self, scenario: &Scenario, attempt: &Attempt, ready: Duration) {
-        let mut remark = format!("lab ready in {:.1} s", ready.as_secs_f64());
+        let mut remark = format!(
+            "lab ready in {:.1} s; the busiest host ran {:.0} s and waited {:.0} s to run",
+            ready.as_secs_f64(),
+            attempt.processor.ran.as_secs_f64(),
+            attempt.processor.waited.as_secs_f64()
+        );
         if attempt.woken > 0 {
             let _ = write!(remark, ", QEMU woken {} times", attempt.woken);
         }
@@ -132,6 +145,11 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// In all hosts of a lab, since it was started.
 fn woken(cluster: &Cluster) -> u32 {
     cluster.lab.nodes().iter().map(|node| cluster.lab.woken(*node)).sum()
+}
+
+fn busiest(before: &[ProcessorTime], after: &[ProcessorTime]) -> ProcessorTime {
+    let times = after.iter().zip(before).map(|(after, before)| after.since(*before));
+    times.max_by_key(|time| time.ran + time.waited).unwrap_or_default()
 }
 
 fn keep_logs(cluster: &Cluster, scenario: &str) {

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use rxl_lab::{MemcheckProbe, Node, Signal, guest};
+use anyhow::{Context, Result, ensure};
+use rxl_lab::{MemcheckProbe, Node, RemoteProcess, Signal, guest};
 
 use crate::cluster::{COMMAND, Cluster, MIGRATION, failed};
 use crate::survival::check_memory;
@@ -14,10 +14,17 @@ const SHORT: Duration = Duration::from_secs(30);
 /// The processes of a migration.
 const PROCESSES: &str = "rxl|rxl-guard|rxl-save-helper|libxl-save-help";
 
-/// Waits until small's pages flow into a domain on nodeB.
-pub fn wait_for_precopy(cluster: &Cluster) -> Result<()> {
-    cluster.wait_until(Node::B, "xl list small--incoming >/dev/null 2>&1")?;
-    cluster.wait_until(Node::A, "rxl status small 2>/dev/null | grep -q 'round 0'")
+/// Waits until a migration's pages flow from small into a domain on nodeB.
+pub fn wait_for_precopy(cluster: &Cluster, migration: &mut RemoteProcess) -> Result<()> {
+    cluster
+        .wait_until(Node::B, "xl list small--incoming >/dev/null 2>&1")
+        .and_then(|()| {
+            cluster.wait_until(Node::A, "rxl status small 2>/dev/null | grep -q 'round 0'")
+        })
+        .with_context(|| {
+            let runs = if migration.is_running().unwrap_or(false) { "runs" } else { "has ended" };
+            format!("the migration {runs}; it said: {}{}", migration.stdout(), migration.stderr())
+        })
 }
 
 /// Waits until a host has noticed the end of a migration, which may take it its own deadline.
@@ -47,7 +54,7 @@ fn broken(
     let source = cluster.lab.node(Node::A);
     let mut migration =
         source.spawn(&format!("rxl migrate --progress none {options} small nodeB"))?;
-    wait_for_precopy(cluster)?;
+    wait_for_precopy(cluster, &mut migration)?;
     breaking()?;
     let begun = Instant::now();
     let (got, said) = failed(&migration.wait(MIGRATION)?)?;
@@ -123,7 +130,7 @@ pub fn ssh_cut_and_then_ctrl_c_in_precopy(cluster: &Cluster) -> Result<()> {
         cluster.check_clean("small", Node::A)?;
 
         let mut migration = source.spawn("rxl migrate --progress none small nodeB")?;
-        wait_for_precopy(cluster)?;
+        wait_for_precopy(cluster, &mut migration)?;
         migration.signal(Signal::SIGINT)?;
         let (code, said) = failed(&migration.wait(MIGRATION)?)?;
         println!("  {code}: {said}");

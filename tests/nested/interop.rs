@@ -98,7 +98,7 @@ const TO_XL: &str = "rxl migrate --peer xl --progress none small nodeB";
 fn a_stock_receiver_killed(cluster: &Cluster) -> Result<()> {
     let target = cluster.lab.node(Node::B);
     let mut migration = cluster.lab.node(Node::A).spawn(TO_XL)?;
-    wait_for_precopy(cluster)?;
+    wait_for_precopy(cluster, &mut migration)?;
     target.check("pkill -KILL -f '[x]l migrate-receive'", COMMAND)?;
     let (code, said) = failed(&migration.wait(MIGRATION)?)?;
     println!("  killed: {code}: {said}");
@@ -111,7 +111,7 @@ fn a_stock_receiver_killed(cluster: &Cluster) -> Result<()> {
 fn cancelled_before_a_stock_receiver(cluster: &Cluster) -> Result<()> {
     let source = cluster.lab.node(Node::A);
     let mut migration = source.spawn(TO_XL)?;
-    wait_for_precopy(cluster)?;
+    wait_for_precopy(cluster, &mut migration)?;
     source.check("rxl status small | grep -q nodeB && rxl cancel small", COMMAND)?;
     let (code, said) = failed(&migration.wait(MIGRATION)?)?;
     println!("  cancelled: {code}: {said}");

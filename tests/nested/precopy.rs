@@ -110,7 +110,7 @@ pub fn stock_xl_with_our_helper(cluster: &Cluster) -> Result<()> {
 fn killed_in_precopy(cluster: &Cluster, what: &str, code: Option<i32>) -> Result<()> {
     let source = cluster.lab.node(Node::A);
     let mut migration = source.spawn("exec rxl migrate --progress none small nodeB")?;
-    wait_for_precopy(cluster)?;
+    wait_for_precopy(cluster, &mut migration)?;
     source.check(&format!("pkill -KILL -x {what}"), COMMAND)?;
     let output = migration.wait(MIGRATION)?;
     println!("  {what} killed: {}: {}", output.status, output.stderr.trim());
@@ -139,7 +139,7 @@ pub fn status_and_cancel(cluster: &Cluster) -> Result<()> {
     ensure!(idle.stdout.contains("no migration"), "{}", idle.stdout);
     cluster.on_a_slow_link(|| {
         let mut migration = source.spawn("rxl migrate --progress none small nodeB")?;
-        wait_for_precopy(cluster)?;
+        wait_for_precopy(cluster, &mut migration)?;
         let shown = source.check("rxl status; rxl status --json", COMMAND)?.stdout;
         let (line, json) = shown.split_once('\n').context("a line")?;
         println!("  {line}");

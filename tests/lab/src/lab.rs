@@ -17,6 +17,7 @@ use crate::machines::{Machines, on_each};
 use crate::memcheck::MemcheckProbe;
 use crate::ping::PingProbe;
 use crate::process::wait_for;
+use crate::processor::ProcessorTime;
 use crate::qemu::{self, Life, Start};
 use crate::run_dir;
 use crate::topology::{self, Guest, MEMCHECK_PORT, Node};
@@ -137,6 +138,11 @@ impl Lab {
     /// process owns.
     pub fn woken(&self, node: Node) -> u32 {
         self.watchdog.as_ref().map_or(0, |watchdog| watchdog.woken(node))
+    }
+
+    /// What each host's QEMU has had of the processors, in the order of [`Lab::nodes`].
+    pub fn processor_times(&self) -> Vec<ProcessorTime> {
+        self.machines.processor_times()
     }
 
     fn run_hosts(&self) -> Result<()> {

@@ -41,6 +41,7 @@ pub use memcheck::{MemcheckProbe, MemcheckStatus};
 pub use nix::sys::signal::Signal;
 pub use ping::{PingProbe, PingReport};
 pub use process::Output;
+pub use processor::ProcessorTime;
 pub use qemu::Life;
 pub use remote::RemoteProcess;
 pub use topology::{GUESTS, Guest, MEMCHECK_PORT, Node, guest};

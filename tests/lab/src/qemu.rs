@@ -13,7 +13,7 @@ use crate::monitor::{Monitor, forwarded_port};
 use crate::process::{ProcessId, wait_for};
 use crate::topology::Node;
 
-/// The emulator.
+/// Debian's name for the emulator of this machine type.
 pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
 
 /// Xen's command line. Its last three options take work from an emulated processor:
@@ -55,7 +55,7 @@ pub(crate) struct Parts {
 /// How a host starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Start {
-    /// From power-on.
+    /// From power-on, with nothing but a disk.
     Boot,
     /// Stopped, at the snapshot in its disk.
     Golden,
