@@ -73,6 +73,12 @@ impl Cluster {
         bail!("{name} runs nowhere")
     }
 
+    /// Where a domain is, and where a migration takes it.
+    pub fn way_of(&self, name: &str) -> Result<(Node, Node)> {
+        let home = self.home_of(name)?;
+        Ok((home, home.other()))
+    }
+
     /// Tells a host which others its jobs may be on.
     pub fn name_hosts(&self, node: Node) -> Result<()> {
         let names: Vec<_> = self.lab.nodes().iter().map(|node| node.name()).collect();

@@ -25,6 +25,8 @@ pub enum Needs {
     /// Two hosts with the snapshot's guests where the snapshot has them, and nothing left of a
     /// migration. Others may have run there: a fault that shows in the second is a fault.
     SharedPair,
+    /// The same with `small` on either: the scenario looks.
+    SharedAnywhere,
     /// Two hosts whose `dom3` (nodeA) and `dom4` (nodeB) are ready for ranks: no `small`, agents.
     Ranks,
     /// The same with both guests anywhere: the scenario looks.
@@ -46,6 +48,10 @@ impl Scenario {
         Self::of(name, run, Needs::SharedPair)
     }
 
+    pub const fn anywhere(name: &'static str, run: fn(&Cluster) -> Result<()>) -> Self {
+        Self::of(name, run, Needs::SharedAnywhere)
+    }
+
     pub const fn ranks(name: &'static str, run: fn(&Cluster) -> Result<()>) -> Self {
         Self::of(name, run, Needs::Ranks)
     }
@@ -63,8 +69,8 @@ impl Needs {
     /// Whether hosts that served `other` may serve this, as far as their guests are in place.
     fn shares_with(self, other: Self) -> bool {
         let of_ranks = |needs| matches!(needs, Self::Ranks | Self::RanksAnywhere);
-        (self == Self::SharedPair && other == Self::SharedPair)
-            || (of_ranks(self) && of_ranks(other))
+        let of_small = |needs| matches!(needs, Self::SharedPair | Self::SharedAnywhere);
+        (of_small(self) && of_small(other)) || (of_ranks(self) && of_ranks(other))
     }
 
     /// The guests that have to be on nodeA and on nodeB.
@@ -76,7 +82,7 @@ impl Needs {
     }
 
     fn are_met_by(self, cluster: &Cluster) -> Result<bool> {
-        if self == Self::RanksAnywhere {
+        if matches!(self, Self::RanksAnywhere | Self::SharedAnywhere) {
             return Ok(true);
         }
         for (node, wanted) in Node::PAIR.into_iter().zip(self.guests()) {

@@ -63,7 +63,8 @@ const SCENARIOS: &[Scenario] = &[
     Scenario::shared(
         "savefile::what_goes_wrong_leaves_the_domain_as_it_was",
         savefile::what_goes_wrong_leaves_the_domain_as_it_was,
-    ),
+    )
+    .long(),
     Scenario::shared(
         "savefile::rxl_and_xl_take_each_others_files",
         savefile::rxl_and_xl_take_each_others_files,
@@ -72,30 +73,33 @@ const SCENARIOS: &[Scenario] = &[
         "survival::there_and_back_with_a_connection_open",
         survival::there_and_back_with_a_connection_open,
     ),
-    Scenario::shared("precopy::rounds_are_what_was_sent", precopy::rounds_are_what_was_sent),
+    Scenario::shared("precopy::rounds_are_what_was_sent", precopy::rounds_are_what_was_sent).long(),
     Scenario::shared("precopy::to_and_fro_without_a_leak", precopy::to_and_fro_without_a_leak)
         .long(),
     Scenario::shared(
         "survival::a_pv_guest_without_live_migration",
         survival::a_pv_guest_without_live_migration,
-    ),
+    )
+    .long(),
     Scenario::shared("savefile::files_of_a_pv_guest", savefile::files_of_a_pv_guest).long(),
     Scenario::shared(
         "survival::an_hvm_guest_there_and_back",
         survival::an_hvm_guest_there_and_back,
     )
     .long(),
-    Scenario::shared("survival::options_of_xl", survival::options_of_xl),
-    Scenario::shared(
-        "damage::a_flipped_bit_is_refused_where_xl_restores_it",
-        damage::a_flipped_bit_is_refused_where_xl_restores_it,
-    ),
-    Scenario::shared(
+    Scenario::anywhere("survival::options_of_xl", survival::options_of_xl),
+    Scenario::anywhere("damage::a_flipped_bit_is_refused", damage::a_flipped_bit_is_refused),
+    Scenario::fresh(
+        "damage::stock_xl_restores_a_flipped_bit",
+        damage::stock_xl_restores_a_flipped_bit,
+    )
+    .long(),
+    Scenario::anywhere(
         "survival::over_parallel_tcp_connections",
         survival::over_parallel_tcp_connections,
     ),
-    Scenario::shared("precopy::stock_xl_with_our_helper", precopy::stock_xl_with_our_helper),
-    Scenario::shared("compare::beside_stock_xl", compare::beside_stock_xl),
+    Scenario::anywhere("precopy::stock_xl_with_our_helper", precopy::stock_xl_with_our_helper),
+    Scenario::anywhere("compare::beside_stock_xl", compare::beside_stock_xl).long(),
     Scenario::fresh(
         "interop::to_a_host_with_xl_alone_and_back",
         interop::to_a_host_with_xl_alone_and_back,
@@ -132,7 +136,7 @@ const SCENARIOS: &[Scenario] = &[
         "quiesce::a_coordinator_killed_while_frozen",
         quiesce::a_coordinator_killed_while_frozen,
     ),
-    Scenario::ranks("deadlocks::ranks_inside_mpi", deadlocks::ranks_inside_mpi),
+    Scenario::ranks("deadlocks::ranks_inside_mpi", deadlocks::ranks_inside_mpi).long(),
     Scenario::ranks(
         "deadlocks::what_an_agent_cannot_stop_or_flush",
         deadlocks::what_an_agent_cannot_stop_or_flush,

@@ -94,15 +94,16 @@ pub fn stock_xl_with_our_helper(cluster: &Cluster) -> Result<()> {
     let mut probe = cluster.lab.watch_memcheck(Node::B, guest("small")?.ip)?;
     let with = "LIBXL_SAVE_HELPER=/usr/bin/rxl-save-helper RXL_DOWNTIME_LIMIT=2000 \
                 RXL_SAVE_REPORT=/root/save.json";
-    let source = cluster.lab.node(Node::A);
-    source.check(&format!("{with} xl migrate small nodeB"), MIGRATION)?;
+    let (from, to) = cluster.way_of("small")?;
+    let source = cluster.lab.node(from);
+    source.check(&format!("{with} xl migrate small {to}"), MIGRATION)?;
     let report = source.check("cat /root/save.json", COMMAND)?;
     println!("  {}", report.stdout.split_whitespace().collect::<String>());
     let report: Value = serde_json::from_str(&report.stdout)?;
     ensure!(report["rounds"].as_array().is_some_and(|rounds| !rounds.is_empty()), "{report}");
     ensure!(report["stopped"].is_string() && report["suspended"].is_number(), "{report}");
     check_memory(&mut probe, "moved by xl with our helper")?;
-    cluster.check_clean("small", Node::B)
+    cluster.check_clean("small", to)
 }
 
 /// Kills something on the source in pre-copy; the guest runs on, and nothing is left but what the
