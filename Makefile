@@ -107,7 +107,8 @@ bench: build deb
 	$(CARGO) bench --package migrate-stream
 	$(BUILD) --example make-stream
 	tests/stream_bench.sh $(OUT)/release/rxl $(OUT)/release/examples/make-stream
-	RXL_COMPARE_RUNS=5 RXL_COMPARE_GUESTS='dom3 small' $(NESTED) -- compare
+	RXL_COMPARE_RUNS=5 RXL_COMPARE_GUESTS='dom3 small' \
+		$(NESTED) -- --include-ignored compare
 
 # Four migrations each way, which take turns under one job: about forty minutes.
 bench-quiesce: build deb
