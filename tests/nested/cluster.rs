@@ -146,9 +146,10 @@ impl Cluster {
         text.stdout.trim().parse().context("a byte count")
     }
 
-    /// Waits until a command succeeds on a host.
+    /// Waits until a command succeeds on a host. A look costs the host's one processor, which the
+    /// migration needs, a tenth of a second and more.
     pub fn wait_until(&self, node: Node, command: &str) -> Result<()> {
-        let poll = format!("for i in $(seq 600); do {command} && exit 0; sleep 0.1; done; exit 1");
+        let poll = format!("for i in $(seq 250); do {command} && exit 0; sleep 0.3; done; exit 1");
         self.lab.node(node).check(&poll, Duration::from_secs(90)).map(drop)
     }
 }

@@ -53,6 +53,8 @@ const SCENARIOS: &[Scenario] = &[
         "failures::rxl_killed_while_the_domain_is_suspended",
         failures::rxl_killed_while_the_domain_is_suspended,
     ),
+    Scenario::shared("failures::rxl_killed_while_it_saves", failures::rxl_killed_while_it_saves)
+        .long(),
     Scenario::shared("precopy::helper_and_rxl_killed", precopy::helper_and_rxl_killed).long(),
     Scenario::shared("failures::a_link_cut_in_precopy", failures::a_link_cut_in_precopy).long(),
     Scenario::shared(
