@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 /// The libxl API to compile against (libxl.h: `LIBXL_API_VERSION`); 4.20 of Xen still offers it.
 const API_VERSION: &str = "0x041400";
 
-/// Everything that rxl calls. Each is resolved when the library is loaded, so one that is missing
-/// is found at once.
+/// The functions that rxl calls. All are resolved when the library is loaded, so a missing one is
+/// found at once.
 const FUNCTIONS: &[&str] = &[
     // Contexts and events.
     "libxl_ctx_alloc",
@@ -48,7 +48,7 @@ const FUNCTIONS: &[&str] = &[
     "libxl_get_free_memory",
     "libxl_set_memory_target",
     "libxl_wait_for_memory_target",
-    // What libxl has no public call for, from the libraries that libxl itself is linked with.
+    // Functions of the libraries that libxl is linked with, for what libxl has no public call.
     "xc_interface_open",
     "xc_interface_close",
     "xc_shadow_control",
@@ -72,7 +72,7 @@ const FUNCTIONS: &[&str] = &[
     "xenforeignmemory_map",
     "xenforeignmemory_unmap",
     "xc_domain_save",
-    // The same of a new one, for restoring it.
+    // A new domain's memory and processor state, for restoring it.
     "xc_domain_populate_physmap_exact",
     "xc_clear_domain_pages",
     "xc_dom_gnttab_seed",
@@ -83,14 +83,9 @@ const FUNCTIONS: &[&str] = &[
     "xs_open",
     "xs_close",
     "xs_read",
-    "xs_directory",
     "xs_write",
     "xs_transaction_start",
     "xs_transaction_end",
-    "xs_watch",
-    "xs_unwatch",
-    "xs_fileno",
-    "xs_check_watch",
 ];
 
 const CONSTANTS: &[&str] = &[
@@ -108,7 +103,7 @@ const CONSTANTS: &[&str] = &[
 const ENUMS: &[&str] =
     &["libxl_error", "libxl_shutdown_reason", "xentoollog_level", "xc_stream_type_t"];
 
-/// Their layout changes with every release, and C alone needs to know it.
+/// Types whose layout changes with every Xen release. Only the C shim knows it.
 const OPAQUE: &[&str] = &["libxl_domain_config", "libxl_event", "xentoollog_logger"];
 
 fn main() {
@@ -137,7 +132,8 @@ fn build() -> Result<(), String> {
     compile_shim(&library.include_paths)
 }
 
-/// The development link `libxenlight.so` points at the library that the headers belong to.
+/// The file name of the library that the headers belong to: the development link `libxenlight.so`
+/// points to it.
 fn soname(link_paths: &[PathBuf]) -> Result<String, String> {
     let libdir = pkg_config::get_variable("xenlight", "libdir").unwrap_or_default();
     link_paths
@@ -164,16 +160,21 @@ fn builder(include_paths: &[PathBuf]) -> bindgen::Builder {
         .rust_edition(bindgen::RustEdition::Edition2024)
 }
 
-/// `xc_get_pfn_type_batch` is exported to libxenguest and declared in no public header
-/// (tools/libs/ctrl/xc_private.h).
+/// Generates the bindings to Xen's libraries. `xc_get_pfn_type_batch` is declared here, because
+/// libxenctrl exports it to libxenguest without a public header (tools/libs/ctrl/xc_private.h).
 fn bind_libxl(include_paths: &[PathBuf], out: &Path) -> Result<(), String> {
     let mut builder = builder(include_paths)
         .header_contents(
             "libxl-all.h",
-            "#include <libxl.h>\n#include <libxl_utils.h>\n#include <xenctrl.h>\n#include \
-             <xenforeignmemory.h>\n#include <xenguest.h>\n#include <xenstore.h>\n#include \
-             <xen/hvm/params.h>\nint xc_get_pfn_type_batch(xc_interface *xch, uint32_t dom, \
-             unsigned int num, xen_pfn_t *);\n",
+            "#include <libxl.h>\n\
+             #include <libxl_utils.h>\n\
+             #include <xenctrl.h>\n\
+             #include <xenforeignmemory.h>\n\
+             #include <xenguest.h>\n\
+             #include <xenstore.h>\n\
+             #include <xen/hvm/params.h>\n\
+             int xc_get_pfn_type_batch(xc_interface *xch, uint32_t dom, unsigned int num, \
+             xen_pfn_t *);\n",
         )
         .dynamic_library_name("Libxl")
         .dynamic_link_require_all(true);

@@ -1,6 +1,7 @@
 //! The real `rxl`, on a machine that need not have Xen: what it says, on how many lines, and with
 //! which exit status.
 
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -17,6 +18,11 @@ fn rxl(arguments: &[&str]) -> Output {
 
 fn stdout(output: &Output) -> &str {
     std::str::from_utf8(&output.stdout).unwrap()
+}
+
+/// Whether rxl finds a Xen here. Then it fails for other reasons.
+fn is_dom0() -> bool {
+    ["/proc/xen/capabilities", "/dev/xen/privcmd"].iter().any(|path| Path::new(path).exists())
 }
 
 /// The one line that a failure leaves on standard error. Nothing is on standard output.
@@ -132,7 +138,7 @@ fn several_domains_that_cannot_share_are_refused_in_one_line() {
 /// Each is moved by a process of its own, which tells the first why it cannot.
 #[test]
 fn several_domains_have_a_line_each() {
-    if ["/proc/xen/capabilities", "/dev/xen/privcmd"].iter().any(|path| Path::new(path).exists()) {
+    if is_dom0() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -159,10 +165,32 @@ fn several_domains_have_a_line_each() {
     );
 }
 
+/// A package upgrade replaces the file while rxl runs. The processes that rxl then starts, guard and
+/// gang members, must be the same rxl.
+#[test]
+fn a_program_whose_file_is_gone_starts_its_own_processes() {
+    if is_dom0() {
+        return;
+    }
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let link = directory.path().join("rxl");
+    std::fs::hard_link(env!("CARGO_BIN_EXE_rxl"), &link).unwrap();
+    let file = std::fs::File::open(&link).unwrap();
+    std::fs::remove_file(&link).unwrap();
+    let program = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+    let output = Command::new(program)
+        .args(["migrate", "nosuch", "norsuch", "nodeB"])
+        .env_remove("RXL_LOG")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.matches("not a Xen dom0").count(), 2, "{said}");
+}
+
 #[test]
 fn where_there_is_no_xen_one_line_says_so() {
-    // A dom0 has both, and then another line is right.
-    if ["/proc/xen/capabilities", "/dev/xen/privcmd"].iter().any(|path| Path::new(path).exists()) {
+    if is_dom0() {
         return;
     }
     for arguments in [

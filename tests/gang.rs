@@ -22,7 +22,6 @@ use rxl_core::steering::Walker;
 use rxl_datapath::send::Sent;
 use rxl_gang::barriers::{Outcome, Quiesce};
 use rxl_gang::leader::{Heard, lead};
-use rxl_report::progress::Silent;
 use rxl_session::events::{Event, Events};
 use rxl_session::gang_member as member;
 use rxl_session::gang_member::Member;
@@ -30,6 +29,7 @@ use rxl_session::gang_words::{Ended, FromMember, Place, ToMember, Told, hear, sa
 use rxl_session::request::Request;
 use rxl_session::source;
 use rxl_testkit::memory::{Guest, MemoryHost};
+use rxl_testkit::silent::Silent;
 use support::{example, request, small_guest};
 use tempfile::TempDir;
 

@@ -39,20 +39,20 @@ fn a_migration_moves_every_byte_and_counts_them() {
         moved["stream"][0].as_u64().unwrap(),
         "as many bytes came out as went in"
     );
-    let pages: Vec<u64> = report.rounds.iter().map(|round| round.pages).collect();
-    assert_eq!(pages, [20_000, 2_000, 100, 100], "all, two dirty passes, the last pass");
+    let pages: Vec<u64> = report.iterations.iter().map(|iteration| iteration.pages).collect();
+    assert_eq!(pages, [20_000, 2_000, 100, 100], "all, two dirty iterations, the last one");
     assert_eq!(
-        report.rounds.iter().map(|r| r.dirty_pages).collect::<Vec<_>>(),
+        report.iterations.iter().map(|r| r.dirty_pages).collect::<Vec<_>>(),
         pages.iter().map(|p| Some(*p)).collect::<Vec<_>>()
     );
     assert_eq!(
-        report.rounds.iter().map(|r| r.suspended).collect::<Vec<_>>(),
+        report.iterations.iter().map(|r| r.suspended).collect::<Vec<_>>(),
         [false, false, false, true]
     );
     assert!(report.ram.transferred < report.ram.stream_bytes, "zero pages were left out");
     assert_eq!(
         report.ram.precopy_bytes + report.ram.downtime_bytes,
-        report.rounds.iter().map(|r| r.wire_bytes).sum::<u64>()
+        report.iterations.iter().map(|r| r.wire_bytes).sum::<u64>()
     );
     assert!(report.downtime.unwrap() > 0.0);
     assert_eq!(report.checksum.digest.as_ref().map(String::len), Some(64));
@@ -75,24 +75,25 @@ fn the_source_is_guarded_until_go() {
     assert_source_untouched(&pair);
 }
 
-/// With rxl's own walk: what it decides on goes with the last pass, holes stay at home, and
+/// With rxl's own walk: what it decides on goes with the last iteration, holes stay at home, and
 /// log-dirty mode ends with the copy.
 #[test]
 fn a_walk_of_our_own_moves_the_same() {
     let mut pair = Pair::new(small_guest());
     pair.request.walker = Walker::Rxl;
-    pair.request.limits.max_rounds = 3;
+    pair.request.limits.max_iterations = 3;
     let (result, report) = pair.migrate();
     result.unwrap();
     let outcome = pair.outcome();
     assert_eq!(outcome["domains"][0]["stream"][0].as_u64(), Some(report.ram.stream_bytes));
     assert_eq!(report.precopy.walker, Walker::Rxl);
-    let rounds: Vec<_> = report.rounds.iter().map(|round| (round.pfns, round.suspended)).collect();
-    assert_eq!(rounds, [(20_000, false), (2_000, false), (100, false), (100, true)]);
+    let iterations: Vec<_> =
+        report.iterations.iter().map(|iteration| (iteration.pfns, iteration.suspended)).collect();
+    assert_eq!(iterations, [(20_000, false), (2_000, false), (100, false), (100, true)]);
     assert!(
-        report.rounds.iter().all(|round| round.dirty_pages == Some(round.pfns)),
+        report.iterations.iter().all(|iteration| iteration.dirty_pages == Some(iteration.pfns)),
         "{:?}",
-        report.rounds
+        report.iterations
     );
     assert!(pair.host.domains().is_empty());
 }
@@ -122,7 +123,7 @@ fn the_policy_ends_precopy() {
     }
 }
 
-/// In the middle of a pass, where rxl walks.
+/// In the middle of an iteration, where rxl walks.
 #[test]
 fn a_timeout_can_force_the_suspend() {
     let mut pair =
@@ -132,11 +133,15 @@ fn a_timeout_can_force_the_suspend() {
     pair.request.limits.on_timeout = Otherwise::Force;
     let (result, report) = pair.migrate();
     result.unwrap();
-    let last = report.rounds.last().unwrap();
-    assert!(last.suspended && report.rounds.len() >= 2, "{:?}", report.rounds);
-    let live: u64 =
-        report.rounds.iter().filter(|round| !round.suspended).map(|round| round.pages).sum();
-    assert!(live + last.pages >= 400_000, "every page has been sent: {:?}", report.rounds);
+    let last = report.iterations.last().unwrap();
+    assert!(last.suspended && report.iterations.len() >= 2, "{:?}", report.iterations);
+    let live: u64 = report
+        .iterations
+        .iter()
+        .filter(|iteration| !iteration.suspended)
+        .map(|iteration| iteration.pages)
+        .sum();
+    assert!(live + last.pages >= 400_000, "every page has been sent: {:?}", report.iterations);
 }
 
 #[test]
@@ -209,7 +214,7 @@ fn an_unknown_a_paused_and_a_busy_domain_are_told_apart() {
 #[test]
 fn whatever_fails_before_commit_the_source_runs_on() {
     let faults = [
-        (Faults { save_after_passes: Some(1), ..Faults::default() }, "", "save"),
+        (Faults { save_after_iterations: Some(1), ..Faults::default() }, "", "save"),
         (Faults { save_after_suspend: true, ..Faults::default() }, "", "save"),
         (Faults { rename: true, ..Faults::default() }, "", "rename"),
         (Faults::default(), "fault=restore", "restore"),

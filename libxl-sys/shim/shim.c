@@ -6,11 +6,11 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* libxl's own lines stay far below; what does not (a dump of a configuration) may be cut off. */
+/* libxl's own lines are far shorter; a longer one (the dump of a configuration) may be cut off. */
 #define XLSHIM_LINE 2048
 
 struct logger {
-    xentoollog_logger vtable; /* first: libxl hands back a pointer to it */
+    xentoollog_logger vtable; /* the first member: libxl hands back a pointer to it */
     pid_t owner;
     void *user;
     xlshim_message_fn *message;
@@ -22,20 +22,24 @@ static struct logger *logger_of(xentoollog_logger *vtable)
     return (struct logger *)vtable;
 }
 
-/* Async-signal-safe but for vsnprintf, which allocates nothing for the formats in use. */
+/*
+ * Runs in a forked child, so all of it must be async-signal-safe. snprintf is not by the standard,
+ * but it allocates nothing for this format.
+ */
 static void write_to_stderr(const char *context, const char *line)
 {
     char out[XLSHIM_LINE + 64];
-    int len = snprintf(out, sizeof(out), "%s[%ld]: %s\n", context ? context : "libxl", (long)getpid(), line);
+    const char *from = context ? context : "libxl";
+    int len = snprintf(out, sizeof(out), "%s[%ld]: %s\n", from, (long)getpid(), line);
     if (len < 0)
         return;
     size_t size = (size_t)len < sizeof(out) ? (size_t)len : sizeof(out) - 1;
     ssize_t written = write(STDERR_FILENO, out, size);
-    (void)written; /* there is nowhere left to complain */
+    (void)written; /* a failure to write to stderr cannot be reported anywhere */
 }
 
-static void vmessage(xentoollog_logger *vtable, xentoollog_level level, int errnoval, const char *context,
-                     const char *format, va_list args)
+static void vmessage(xentoollog_logger *vtable, xentoollog_level level, int errnoval,
+                     const char *context, const char *format, va_list args)
 {
     struct logger *logger = logger_of(vtable);
     char line[XLSHIM_LINE];
@@ -48,8 +52,8 @@ static void vmessage(xentoollog_logger *vtable, xentoollog_level level, int errn
         write_to_stderr(context, line);
 }
 
-static void progress(xentoollog_logger *vtable, const char *context, const char *what, int percent, unsigned long done,
-                     unsigned long total)
+static void progress(xentoollog_logger *vtable, const char *context, const char *what, int percent,
+                     unsigned long done, unsigned long total)
 {
     struct logger *logger = logger_of(vtable);
 
@@ -58,13 +62,14 @@ static void progress(xentoollog_logger *vtable, const char *context, const char 
         logger->progress(logger->user, context, what, done, total);
 }
 
-/* The maker frees it; libxl never destroys a logger that it was given. */
+/* Does nothing: libxl never destroys a logger that it was given. xlshim_logger_free frees it. */
 static void destroy(xentoollog_logger *vtable)
 {
     (void)vtable;
 }
 
-xentoollog_logger *xlshim_logger_new(void *user, xlshim_message_fn *message, xlshim_progress_fn *on_progress)
+xentoollog_logger *xlshim_logger_new(void *user, xlshim_message_fn *message,
+                                     xlshim_progress_fn *on_progress)
 {
     struct logger *logger = calloc(1, sizeof(*logger));
 

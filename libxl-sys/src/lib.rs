@@ -1,17 +1,28 @@
 //! Raw bindings to Xen's toolstack library libxenlight (libxl), generated from the installed
 //! headers.
 //!
-//! The library is **not** linked: [`library`] loads it when it is first needed, so that a program
-//! which only sometimes talks to Xen starts where there is none. libxl has no stable ABI: the
-//! bindings hold for one Xen release, [`XEN_VERSION`], and the library is looked up under the exact
-//! name that carries it, [`SONAME`].
+//! The library is **not** linked: [`library`] loads it on first use, so that a program that only
+//! sometimes talks to Xen also starts where there is no Xen. libxl has no stable ABI. The bindings
+//! are right for one Xen release, [`XEN_VERSION`], and the library is opened by the file name that
+//! holds this release, [`SONAME`].
 //!
-//! The few functions of libxenctrl and libxenstore in the table are found through libxenlight,
-//! which is linked with both; so they are always the ones that libxl itself uses.
+//! The table also has functions of libxenctrl, libxenguest, libxenforeignmemory and libxenstore.
+//! They are resolved through libxenlight, which is linked with these, so they are the ones that
+//! libxl itself calls.
 //!
 //! Everything here is as unsafe as C. A small C shim adds what needs C: a logger that formats
-//! libxl's `va_list` messages, a `fork` that tells of itself, and access to fields of structures
-//! that stay opaque in Rust.
+//! libxl's `va_list` messages, a `fork` that calls back, and access to fields of structures that
+//! are opaque in Rust.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 
 use std::sync::OnceLock;
 
@@ -30,16 +41,15 @@ mod shim {
 pub use libxl::*;
 pub use shim::*;
 
-/// File name of the library that the bindings were generated for, such as `libxenlight.so.4.17`.
+/// File name of the library that the bindings were generated for, like `libxenlight.so.4.17`.
 pub const SONAME: &str = env!("LIBXENLIGHT_SONAME");
 
-/// `MAJOR.MINOR` of the Xen release that the bindings were generated for.
+/// The Xen release that the bindings were generated for, as `MAJOR.MINOR`.
 pub const XEN_VERSION: &str = env!("LIBXENLIGHT_XEN_VERSION");
 
-/// The functions of libxl, loaded once for the life of the process.
-///
-/// It is never unloaded: libxl leaves a fork handler and, at times, a SIGCHLD handler in the
-/// process. The error is the dynamic loader's message.
+/// Returns the functions of libxl. The first call loads the library, for the life of the process:
+/// it cannot be unloaded, because libxl leaves a fork handler and, at times, a SIGCHLD handler in
+/// the process. The error is the dynamic loader's message.
 pub fn library() -> Result<&'static Libxl, &'static str> {
     static LIBRARY: OnceLock<Result<Libxl, String>> = OnceLock::new();
     LIBRARY
@@ -69,8 +79,8 @@ mod tests {
         library().expect("libxen-dev brings the library with the headers");
     }
 
-    /// Held while a test is inside of libxl. xentoolcore keeps a list of handles under a lock
-    /// without a fork handler: a child that is forked while another thread has it never gets it.
+    /// Held while a test is inside of libxl. xentoolcore guards a list of handles with a lock that
+    /// has no fork handler: a child that is forked while another thread holds it waits for ever.
     static INSIDE: Mutex<()> = Mutex::new(());
 
     type Lines = Mutex<Vec<(c_int, String)>>;
@@ -105,7 +115,7 @@ mod tests {
         unsafe { xlshim_logger_new(user, Some(keep), Some(ignore)) }
     }
 
-    /// Opens and frees a context, which fails, with an error line, where there is no Xen.
+    /// Opens and frees a context. Without Xen that fails, and libxl logs an error.
     fn provoke(logger: *mut xentoollog_logger) -> c_int {
         let library = library().unwrap();
         let mut ctx = std::ptr::null_mut();
@@ -113,7 +123,7 @@ mod tests {
         // header says.
         let rc =
             unsafe { library.libxl_ctx_alloc(&raw mut ctx, LIBXL_VERSION as c_int, 0, logger) };
-        // SAFETY: null, or just made and used nowhere else.
+        // SAFETY: `ctx` is null, or was just made and is used nowhere else.
         unsafe { library.libxl_ctx_free(ctx) };
         rc
     }
@@ -124,7 +134,7 @@ mod tests {
         let lines = Lines::default();
         let logger = logger(&lines);
         let failed = provoke(logger) != 0;
-        // SAFETY: the context that logged to it is gone.
+        // SAFETY: the context that logged to the logger is gone.
         unsafe { xlshim_logger_free(logger) };
         let lines = lines.into_inner().unwrap();
         assert_eq!(
@@ -140,13 +150,13 @@ mod tests {
         let _inside = INSIDE.lock().unwrap_or_else(PoisonError::into_inner);
         let lines = Lines::default();
         let logger = logger(&lines);
-        // Loaded before the fork: another test's thread may be loading it, and would not exist in
-        // the child.
+        // The library is loaded before the fork: the thread of another test that is loading it
+        // would not exist in the child.
         library().unwrap();
         // SAFETY: the child calls libxl, which is made for this, and then only ends.
         let child = unsafe { libc::fork() };
         if child == 0 {
-            // SAFETY: its default action ends the child, should it wait for a lock for ever.
+            // SAFETY: SIGALRM's default action ends a child that waits for a lock for ever.
             unsafe { libc::alarm(10) };
             provoke(logger);
             let silent = lines.try_lock().is_ok_and(|lines| lines.is_empty());
@@ -154,9 +164,9 @@ mod tests {
             unsafe { libc::_exit(c_int::from(!silent)) };
         }
         let mut status = -1;
-        // SAFETY: a child of this test's own.
+        // SAFETY: the test started this child itself.
         unsafe { libc::waitpid(child, &raw mut status, 0) };
-        // SAFETY: nothing logs to it any more.
+        // SAFETY: nothing logs to the logger any more.
         unsafe { xlshim_logger_free(logger) };
         assert_eq!(status, 0);
     }

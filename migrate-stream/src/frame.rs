@@ -1,9 +1,9 @@
 //! rxl's data frames, in which a libxl stream travels from one rxl to another.
 //!
-//! All integers are **little-endian**. A data connection begins with a preamble ([`Preamble`]), and
-//! then carries frames: a header ([`FrameHeader`]) and `wire length` bytes of payload. One sequence
-//! of frames is spread over all connections of a migration; the receiver puts them in order by
-//! their sequence numbers.
+//! All integers are **little-endian**. A data connection begins with a preamble ([`Preamble`]) and
+//! then carries frames: a header ([`FrameHeader`]) and a payload of `wire length` bytes. One
+//! sequence of frames is spread over all connections of a migration. The receiver puts them in
+//! order by their sequence numbers.
 //!
 //! # Preamble, 64 bytes
 //!
@@ -24,7 +24,7 @@
 //! | --- | --- | --- |
 //! | 0 | 4 | magic, `RXLF` |
 //! | 4 | 1 | kind: 0 bytes, 1 pages, 2 end |
-//! | 5 | 1 | codec of the payload: 0 none, 1 zstd (2 is set aside for lz4) |
+//! | 5 | 1 | codec of the payload: 0 none, 1 zstd (2 is reserved for lz4) |
 //! | 6 | 2 | flags, 0 |
 //! | 8 | 8 | sequence, from 0, over all connections |
 //! | 16 | 4 | decoded length: bytes of the libxl stream that the frame stands for |
@@ -34,19 +34,19 @@
 //! | 32 | 4 | CRC-32 of the payload |
 //! | 36 | 4 | CRC-32 of the 36 bytes above |
 //!
-//! CRC-32 is that of zlib, PNG and Ethernet. A frame of kind *bytes* packs to the stream's bytes as
-//! they are; one of kind *pages* to a compact PAGE_DATA record ([`pages`]); the *end* frame, whose
-//! sequence is the number of frames before it, holds the totals ([`Totals`]) against which the
-//! receiver checks what it has put together.
+//! CRC-32 is that of zlib, PNG and Ethernet. The packed form of a frame of kind *bytes* is the
+//! stream's bytes as they are. That of a frame of kind *pages* is a PAGE_DATA record without its
+//! zero pages ([`pages`]). The *end* frame, whose sequence is the number of frames before it, holds
+//! the totals ([`Totals`]), with which the receiver compares what it has put together.
 
+mod bounds;
 pub mod crc;
 pub mod digest;
 mod header;
 pub mod pages;
 mod preamble;
 
-pub use digest::{Digest, DigestValue, TOTALS_LEN, Totals};
-pub use header::{
-    Codec, FRAME_HEADER_LEN, FrameError, FrameHeader, FrameKind, MAX_DECODED, MAX_PACKED,
-};
+pub use bounds::{MAX_DECODED, MAX_PACKED, TOTALS_LEN};
+pub use digest::{Digest, DigestValue, Totals};
+pub use header::{Codec, FRAME_HEADER_LEN, FrameError, FrameHeader, FrameKind};
 pub use preamble::{MigrationId, PREAMBLE_LEN, Preamble, PreambleError, Purpose, Token};

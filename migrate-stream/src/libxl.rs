@@ -1,20 +1,21 @@
 //! The libxl stream, version 2 (Xen's docs/specs/libxl-migration-stream.pandoc and
 //! libxl_sr_stream_format.h).
 //!
-//! A header of 16 bytes, **big-endian**: u64 `LibxlFmt`, u32 version 2, u32 options (bit 0
-//! big-endian, bit 1 converted from the legacy format). Then records, **little-endian**: u32 type,
-//! u32 length, the body, zeroes up to a multiple of 8 (the length does not count them). After the
-//! header of LIBXC_CONTEXT, whose length is 0, comes the libxc stream as it is.
+//! The stream begins with a header of 16 bytes, **big-endian**: u64 `LibxlFmt`, u32 version 2, u32
+//! options (bit 0 big-endian, bit 1 converted from the legacy format). Records follow,
+//! **little-endian**: u32 type, u32 length, the body, and zeroes up to a multiple of 8 that the
+//! length does not count. The libxc stream, as it is, follows the header of LIBXC_CONTEXT, whose
+//! length is 0.
 
 use std::fmt;
 
-use crate::bytes::{be32, be64, le32};
+use crate::fields::{Builder, Fields};
 use crate::libxc::BodyError;
 
-/// `LibxlFmt`, what a stream begins with.
+/// `LibxlFmt`, with which a stream begins.
 pub const IDENT: u64 = 0x4c69_6278_6c46_6d74;
 
-/// The only version there is.
+/// The only version that the specification defines.
 pub const VERSION: u32 = 2;
 
 /// Length of the stream's header in bytes.
@@ -35,28 +36,28 @@ pub enum HeaderError {
     /// The first eight bytes are not [`IDENT`].
     #[error("ident {0:#018x}, expected \"LibxlFmt\"")]
     Ident(u64),
-    /// Not [`VERSION`].
     #[error("version {0}, expected {VERSION}")]
     Version(u32),
-    /// The records are big-endian.
     #[error("big-endian records, which are not supported")]
     BigEndian,
-    /// Reserved option bits are set.
+    /// Option bits that the specification reserves are set.
     #[error("reserved options {0:#x}")]
     Options(u32),
 }
 
-/// The stream's header.
+/// The stream's header, of which only the options can differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// The stream was converted from the legacy format.
+    /// Whether the stream was converted from the legacy format, that of Xen before 4.6.
     pub legacy: bool,
 }
 
 impl Header {
-    /// Parses and checks a header.
+    /// Parses a header and checks every field.
     pub fn parse(bytes: &[u8; HEADER_LEN]) -> Result<Self, HeaderError> {
-        let (ident, version, options) = (be64(bytes, 0), be32(bytes, 8), be32(bytes, 12));
+        let fields = Fields(bytes);
+        let (ident, version, options) =
+            (fields.be64::<0>(), fields.be32::<8>(), fields.be32::<12>());
         if ident != IDENT {
             return Err(HeaderError::Ident(ident));
         }
@@ -72,33 +73,32 @@ impl Header {
         Ok(Self { legacy: options & OPTION_LEGACY != 0 })
     }
 
-    /// The header's bytes.
     pub fn to_bytes(&self) -> [u8; HEADER_LEN] {
         let options = if self.legacy { OPTION_LEGACY } else { 0 };
-        let mut bytes = [0; HEADER_LEN];
-        bytes[..8].copy_from_slice(&IDENT.to_be_bytes());
-        bytes[8..12].copy_from_slice(&VERSION.to_be_bytes());
-        bytes[12..].copy_from_slice(&options.to_be_bytes());
-        bytes
+        Builder::new()
+            .put::<0, 8>(IDENT.to_be_bytes())
+            .put::<8, 4>(VERSION.to_be_bytes())
+            .put::<12, 4>(options.to_be_bytes())
+            .bytes()
     }
 }
 
-/// A record's type.
+/// A record's type, by the specification's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RecordType {
-    /// The last record. Empty.
+    /// Ends the stream. Its body is empty.
     End,
-    /// The libxc stream follows. Empty.
+    /// Says that the libxc stream follows. Its body is empty.
     LibxcContext,
     /// Keys and values for a device model's xenstore directory.
     EmulatorXenstoreData,
     /// A device model's saved state.
     EmulatorContext,
-    /// End of a checkpoint (Remus, COLO). Empty.
+    /// Ends a checkpoint (Remus, COLO). Its body is empty.
     CheckpointEnd,
-    /// Control of a checkpoint (COLO).
+    /// Controls a checkpoint (COLO).
     CheckpointState,
-    /// Any other value. libxl refuses all of them, those with bit 31 ("optional") too.
+    /// Any other value. libxl refuses all of them, even those with bit 31 ("optional").
     Unknown(u32),
 }
 
@@ -144,7 +144,7 @@ impl fmt::Display for RecordType {
     }
 }
 
-/// A record's header.
+/// A record's header: what its body is, and how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordHeader {
     /// What the body is.
@@ -154,9 +154,10 @@ pub struct RecordHeader {
 }
 
 impl RecordHeader {
-    /// Parses a header; any type and length.
+    /// Parses a header of any type and length; [`RecordHeader::check_length`] judges the length.
     pub fn parse(bytes: &[u8; RECORD_HEADER_LEN]) -> Self {
-        Self { record_type: le32(bytes, 0).into(), length: le32(bytes, 4) }
+        let fields = Fields(bytes);
+        Self { record_type: fields.le32::<0>().into(), length: fields.le32::<4>() }
     }
 
     /// Compares the length with what the type allows.
@@ -177,23 +178,22 @@ impl RecordHeader {
         }
     }
 
-    /// The header's bytes.
     pub fn to_bytes(&self) -> [u8; RECORD_HEADER_LEN] {
-        let mut bytes = [0; RECORD_HEADER_LEN];
-        bytes[..4].copy_from_slice(&u32::from(self.record_type).to_le_bytes());
-        bytes[4..].copy_from_slice(&self.length.to_le_bytes());
-        bytes
+        Builder::new()
+            .put::<0, 4>(u32::from(self.record_type).to_le_bytes())
+            .put::<4, 4>(self.length.to_le_bytes())
+            .bytes()
     }
 }
 
-/// Which device model an emulator record belongs to.
+/// The device model that an emulator record belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmulatorId {
-    /// Not known (streams converted from the legacy format).
+    /// The record does not tell: so in streams converted from the legacy format.
     Unknown,
-    /// qemu-xen-traditional.
+    /// qemu-xen-traditional, Xen's old fork of QEMU.
     QemuTraditional,
-    /// QEMU.
+    /// QEMU as its own project releases it.
     QemuUpstream,
 }
 
@@ -219,26 +219,28 @@ impl EmulatorId {
 /// The body of EMULATOR_XENSTORE_DATA and EMULATOR_CONTEXT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Emulator<'a> {
-    /// Whose it is.
+    /// The device model whose data it is.
     pub id: EmulatorId,
-    /// Which of the domain's emulators.
+    /// Tells the domain's emulators apart, where it has several.
     pub index: u32,
-    /// The record's own data.
+    /// What follows the sub-header: xenstore keys and values, or the saved state.
     pub data: &'a [u8],
 }
 
 impl<'a> Emulator<'a> {
-    /// Parses a body, whole.
+    /// Parses a whole body.
     pub fn parse(body: &'a [u8]) -> Result<Self, BodyError> {
         let Some((header, data)) = body.split_first_chunk::<EMULATOR_HEADER_LEN>() else {
             return Err(BodyError::TooShort { length: body.len(), least: EMULATOR_HEADER_LEN });
         };
-        Ok(Self { id: EmulatorId::parse(le32(header, 0))?, index: le32(header, 4), data })
+        let header = Fields(header);
+        let id = EmulatorId::parse(header.le32::<0>())?;
+        Ok(Self { id, index: header.le32::<4>(), data })
     }
 
     /// The data of EMULATOR_XENSTORE_DATA as (key, value) pairs, without their NULs. Keys are
-    /// relative to the device model's directory. An error when the data is not an even number of
-    /// NUL-terminated strings.
+    /// relative to the device model's directory in xenstore. Fails when the data is not an even
+    /// number of NUL-terminated strings.
     pub fn xenstore_pairs(
         &self,
     ) -> Result<impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a>, BodyError> {

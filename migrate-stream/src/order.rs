@@ -1,29 +1,29 @@
 //! Which records may come when, in the plain (not checkpointed) streams of saves and migrations.
 //!
-//! The rules are those by which libxc's and libxl's restore code fail (Xen's
-//! tools/libs/guest/xg_sr_restore*.c and tools/libs/light/libxl_stream_read.c), and three more that
-//! tell a broken stream early: version 3 must have had STATIC_DATA_END when END comes, the CPU
-//! policy must come before it, and a libxl stream must hold one libxc stream.
+//! A stream that breaks one of these rules makes libxc's or libxl's restore code fail (Xen's
+//! tools/libs/guest/xg_sr_restore*.c and tools/libs/light/libxl_stream_read.c). Three more rules
+//! find a broken stream early: in version 3 STATIC_DATA_END comes before END, and the CPU policy
+//! comes before STATIC_DATA_END; a libxl stream holds one libxc stream.
 
 use crate::libxc::{DomainType, RecordType};
 use crate::libxl;
 
-/// What is wrong with a record's place in the stream.
+/// Why a record may not come where it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OrderError {
-    /// The record needs one that has not come yet.
+    /// The record needs another one, which has not come yet.
     #[error("comes before {0}")]
     Before(&'static str),
     /// The record may come once only.
     #[error("comes a second time")]
     Twice,
-    /// The record had to come before STATIC_DATA_END, which ends what restorers look at.
+    /// The record had to come before STATIC_DATA_END, after which restorers ignore it.
     #[error("comes after STATIC_DATA_END")]
     AfterStaticData,
     /// The record belongs to the other type of guest.
     #[error("does not belong to a guest of this type")]
     GuestType,
-    /// Version 2 does not have the record.
+    /// The record came with version 3 of the format.
     #[error("is not of stream version 2")]
     Version2,
     /// The record belongs to checkpointed streams (Remus, COLO), which are not supported.
@@ -34,7 +34,7 @@ pub enum OrderError {
     Deprecated,
 }
 
-/// Order of the records of a libxc stream.
+/// Follows the records of a libxc stream and refuses those that come out of order.
 #[derive(Clone, Copy, Debug)]
 pub struct LibxcOrder {
     version: u32,
@@ -44,12 +44,13 @@ pub struct LibxcOrder {
 }
 
 impl LibxcOrder {
-    /// For the stream with this version in its image header and this type in its domain header.
+    /// Begins a stream that has this version in its image header and this type in its domain
+    /// header.
     pub fn new(version: u32, domain_type: DomainType) -> Self {
         Self { version, domain_type, static_data_end: false, pv_info: false }
     }
 
-    /// Takes the next record.
+    /// Takes the next record of the stream.
     pub fn record(&mut self, record_type: RecordType) -> Result<(), OrderError> {
         use RecordType as T;
         self.check_guest_type(record_type)?;
@@ -132,14 +133,14 @@ impl LibxcOrder {
     }
 }
 
-/// Order of the records of a libxl stream.
+/// Follows the records of a libxl stream and refuses those that come out of order.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LibxlOrder {
     libxc_context: bool,
 }
 
 impl LibxlOrder {
-    /// Takes the next record.
+    /// Takes the next record of the stream.
     pub fn record(&mut self, record_type: libxl::RecordType) -> Result<(), OrderError> {
         use libxl::RecordType as T;
         match record_type {

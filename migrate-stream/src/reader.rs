@@ -1,27 +1,27 @@
 //! An incremental parser over a migration's nested streams.
 //!
-//! [`StreamReader`] does no I/O and keeps no payload: it is handed the bytes in whatever pieces
-//! they come, and gives back events. Bodies come as slices of the input, so a caller that relays
-//! the stream forwards its own buffer, and one that wants a whole record reads exactly
-//! [`StreamReader::wanted`] bytes into place after the record's header.
+//! [`StreamReader`] does no I/O and keeps no payload: it is given the bytes in whatever pieces they
+//! arrive, and gives back events. Bodies are slices of the input, so a caller that relays the
+//! stream forwards its own buffer. A caller that needs a whole record reads exactly
+//! [`StreamReader::wanted`] bytes behind the record's header.
 //!
-//! The events of a save file, in order; those of a bare libxl or libxc stream begin further down or
-//! lack the outer part:
+//! These are the events of a save file, in order. A bare libxl or libxc stream gives those of its
+//! own part:
 //!
 //! ```text
 //! XlHeader, XlOptionalData*, XlOptionalEnd
 //! LibxlHeader
 //!   LibxlRecord LIBXC_CONTEXT, RecordEnd
 //!     ImageHeader, DomainHeader
-//!     (LibxcRecord, Body*, RecordEnd)+        the last one is END
-//!   (LibxlRecord, Body*, RecordEnd)+          the last one is END
+//!     (LibxcRecord, Body*, RecordEnd)+        until the record END
+//!   (LibxlRecord, Body*, RecordEnd)+          until the record END
 //! End
 //! ```
 //!
-//! Checked on the way: magics, versions and options of the headers; lengths against the bounds and
-//! against what each type allows; zero padding; unknown records (mandatory ones of libxc and all of
-//! libxl's are refused, as Xen does); and the order of records ([`crate::order`]). What is inside
-//! bodies is left to [`crate::libxc::Body`] and [`crate::libxl::Emulator`].
+//! The reader checks magics, versions and options of the headers; lengths, against the bounds and
+//! what each type allows; that padding is zero; and the order of records ([`crate::order`]). Like
+//! Xen it refuses records of unknown types, but for libxc's optional ones. It does not look into
+//! bodies: [`crate::libxc::Body`] and [`crate::libxl::Emulator`] parse them.
 //!
 //! ```
 //! use migrate_stream::reader::{Event, Start, StreamReader};
@@ -38,63 +38,17 @@
 //! ```
 
 mod error;
+mod event;
 mod stash;
 
 pub use error::{Place, Problem, StreamError};
+pub use event::{Event, Start};
 
 use crate::order::{LibxcOrder, LibxlOrder};
-use crate::{bytes, libxc, libxl, xl};
+use crate::{fields, libxc, libxl, xl};
 use stash::Stash;
 
-/// Where the bytes begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// With xl's save header: a save file, or what follows the banner of `xl migrate-receive`.
-    XlFile,
-    /// With the libxl stream's header: what `libxl_domain_suspend` writes.
-    Libxl,
-    /// With the libxc stream's image header: what `xc_domain_save` writes.
-    Libxc,
-}
-
-/// A step through the stream. Offsets count from the stream's first byte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event<'a> {
-    /// xl's save header.
-    XlHeader(xl::Header),
-    /// A piece of xl's optional data; [`xl::OptionalData`] parses the whole.
-    XlOptionalData(&'a [u8]),
-    /// The optional data, which may have been empty, is complete.
-    XlOptionalEnd,
-    /// The header of the libxl stream.
-    LibxlHeader(libxl::Header),
-    /// The header of a libxl record.
-    LibxlRecord {
-        /// The header.
-        header: libxl::RecordHeader,
-        /// Where it begins.
-        offset: u64,
-    },
-    /// The image header of the libxc stream.
-    ImageHeader(libxc::ImageHeader),
-    /// The domain header of the libxc stream.
-    DomainHeader(libxc::DomainHeader),
-    /// The header of a libxc record.
-    LibxcRecord {
-        /// The header.
-        header: libxc::RecordHeader,
-        /// Where it begins.
-        offset: u64,
-    },
-    /// A piece of the last record's body, not empty.
-    Body(&'a [u8]),
-    /// The last record's body and padding are complete.
-    RecordEnd,
-    /// The outermost stream is complete. Comes once; what follows in the input is left there.
-    End,
-}
-
-/// What the reader is about to read.
+/// The part of the stream that comes next.
 #[derive(Clone, Copy, Debug)]
 enum State {
     XlHeader,
@@ -133,21 +87,21 @@ impl Record {
     }
 }
 
-/// The incremental parser. Its size is fixed: at most one split header is kept.
+/// The incremental parser. Its size is fixed: it keeps at most the bytes of one header.
 #[derive(Clone, Debug)]
 pub struct StreamReader {
     state: State,
     stash: Stash,
-    /// Bytes consumed.
+    /// Number of bytes consumed.
     offset: u64,
-    /// Where the header or record that `state` is about began.
+    /// Offset of the header or record that `state` is about.
     began: u64,
     libxl: Option<LibxlOrder>,
     failed: Option<StreamError>,
 }
 
 impl StreamReader {
-    /// A reader at the beginning of a stream.
+    /// Begins a stream.
     pub fn new(start: Start) -> Self {
         let (state, libxl) = match start {
             Start::XlFile => (State::XlHeader, Some(LibxlOrder::default())),
@@ -157,9 +111,9 @@ impl StreamReader {
         Self { state, stash: Stash::default(), offset: 0, began: 0, libxl, failed: None }
     }
 
-    /// Takes the next event from the front of `input`, advancing it. `Ok(None)`: the input is used
-    /// up, or the stream is complete. An event may need no bytes, so call this until it gives
-    /// `None`. After an error it gives that error again.
+    /// Takes the next event from the front of `input` and advances it. Returns `None` when the
+    /// input is used up or the stream is complete. An event may need no bytes, so call this until
+    /// it returns `None`. After an error it returns that error again.
     // Not an Iterator: the input differs from call to call.
     #[allow(clippy::should_implement_trait)]
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, StreamError> {
@@ -168,7 +122,7 @@ impl StreamReader {
         }
         let before = input.len();
         let result = self.step(input);
-        self.offset += (before - input.len()) as u64;
+        self.offset += before.abs_diff(input.len()) as u64;
         let event = result.map_err(|problem| self.fail(problem))?;
         if self.at_header() {
             self.began = self.offset;
@@ -176,12 +130,11 @@ impl StreamReader {
         Ok(event)
     }
 
-    /// Bytes of this stream that are certain to follow, up to the end of the header or record that
-    /// is being read: a caller may block until it has read so many. Not 0 after
-    /// [`StreamReader::next`] has given `None`, unless the stream is complete. Within a record it
-    /// counts the padding.
+    /// Number of bytes that are certain to follow, up to the end of the header or record (padding
+    /// included) that is being read: a caller may block until it has read so many. It is not 0
+    /// after [`StreamReader::next`] has returned `None`, unless the stream is complete.
     pub fn wanted(&self) -> u64 {
-        let header = |length: usize| (length - self.stash.len()) as u64;
+        let header = |length: usize| length.saturating_sub(self.stash.len()) as u64;
         match self.state {
             State::XlHeader => header(xl::HEADER_LEN),
             State::XlOptional { left } => left.into(),
@@ -191,26 +144,25 @@ impl StreamReader {
             State::DomainHeader { .. } => header(libxc::DOMAIN_HEADER_LEN),
             State::LibxcRecord(_) => header(libxc::RECORD_HEADER_LEN),
             State::Body { record, left } => {
-                u64::from(left) + u64::from(bytes::padding(record.length()))
+                u64::from(left) + u64::from(fields::padding(record.length()))
             }
             State::Padding { left, .. } => left.into(),
             State::End | State::Complete => 0,
         }
     }
 
-    /// Bytes consumed so far.
+    /// Number of bytes consumed so far, which is the offset of the next one.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Whether [`Event::End`] has been given: no more bytes belong to this stream, and none will be
-    /// consumed.
+    /// Whether [`Event::End`] has been returned: no more bytes belong to this stream, and none will
+    /// be consumed.
     pub fn is_complete(&self) -> bool {
         matches!(self.state, State::Complete)
     }
 
-    /// To be called at the end of the input: an error that tells where the stream was cut, unless
-    /// it is complete.
+    /// Judges the end of the input, where it is called: an error tells where the stream was cut.
     pub fn finish(&self) -> Result<(), StreamError> {
         if let Some(error) = self.failed {
             return Err(error);
@@ -304,7 +256,7 @@ impl StreamReader {
             return Ok(None);
         };
         let header = libxl::RecordHeader::parse(&bytes);
-        // From here on errors name the record.
+        // From here on an error names the record.
         self.state = State::Body { record: Record::Libxl(header), left: header.length };
         if matches!(header.record_type, libxl::RecordType::Unknown(_)) {
             return Err(Problem::UnknownRecord);
@@ -366,7 +318,7 @@ impl StreamReader {
         left: u32,
     ) -> Result<Option<Event<'a>>, Problem> {
         if left == 0 {
-            return self.padding(input, record, bytes::padding(record.length()));
+            return self.padding(input, record, fields::padding(record.length()));
         }
         let Some(piece) = take_piece(input, left) else {
             return Ok(None);
@@ -394,7 +346,7 @@ impl StreamReader {
         Ok(Some(Event::RecordEnd))
     }
 
-    /// What follows a record.
+    /// The state after a record.
     fn after(&self, record: Record) -> State {
         match record {
             Record::Libxl(header) => match header.record_type {
@@ -411,9 +363,9 @@ impl StreamReader {
     }
 }
 
-/// At most `left` bytes from the front of `input`; `None` when there are none to take.
+/// Takes at most `left` bytes from the front of `input`; `None` when there are none to take.
 fn take_piece<'a>(input: &mut &'a [u8], left: u32) -> Option<&'a [u8]> {
-    let (piece, rest) = input.split_at(input.len().min(left as usize));
+    let (piece, rest) = input.split_at_checked(left as usize).unwrap_or((input, &[]));
     *input = rest;
     (!piece.is_empty()).then_some(piece)
 }

@@ -1,12 +1,15 @@
-//! rxl's own file of a saved domain: the domain's configuration and its libxl stream, the latter in
+//! rxl's own file of a saved domain: the domain's configuration, and its libxl stream in
 //! [`crate::frame`]s.
 //!
-//! | offset | size | |
+//! | offset | size | content |
 //! | --- | --- | --- |
 //! | 0 | 24 | the header, below |
-//! | 24 | config length | libxl's JSON, without a NUL |
-//! | | | frames of kind *bytes* and *pages*, sequences from 0, each with the CRC-32 of what it stands for |
-//! | | | the *end* frame: number of frames, of bytes, and the digest; nothing follows it |
+//! | 24 | config length | the configuration: libxl's JSON, without a NUL |
+//! | | | frames of kind *bytes* and *pages*, with sequences from 0 |
+//! | | | the *end* frame; nothing follows it |
+//!
+//! Each frame holds the CRC-32 of the bytes that it stands for; the end frame holds the numbers of
+//! frames and of bytes, and the digest.
 //!
 //! The header, **little-endian**:
 //!
@@ -19,107 +22,97 @@
 //! | 16 | 4 | CRC-32 of the configuration |
 //! | 20 | 4 | CRC-32 of the 20 bytes above |
 //!
-//! So all that is rebuilt from a file is covered by checksums, and a file that was cut off lacks
-//! its end frame.
+//! So checksums cover all that is rebuilt from a file, and a file that was cut off lacks its end
+//! frame.
 
-use crate::bytes::{array, le16, le32};
+use crate::fields::{Builder, Fields, crc_before};
 use crate::frame::crc;
 
-/// What a file begins with.
+/// The first eight bytes of a file.
 pub const MAGIC: [u8; 8] = *b"RXLSAVE1";
 
 /// Length of the header in bytes.
 pub const HEADER_LEN: usize = 24;
 
-/// The longest configuration, in bytes. Those of guests with a dozen devices have less than 10 KiB.
+/// The longest configuration, in bytes. That of a guest with a dozen devices has less than 10 KiB.
 pub const MAX_CONFIG: u32 = 1 << 20;
 
 const VERSION: u16 = 1;
 
-/// Why a header was refused.
+/// Offset of the header's own checksum, which covers the bytes before it.
+const CRC_AT: usize = HEADER_LEN - 4;
+
+/// Why a header or its configuration was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SaveFileError {
-    /// The first eight bytes are something else.
     #[error("no rxl save file (its magic is missing)")]
     Magic,
-    /// The header's own checksum does not match.
     #[error("the header's CRC is {computed:08x}, it says {stored:08x}")]
-    HeaderCrc {
-        /// In the header.
-        stored: u32,
-        /// Of its bytes.
-        computed: u32,
-    },
-    /// Not this version.
+    HeaderCrc { stored: u32, computed: u32 },
     #[error("version {0}, expected {VERSION}: saved by a later rxl")]
     Version(u16),
-    /// Flags are set.
     #[error("unknown flags {0:#06x}")]
     Flags(u16),
-    /// The configuration's length is out of bounds.
+    /// The configuration is empty, or longer than [`MAX_CONFIG`].
     #[error("a configuration of {0} bytes, expected 1 to {MAX_CONFIG}")]
     ConfigLength(u32),
     /// The configuration is not what was saved.
     #[error("the configuration's CRC is {computed:08x}, the header says {stored:08x}")]
-    ConfigCrc {
-        /// In the header.
-        stored: u32,
-        /// Of the bytes.
-        computed: u32,
-    },
-    /// The configuration is not UTF-8.
+    ConfigCrc { stored: u32, computed: u32 },
     #[error("the configuration is not UTF-8")]
     ConfigText,
 }
 
-/// A file's header.
+/// A file's header, which says how long the configuration is, and its CRC-32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Bytes of configuration after it, at most [`MAX_CONFIG`].
+    /// Length of the configuration in bytes, 1 to [`MAX_CONFIG`].
     pub config_len: u32,
     config_crc32: u32,
 }
 
 impl Header {
-    /// For a file with this configuration.
+    /// The header of a file with this configuration.
     pub fn new(config: &str) -> Result<Self, SaveFileError> {
         let config_len = u32::try_from(config.len()).unwrap_or(u32::MAX);
         check_config_length(config_len)?;
         Ok(Self { config_len, config_crc32: crc::hash(config.as_bytes()) })
     }
 
-    /// Parses and checks a header: when it is good, its length may be allocated.
+    /// Parses a header and checks every field. The length of one that passes may be allocated.
     pub fn parse(bytes: &[u8; HEADER_LEN]) -> Result<Self, SaveFileError> {
-        if array::<8>(bytes, 0) != MAGIC {
+        let fields = Fields(bytes);
+        if fields.array::<0, 8>() != MAGIC {
             return Err(SaveFileError::Magic);
         }
-        let (stored, computed) = (le32(bytes, 20), crc::hash(&bytes[..20]));
+        let (stored, computed) = (fields.le32::<CRC_AT>(), crc_before::<CRC_AT, HEADER_LEN>(bytes));
         if stored != computed {
             return Err(SaveFileError::HeaderCrc { stored, computed });
         }
-        if le16(bytes, 8) != VERSION {
-            return Err(SaveFileError::Version(le16(bytes, 8)));
+        let (version, flags) = (fields.le16::<8>(), fields.le16::<10>());
+        if version != VERSION {
+            return Err(SaveFileError::Version(version));
         }
-        if le16(bytes, 10) != 0 {
-            return Err(SaveFileError::Flags(le16(bytes, 10)));
+        if flags != 0 {
+            return Err(SaveFileError::Flags(flags));
         }
-        check_config_length(le32(bytes, 12))?;
-        Ok(Self { config_len: le32(bytes, 12), config_crc32: le32(bytes, 16) })
+        let config_len = fields.le32::<12>();
+        check_config_length(config_len)?;
+        Ok(Self { config_len, config_crc32: fields.le32::<16>() })
     }
 
-    /// The header's bytes, checksum included.
+    /// The header's bytes, with its own checksum.
     pub fn to_bytes(&self) -> [u8; HEADER_LEN] {
-        let mut bytes = [0; HEADER_LEN];
-        bytes[..8].copy_from_slice(&MAGIC);
-        bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
-        bytes[12..16].copy_from_slice(&self.config_len.to_le_bytes());
-        bytes[16..20].copy_from_slice(&self.config_crc32.to_le_bytes());
-        let crc = crc::hash(&bytes[..20]);
-        bytes[20..].copy_from_slice(&crc.to_le_bytes());
-        bytes
+        Builder::new()
+            .put::<0, 8>(MAGIC)
+            .put::<8, 2>(VERSION.to_le_bytes())
+            .put::<12, 4>(self.config_len.to_le_bytes())
+            .put::<16, 4>(self.config_crc32.to_le_bytes())
+            .seal::<CRC_AT>()
+            .bytes()
     }
 
-    /// Compares the configuration with the header, and gives its text.
+    /// Compares the configuration with its CRC-32 in the header, and returns its text.
     pub fn config<'a>(&self, bytes: &'a [u8]) -> Result<&'a str, SaveFileError> {
         let (stored, computed) = (self.config_crc32, crc::hash(bytes));
         if stored != computed {

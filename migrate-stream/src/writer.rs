@@ -1,19 +1,19 @@
 //! Composes streams, by appending to a vector.
 //!
-//! A PVH guest's complete stream: [`libxl_header`], [`libxl_record`] LIBXC_CONTEXT,
-//! [`image_header`], [`domain_header`], the CPU policy, STATIC_DATA_END, any number of
-//! [`page_data`], X86_TSC_INFO, HVM_CONTEXT, HVM_PARAMS, [`libxc_end`], [`libxl_end`]. Nothing here
-//! checks that order: [`crate::reader::StreamReader`] does.
+//! A PVH guest's complete stream is [`libxl_header`], [`libxc_context`], [`image_header`],
+//! [`domain_header`], the CPU policy, [`static_data_end`], any number of [`page_data`],
+//! [`tsc_info`], HVM_CONTEXT, [`hvm_params`], [`libxc_end`], [`libxl_end`]. Nothing here checks
+//! that order: [`crate::reader::StreamReader`] does.
 
-use crate::bytes;
+use crate::fields;
 use crate::libxc::{
     BodyError, DomainHeader, HvmParam, ImageHeader, MAX_RECORD_LEN, Page, PageEntry, RecordType,
     TscInfo,
 };
 use crate::{libxc, libxl, xl};
 
-/// Appends xl's save header and the configuration (JSON text without NUL). An error when it is too
-/// long or holds a NUL.
+/// Appends xl's save header and the configuration (JSON text without NUL). Fails when the
+/// configuration is too long or holds a NUL.
 pub fn xl_header(out: &mut Vec<u8>, json: &str) -> Result<(), xl::XlError> {
     if json.contains('\0') {
         return Err(xl::XlError::NotTerminated);
@@ -37,7 +37,7 @@ pub fn libxl_header(out: &mut Vec<u8>) {
     out.extend_from_slice(&libxl::Header { legacy: false }.to_bytes());
 }
 
-/// Appends a libxl record with its padding. An error when the body is of 4 GiB or more.
+/// Appends a libxl record with its padding. Fails when the body has 4 GiB or more.
 pub fn libxl_record(
     out: &mut Vec<u8>,
     record_type: libxl::RecordType,
@@ -52,31 +52,29 @@ pub fn libxl_record(
     Ok(())
 }
 
-/// Appends libxl's END.
+/// Appends the record that ends a libxl stream.
 pub fn libxl_end(out: &mut Vec<u8>) {
-    out.extend_from_slice(
-        &libxl::RecordHeader { record_type: libxl::RecordType::End, length: 0 }.to_bytes(),
-    );
+    let header = libxl::RecordHeader { record_type: libxl::RecordType::End, length: 0 };
+    out.extend_from_slice(&header.to_bytes());
 }
 
-/// Appends the record after which the libxc stream begins.
+/// Appends LIBXC_CONTEXT, behind which the libxc stream begins.
 pub fn libxc_context(out: &mut Vec<u8>) {
     let header = libxl::RecordHeader { record_type: libxl::RecordType::LibxcContext, length: 0 };
     out.extend_from_slice(&header.to_bytes());
 }
 
-/// Appends the image header of a version 3 stream.
+/// Appends the image header of a version 3 libxc stream.
 pub fn image_header(out: &mut Vec<u8>) {
     out.extend_from_slice(&ImageHeader { version: 3 }.to_bytes());
 }
 
-/// Appends the domain header.
+/// Appends the libxc stream's domain header.
 pub fn domain_header(out: &mut Vec<u8>, header: DomainHeader) {
     out.extend_from_slice(&header.to_bytes());
 }
 
-/// Appends a libxc record with its padding. An error when the type does not allow the body's
-/// length.
+/// Appends a libxc record with its padding. Fails when the type does not allow the body's length.
 pub fn libxc_record(
     out: &mut Vec<u8>,
     record_type: RecordType,
@@ -93,22 +91,21 @@ pub fn libxc_record(
     Ok(())
 }
 
-/// Appends STATIC_DATA_END.
+/// Appends STATIC_DATA_END, which version 3 demands before the first page.
 pub fn static_data_end(out: &mut Vec<u8>) {
     let header = libxc::RecordHeader { record_type: RecordType::StaticDataEnd, length: 0 };
     out.extend_from_slice(&header.to_bytes());
 }
 
-/// Appends libxc's END.
+/// Appends the record that ends a libxc stream.
 pub fn libxc_end(out: &mut Vec<u8>) {
-    out.extend_from_slice(
-        &libxc::RecordHeader { record_type: RecordType::End, length: 0 }.to_bytes(),
-    );
+    let header = libxc::RecordHeader { record_type: RecordType::End, length: 0 };
+    out.extend_from_slice(&header.to_bytes());
 }
 
-/// Appends a PAGE_DATA record. An error when a page has contents and its type has none or the
-/// reverse, when there are no pages, or so many that the record were longer than
-/// [`MAX_RECORD_LEN`]. libxc writes at most 1024 pages a record.
+/// Appends a PAGE_DATA record. libxc writes at most 1024 pages a record. Fails when a page has
+/// contents and its type has none, or the reverse; when there are no pages; and when there are so
+/// many that the record would be longer than [`MAX_RECORD_LEN`].
 pub fn page_data(out: &mut Vec<u8>, pages: &[Page<'_>]) -> Result<(), BodyError> {
     let mismatch = |page: &Page<'_>| page.contents.is_some() != page.entry.page_type.has_contents();
     if let Some(index) = pages.iter().position(mismatch) {
@@ -118,13 +115,10 @@ pub fn page_data(out: &mut Vec<u8>, pages: &[Page<'_>]) -> Result<(), BodyError>
         return Err(BodyError::Value { field: "count", value: 0 });
     }
     let contents = pages.iter().filter_map(|page| page.contents);
-    let length = 8 + pages.len() * 8 + contents.clone().count() * libxc::PAGE_SIZE;
-    let most = MAX_RECORD_LEN as usize;
-    if length > most {
-        return Err(BodyError::TooLong { length, most });
-    }
-    let header = libxc::RecordHeader { record_type: RecordType::PageData, length: length as u32 };
-    out.reserve(libxc::RECORD_HEADER_LEN + length);
+    let head_len = page_data_head_len(pages.len());
+    let record_len = head_len + contents.clone().count() * libxc::PAGE_SIZE;
+    let header = page_data_header(record_len)?;
+    out.reserve(record_len);
     out.extend_from_slice(&header.to_bytes());
     out.extend_from_slice(&(pages.len() as u64).to_le_bytes());
     out.extend(pages.iter().flat_map(|page| page.entry.value().to_le_bytes()));
@@ -132,14 +126,15 @@ pub fn page_data(out: &mut Vec<u8>, pages: &[Page<'_>]) -> Result<(), BodyError>
     Ok(())
 }
 
-/// Bytes before the contents of a PAGE_DATA record that names so many pages.
+/// Length in bytes of the part of a PAGE_DATA record before the contents, when it names so many
+/// pages.
 pub fn page_data_head_len(count: usize) -> usize {
     libxc::RECORD_HEADER_LEN + libxc::PageData::HEADER_LEN + count * 8
 }
 
-/// Completes a PAGE_DATA record whose contents are there already, behind [`page_data_head_len`]
-/// bytes for what is written now. An error when the pages have more or less contents than that,
-/// when there are none, or too many for one record.
+/// Completes a PAGE_DATA record in place: `record` holds the contents already, behind
+/// [`page_data_head_len`] bytes into which this writes the header and the list. Fails when the
+/// contents are not those of `entries`, when these are none, or too many for one record.
 pub fn page_data_head(record: &mut [u8], entries: &[PageEntry]) -> Result<(), BodyError> {
     if entries.is_empty() {
         return Err(BodyError::Value { field: "count", value: 0 });
@@ -150,11 +145,7 @@ pub fn page_data_head(record: &mut [u8], entries: &[PageEntry]) -> Result<(), Bo
     if record.len() != expected {
         return Err(BodyError::Length { length: record.len(), expected: expected as u64 });
     }
-    let (length, most) = (record.len() - libxc::RECORD_HEADER_LEN, MAX_RECORD_LEN as usize);
-    if length > most {
-        return Err(BodyError::TooLong { length, most });
-    }
-    let header = libxc::RecordHeader { record_type: RecordType::PageData, length: length as u32 };
+    let header = page_data_header(record.len())?;
     let list = entries.iter().flat_map(|entry| entry.value().to_le_bytes());
     let head =
         header.to_bytes().into_iter().chain((entries.len() as u64).to_le_bytes()).chain(list);
@@ -162,7 +153,18 @@ pub fn page_data_head(record: &mut [u8], entries: &[PageEntry]) -> Result<(), Bo
     Ok(())
 }
 
-/// Appends X86_TSC_INFO.
+/// The header of a PAGE_DATA record whose length, header included, is this. Fails when that is
+/// longer than a record may be.
+fn page_data_header(record_len: usize) -> Result<libxc::RecordHeader, BodyError> {
+    let length = record_len.saturating_sub(libxc::RECORD_HEADER_LEN);
+    let header = u32::try_from(length)
+        .ok()
+        .filter(|&length| length <= MAX_RECORD_LEN)
+        .map(|length| libxc::RecordHeader { record_type: RecordType::PageData, length });
+    header.ok_or(BodyError::TooLong { length, most: MAX_RECORD_LEN as usize })
+}
+
+/// Appends X86_TSC_INFO, the guest's clock.
 pub fn tsc_info(out: &mut Vec<u8>, tsc: &TscInfo) {
     let header =
         libxc::RecordHeader { record_type: RecordType::X86TscInfo, length: TscInfo::LEN as u32 };
@@ -170,7 +172,7 @@ pub fn tsc_info(out: &mut Vec<u8>, tsc: &TscInfo) {
     tsc.write(out);
 }
 
-/// Appends HVM_PARAMS. An error when there are so many that the record were longer than
+/// Appends HVM_PARAMS. Fails when there are so many that the record would be longer than
 /// [`MAX_RECORD_LEN`].
 pub fn hvm_params(out: &mut Vec<u8>, params: &[HvmParam]) -> Result<(), BodyError> {
     let mut body = (params.len() as u64).to_le_bytes().to_vec();
@@ -182,5 +184,5 @@ pub fn hvm_params(out: &mut Vec<u8>, params: &[HvmParam]) -> Result<(), BodyErro
 }
 
 fn pad(out: &mut Vec<u8>, length: u32) {
-    out.resize(out.len() + usize::from(bytes::padding(length)), 0);
+    out.resize(out.len() + usize::from(fields::padding(length)), 0);
 }

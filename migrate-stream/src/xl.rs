@@ -9,37 +9,44 @@
 //! | 40 | 4 | optional flags (xl writes 0 and never looks at them) |
 //! | 44 | 4 | length of the optional data that follows, in bytes |
 //!
-//! Integers are in the saver's byte order; only little-endian savers are read. The optional data,
-//! when its length is not 0, is a u32 configuration length, that many bytes of configuration (JSON
-//! with its closing NUL), and a tail that readers skip.
+//! Integers are in the saver's byte order; only little-endian savers are read. Optional data whose
+//! length is not 0 is a u32 configuration length, that many bytes of configuration (JSON with its
+//! closing NUL), and a tail that readers skip.
 //!
-//! Around it, on a migration's wire, the two sides say fixed words, each once (xl.h:
-//! `migrate_receiver_banner` and its like): [`BANNER`], then the header, the optional data and the
-//! libxl stream, then [`READY`], [`GO`], [`REPORT`] with a status byte, and after a status that is
-//! not 0, when the receiver has destroyed its copy, [`GO`] the other way.
+//! On a migration's wire the two sides exchange fixed messages around it, each once (xl.h:
+//! `migrate_receiver_banner` and its like):
+//!
+//! 1. the receiver sends [`BANNER`];
+//! 2. the sender sends the header, the optional data and the libxl stream;
+//! 3. the receiver sends [`READY`];
+//! 4. the sender sends [`GO`];
+//! 5. the receiver sends [`REPORT`] and a status byte;
+//! 6. after a status that is not 0, the receiver destroys its copy and sends [`GO`].
 
-use crate::bytes::{array, le32};
+use crate::fields::{Builder, Fields};
 
-/// What a header begins with.
+/// The first 32 bytes of a header.
 pub const MAGIC: [u8; 32] = *b"Xen saved domain, xl format\n \0 \r";
 
 /// Length of a header in bytes.
 pub const HEADER_LEN: usize = 48;
 
-/// The receiver's first word: it waits for a header. Without a NUL, as it can be read by people.
+/// The receiver's first message: it waits for a header. It ends without a NUL.
 pub const BANNER: &[u8; 54] = b"xl migration receiver ready, send binary domain data.\n";
 
-/// The receiver's word that a paused copy of the domain stands at its end.
+/// The receiver's message that it has a paused copy of the domain.
 pub const READY: &[u8; 34] = b"domain received, ready to unpause\0";
 
-/// The sender's word that the receiver's copy is the domain from now on; from the receiver: that it
-/// is the sender's again.
+/// From the sender: the receiver's copy is the domain from now on. From the receiver, after a
+/// failure: the sender's is the domain again.
 pub const GO: &[u8; 44] = b"domain is yours, you are cleared to unpause\0";
 
-/// The receiver's word before its status byte: 0 when the domain runs, or stands paused as asked.
+/// The receiver's message before its status byte, which is 0 when the domain runs, or is paused as
+/// it was asked to be.
 pub const REPORT: &[u8; 39] = b"my copy unpause results are as follows\0";
 
-/// The longest optional data accepted, in bytes. xl has no bound; a domain's JSON is a few KiB.
+/// The longest optional data that is accepted, in bytes. xl has no bound; a domain's JSON takes a
+/// few KiB.
 pub const MAX_OPTIONAL_DATA: u32 = 16 << 20;
 
 /// Mandatory flag: the configuration is JSON (`XL_MANDATORY_FLAG_JSON`).
@@ -53,16 +60,14 @@ const BYTE_ORDER: u32 = 0x0102_0304;
 /// Why an xl header or its optional data was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum XlError {
-    /// The first 32 bytes are something else.
     #[error("no xl save header (its magic is missing)")]
     Magic,
     /// The byte order mark is a big-endian saver's.
     #[error("saved by a big-endian host, which is not supported")]
     BigEndian,
-    /// The byte order mark is none.
     #[error("byte order mark {0:#010x}, expected 0x01020304")]
     ByteOrder(u32),
-    /// Mandatory flags that this reader does not know.
+    /// Mandatory flags other than [`FLAG_JSON`] and [`FLAG_STREAM_V2`] are set.
     #[error("unknown mandatory flags {0:#x}")]
     MandatoryFlags(u32),
     /// The stream is of the legacy format, before Xen 4.6.
@@ -74,45 +79,45 @@ pub enum XlError {
     /// The optional data ends before the configuration it announces.
     #[error("optional data of {have} bytes, too short for {need}")]
     Truncated {
-        /// Bytes there are.
+        /// Length of the optional data in bytes.
         have: usize,
-        /// Bytes needed.
+        /// The least length that it would need, in bytes.
         need: u64,
     },
-    /// The configuration does not end in its only NUL.
+    /// The configuration has no NUL at its end, or another one before it.
     #[error("the configuration is not a NUL-terminated string")]
     NotTerminated,
-    /// The configuration is not UTF-8.
     #[error("the configuration is not UTF-8")]
     NotUtf8,
 }
 
-/// xl's save header.
+/// xl's save header, of which only flags and length can differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// [`FLAG_STREAM_V2`], and [`FLAG_JSON`] when there is a configuration.
+    /// [`FLAG_STREAM_V2`], and [`FLAG_JSON`] when the configuration is JSON.
     pub mandatory_flags: u32,
-    /// Kept as they came: xl does not check them.
+    /// Kept as they arrived: xl does not check them.
     pub optional_flags: u32,
-    /// Bytes of optional data after the header, at most [`MAX_OPTIONAL_DATA`].
+    /// Length in bytes of the data after the header, at most [`MAX_OPTIONAL_DATA`].
     pub optional_data_len: u32,
 }
 
 impl Header {
-    /// Parses and checks a header.
+    /// Parses a header and checks every field but the optional flags.
     pub fn parse(bytes: &[u8; HEADER_LEN]) -> Result<Self, XlError> {
-        if array::<32>(bytes, 0) != MAGIC {
+        let fields = Fields(bytes);
+        if fields.array::<0, 32>() != MAGIC {
             return Err(XlError::Magic);
         }
-        match le32(bytes, 32) {
+        match fields.le32::<32>() {
             BYTE_ORDER => {}
             mark if mark == BYTE_ORDER.swap_bytes() => return Err(XlError::BigEndian),
             mark => return Err(XlError::ByteOrder(mark)),
         }
         let header = Self {
-            mandatory_flags: le32(bytes, 36),
-            optional_flags: le32(bytes, 40),
-            optional_data_len: le32(bytes, 44),
+            mandatory_flags: fields.le32::<36>(),
+            optional_flags: fields.le32::<40>(),
+            optional_data_len: fields.le32::<44>(),
         };
         header.check()?;
         Ok(header)
@@ -132,15 +137,14 @@ impl Header {
         Ok(())
     }
 
-    /// The header's bytes.
     pub fn to_bytes(&self) -> [u8; HEADER_LEN] {
-        let mut bytes = [0; HEADER_LEN];
-        bytes[..32].copy_from_slice(&MAGIC);
-        bytes[32..36].copy_from_slice(&BYTE_ORDER.to_le_bytes());
-        bytes[36..40].copy_from_slice(&self.mandatory_flags.to_le_bytes());
-        bytes[40..44].copy_from_slice(&self.optional_flags.to_le_bytes());
-        bytes[44..].copy_from_slice(&self.optional_data_len.to_le_bytes());
-        bytes
+        Builder::new()
+            .put::<0, 32>(MAGIC)
+            .put::<32, 4>(BYTE_ORDER.to_le_bytes())
+            .put::<36, 4>(self.mandatory_flags.to_le_bytes())
+            .put::<40, 4>(self.optional_flags.to_le_bytes())
+            .put::<44, 4>(self.optional_data_len.to_le_bytes())
+            .bytes()
     }
 }
 
@@ -148,12 +152,12 @@ impl Header {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OptionalData<'a> {
     config: &'a [u8],
-    /// What follows the configuration: xl writes nothing and skips what there is.
+    /// The bytes after the configuration. xl writes none and skips those that it reads.
     pub tail: &'a [u8],
 }
 
 impl<'a> OptionalData<'a> {
-    /// Parses optional data, whole; at least the 4 bytes of the configuration's length.
+    /// Parses the whole optional data: at least the 4 bytes of the configuration's length.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, XlError> {
         let Some((length, rest)) = bytes.split_first_chunk::<4>() else {
             return Err(XlError::Truncated { have: bytes.len(), need: 4 });
@@ -168,7 +172,7 @@ impl<'a> OptionalData<'a> {
         Ok(Self { config, tail })
     }
 
-    /// The configuration's text without its NUL; `None` when there is no configuration.
+    /// The configuration's text without its NUL; `None` when the configuration is empty.
     pub fn json(&self) -> Result<Option<&'a str>, XlError> {
         let Some((_nul, text)) = self.config.split_last() else {
             return Ok(None);

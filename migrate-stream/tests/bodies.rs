@@ -1,5 +1,5 @@
-//! Record bodies: what is parsed is written back the same, and every malformed body is refused for
-//! the right reason.
+//! Record bodies: a parsed body is written with the same bytes, and every malformed body is refused
+//! for the right reason.
 
 mod common;
 
@@ -10,7 +10,7 @@ use migrate_stream::reader::Start;
 use migrate_stream::xl;
 use proptest::prelude::*;
 
-/// All types that have a number, and some that have not.
+/// All types that the format defines, and some numbers that it does not.
 fn record_types() -> impl Iterator<Item = RecordType> {
     (0..0x13).chain([0x13, 0x7fff_ffff, 0x8000_0000, u32::MAX]).map(RecordType::from)
 }
@@ -38,7 +38,8 @@ proptest! {
         let parsed = PageData::parse(&record[8..]).unwrap();
         prop_assert_eq!(parsed.count(), batch.len());
         prop_assert_eq!(parsed.pages().count(), batch.len());
-        prop_assert_eq!(parsed.pages().filter(|page| page.contents.is_some()).count(), parsed.contents_count());
+        let with_contents = parsed.pages().filter(|page| page.contents.is_some()).count();
+        prop_assert_eq!(with_contents, parsed.contents_count());
         for (page, (pfn, fill)) in parsed.pages().zip(batch) {
             prop_assert_eq!(page.entry.pfn, pfn);
             prop_assert_eq!(page.contents.is_none(), matches!(fill, Fill::Hole));
@@ -47,8 +48,12 @@ proptest! {
     }
 
     #[test]
-    fn what_any_bytes_parse_to_is_written_the_same(mut bytes: Vec<u8>, which in 0_u32..0x14, little in any::<bool>()) {
-        // Small numbers in the first words make more of the bodies parse.
+    fn what_any_bytes_parse_to_is_written_the_same(
+        mut bytes: Vec<u8>,
+        which in 0_u32..0x14,
+        little in any::<bool>(),
+    ) {
+        // Small numbers in the first two words let more of the bodies parse.
         if little && bytes.len() >= 8 {
             bytes[1..4].fill(0);
             bytes[4..8].fill(0);
@@ -61,7 +66,11 @@ proptest! {
     }
 
     #[test]
-    fn optional_data_is_written_as_it_was_read(json in "[^\0]{0,40}", tail: Vec<u8>, cut in any::<prop::sample::Index>()) {
+    fn optional_data_is_written_as_it_was_read(
+        json in "[^\0]{0,40}",
+        tail: Vec<u8>,
+        cut in any::<prop::sample::Index>(),
+    ) {
         let bytes = [&(json.len() as u32 + 1).to_le_bytes(), json.as_bytes(), &[0], &tail].concat();
         let parsed = xl::OptionalData::parse(&bytes).unwrap();
         prop_assert_eq!(parsed.json(), Ok(Some(json.as_str())));
@@ -145,99 +154,102 @@ fn p2m_frames_fit_the_range() {
     assert_eq!(P2mFrames::parse(&body(2, 1, 1)), Err(BodyError::Range { start: 2, end: 1 }));
 }
 
-/// A body's bytes: 32-bit words, then whatever else.
+/// A body's bytes: 32-bit words, little-endian, and bytes that follow them.
 fn words(words: &[u32], rest: &[u8]) -> Vec<u8> {
     [words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>(), rest.to_vec()].concat()
 }
 
+/// A malformed body: the record's type, the bytes, and the error.
+type Malformed = (RecordType, Vec<u8>, BodyError);
+
+fn assert_refused(cases: &[Malformed]) {
+    for (record_type, body, error) in cases {
+        assert_eq!(Body::parse(*record_type, body), Err(*error), "{record_type}");
+    }
+}
+
+fn reserved(field: &'static str, value: u64) -> BodyError {
+    BodyError::Reserved { field, value }
+}
+
 #[test]
-fn malformed_bodies() {
+fn malformed_page_data_headers() {
     let page = [0; 4096];
-    let reserved = |field, value| BodyError::Reserved { field, value };
-    let cases: &[(RecordType, Vec<u8>, BodyError)] = &[
-        (RecordType::End, vec![0], BodyError::Length { length: 1, expected: 0 }),
-        (RecordType::Verify, vec![0], BodyError::Length { length: 1, expected: 0 }),
-        (RecordType::PageData, words(&[0; 4], &[]), BodyError::Value { field: "count", value: 0 }),
-        (
-            RecordType::PageData,
-            words(&[1, 0, 0], &[]),
-            BodyError::TooShort { length: 12, least: 16 },
-        ),
-        (RecordType::PageData, words(&[1, 9, 0, 0], &page), reserved("PAGE_DATA's header", 9)),
-        (
-            RecordType::PageData,
-            words(&[2, 0, 0, 0], &[]),
-            BodyError::Length { length: 16, expected: 24 },
-        ),
-        (
-            RecordType::PageData,
+    let case = |body, error| (RecordType::PageData, body, error);
+    assert_refused(&[
+        case(words(&[0; 4], &[]), BodyError::Value { field: "count", value: 0 }),
+        case(words(&[1, 0, 0], &[]), BodyError::TooShort { length: 12, least: 16 }),
+        case(words(&[1, 9, 0, 0], &page), reserved("PAGE_DATA's header", 9)),
+        case(words(&[2, 0, 0, 0], &[]), BodyError::Length { length: 16, expected: 24 }),
+        case(
             words(&[u32::MAX, 0, 0, 0], &page),
             BodyError::Length { length: 4112, expected: 8 + u64::from(u32::MAX) * 8 },
         ),
-        (
-            RecordType::PageData,
-            words(&[1, 0, 0, 0], &page[1..]),
-            BodyError::Length { length: 4111, expected: 4112 },
-        ),
-        (
-            RecordType::PageData,
-            words(&[1, 0, 0, 0xf << 28], &page),
-            BodyError::Length { length: 4112, expected: 16 },
-        ),
-        (
-            RecordType::PageData,
+        case(words(&[1, 0, 0, 0], &page[1..]), BodyError::Length { length: 4111, expected: 4112 }),
+        case(words(&[1, 0, 0, 0xf << 28], &page), BodyError::Length { length: 4112, expected: 16 }),
+    ]);
+}
+
+#[test]
+fn malformed_pfns_of_page_data() {
+    let page = [0; 4096];
+    let case = |body, error| (RecordType::PageData, body, error);
+    assert_refused(&[
+        case(
             words(&[2, 0, 0, 0xf << 28, 5, 0x5000_0000], &page),
             BodyError::PageType { index: 1, page_type: 5 },
         ),
-        (
-            RecordType::PageData,
-            words(&[1, 0, 0, 0x8000_0000], &page),
-            BodyError::PageType { index: 0, page_type: 8 },
-        ),
-        (
-            RecordType::PageData,
+        case(words(&[1, 0, 0, 0x8000_0000], &page), BodyError::PageType { index: 0, page_type: 8 }),
+        case(
             words(&[1, 0, 7, 0x0010_0000], &page),
             BodyError::PfnReserved { index: 0, entry: 0x0010_0000_0000_0007 },
         ),
-        (RecordType::X86PvInfo, vec![8, 4, 1, 0, 0, 0, 0, 0], reserved("X86_PV_INFO", 1 << 32)),
-        (RecordType::X86PvInfo, vec![8, 4, 0, 0, 1, 0, 0, 0], reserved("X86_PV_INFO", 1)),
-        (
-            RecordType::X86PvInfo,
-            vec![5, 4, 0, 0, 0, 0, 0, 0],
-            BodyError::Value { field: "guest_width", value: 5 },
-        ),
-        (
-            RecordType::X86PvInfo,
-            vec![4, 4, 0, 0, 0, 0, 0, 0],
-            BodyError::Value { field: "pt_levels", value: 4 },
-        ),
+    ]);
+}
+
+#[test]
+fn malformed_bodies_of_pv_guests() {
+    let info = |body, error| (RecordType::X86PvInfo, body, error);
+    assert_refused(&[
+        info(vec![8, 4, 1, 0, 0, 0, 0, 0], reserved("X86_PV_INFO", 1 << 32)),
+        info(vec![8, 4, 0, 0, 1, 0, 0, 0], reserved("X86_PV_INFO", 1)),
+        info(vec![5, 4, 0, 0, 0, 0, 0, 0], BodyError::Value { field: "guest_width", value: 5 }),
+        info(vec![4, 4, 0, 0, 0, 0, 0, 0], BodyError::Value { field: "pt_levels", value: 4 }),
         (
             RecordType::X86PvVcpuXsave,
             words(&[0, 1, 0, 0, 0, 0], &[]),
             reserved("the vCPU header", 1),
         ),
-        (RecordType::X86TscInfo, words(&[0, 0, 0, 0, 0, 2], &[]), reserved("X86_TSC_INFO", 2)),
-        (RecordType::HvmParams, words(&[0, 1], &[]), reserved("HVM_PARAMS' header", 1)),
-        (
-            RecordType::HvmParams,
-            words(&[2, 0, 0, 0, 0, 0], &[]),
-            BodyError::Length { length: 24, expected: 40 },
-        ),
-        (
-            RecordType::HvmParams,
+    ]);
+}
+
+#[test]
+fn malformed_bodies_of_hvm_guests() {
+    let params = |body, error| (RecordType::HvmParams, body, error);
+    assert_refused(&[
+        params(words(&[0, 1], &[]), reserved("HVM_PARAMS' header", 1)),
+        params(words(&[2, 0, 0, 0, 0, 0], &[]), BodyError::Length { length: 24, expected: 40 }),
+        params(
             words(&[u32::MAX, 0, 0, 0, 0, 0], &[]),
             BodyError::Length { length: 24, expected: 8 + u64::from(u32::MAX) * 16 },
         ),
+    ]);
+}
+
+#[test]
+fn malformed_bodies_of_all_guests() {
+    let not_empty = BodyError::Length { length: 1, expected: 0 };
+    assert_refused(&[
+        (RecordType::End, vec![0], not_empty),
+        (RecordType::Verify, vec![0], not_empty),
+        (RecordType::X86TscInfo, words(&[0, 0, 0, 0, 0, 2], &[]), reserved("X86_TSC_INFO", 2)),
         (RecordType::X86MsrPolicy, words(&[1, 1, 0, 0], &[]), reserved("an MSR's flags", 1)),
         (
             RecordType::CheckpointDirtyPfnList,
             vec![0; 9],
             BodyError::Entries { length: 9, fixed: 0, entry: 8 },
         ),
-    ];
-    for (record_type, body, error) in cases {
-        assert_eq!(Body::parse(*record_type, body), Err(*error), "{record_type}");
-    }
+    ]);
 }
 
 #[test]

@@ -1,14 +1,14 @@
-//! rxl's frames: what is packed is rebuilt byte for byte, and nothing malformed is allocated for or
-//! let through.
+//! rxl's frames: a packed record is rebuilt byte for byte, and malformed frames are refused before
+//! anything is allocated for them.
 
 mod common;
 
 use common::*;
 use migrate_stream::frame::crc::Crc32;
-use migrate_stream::frame::pages::{PackError, UnpackError, is_zero, pack, unpack};
+use migrate_stream::frame::pages::{PackError, UnpackError, is_zero, pack, scatter, unpack};
 use migrate_stream::frame::*;
+use migrate_stream::iterations::Batch as Counts;
 use migrate_stream::libxc::BodyError;
-use migrate_stream::rounds::Batch as Counts;
 use proptest::prelude::*;
 
 fn batch() -> impl Strategy<Value = common::Batch> {
@@ -28,11 +28,16 @@ proptest! {
         let holes = batch.iter().filter(|page| matches!(page.1, Fill::Hole)).count() as u32;
         let pfns = batch.len() as u32;
         let (first_pfn, last_pfn) = (batch[0].0, batch[batch.len() - 1].0);
-        prop_assert_eq!(stats.batch, Counts { first_pfn, last_pfn, pfns, data_pages: pfns - holes });
+        let counts = Counts { first_pfn, last_pfn, pfns, data_pages: pfns - holes };
+        prop_assert_eq!(stats.batch, counts);
         prop_assert_eq!(stats.zero_pages, zero);
 
         prop_assert_eq!(&packed[..before.len()], &before);
         let packed = &packed[before.len()..];
+        let scattered = scatter(&record).unwrap();
+        prop_assert_eq!(scattered.stats, stats);
+        let runs = scattered.runs.into_iter().flat_map(|run| &record[run]);
+        prop_assert!(scattered.head.iter().chain(runs).eq(packed));
         prop_assert!(packed.len() <= record.len() + pages::MAX_OVERHEAD as usize);
         let mut rebuilt = before.clone();
         prop_assert_eq!(unpack(packed, record.len() as u32, &mut rebuilt), Ok(stats));
@@ -41,7 +46,11 @@ proptest! {
     }
 
     #[test]
-    fn damaged_pages_are_refused_or_told_by_the_crc(batch in batch(), at: prop::sample::Index, flip in 1_u8..) {
+    fn damaged_pages_are_refused_or_told_by_the_crc(
+        batch in batch(),
+        at: prop::sample::Index,
+        flip in 1_u8..,
+    ) {
         let record = page_data(&batch, true);
         let mut packed = Vec::new();
         let stats = pack(&record, &mut packed).unwrap();
@@ -67,12 +76,24 @@ proptest! {
 
     #[test]
     fn headers_survive(
-        sequence: u64, decoded_len in 1..=MAX_DECODED, crc32: u32, wire_crc32: u32, wire in any::<prop::sample::Index>(), zstd: bool,
+        sequence: u64,
+        decoded_len in 1..=MAX_DECODED,
+        crc32: u32,
+        wire_crc32: u32,
+        wire in any::<prop::sample::Index>(),
+        zstd: bool,
     ) {
         let codec = if zstd { Codec::Zstd } else { Codec::None };
         let wire_len = if zstd { 1 + wire.index(decoded_len as usize) as u32 } else { decoded_len };
         let header = FrameHeader {
-            kind: FrameKind::Bytes, codec, sequence, decoded_len, packed_len: decoded_len, wire_len, crc32, wire_crc32,
+            kind: FrameKind::Bytes,
+            codec,
+            sequence,
+            decoded_len,
+            packed_len: decoded_len,
+            wire_len,
+            crc32,
+            wire_crc32,
         };
         prop_assert_eq!(FrameHeader::parse(&header.to_bytes()), Ok(header));
     }
@@ -108,7 +129,7 @@ fn a_header_is_laid_out_as_documented() {
     assert_eq!(bytes[36..], crc32fast::hash(&bytes[..36]).to_le_bytes());
 }
 
-/// Puts bytes into a header and makes its checksum good again.
+/// Parses [`HEADER`] with `value` put at offset `at`, and with the checksum that goes with it.
 fn changed(at: usize, value: &[u8]) -> Result<FrameHeader, FrameError> {
     let mut bytes = HEADER.to_bytes();
     bytes[at..at + value.len()].copy_from_slice(value);
@@ -169,7 +190,7 @@ fn a_digest_is_the_sha256_of_its_frames() {
     assert_eq!(Digest::new().totals().digest.to_string(), empty);
     let mut digest = Digest::new();
     digest.frame(&FrameHeader { sequence: 0, decoded_len: 0, crc32: 0, ..HEADER });
-    // SHA-256 of 16 bytes of zero.
+    // The SHA-256 of 16 zero bytes.
     let zeroes = "374708fff7719dd5979ec875d56cd2286f6d3cf7ec317a3b25632aab28ec37bb";
     assert_eq!(digest.totals().digest.to_string(), zeroes);
 }
@@ -209,7 +230,7 @@ fn records_that_do_not_pack() {
     assert_eq!(refused(&record[..record.len() - 1]), PackError::NotPageData);
     let mut bad = record.clone();
     bad[8] = 3;
-    // A third pfn is taken from the zero page: pfn 0.
+    // The third pfn of the list is then the first bytes of the zero page: pfn 0.
     assert_eq!(
         refused(&bad),
         PackError::Body(BodyError::Length { length: 8216, expected: 8 + 24 + 3 * 4096 })

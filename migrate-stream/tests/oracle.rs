@@ -1,5 +1,5 @@
-//! Xen's verify-stream-v2 as the judge: it accepts what the writer composes, and refuses what the
-//! reader refuses.
+//! Xen's verify-stream-v2 decides: it accepts what the writer composes, and refuses what the reader
+//! refuses.
 
 mod common;
 
@@ -11,7 +11,7 @@ use common::*;
 use migrate_stream::libxc::{Body, RecordType};
 use migrate_stream::reader::Start;
 
-/// Runs the checker on a stream.
+/// Runs Xen's checker on a stream.
 fn run(whole: &Whole) -> Output {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(&whole.1).unwrap();
@@ -24,7 +24,7 @@ fn run(whole: &Whole) -> Output {
     Command::new(script).arg(format).arg(file.path()).output().unwrap()
 }
 
-/// What the checker says: `None` when it accepts the stream, else the exception.
+/// The checker's verdict: `None` when it accepts the stream, else the text of its exception.
 fn verdict(whole: &Whole) -> Option<String> {
     let output = run(whole);
     let said = String::from_utf8_lossy(&output.stderr);
@@ -38,7 +38,7 @@ fn verdict(whole: &Whole) -> Option<String> {
 #[test]
 fn xen_accepts_what_the_writer_composes() {
     let batches = some_batches();
-    // Its check of EMULATOR_XENSTORE_DATA fails on every Python 3, so no HVM stream here.
+    // The checker fails on EMULATOR_XENSTORE_DATA under every Python 3, so no HVM stream is tried.
     for libxc in [pvh(&batches), pv(&batches), pvh(&[])] {
         let libxl = in_libxl(&libxc, false);
         for whole in [(Start::XlFile, in_xl(&libxl)), (Start::Libxl, libxl), (Start::Libxc, libxc)]
@@ -58,7 +58,7 @@ fn xen_accepts_the_captured_streams() {
     }
 }
 
-/// Reads the stream as a restorer would: its framing and every body.
+/// Reads the stream as a restorer would, its framing and every body. Returns the error's text.
 fn refused_here(whole: &Whole) -> Option<String> {
     if let Err(error) = read(whole) {
         return Some(error.to_string());

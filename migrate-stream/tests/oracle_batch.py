@@ -1,7 +1,8 @@
 """Runs Xen's verify-stream-v2, whose path is the argument, on many streams in one process.
 
-Standard input: for each stream a line `FORMAT LENGTH`, then so many bytes. Standard output: for each a line with the exit
-status that the checker would have had and the last line of what it said.
+Standard input holds for each stream a line `FORMAT LENGTH` and then LENGTH bytes. Standard output
+gets for each stream a line with the exit status that the checker would have had and the last line
+of what it printed.
 """
 
 import importlib.machinery
@@ -22,6 +23,6 @@ while True:
     checker.fin = io.BytesIO(sys.stdin.buffer.read(int(request[1])))
     status = checker.read_stream(request[0].decode())
     lines = "\n".join(said).strip().splitlines()
-    # The last line may be a fixed plea; the one before it then has the exception.
+    # The last line may be a fixed request to the user; the line before it then has the exception.
     told = [line for line in lines if line and line != "Please fix me"]
     print(status, told[-1] if told else "", flush=True)

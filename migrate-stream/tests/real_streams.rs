@@ -1,5 +1,5 @@
-//! Save files of real guests: the reader gets through them however they are split, and their
-//! records survive.
+//! Save files of real guests: the reader parses them however they are split, and their records are
+//! written the same.
 
 mod common;
 
@@ -8,21 +8,21 @@ use std::path::Path;
 
 use common::*;
 use migrate_stream::frame::pages::{pack, unpack};
+use migrate_stream::iterations::{Batch, Iterations};
 use migrate_stream::libxc::{Body, RecordHeader};
 use migrate_stream::reader::{Event, Start, StreamReader};
-use migrate_stream::rounds::{Batch, Rounds};
 use migrate_stream::xl::OptionalData;
 use proptest::prelude::RngCore;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 
-/// Collects each record of a stream and checks it when it is whole.
+/// Collects the pieces of each record and checks the record when it is whole.
 #[derive(Default)]
 struct Check {
     libxc: Option<RecordHeader>,
     body: Vec<u8>,
     packed: Vec<u8>,
     rebuilt: Vec<u8>,
-    rounds: Rounds,
+    iterations: Iterations,
     pages: u64,
 }
 
@@ -59,7 +59,7 @@ impl Check {
         assert!(self.rebuilt[8..] == self.body, "{} is written otherwise", header.record_type);
         if let Body::PageData(pages) = body {
             self.pages += pages.contents_count() as u64;
-            self.rounds.record(&Batch::of(&pages));
+            self.iterations.record(&Batch::of(&pages));
             self.page_data();
         }
     }
@@ -75,7 +75,7 @@ impl Check {
     }
 }
 
-/// Reads a save file with pieces of the lengths that `length` asks for.
+/// Reads a save file in pieces whose lengths `length` chooses.
 fn check(path: &Path, mut length: impl FnMut(&StreamReader) -> usize) -> Check {
     let (mut stream, mut check) = (open_save_file(path), Check::default());
     let (mut reader, mut buffer) = (StreamReader::new(Start::XlFile), Vec::new());
@@ -102,7 +102,8 @@ fn random_splits() {
         // Short pieces as often as long ones.
         let check = check(&path, |_| 1 + rng.next_u32() as usize % (1 << (rng.next_u32() % 18)));
         assert!(check.pages > 0);
-        assert_eq!(check.rounds.current().iteration, 0, "a save that is not live has one pass");
+        let number = check.iterations.current().number;
+        assert_eq!(number, 0, "a save that is not live has one iteration");
     }
 }
 

@@ -45,7 +45,7 @@ pub fn rounds_are_what_was_sent(cluster: &Cluster) -> Result<()> {
 }
 
 fn dirty_in_log(line: &str) -> Option<u64> {
-    let after = line.split_once("Measured { rounds")?.1.split_once("dirty: ")?.1;
+    let after = line.split_once("Measured { iterations")?.1.split_once("dirty: ")?.1;
     after.split_once(',')?.0.parse().ok()
 }
 

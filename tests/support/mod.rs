@@ -20,10 +20,10 @@ use rxl_datapath::send::Sent;
 use rxl_link::ssh::Route;
 use rxl_precopy::policy::{Limits, Otherwise};
 use rxl_report::migration::Report;
-use rxl_report::progress::Silent;
 use rxl_session::events::Events;
 use rxl_session::source;
 use rxl_testkit::memory::{Guest, MemoryHost};
+use rxl_testkit::silent::Silent;
 
 /// A source with one guest, `dom3`, and the way to a target.
 pub struct Pair {
@@ -122,7 +122,7 @@ pub fn request(domain: &str, command: String) -> source::Request {
         // The guest's own passes decide, unless a test says otherwise.
         limits: Limits {
             downtime: Duration::ZERO,
-            max_rounds: u32::MAX,
+            max_iterations: u32::MAX,
             timeout: None,
             on_timeout: Otherwise::Cancel,
             when_busy: Otherwise::Force,

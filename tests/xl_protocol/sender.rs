@@ -12,11 +12,11 @@ use rxl_core::peer::Peer;
 use rxl_core::peer::Transport;
 use rxl_link::ssh::Route;
 use rxl_report::migration::Report;
-use rxl_report::progress::Silent;
 use rxl_session::events::{Event, Events};
 use rxl_session::xl;
 use rxl_session::xl::line::Said;
 use rxl_testkit::memory::{Faults, Guest};
+use rxl_testkit::silent::Silent;
 
 /// A source with dom3, and a receiver that takes these steps.
 fn pair(guest: Guest, steps: &str) -> Pair {
@@ -82,11 +82,11 @@ fn it_moves_and_is_counted() {
     assert_eq!(outcome["domains"][0]["stream"][0].as_u64(), Some(report.ram.stream_bytes));
     assert!(pair.host.domains().is_empty(), "the source's copy is gone");
     assert_eq!(
-        report.rounds.iter().map(|round| round.pages).collect::<Vec<_>>(),
+        report.iterations.iter().map(|iteration| iteration.pages).collect::<Vec<_>>(),
         [20_000, 2_000, 100, 100]
     );
     assert_eq!(
-        report.rounds.iter().map(|round| round.suspended).collect::<Vec<_>>(),
+        report.iterations.iter().map(|iteration| iteration.suspended).collect::<Vec<_>>(),
         [false, false, false, true]
     );
     assert_eq!(report.ram.transferred, report.ram.stream_bytes, "as libxl wrote it");
@@ -175,7 +175,7 @@ fn whatever_fails_before_go_the_source_runs_on() {
         ("banner stream report=0 linger", Faults::default()),
         ("banner some=30000000 say=nonsense linger", Faults::default()),
         ("banner stream ready go", Faults { rename: true, ..Faults::default() }),
-        ("banner linger", Faults { save_after_passes: Some(1), ..Faults::default() }),
+        ("banner linger", Faults { save_after_iterations: Some(1), ..Faults::default() }),
         ("banner linger", Faults { save_after_suspend: true, ..Faults::default() }),
     ] {
         let mut pair = pair(small_guest(), steps);

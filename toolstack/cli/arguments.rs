@@ -1,19 +1,29 @@
 //! The command line. Options that xl has keep xl's names; the others take virsh's or QEMU's.
 
-use std::path::PathBuf;
-use std::time::Duration;
+mod migrate;
+mod receive;
+mod saved;
+mod stream;
+mod values;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand};
 
-use rxl_core::level::Level;
-use rxl_core::peer::{Peer, Transport};
-use rxl_core::steering::{Restorer, Walker};
-use rxl_precopy::policy::{DEFAULT_DOWNTIME, DEFAULT_MAX_ROUNDS, Limits, Otherwise};
-use rxl_report::progress::ProgressMode;
+use rxl_core::error::Exit;
+
+pub use migrate::Migrate;
+pub use receive::{MigrateReceive, Receive};
+pub use saved::{Restore, Save};
+pub use stream::{StreamCommand, StreamInspect, StreamVerify};
+pub use values::Compress;
 
 /// Live migration of Xen domains, compressed, checksummed and measured.
 #[derive(Debug, Parser)]
-#[command(name = "rxl", version = env!("RXL_VERSION"), arg_required_else_help = true, after_help = exit_codes())]
+#[command(
+    name = "rxl",
+    version = env!("RXL_VERSION"),
+    arg_required_else_help = true,
+    after_help = exit_codes(),
+)]
 pub struct Cli {
     /// Log more on standard error: -v rxl's steps, -vv libxl's messages too, -vvv everything.
     /// RXL_LOG sets a tracing filter instead
@@ -74,209 +84,6 @@ pub enum Command {
     Guard,
 }
 
-/// Arguments of `rxl save`.
-#[derive(Debug, Args)]
-pub struct Save {
-    /// The domain, by name or domid; digits alone are a domid, as in xl
-    pub domain: String,
-    /// The file to write. An existing file is replaced once the domain is saved
-    pub file: PathBuf,
-    /// Let the domain run on after the save, instead of destroying it
-    #[arg(short = 'c', conflicts_with = "paused")]
-    pub checkpoint: bool,
-    /// Leave the domain paused after the save, instead of destroying it
-    #[arg(short = 'p', long)]
-    pub paused: bool,
-    /// Write the format of `xl save`, which `xl restore` reads: uncompressed and without checksums
-    #[arg(long)]
-    pub plain: bool,
-    /// Compression level of zstd: higher is smaller and slower
-    #[arg(long, value_name = "LEVEL", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-7..=19), conflicts_with = "plain")]
-    pub zstd_level: i32,
-    /// Freeze the domain's MPI job from before the suspend until the domain runs again (-c) or the
-    /// file is written. job (the value when none is given) freezes all ranks of the job, domain
-    /// only those in this domain; require fails the save if the job cannot be frozen. Needs
-    /// rxl-guest-agent in the job's domains, and /etc/rxl/cluster.toml where they are on other
-    /// hosts
-    #[arg(long, value_enum, value_name = "LEVEL", num_args = 0..=1, require_equals = true, default_value = "off", default_missing_value = "job")]
-    pub mpi_quiesce: Level,
-}
-
-/// Arguments of `rxl restore`.
-#[derive(Debug, Args)]
-pub struct Restore {
-    /// A file that `rxl save` or `xl save` wrote
-    pub file: PathBuf,
-    /// Leave the restored domain paused
-    #[arg(short = 'p', long)]
-    pub paused: bool,
-    /// Accepted for compatibility with xl: leave no process that waits for the domain's end. rxl
-    /// never leaves one
-    #[arg(short = 'e')]
-    pub no_monitor: bool,
-}
-
-/// The operations of `rxl stream`.
-#[derive(Debug, Subcommand)]
-pub enum StreamCommand {
-    /// Show what a stream holds: headers, records, pages, iterations over memory
-    #[command(after_help = exit_codes())]
-    Inspect(StreamInspect),
-    /// Check a stream against every rule of its formats and locate each violation
-    #[command(after_help = exit_codes())]
-    Verify(StreamVerify),
-}
-
-/// Arguments of `rxl stream inspect`.
-#[derive(Debug, Args)]
-pub struct StreamInspect {
-    /// A file that `rxl save` or `xl save` wrote, or a bare libxl or libxc stream; - is standard
-    /// input
-    pub file: PathBuf,
-    /// Print the result as JSON
-    #[arg(long)]
-    pub json: bool,
-    /// Add a map of guest memory in characters
-    #[arg(long)]
-    pub map: bool,
-    /// Write that map to this file as a PPM image
-    #[arg(long, value_name = "IMAGE")]
-    pub map_image: Option<PathBuf>,
-}
-
-/// Arguments of `rxl stream verify`.
-#[derive(Debug, Args)]
-pub struct StreamVerify {
-    /// A file that `rxl save` or `xl save` wrote, or a bare libxl or libxc stream; - is standard
-    /// input
-    pub file: PathBuf,
-    /// Print the findings as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Compression of pages on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Compress {
-    /// zstd on each batch by itself; a batch that would grow is sent raw.
-    Zstd,
-    /// No compression. Zero pages are still left out.
-    None,
-}
-
-/// Arguments of `rxl migrate`.
-#[derive(Debug, Args)]
-pub struct Migrate {
-    /// The domain, by name or domid (digits alone are a domid, as in xl), and the target as ssh
-    /// knows it. Several domains before the target move together; for different targets give
-    /// DOMAIN:HOST for each
-    // One list: clap takes no HOST for the last of two that begins with a dash, even after `--`.
-    #[arg(value_names = ["DOMAIN", "HOST"], required = true, num_args = 2..)]
-    pub places: Vec<String>,
-
-    /// Run this command instead of ssh, with HOST and `rxl receive` as arguments. If empty, HOST
-    /// itself is the command
-    #[arg(short = 's', value_name = "SSHCOMMAND")]
-    pub ssh_command: Option<String>,
-    /// Leave no process on the target that waits for the domain's end. Matters with --peer xl only:
-    /// rxl never leaves one
-    #[arg(short = 'e')]
-    pub no_monitor: bool,
-    /// Leave the domain paused on the target
-    #[arg(short = 'p', long)]
-    pub paused: bool,
-    /// Keep the domid on the target, or fail
-    #[arg(short = 'D', long)]
-    pub preserve_domid: bool,
-    /// Use this xl configuration file instead of the one that the domain was made with; one domain
-    /// only
-    #[arg(short = 'C', value_name = "CONFIG")]
-    pub config: Option<PathBuf>,
-    /// Send all memory again while the domain is suspended; the target's libxl logs every page that
-    /// differs
-    #[arg(long)]
-    pub debug: bool,
-    /// Accepted for compatibility with xl: a migration is live unless --non-live is given
-    #[arg(long, hide = true)]
-    pub live: bool,
-    /// Suspend the domain first, then copy it: the only way for a PV guest on a Xen without shadow
-    /// paging
-    #[arg(long, conflicts_with = "live")]
-    pub non_live: bool,
-
-    /// What receives the domain: rxl, or stock xl over its own protocol, uncompressed and without
-    /// checksums. auto means rxl, and suggests xl when the target has no rxl
-    #[arg(long, value_enum, default_value = "auto")]
-    pub peer: Peer,
-    /// Run every check on both sides, say whether the domain would be migrated, and change nothing
-    #[arg(long)]
-    pub dry_run: bool,
-    /// What carries the data. tcp is unencrypted, and authenticated by a token only: use it on an
-    /// isolated network
-    #[arg(long, value_enum, default_value = "ssh")]
-    pub transport: Transport,
-    /// Number of data connections
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
-    pub parallel_connections: u16,
-    /// With --transport tcp: the target's address, if it differs from the one that ssh uses
-    #[arg(long, value_name = "ADDRESS")]
-    pub data_address: Option<String>,
-    /// Compression of pages; zero pages are left out with either
-    #[arg(long, value_enum, default_value = "zstd")]
-    pub compress: Compress,
-    /// Compression level of zstd: higher is smaller and slower
-    #[arg(long, value_name = "LEVEL", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-7..=19))]
-    pub zstd_level: i32,
-    /// Number of compression threads [default: one for each processor, at most 4]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4))]
-    pub compress_threads: Option<u16>,
-    /// Take the target for lost after this many seconds of silence
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(5..=3600))]
-    pub peer_timeout: u64,
-    /// Suspend the domain when moving its dirty pages is expected to take no longer than this
-    #[arg(long, value_name = "MS", default_value_t = DEFAULT_DOWNTIME.as_millis() as u64)]
-    pub downtime_limit: u64,
-    /// Most iterations over memory while the domain runs
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_ROUNDS, value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_rounds: u32,
-    /// Longest time from the start until the commit, or with --on-timeout force until the suspend
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
-    pub timeout: Option<u64>,
-    /// At the timeout: cancel the migration, or force the suspend, however long the rest then takes
-    #[arg(long, value_enum, default_value = "cancel", requires = "timeout")]
-    pub on_timeout: Otherwise,
-    /// Cancel when the domain dirties memory too fast for the downtime limit, instead of suspending
-    /// it anyway
-    #[arg(long)]
-    pub abort_if_busy: bool,
-    /// Freeze the domain's MPI job around the suspend. job (the value when none is given) freezes
-    /// all ranks of the job, domain only those in the domains that move; require cancels the
-    /// migration if the job cannot be frozen. Needs rxl-guest-agent in the job's domains, and
-    /// /etc/rxl/cluster.toml where they are on more hosts than these two
-    #[arg(long, value_enum, value_name = "LEVEL", num_args = 0..=1, require_equals = true, default_value = "off", default_missing_value = "job")]
-    pub mpi_quiesce: Level,
-    /// What reads the domain's memory: rxl itself (PVH and HVM guests), libxc with rxl's stop
-    /// policy, or libxl's stock helper with its own policy
-    #[arg(long, value_enum, default_value = "rxl")]
-    pub walker: Walker,
-    /// What writes the new domain's memory: rxl itself, while libxl attaches the devices (PVH
-    /// guests whose disks and networks allow it), or libxl's stock helper with libxc, before libxl
-    /// attaches them
-    #[arg(long, value_enum, default_value = "rxl")]
-    pub restorer: Restorer,
-
-    /// Print the report as JSON on standard output, also when the migration failed after it began.
-    /// Several domains give one object with a list, `migrations`, here and in the file of --report
-    #[arg(long)]
-    pub json: bool,
-    /// Write the report as JSON to this file, also when the migration failed after it began
-    #[arg(long, value_name = "FILE")]
-    pub report: Option<PathBuf>,
-    /// How progress is shown on standard error
-    #[arg(long, value_enum, default_value = "auto")]
-    pub progress: ProgressMode,
-}
-
 /// Arguments of `rxl status`.
 #[derive(Debug, Args)]
 pub struct Status {
@@ -317,60 +124,10 @@ pub enum AgentCommand {
     Serve,
 }
 
-/// Arguments of `rxl receive`.
-#[derive(Debug, Args)]
-pub struct Receive {
-    /// Take the source for lost after this many seconds of silence
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(5..=3600))]
-    pub peer_timeout: u64,
-}
-
-/// Arguments of `rxl migrate-receive`: those that `xl migrate` gives to its receiver.
-#[derive(Debug, Args)]
-pub struct MigrateReceive {
-    /// Leave the received domain paused
-    #[arg(short = 'p')]
-    pub paused: bool,
-    /// Print the domain's configuration on standard error
-    #[arg(short = 'd')]
-    pub debug: bool,
-    /// Accepted for compatibility with xl: leave no process that waits for the domain's end. rxl
-    /// never leaves one
-    #[arg(short = 'e')]
-    pub no_monitor: bool,
-    /// Accepted and ignored: xl's receiver would then stay in the foreground
-    #[arg(short = 'F', hide = true)]
-    pub foreground: bool,
-    /// Remus, which rxl refuses
-    #[arg(short = 'r', hide = true)]
-    pub remus: bool,
-    /// COLO, which rxl refuses
-    #[arg(long, hide = true)]
-    pub colo: bool,
-}
-
-impl Migrate {
-    /// The limits by which the policy decides when pre-copy ends.
-    pub fn limits(&self) -> Limits {
-        Limits {
-            downtime: Duration::from_millis(self.downtime_limit),
-            max_rounds: self.max_rounds,
-            timeout: self.timeout.map(Duration::from_secs),
-            on_timeout: self.on_timeout,
-            when_busy: if self.abort_if_busy { Otherwise::Cancel } else { Otherwise::Force },
-        }
-    }
-
-    /// Longest silence of the target before it counts as lost.
-    pub fn patience(&self) -> Duration {
-        Duration::from_secs(self.peer_timeout)
-    }
-}
-
-/// The list of exit codes that `--help` ends with, from [`rxl_core::error::Exit::TABLE`].
+/// The list of exit codes that `--help` ends with, from [`Exit::TABLE`].
 pub fn exit_codes() -> String {
     let mut text = String::from("Exit status:\n");
-    for (exit, meaning) in rxl_core::error::Exit::TABLE {
+    for (exit, meaning) in Exit::TABLE {
         text.push_str(&format!("  {:>2}  {meaning}\n", exit.code()));
     }
     text
@@ -380,6 +137,7 @@ pub fn exit_codes() -> String {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use rxl_core::level::Level;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -1,10 +1,17 @@
 //! rxl: live migration of Xen domains, compressed, checksummed and measured.
 //!
-//! ARCHITECTURE.md tells what lives where and follows a page from the source's memory to the
-//! target's.
+//! This is the program's own part: the command line ([`arguments`]), one module for each command
+//! ([`commands`]), and what the commands share. ARCHITECTURE.md tells what lives where.
 
 #![forbid(unsafe_code)]
 
 pub mod arguments;
 pub mod commands;
-pub mod xl_config;
+pub mod logging;
+pub mod progress;
+
+mod hosts;
+mod report_file;
+mod signals;
+mod standard_io;
+mod xl_config;

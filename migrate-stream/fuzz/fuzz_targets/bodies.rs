@@ -1,4 +1,5 @@
-//! libxc record bodies: what parses is written the same. The first byte is the record's type.
+//! libxc record bodies: a body that parses is written the same. The first byte is the record's
+//! type.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! libxl's emulator records: what parses is written the same.
+//! libxl's emulator records: a body that parses is written the same.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

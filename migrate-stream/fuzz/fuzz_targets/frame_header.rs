@@ -1,4 +1,5 @@
-//! Frame headers, with a checksum made good: what parses is within its bounds and written the same.
+//! Frame headers whose checksum is made right: a header that parses has lengths within the bounds
+//! and is written the same.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

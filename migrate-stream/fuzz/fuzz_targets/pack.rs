@@ -1,4 +1,4 @@
-//! PAGE_DATA records: what packs is rebuilt byte for byte.
+//! PAGE_DATA records: a record that can be packed is rebuilt byte for byte.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

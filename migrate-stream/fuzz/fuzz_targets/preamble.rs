@@ -1,4 +1,4 @@
-//! Preambles: what parses is written the same.
+//! Preambles: a preamble that parses is written the same.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

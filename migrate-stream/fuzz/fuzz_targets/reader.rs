@@ -1,11 +1,11 @@
-//! The stream reader: the same events at one go and in pieces. The first byte chooses where the
-//! stream begins and how long the pieces are.
+//! The stream reader: a stream gives the same events whole and in pieces. The first byte chooses
+//! where the stream begins and how long the pieces are.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use migrate_stream::reader::{Event, Start, StreamError, StreamReader};
 
-/// What was read: the events in words and the payload, and how it ended.
+/// What was read: the events as text, the payload, the offset reached, and how it ended.
 type Reading = (Vec<String>, Vec<u8>, u64, Result<(), StreamError>);
 
 fn read(start: Start, stream: &[u8], length: usize) -> Reading {
@@ -13,7 +13,9 @@ fn read(start: Start, stream: &[u8], length: usize) -> Reading {
     for mut piece in stream.chunks(length) {
         loop {
             match reader.next(&mut piece) {
-                Ok(Some(Event::Body(bytes) | Event::XlOptionalData(bytes))) => payload.extend_from_slice(bytes),
+                Ok(Some(Event::Body(bytes) | Event::XlOptionalData(bytes))) => {
+                    payload.extend_from_slice(bytes)
+                }
                 Ok(Some(event)) => events.push(format!("{event:?}")),
                 Ok(None) => break,
                 Err(error) => return (events, payload, error.offset, Err(error)),

@@ -1,5 +1,5 @@
-//! Packed pages: nothing is allocated beyond the decoded length (the first four bytes), and what
-//! unpacks to a record packs again to a record of the same content.
+//! Packed pages: no more than the decoded length (the first four bytes) is allocated, and a record
+//! that was unpacked can be packed again with the same content.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! xl's save header and optional data: what parses is written the same.
+//! xl's save header and optional data: what parses is written again with the same bytes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

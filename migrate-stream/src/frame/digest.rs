@@ -4,19 +4,17 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
+use super::bounds::TOTALS_LEN;
 use super::header::FrameHeader;
-use crate::bytes::{array, le64};
-
-/// Length of an end frame's payload in bytes.
-pub const TOTALS_LEN: usize = 48;
+use crate::fields::{Builder, Fields};
 
 /// SHA-256 over (u64 sequence, u32 decoded length, u32 CRC-32), little-endian, of all frames in the
 /// stream's order.
 ///
 /// Equal digests at both ends mean that no frame was lost, doubled, reordered or cut off at the
-/// end; that each frame's content is what was sent is told by its CRC, which the receiver checks
-/// against the bytes that it has rebuilt. This guards against faults, not against someone who
-/// alters frames: that is the transport's work.
+/// end. That a frame's content is what was sent follows from its CRC, which the receiver compares
+/// with that of the bytes that it has rebuilt. The digest guards against faults, not against
+/// somebody who alters frames: the transport guards against that.
 #[derive(Clone, Debug, Default)]
 pub struct Digest {
     hash: Sha256,
@@ -25,12 +23,11 @@ pub struct Digest {
 }
 
 impl Digest {
-    /// Of no frames yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes the next frame in the stream's order (not the end frame).
+    /// Takes the next frame in the stream's order. The end frame is not part of the digest.
     pub fn frame(&mut self, header: &FrameHeader) {
         self.hash.update(header.sequence.to_le_bytes());
         self.hash.update(header.decoded_len.to_le_bytes());
@@ -39,14 +36,14 @@ impl Digest {
         self.bytes += u64::from(header.decoded_len);
     }
 
-    /// The totals so far.
+    /// The totals of the frames taken so far.
     pub fn totals(&self) -> Totals {
         let digest = DigestValue(self.hash.clone().finalize().into());
         Totals { frames: self.frames, bytes: self.bytes, digest }
     }
 }
 
-/// A digest's value.
+/// The value of a [`Digest`]: a SHA-256, shown in hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DigestValue(pub [u8; 32]);
 
@@ -62,34 +59,35 @@ impl fmt::Debug for DigestValue {
     }
 }
 
-/// What was sent in all: an end frame's payload, u64 frames, u64 bytes of the stream, 32 bytes of
-/// digest.
+/// What was sent in all, as the payload of an end frame: u64 frames, u64 bytes of the stream, 32
+/// bytes of digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Totals {
-    /// Frames before the end frame.
+    /// Number of frames before the end frame.
     pub frames: u64,
-    /// Bytes of the libxl stream.
+    /// Length of the libxl stream in bytes.
     pub bytes: u64,
-    /// [`Digest`] of the frames.
+    /// The frames' [`Digest`].
     pub digest: DigestValue,
 }
 
 impl Totals {
-    /// Parses a payload.
+    /// Parses an end frame's payload.
     pub fn parse(bytes: &[u8; TOTALS_LEN]) -> Self {
+        let fields = Fields(bytes);
         Self {
-            frames: le64(bytes, 0),
-            bytes: le64(bytes, 8),
-            digest: DigestValue(array(bytes, 16)),
+            frames: fields.le64::<0>(),
+            bytes: fields.le64::<8>(),
+            digest: DigestValue(fields.array::<16, 32>()),
         }
     }
 
-    /// The payload's bytes.
+    /// The end frame's payload.
     pub fn to_bytes(&self) -> [u8; TOTALS_LEN] {
-        let mut bytes = [0; TOTALS_LEN];
-        bytes[..8].copy_from_slice(&self.frames.to_le_bytes());
-        bytes[8..16].copy_from_slice(&self.bytes.to_le_bytes());
-        bytes[16..].copy_from_slice(&self.digest.0);
-        bytes
+        Builder::new()
+            .put::<0, 8>(self.frames.to_le_bytes())
+            .put::<8, 8>(self.bytes.to_le_bytes())
+            .put::<16, 32>(self.digest.0)
+            .bytes()
     }
 }

@@ -1,9 +1,9 @@
-//! What a data connection begins with.
+//! The preamble, with which a connection to another rxl begins.
 
 use std::fmt;
 use std::hint::black_box;
 
-use crate::bytes::{array, le16};
+use crate::fields::{Builder, Fields};
 
 /// Length of a preamble in bytes.
 pub const PREAMBLE_LEN: usize = 64;
@@ -14,30 +14,28 @@ const VERSION: u16 = 1;
 /// Why a preamble was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PreambleError {
-    /// The peer speaks something else.
+    /// The connection does not begin with the magic: the peer is no rxl.
     #[error("not an rxl data connection (its magic is missing)")]
     Magic,
-    /// The peer speaks another version.
     #[error("data connection of version {0}, expected {VERSION}")]
     Version(u16),
-    /// An unknown purpose.
     #[error("data connection for the unknown purpose {0}")]
     Purpose(u8),
-    /// Reserved bytes are not zero.
+    /// Bytes that must be 0 are not.
     #[error("data connection with reserved bytes set")]
     Reserved,
 }
 
-/// What a connection is for.
+/// The use of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Control messages.
+    /// The connection carries control messages.
     Control,
-    /// Frames.
+    /// The connection carries data frames.
     Data,
 }
 
-/// Names a migration on both hosts. Not a secret.
+/// Names a migration on both hosts. It is not a secret.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MigrationId(pub [u8; 16]);
 
@@ -53,8 +51,8 @@ impl fmt::Debug for MigrationId {
     }
 }
 
-/// The migration's secret, by which a connection shows that it belongs. Neither printed nor
-/// compared with `==`.
+/// The migration's secret, by which a connection proves that it belongs to the migration. Debug
+/// output hides it, and there is no `==`, whose time would tell how much of a guess is right.
 #[derive(Clone, Copy)]
 pub struct Token([u8; 32]);
 
@@ -64,12 +62,12 @@ impl Token {
         Self(bytes)
     }
 
-    /// The secret, to be sent over a channel that keeps it.
+    /// The secret's bytes, to be sent over an encrypted channel only.
     pub fn reveal(&self) -> [u8; 32] {
         self.0
     }
 
-    /// Whether both are the same, in a time that does not tell how much of them is.
+    /// Whether both are the same, in a time that does not depend on their bytes.
     pub fn matches(&self, other: &Token) -> bool {
         let differing =
             self.0.iter().zip(&other.0).fold(0, |seen, (a, b)| black_box(seen | (a ^ b)));
@@ -83,56 +81,58 @@ impl fmt::Debug for Token {
     }
 }
 
-/// What a data connection begins with: which migration it belongs to, and the proof.
+/// Says which migration a connection belongs to, and proves it.
 #[derive(Clone, Copy, Debug)]
 pub struct Preamble {
-    /// What the connection is for.
     pub purpose: Purpose,
-    /// Number of the connection, from 0.
+    /// Counts the migration's connections from 0.
     pub connection: u16,
-    /// Which migration.
+    /// The migration that the connection belongs to.
     pub migration: MigrationId,
-    /// Its secret; the receiver compares it ([`Token::matches`]).
+    /// The migration's secret; the receiver compares it ([`Token::matches`]).
     pub token: Token,
 }
 
 impl Preamble {
-    /// Parses a preamble. Its token is not judged.
+    /// Parses a preamble. The caller must compare the token.
     pub fn parse(bytes: &[u8; PREAMBLE_LEN]) -> Result<Self, PreambleError> {
-        if array::<8>(bytes, 0) != MAGIC {
+        let fields = Fields(bytes);
+        if fields.array::<0, 8>() != MAGIC {
             return Err(PreambleError::Magic);
         }
-        if le16(bytes, 8) != VERSION {
-            return Err(PreambleError::Version(le16(bytes, 8)));
+        let version = fields.le16::<8>();
+        if version != VERSION {
+            return Err(PreambleError::Version(version));
         }
-        let purpose = match bytes[10] {
+        let [purpose, reserved] = fields.array::<10, 2>();
+        let purpose = match purpose {
             0 => Purpose::Control,
             1 => Purpose::Data,
             other => return Err(PreambleError::Purpose(other)),
         };
-        if bytes[11] != 0 || le16(bytes, 14) != 0 {
+        if reserved != 0 || fields.le16::<14>() != 0 {
             return Err(PreambleError::Reserved);
         }
         Ok(Self {
             purpose,
-            connection: le16(bytes, 12),
-            migration: MigrationId(array(bytes, 16)),
-            token: Token(array(bytes, 32)),
+            connection: fields.le16::<12>(),
+            migration: MigrationId(fields.array::<16, 16>()),
+            token: Token(fields.array::<32, 32>()),
         })
     }
 
-    /// The preamble's bytes.
     pub fn to_bytes(&self) -> [u8; PREAMBLE_LEN] {
-        let mut bytes = [0; PREAMBLE_LEN];
-        bytes[..8].copy_from_slice(&MAGIC);
-        bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
-        bytes[10] = match self.purpose {
+        let purpose = match self.purpose {
             Purpose::Control => 0,
             Purpose::Data => 1,
         };
-        bytes[12..14].copy_from_slice(&self.connection.to_le_bytes());
-        bytes[16..32].copy_from_slice(&self.migration.0);
-        bytes[32..].copy_from_slice(&self.token.0);
-        bytes
+        Builder::new()
+            .put::<0, 8>(MAGIC)
+            .put::<8, 2>(VERSION.to_le_bytes())
+            .put::<10, 1>([purpose])
+            .put::<12, 2>(self.connection.to_le_bytes())
+            .put::<16, 16>(self.migration.0)
+            .put::<32, 32>(self.token.0)
+            .bytes()
     }
 }

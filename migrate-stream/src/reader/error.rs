@@ -6,28 +6,23 @@ use crate::libxc::{self, BodyError};
 use crate::order::OrderError;
 use crate::{libxl, xl};
 
-/// The part of a stream that an error is about.
+/// The part of a stream in which an error is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// xl's save header.
     XlHeader,
-    /// xl's optional data.
     XlOptionalData,
-    /// The libxl stream's header.
     LibxlHeader,
-    /// The header of a libxl record, not complete.
+    /// The header of a libxl record, of which not all bytes have come.
     LibxlRecordHeader,
-    /// A libxl record.
+    /// A libxl record of this type, from its header to its padding.
     Libxl(libxl::RecordType),
-    /// The libxc stream's image header.
     ImageHeader,
-    /// The libxc stream's domain header.
     DomainHeader,
-    /// The header of a libxc record, not complete.
+    /// The header of a libxc record, of which not all bytes have come.
     LibxcRecordHeader,
-    /// A libxc record.
+    /// A libxc record of this type, from its header to its padding.
     Libxc(libxc::RecordType),
-    /// After the last record.
+    /// Behind the last record.
     End,
 }
 
@@ -48,48 +43,45 @@ impl fmt::Display for Place {
     }
 }
 
-/// What is wrong.
+/// What is wrong with the part of the stream that a [`Place`] names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// With xl's header.
     #[error("{0}")]
     Xl(#[from] xl::XlError),
-    /// With the libxl stream's header.
     #[error("{0}")]
     LibxlHeader(#[from] libxl::HeaderError),
-    /// With the libxc stream's image or domain header.
+    /// The image header or the domain header is malformed.
     #[error("{0}")]
     LibxcHeader(#[from] libxc::HeaderError),
-    /// With a record's length.
+    /// The record has a length that its type does not allow.
     #[error("{0}")]
     Body(#[from] BodyError),
-    /// With a record's place.
+    /// The record may not come here.
     #[error("{0}")]
     Order(#[from] OrderError),
-    /// The record is mandatory (or libxl's) and not known.
+    /// The record's type is not known. Only libxc's optional records may be ignored.
     #[error("not known and not optional")]
     UnknownRecord,
-    /// Padding must be zero.
     #[error("padding is not zero")]
     Padding,
-    /// The input ended.
+    /// The input ended before the stream did.
     #[error("the stream ends at byte {at}, {missing} bytes or more are missing")]
     Truncated {
-        /// Length of the input.
+        /// Length of the input in bytes.
         at: u64,
-        /// Bytes that are certainly missing.
+        /// Least number of bytes that are missing.
         missing: u64,
     },
 }
 
-/// A malformed or truncated stream: where, and what is wrong. One line.
+/// Where a stream is malformed or truncated, and how. Its text is one line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place} at byte {offset}: {problem}")]
 pub struct StreamError {
-    /// In which header or record.
+    /// The header or record that is malformed.
     pub place: Place,
-    /// Where that begins, in bytes from the stream's first.
+    /// Offset of that header or record in the stream, in bytes.
     pub offset: u64,
-    /// What is wrong with it. Not a source: the message holds it.
+    /// What is wrong with it. It is no `source()`, because the message holds it.
     pub problem: Problem,
 }

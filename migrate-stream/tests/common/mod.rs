@@ -1,5 +1,5 @@
-//! Streams to test with, and a reading of them that can be compared.
-// Each test binary uses its own part of this.
+//! Streams to test with, and readings of them that can be compared.
+// Each test binary uses another part of this module.
 #![allow(dead_code)]
 
 use std::fs::File;
@@ -13,23 +13,23 @@ use migrate_stream::reader::{Event, Start, StreamError, StreamReader};
 use migrate_stream::{libxl, writer};
 use proptest::prelude::*;
 
-/// What a page of a synthetic guest holds.
+/// The content of a synthetic guest's page.
 #[derive(Clone, Copy, Debug)]
 pub enum Fill {
-    /// No page.
+    /// The pfn has no page.
     Hole,
-    /// Zeroes.
+    /// All bytes are zero.
     Zero,
-    /// Bytes that follow from this.
+    /// Pseudo-random bytes from this seed.
     Noise(u64),
-    /// Zeroes, but for one byte at this place.
+    /// All bytes are zero but the one at this offset.
     OneByte(u16),
 }
 
-/// pfns of a PAGE_DATA record, each with its page.
+/// The pfns of a PAGE_DATA record, each with its page's content.
 pub type Batch = Vec<(u64, Fill)>;
 
-/// The page's contents.
+/// The 4096 bytes that a [`Fill`] stands for.
 pub fn contents(fill: Fill) -> [u8; 4096] {
     let mut page = [0; 4096];
     match fill {
@@ -77,7 +77,7 @@ fn page_type(pfn: u64, fill: Fill, tables: bool) -> PageType {
     }
 }
 
-/// Every word counted up: contents for records whose insides do not matter.
+/// Bytes that count up from 0: a body for records whose content does not matter.
 pub fn blob(length: usize) -> Vec<u8> {
     (0..length).map(|at| at as u8).collect()
 }
@@ -102,7 +102,7 @@ fn static_data(out: &mut Vec<u8>) {
 
 const TSC: TscInfo = TscInfo { mode: 0, khz: 2_400_000, nsec: 987_654_321, incarnation: 1 };
 
-/// A PVH guest's libxc stream.
+/// Composes the libxc stream of a PVH guest.
 pub fn pvh(batches: &[Batch]) -> Vec<u8> {
     let mut out = begin_libxc(DomainType::Hvm);
     static_data(&mut out);
@@ -118,7 +118,7 @@ pub fn pvh(batches: &[Batch]) -> Vec<u8> {
     out
 }
 
-/// A PV guest's libxc stream.
+/// Composes the libxc stream of a PV guest.
 pub fn pv(batches: &[Batch]) -> Vec<u8> {
     let mut out = begin_libxc(DomainType::Pv);
     record(&mut out, RecordType::X86PvInfo, &[8, 4, 0, 0, 0, 0, 0, 0]);
@@ -137,7 +137,8 @@ pub fn pv(batches: &[Batch]) -> Vec<u8> {
     out
 }
 
-/// The libxl stream around a libxc stream; with an emulator's records, as HVM guests have them.
+/// Composes the libxl stream around a libxc stream, with an emulator's records where the guest is
+/// to be HVM.
 pub fn in_libxl(libxc: &[u8], emulator: bool) -> Vec<u8> {
     let mut out = Vec::new();
     writer::libxl_header(&mut out);
@@ -154,7 +155,7 @@ pub fn in_libxl(libxc: &[u8], emulator: bool) -> Vec<u8> {
     out
 }
 
-/// The save file around a libxl stream.
+/// Composes xl's save file around a libxl stream.
 pub fn in_xl(libxl: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     writer::xl_header(&mut out, r#"{"c_info":{"name":"synthetic"}}"#).unwrap();
@@ -162,7 +163,7 @@ pub fn in_xl(libxl: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Some batches of a few pages.
+/// Four batches of one to nine pages, of every kind of content.
 pub fn some_batches() -> Vec<Batch> {
     let batch = |first: u64| -> Batch {
         let fill = |index| match index % 4 {
@@ -176,7 +177,7 @@ pub fn some_batches() -> Vec<Batch> {
     vec![batch(0), batch(100), vec![(5, Fill::Hole)], batch(3)]
 }
 
-/// Any page.
+/// Generates the content of a page.
 pub fn fill() -> impl Strategy<Value = Fill> {
     prop_oneof![
         Just(Fill::Hole),
@@ -186,16 +187,16 @@ pub fn fill() -> impl Strategy<Value = Fill> {
     ]
 }
 
-/// Any few batches.
+/// Generates up to five batches.
 pub fn batches() -> impl Strategy<Value = Vec<Batch>> {
     let page = (0..1_u64 << 52, fill());
     prop::collection::vec(prop::collection::vec(page, 1..20), 0..6)
 }
 
-/// A stream, and where it begins.
+/// The bytes of a stream, and with which format they begin.
 pub type Whole = (Start, Vec<u8>);
 
-/// Any stream that Xen could have written.
+/// Generates a stream that Xen could have written.
 pub fn stream() -> impl Strategy<Value = Whole> {
     (batches(), any::<bool>(), any::<bool>(), 0..3).prop_map(|(batches, is_pv, emulator, outer)| {
         let libxc = if is_pv { pv(&batches) } else { pvh(&batches) };
@@ -207,7 +208,7 @@ pub fn stream() -> impl Strategy<Value = Whole> {
     })
 }
 
-/// What a stream was read as: events in words, with the pieces of a body put together.
+/// The events of a stream as text, with the pieces of each body put together.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Reading {
     pub events: Vec<String>,
@@ -215,7 +216,6 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Takes an event.
     pub fn take(&mut self, event: Event<'_>) {
         if let Event::Body(piece) | Event::XlOptionalData(piece) = event {
             assert!(!piece.is_empty());
@@ -229,8 +229,7 @@ impl Reading {
     }
 }
 
-/// Reads a stream that comes in pieces of these lengths, over and over; asserts that all of it is
-/// consumed.
+/// Reads a stream in pieces whose lengths repeat `lengths`; asserts that all of it is consumed.
 pub fn read_in_pieces(whole: &Whole, lengths: &[usize]) -> Result<Reading, StreamError> {
     let (mut reader, mut reading) = (StreamReader::new(whole.0), Reading::default());
     let mut rest = whole.1.as_slice();
@@ -250,12 +249,12 @@ pub fn read_in_pieces(whole: &Whole, lengths: &[usize]) -> Result<Reading, Strea
     reader.finish().map(|()| reading)
 }
 
-/// Reads a stream at one go.
+/// Reads a stream in one piece.
 pub fn read(whole: &Whole) -> Result<Reading, StreamError> {
     read_in_pieces(whole, &[whole.1.len().max(1)])
 }
 
-/// The records of a libxc stream or of a stream around one: type, offset of the header, body.
+/// The libxc records of a stream: type, offset of the header, body.
 pub fn libxc_records(whole: &Whole) -> Vec<(RecordType, usize, Vec<u8>)> {
     let (mut reader, mut input, mut records) =
         (StreamReader::new(whole.0), whole.1.as_slice(), Vec::new());
@@ -276,8 +275,8 @@ pub fn libxc_records(whole: &Whole) -> Vec<(RecordType, usize, Vec<u8>)> {
     records
 }
 
-/// The save files of real guests that the repository carries (`xl save` on Xen 4.17, then `zstd
-/// --long=27`); not none.
+/// Paths of the repository's save files of real guests (`xl save` on Xen 4.17, then `zstd
+/// --long=27`). Panics when there are none.
 pub fn save_files() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/streams");
     let listing =
@@ -289,7 +288,7 @@ pub fn save_files() -> Vec<PathBuf> {
     files
 }
 
-/// A save file's bytes.
+/// Opens a save file for reading without its compression.
 pub fn open_save_file(path: &Path) -> impl Read + use<> {
     let mut decoder = zstd::Decoder::new(File::open(path).unwrap()).unwrap();
     decoder.window_log_max(27).unwrap();

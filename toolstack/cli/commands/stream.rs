@@ -1,12 +1,13 @@
-//! The commands: their input, what they print, how they end.
+//! `rxl stream`: inspects or verifies a saved domain or a migration stream.
 
 use std::fs::File;
-use std::io::{BufReader, Cursor, IsTerminal, Read, Write, stdin, stdout};
+use std::io::{BufReader, Cursor, Read, stdin};
 use std::path::Path;
 
 use migrate_stream::{savefile, writer};
 
 use crate::arguments::{StreamCommand, StreamInspect, StreamVerify};
+use crate::standard_io::{print, refuse_terminal};
 use rxl_core::error::{Exit, Failure};
 use rxl_inspect::finding::Findings;
 use rxl_inspect::inspect::{Options, inspect};
@@ -14,10 +15,9 @@ use rxl_inspect::savefile::frames::Frames;
 use rxl_inspect::savefile::saved::rxl_head;
 use rxl_inspect::verify::{Verified, verify};
 
-/// Bytes read at once where frames are small.
+/// Bytes that are read ahead of the frames of an rxl save file.
 const READ_AHEAD: usize = 128 << 10;
 
-/// `rxl stream`.
 pub fn run(command: &StreamCommand) -> Result<(), Failure> {
     match command {
         StreamCommand::Inspect(options) => run_inspect(options),
@@ -37,7 +37,7 @@ fn run_inspect(options: &StreamInspect) -> Result<(), Failure> {
         let written = File::create(path).and_then(|file| inspected.map.write_image(file));
         written.map_err(|e| Failure::internal(format_args!("image {}", path.display()), &e))?;
     }
-    judge(&name, &inspected.findings, "`rxl stream verify` tells all that is wrong")
+    judge(&name, &inspected.findings, "`rxl stream verify` lists every violation")
 }
 
 fn run_verify(options: &StreamVerify) -> Result<(), Failure> {
@@ -47,12 +47,11 @@ fn run_verify(options: &StreamVerify) -> Result<(), Failure> {
     judge(&name, &verified.findings, "do not restore it")
 }
 
-/// A stream to look at.
 struct Input {
     stream: Box<dyn Read>,
-    /// For messages.
+    /// The input's name in messages.
     name: String,
-    /// What it was taken out of.
+    /// The kind of file that the stream was taken out of; none for a stream as it is.
     container: Option<&'static str>,
 }
 
@@ -62,16 +61,11 @@ fn open(path: &Path) -> Result<Input, Failure> {
         let file = File::open(path).map_err(|e| Failure::internal(&name, &e))?;
         return unpacked(Box::new(file), name);
     }
-    if stdin().is_terminal() {
-        let what = "standard input is a terminal: no stream comes in there";
-        return Err(
-            Failure::new(Exit::Usage, what).next("give a file, or send the stream through a pipe")
-        );
-    }
+    refuse_terminal("stream", "give a file, or send the stream through a pipe")?;
     unpacked(Box::new(stdin()), "standard input".into())
 }
 
-/// What rxl saved is looked at in xl's form, as `rxl save --plain` would have written it.
+/// A file in rxl's own format is turned into the stream that `rxl save --plain` would have written.
 fn unpacked(mut input: Box<dyn Read>, name: String) -> Result<Input, Failure> {
     let mut mark = Vec::new();
     let read = input.by_ref().take(savefile::MAGIC.len() as u64).read_to_end(&mut mark);
@@ -95,11 +89,7 @@ fn unpacked(mut input: Box<dyn Read>, name: String) -> Result<Input, Failure> {
     })
 }
 
-/// Who listens no more needs no answer.
-fn print(text: &str) {
-    let _ = stdout().write_all(text.as_bytes());
-}
-
+/// The failure for a stream that breaks a rule: its first violation, and the number of others.
 fn judge(name: &str, findings: &Findings, next: &str) -> Result<(), Failure> {
     let Some(first) = findings.first_error() else { return Ok(()) };
     let others = match findings.errors - 1 {

@@ -1,7 +1,9 @@
 //! Failures as the user meets them: one line that says what, where and what to do next, and an exit
 //! code of its own.
 
+use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::host_error::HostError;
 use crate::text::one_line;
@@ -83,21 +85,33 @@ impl Exit {
     }
 }
 
-/// A failure: what, and what to do next. Displays as one line.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A failure as the user sees it. Displays as one line: what, where, and what to do next.
+///
+/// Errors of every crate are converted to it where a command returns. Two failures are equal when
+/// the user would see the same; the source is for logs.
+#[derive(Clone, Debug)]
 pub struct Failure {
-    /// How rxl ends because of it.
+    /// The exit code that rxl ends with.
     pub exit: Exit,
-    /// What went wrong, and where.
+    /// What went wrong, and where. One line.
     pub what: String,
-    /// What the user can do, when rxl knows.
+    /// What the user can do next, when rxl knows.
     pub next: Option<String>,
+    /// The error that this failure was made from, where there is one. Its text is part of `what`.
+    pub source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 impl Failure {
     /// A failure without advice.
     pub fn new(exit: Exit, what: impl Into<String>) -> Self {
-        Self { exit, what: one_line(&what.into()), next: None }
+        Self { exit, what: one_line(&what.into()), next: None, source: None }
+    }
+
+    /// Keeps the error that led to this failure, for logs. The line for the user stays the same.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Error + Send + Sync + 'static) -> Self {
+        self.source = Some(Arc::new(source));
+        self
     }
 
     /// Adds what to do next.
@@ -107,7 +121,7 @@ impl Failure {
         self
     }
 
-    /// Puts where or during what it happened before the text.
+    /// Puts the place or the operation in front of the text.
     #[must_use]
     pub fn context(mut self, context: impl fmt::Display) -> Self {
         self.what = format!("{context}: {}", self.what);
@@ -121,7 +135,7 @@ impl Failure {
         self
     }
 
-    /// An I/O error of this host's before anything has happened.
+    /// An I/O error on this host before anything has happened to the domain.
     pub fn internal(what: impl fmt::Display, error: &std::io::Error) -> Self {
         Self::new(Exit::Internal, format!("{what}: {error}"))
     }
@@ -137,7 +151,19 @@ impl fmt::Display for Failure {
     }
 }
 
-impl std::error::Error for Failure {}
+impl Error for Failure {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_ref().map(|source| source.as_ref() as &(dyn Error + 'static))
+    }
+}
+
+impl PartialEq for Failure {
+    fn eq(&self, other: &Self) -> bool {
+        (self.exit, &self.what, &self.next) == (other.exit, &other.what, &other.next)
+    }
+}
+
+impl Eq for Failure {}
 
 impl From<HostError> for Failure {
     fn from(error: HostError) -> Self {
@@ -148,7 +174,7 @@ impl From<HostError> for Failure {
             HostError::NoXen(_) => Exit::NoXen,
             HostError::Failed { .. } => Exit::FailedSourceRuns,
         };
-        Self::new(exit, error.to_string())
+        Self::new(exit, error.to_string()).caused_by(error)
     }
 }
 
@@ -160,6 +186,18 @@ mod tests {
     fn codes_are_distinct_and_all_in_the_table() {
         let codes: Vec<u8> = Exit::TABLE.iter().map(|(exit, _)| exit.code()).collect();
         assert_eq!(codes, (0..=15).collect::<Vec<u8>>());
+    }
+
+    #[test]
+    fn a_source_is_kept_and_does_not_change_the_line() {
+        let error = HostError::Failed { operation: "save", reason: "disk full".into() };
+        let failure = Failure::from(error).context("dom3").next("free some space");
+        assert_eq!(failure.to_string(), "dom3: save failed: disk full; free some space");
+        assert_eq!(
+            failure.source().map(ToString::to_string).as_deref(),
+            Some("save failed: disk full")
+        );
+        assert_eq!(Failure { source: None, ..failure.clone() }, failure);
     }
 
     #[test]

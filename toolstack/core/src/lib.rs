@@ -5,15 +5,18 @@
 #![forbid(unsafe_code)]
 
 pub mod deadlines;
+pub mod dom0;
 pub mod domain;
 pub mod domain_config;
 pub mod error;
 pub mod host_error;
 pub mod io;
+pub mod json_lines;
 pub mod level;
 pub mod names;
 pub mod notes;
 pub mod operation;
+pub mod own_program;
 pub mod peer;
 pub mod save_format;
 pub mod state_dir;
@@ -21,3 +24,4 @@ pub mod steering;
 pub mod target_spans;
 pub mod text;
 pub mod units;
+pub mod worker;

@@ -22,10 +22,10 @@ pub enum NoteKind {
     Progress {
         /// The string.
         what: String,
-        /// pfns handled so far in this pass: none when it begins, all when it ends; what lies
+        /// pfns handled so far in this iteration: none when it begins, all when it ends; what lies
         /// between is not told.
         done: u64,
-        /// pfns of this pass: the dirty count when the pass began.
+        /// pfns of this iteration: the dirty count when the iteration began.
         total: u64,
     },
     /// libxl asked the guest to suspend (it wrote `control/shutdown`).

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Exit, Failure};
 
 /// What receives the domain at the target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// rxl; where there is none, the user is told of the other way.
     Auto,
@@ -33,7 +33,7 @@ impl Peer {
 }
 
 /// How data travels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Transport {
     /// Over ssh connections of their own, opened like the control channel.

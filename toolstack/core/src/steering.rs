@@ -11,14 +11,14 @@ pub struct SaveFlags {
     pub debug: bool,
 }
 
-/// What is known when a live pass has been made and the next one might be.
+/// What is known when a live iteration has been made and the next one might be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrecopyStats {
-    /// Live passes made.
+    /// Live iterations made.
     pub iteration: u32,
     /// Pages sent in all of them.
     pub written: u64,
-    /// Pages dirty now: those of the next pass.
+    /// Pages dirty now: those of the next iteration.
     pub dirty: u64,
 }
 
@@ -26,7 +26,7 @@ pub struct PrecopyStats {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Decision {
-    /// Another pass while the guest runs.
+    /// Another iteration while the guest runs.
     Continue,
     /// Suspend the guest and send the rest.
     StopAndCopy,
@@ -37,10 +37,10 @@ pub enum Decision {
 /// Who decides about a save while it runs. Called on threads of the save, which waits for the
 /// answer.
 pub trait Steering: Send {
-    /// After each live pass, when it is known what was dirtied meanwhile.
+    /// After each live iteration, when it is known what was dirtied meanwhile.
     fn precopy(&mut self, stats: &PrecopyStats) -> Decision;
 
-    /// Whether pre-copy is to end now, without waiting for the pass under way.
+    /// Whether pre-copy is to end now, without waiting for the iteration under way.
     fn is_due(&self) -> bool;
 
     /// Right before the guest is asked to suspend. On an error, one line, it is not asked, and the
@@ -66,19 +66,19 @@ impl Steering for Unsteered {
 }
 
 /// Who walks over the guest's memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Walker {
     /// rxl itself; PVH guests.
     Rxl,
     /// libxenguest's xc_domain_save, in rxl's save helper; every guest.
     Libxc,
-    /// libxl's own save helper, with its own policy: five passes, or fewer than 50 dirty pages.
+    /// libxl's own save helper, with its own policy: five iterations, or fewer than 50 dirty pages.
     Stock,
 }
 
 /// Who puts the pages of a domain that is received into its memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Restorer {
     /// rxl itself, while libxl attaches the domain's devices; PVH guests.

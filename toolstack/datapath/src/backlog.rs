@@ -1,28 +1,29 @@
 //! Keeps what is on its way out of the downtime.
 //!
-//! libxl's save helper takes a pass for done when its last byte is in the pipe, and then looks for
-//! what was dirtied since, or suspends the guest. But between that pipe and the target's libxl
-//! there is room for many megabytes: frames under way on both sides, ssh's buffers, sockets. On a
-//! slow link the guest would be suspended seconds before the pass has arrived, and all of it would
-//! be drained inside the downtime.
+//! libxl's save helper takes an iteration for done when its last byte is in the pipe, and then
+//! looks for what was dirtied since, or suspends the guest. But between that pipe and the target's
+//! libxl there is room for many megabytes: frames under way on both sides, ssh's buffers, sockets.
+//! On a slow link the guest would be suspended seconds before the iteration has arrived, and all of
+//! it would be drained inside the downtime.
 //!
 //! ```text
-//!  save helper            source                                  target
-//!    | pass 1, batch 1..n-2 -> frames ------------------------------> libxl
-//!    | batch n-1            |  not read: the helper waits in write()
-//!    |                      | <------------------ Restored{frames} |   all of it has arrived
-//!    | batch n-1, n --------> frames ------------------------------> libxl
+//!  save helper           source                                  target
+//!    | iteration 1,
+//!    | batch 1 to n-2 -----> frames -------------------------------> libxl
+//!    | batch n-1           |  not read: the helper waits in write()
+//!    |                     | <------------------- Restored{frames} |  all of it has arrived
+//!    | batch n-1, n -------> frames -------------------------------> libxl
 //!    | CLEAN: what was dirtied until now, not until some seconds ago
 //! ```
-//! So the source stops reading libxl's pipe just before the end of a live pass, until the target's
-//! libxl has taken all the frames before. A batch of 1024 pages does not fit into the pipe, hence
-//! the helper waits too, while the guest runs. What the helper cannot know about the link it so
-//! learns by back-pressure. In the last pass there is nothing to wait for.
+//! So the source stops reading libxl's pipe just before the end of a live iteration, until the
+//! target's libxl has taken all the frames before. A batch of 1024 pages does not fit into the
+//! pipe, hence the helper waits too, while the guest runs. What the helper cannot know about the
+//! link it so learns by back-pressure. In the last iteration there is nothing to wait for.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::iterations::Rounds;
+use crate::iterations::Iterations;
 use rxl_core::deadlines;
 
 /// Pages in the largest batch that libxc writes (xg_sr_common.h: MAX_BATCH_SIZE).
@@ -77,9 +78,9 @@ impl Backlog {
     }
 }
 
-/// Whether the helper's next batch, of so many pfns, is one of the last two of a live pass.
-pub fn ends_live_pass(rounds: &Rounds, pfns: u64) -> bool {
-    rounds.left_in_live_pass().is_some_and(|left| left.saturating_sub(pfns) < BATCH_PAGES)
+/// Whether the helper's next batch, of so many pfns, is one of the last two of a live iteration.
+pub fn ends_live_iteration(iterations: &Iterations, pfns: u64) -> bool {
+    iterations.left_in_live_iteration().is_some_and(|left| left.saturating_sub(pfns) < BATCH_PAGES)
 }
 
 #[cfg(test)]
@@ -104,22 +105,26 @@ mod tests {
 
     #[test]
     fn only_the_end_of_a_live_pass_is_held() {
-        let mut rounds = Rounds::default();
-        assert!(!ends_live_pass(&rounds, 1024), "nothing is known yet");
-        rounds.note(&NoteKind::Progress {
+        let mut iterations = Iterations::default();
+        assert!(!ends_live_iteration(&iterations, 1024), "nothing is known yet");
+        iterations.note(&NoteKind::Progress {
             what: "Frames iteration 0".into(),
             done: 0,
             total: 3076,
         });
         let now = Instant::now();
-        assert!(!ends_live_pass(&rounds, 1024));
-        rounds.batch(0, 1023, 1024, now);
-        assert!(!ends_live_pass(&rounds, 1024), "two more will follow");
-        rounds.batch(1024, 2047, 1024, now);
-        assert!(ends_live_pass(&rounds, 1024), "the last large one");
-        rounds.batch(2048, 3071, 1024, now);
-        assert!(ends_live_pass(&rounds, 4));
-        rounds.note(&NoteKind::Progress { what: "Domain now suspended".into(), done: 0, total: 0 });
-        assert!(!ends_live_pass(&rounds, 4), "the guest stands still");
+        assert!(!ends_live_iteration(&iterations, 1024));
+        iterations.batch(0, 1023, 1024, now);
+        assert!(!ends_live_iteration(&iterations, 1024), "two more will follow");
+        iterations.batch(1024, 2047, 1024, now);
+        assert!(ends_live_iteration(&iterations, 1024), "the last large one");
+        iterations.batch(2048, 3071, 1024, now);
+        assert!(ends_live_iteration(&iterations, 4));
+        iterations.note(&NoteKind::Progress {
+            what: "Domain now suspended".into(),
+            done: 0,
+            total: 0,
+        });
+        assert!(!ends_live_iteration(&iterations, 4), "the guest stands still");
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use rxl_core::worker::catch;
+
 /// Whose fault it is that a data path broke: who is asked for the reason behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum At {
@@ -39,6 +41,15 @@ impl Broken {
     }
 }
 
+/// Runs one thread's part of a data path. A panic breaks the path like any failure, so that the
+/// other threads are stopped and the session hears of it.
+pub(crate) fn caught<T>(
+    name: &'static str,
+    work: impl FnOnce() -> Result<T, Broken>,
+) -> Result<T, Broken> {
+    catch(name, work).unwrap_or_else(|panicked| Err(Broken::here(panicked.to_string())))
+}
+
 /// Reports the end of a data path exactly once: its first failure, at once, or its success when all
 /// is done.
 pub(crate) struct Verdict<T>(Mutex<Option<Report<T>>>);
@@ -55,5 +66,16 @@ impl<T> Verdict<T> {
         if let Some(report) = report {
             report(result);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_breaks_the_path() {
+        let broken = caught("work", || -> Result<(), Broken> { panic!("no frame") }).unwrap_err();
+        assert_eq!(broken, Broken::here("work panicked: no frame"));
     }
 }

@@ -1,9 +1,9 @@
 //! Pages for the data path that do not come through libxl's pipe.
 //!
-//! A walker inside rxl ([`rxl_precopy::save_memory`]) makes the libxc stream itself. libxl's pipe then holds
-//! what comes before it, a header and LIBXC_CONTEXT, and what comes after it; the feed goes in
-//! between. What is sent is read by the same parser as libxl's own stream on its way, so that
-//! nothing malformed leaves.
+//! A walker inside rxl ([`rxl_precopy::save_memory`]) makes the libxc stream itself. libxl's pipe
+//! then holds what comes before it, a header and LIBXC_CONTEXT, and what comes after it; the feed
+//! goes in between. What is sent is read by the same parser as libxl's own stream on its way, so
+//! that nothing malformed leaves.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use migrate_stream::frame::FrameKind;
+use migrate_stream::iterations::Batch;
 use migrate_stream::libxc::{PageData, RECORD_HEADER_LEN};
-use migrate_stream::rounds::Batch;
 
 use crate::broken::Broken;
 use crate::buffers::Buffers;
@@ -32,7 +32,7 @@ pub struct Feed {
     meter: Arc<Meter>,
     frames: u64,
     pages: u64,
-    pass: Option<usize>,
+    iteration: Option<usize>,
 }
 
 /// The data path's end.
@@ -47,7 +47,14 @@ pub fn feed(meter: Arc<Meter>) -> (Feed, Fed) {
     let (sender, parts) = bounded(UNDER_WAY);
     let buffers = Arc::new(Buffers::default());
     (
-        Feed { parts: sender, buffers: buffers.clone(), meter, frames: 0, pages: 0, pass: None },
+        Feed {
+            parts: sender,
+            buffers: buffers.clone(),
+            meter,
+            frames: 0,
+            pages: 0,
+            iteration: None,
+        },
         Fed { parts, buffers },
     )
 }
@@ -84,9 +91,9 @@ impl Feed {
         self.buffers.take()
     }
 
-    /// A pass over so many pages begins.
-    pub fn begin_pass(&mut self, pages: u64, suspended: bool) {
-        self.pass = Some(self.meter.rounds().begin(pages, suspended, Instant::now()));
+    /// An iteration over so many pages begins.
+    pub fn begin_iteration(&mut self, pages: u64, suspended: bool) {
+        self.iteration = Some(self.meter.iterations().begin(pages, suspended, Instant::now()));
     }
 
     /// Records other than PAGE_DATA.
@@ -95,12 +102,12 @@ impl Feed {
             kind: FrameKind::Bytes,
             raw,
             batches: Vec::new(),
-            pass: None,
+            iteration: None,
             read_at: Instant::now(),
         })
     }
 
-    /// One whole PAGE_DATA record of the pass that was begun last.
+    /// One whole PAGE_DATA record of the iteration that was begun last.
     pub fn pages(&mut self, raw: Vec<u8>) -> Result<(), String> {
         let record = PageData::parse(&raw[RECORD_HEADER_LEN..]).map_err(|e| e.to_string())?;
         let batch = Batch::of(&record);
@@ -110,7 +117,7 @@ impl Feed {
             kind: FrameKind::Pages,
             raw,
             batches,
-            pass: self.pass,
+            iteration: self.iteration,
             read_at: Instant::now(),
         })
     }
@@ -123,7 +130,7 @@ impl Feed {
     /// Waits until the target's libxl has taken all that was fed: see [`crate::backlog`].
     pub fn settle(&self) -> Result<(), String> {
         self.meter.backlog.wait(FRAMES_BEFORE + self.frames)?;
-        self.meter.rounds().settled(Instant::now());
+        self.meter.iterations().settled(Instant::now());
         Ok(())
     }
 

@@ -1,27 +1,27 @@
-//! The passes over a guest's memory, counted from two sides: what libxl says about each pass, and
-//! what its stream contains.
+//! The iterations over a guest's memory, counted from two sides: what libxl says about each
+//! iteration, and what its stream contains.
 //!
-//! libxl's progress names a pass and its dirty count before the pass's first byte, but on another
-//! channel, so it may come a little late. The stream has the pages, but no mark between two passes.
-//! Page numbers ascend within a pass (xg_sr_save.c:send_dirty_pages walks a bitmap), so a fall
-//! means a new pass; where one pass happens to end below the start of the next, the count that
-//! libxl gave tells them apart.
+//! libxl's progress names an iteration and its dirty count before the iteration's first byte, but
+//! on another channel, so it may come a little late. The stream has the pages, but no mark between
+//! two iterations. Page numbers ascend within an iteration (xg_sr_save.c:send_dirty_pages walks a
+//! bitmap), so a fall means a new iteration; where one iteration happens to end below the start of
+//! the next, the count that libxl gave tells them apart.
 
 use std::time::Instant;
 
 use rxl_core::notes::NoteKind;
 
-/// Most passes that are kept apart. libxl's stock policy makes six; what comes after the last is
-/// added to it.
-const MAX_ROUNDS: usize = 1000;
+/// Most iterations that are kept apart. libxl's stock policy makes six; what comes after the last
+/// is added to it.
+const MAX_ITERATIONS: usize = 1000;
 
-/// One pass.
+/// One iteration.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Round {
+pub struct Iteration {
     /// Its number, from 0.
-    pub iteration: u32,
-    /// libxl's count of page numbers for the pass: in the first one all there could be, then the
-    /// dirty ones.
+    pub number: u32,
+    /// libxl's count of page numbers for the iteration: in the first one all there could be, then
+    /// the dirty ones.
     pub dirty: Option<u64>,
     /// It was made while the guest stood still.
     pub suspended: bool,
@@ -41,23 +41,23 @@ pub struct Round {
     pub ended: Instant,
 }
 
-/// A pass as libxl announced it.
+/// An iteration as libxl announced it.
 #[derive(Clone, Copy, Debug)]
 struct Announced {
     total: u64,
     suspended: bool,
 }
 
-/// Counts passes as notes and batches come in.
+/// Counts iterations as notes and batches come in.
 #[derive(Debug, Default)]
-pub struct Rounds {
+pub struct Iterations {
     announced: Vec<Announced>,
     suspended: bool,
-    seen: Vec<Round>,
+    seen: Vec<Iteration>,
     last_pfn: u64,
 }
 
-impl Rounds {
+impl Iterations {
     /// Takes what libxl says into account.
     pub fn note(&mut self, note: &NoteKind) {
         let NoteKind::Progress { what, done, total } = note else { return };
@@ -66,42 +66,42 @@ impl Rounds {
         } else if what.starts_with("Frames")
             && *done == 0
             && *total > 0
-            && self.announced.len() < MAX_ROUNDS
+            && self.announced.len() < MAX_ITERATIONS
         {
             self.announced.push(Announced { total: *total, suspended: self.suspended });
         }
     }
 
-    /// A pass begins, as its maker says: of so many pages. Returns its index.
+    /// An iteration begins, as its maker says: of so many pages. Returns its index.
     pub fn begin(&mut self, total: u64, suspended: bool, now: Instant) -> usize {
         self.suspended |= suspended;
-        if self.seen.len() < MAX_ROUNDS {
+        if self.seen.len() < MAX_ITERATIONS {
             self.announced.push(Announced { total, suspended });
             self.push(now);
         }
         self.seen.len() - 1
     }
 
-    /// A batch of this pass was made.
+    /// A batch of this iteration was made.
     pub fn batch_of(&mut self, index: usize, pfns: u64, now: Instant) -> usize {
-        if let Some(round) = self.seen.get_mut(index) {
-            round.pfns += pfns;
-            round.ended = now;
+        if let Some(iteration) = self.seen.get_mut(index) {
+            iteration.pfns += pfns;
+            iteration.ended = now;
         }
         index
     }
 
-    /// The target has restored the pass that was begun last.
+    /// The target has restored the iteration that was begun last.
     pub fn settled(&mut self, now: Instant) {
-        if let Some(round) = self.seen.last_mut() {
-            round.ended = now;
+        if let Some(iteration) = self.seen.last_mut() {
+            iteration.ended = now;
         }
     }
 
     /// A batch was read: its first and last page number and how many it names. Returns the index of
-    /// its pass.
+    /// its iteration.
     pub fn batch(&mut self, first: u64, last: u64, pfns: u64, now: Instant) -> usize {
-        if self.starts_anew(first) && self.seen.len() < MAX_ROUNDS {
+        if self.starts_anew(first) && self.seen.len() < MAX_ITERATIONS {
             self.push(now);
         }
         self.last_pfn = last;
@@ -111,7 +111,7 @@ impl Rounds {
         index
     }
 
-    /// A batch of this pass was packed and compressed.
+    /// A batch of this iteration was packed and compressed.
     pub fn packed(
         &mut self,
         index: usize,
@@ -120,38 +120,38 @@ impl Rounds {
         raw_bytes: u64,
         wire_bytes: u64,
     ) {
-        if let Some(round) = self.seen.get_mut(index) {
-            round.pages += pages;
-            round.zero_pages += zero_pages;
-            round.raw_bytes += raw_bytes;
-            round.wire_bytes += wire_bytes;
+        if let Some(iteration) = self.seen.get_mut(index) {
+            iteration.pages += pages;
+            iteration.zero_pages += zero_pages;
+            iteration.raw_bytes += raw_bytes;
+            iteration.wire_bytes += wire_bytes;
         }
     }
 
-    /// The passes so far, with libxl's figures where the two sides agree.
-    pub fn list(&self) -> Vec<Round> {
-        let mut rounds = self.seen.clone();
-        for (round, announced) in rounds.iter_mut().zip(&self.announced) {
-            round.dirty = Some(announced.total);
-            round.suspended = announced.suspended;
+    /// The iterations so far, with libxl's figures where the two sides agree.
+    pub fn list(&self) -> Vec<Iteration> {
+        let mut iterations = self.seen.clone();
+        for (iteration, announced) in iterations.iter_mut().zip(&self.announced) {
+            iteration.dirty = Some(announced.total);
+            iteration.suspended = announced.suspended;
         }
-        rounds
+        iterations
     }
 
-    /// The pass under way, and libxl's count for it.
-    pub fn current(&self) -> Option<(Round, Option<u64>)> {
-        let round = self.seen.last()?.clone();
+    /// The iteration under way, and libxl's count for it.
+    pub fn current(&self) -> Option<(Iteration, Option<u64>)> {
+        let iteration = self.seen.last()?.clone();
         let total = self.announced.get(self.seen.len() - 1).map(|announced| announced.total);
-        Some((round, total))
+        Some((iteration, total))
     }
 
-    /// Page numbers that libxl will still send in the pass under way, or in the next one when that
-    /// is complete. None while that is not known, and once the guest stands still.
-    pub fn left_in_live_pass(&self) -> Option<u64> {
+    /// Page numbers that libxl will still send in the iteration under way, or in the next one when
+    /// that is complete. None while that is not known, and once the guest stands still.
+    pub fn left_in_live_iteration(&self) -> Option<u64> {
         if self.suspended {
             return None;
         }
-        let begun = self.seen.last().map_or(0, |round| round.pfns);
+        let begun = self.seen.last().map_or(0, |iteration| iteration.pfns);
         let current = self.announced.get(self.seen.len().saturating_sub(1))?.total;
         if begun < current {
             return Some(current - begun);
@@ -160,8 +160,8 @@ impl Rounds {
     }
 
     fn push(&mut self, now: Instant) {
-        self.seen.push(Round {
-            iteration: u32::try_from(self.seen.len()).unwrap_or(u32::MAX),
+        self.seen.push(Iteration {
+            number: u32::try_from(self.seen.len()).unwrap_or(u32::MAX),
             dirty: None,
             suspended: false,
             pfns: 0,
@@ -186,47 +186,58 @@ impl Rounds {
 mod tests {
     use super::*;
 
-    fn announce(rounds: &mut Rounds, total: u64) {
-        rounds.note(&NoteKind::Progress { what: "Frames iteration 0".into(), done: 0, total });
+    fn announce(iterations: &mut Iterations, total: u64) {
+        iterations.note(&NoteKind::Progress { what: "Frames iteration 0".into(), done: 0, total });
     }
 
     #[test]
     fn a_fall_of_the_page_number_is_a_new_pass() {
-        let mut rounds = Rounds::default();
+        let mut iterations = Iterations::default();
         let now = Instant::now();
-        assert_eq!(rounds.batch(0, 1023, 1024, now), 0);
-        assert_eq!(rounds.batch(1024, 2047, 1024, now), 0);
-        assert_eq!(rounds.batch(5, 9, 3, now), 1);
-        assert_eq!(rounds.list().iter().map(|r| r.pfns).collect::<Vec<_>>(), [2048, 3]);
+        assert_eq!(iterations.batch(0, 1023, 1024, now), 0);
+        assert_eq!(iterations.batch(1024, 2047, 1024, now), 0);
+        assert_eq!(iterations.batch(5, 9, 3, now), 1);
+        assert_eq!(iterations.list().iter().map(|r| r.pfns).collect::<Vec<_>>(), [2048, 3]);
     }
 
     #[test]
     fn the_announced_count_tells_ascending_passes_apart() {
-        let mut rounds = Rounds::default();
+        let mut iterations = Iterations::default();
         let now = Instant::now();
         for total in [10, 2, 3] {
-            announce(&mut rounds, total);
+            announce(&mut iterations, total);
         }
-        rounds.batch(0, 9, 10, now);
-        rounds.batch(3, 4, 2, now);
-        rounds.note(&NoteKind::Progress { what: "Domain now suspended".into(), done: 0, total: 0 });
-        announce(&mut rounds, 3);
-        assert_eq!(rounds.batch(7, 9, 3, now), 2);
+        iterations.batch(0, 9, 10, now);
+        iterations.batch(3, 4, 2, now);
+        iterations.note(&NoteKind::Progress {
+            what: "Domain now suspended".into(),
+            done: 0,
+            total: 0,
+        });
+        announce(&mut iterations, 3);
+        assert_eq!(iterations.batch(7, 9, 3, now), 2);
         assert_eq!(
-            rounds.list().iter().map(|r| r.dirty).collect::<Vec<_>>(),
+            iterations.list().iter().map(|r| r.dirty).collect::<Vec<_>>(),
             [Some(10), Some(2), Some(3)]
         );
     }
 
     #[test]
     fn the_pass_after_the_suspend_is_marked() {
-        let mut rounds = Rounds::default();
-        announce(&mut rounds, 4);
-        rounds.note(&NoteKind::Progress { what: "Domain now suspended".into(), done: 0, total: 0 });
-        announce(&mut rounds, 1);
+        let mut iterations = Iterations::default();
+        announce(&mut iterations, 4);
+        iterations.note(&NoteKind::Progress {
+            what: "Domain now suspended".into(),
+            done: 0,
+            total: 0,
+        });
+        announce(&mut iterations, 1);
         let now = Instant::now();
-        rounds.batch(0, 3, 4, now);
-        rounds.batch(2, 2, 1, now);
-        assert_eq!(rounds.list().iter().map(|r| r.suspended).collect::<Vec<_>>(), [false, true]);
+        iterations.batch(0, 3, 4, now);
+        iterations.batch(2, 2, 1, now);
+        assert_eq!(
+            iterations.list().iter().map(|r| r.suspended).collect::<Vec<_>>(),
+            [false, true]
+        );
     }
 }

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::backlog::Backlog;
-use crate::iterations::Rounds;
+use crate::iterations::Iterations;
 use crate::split::{Counted, Part};
 use rxl_core::notes::NoteKind;
 
 /// What the source's data path counts as it goes, readable at any time.
 #[derive(Debug, Default)]
 pub struct Meter {
-    rounds: Mutex<Rounds>,
+    iterations: Mutex<Iterations>,
     /// How far the target has come.
     pub backlog: Backlog,
     stream_bytes: AtomicU64,
@@ -19,9 +19,9 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Passes over memory so far.
-    pub fn rounds(&self) -> MutexGuard<'_, Rounds> {
-        self.rounds.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Iterations over memory so far.
+    pub fn iterations(&self) -> MutexGuard<'_, Iterations> {
+        self.iterations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes read from libxl.
@@ -36,30 +36,36 @@ impl Meter {
 
     /// Takes what libxl tells into account.
     pub fn note(&self, note: &NoteKind) {
-        self.rounds().note(note);
+        self.iterations().note(note);
     }
 
-    /// Finds the pass of each record in a part.
-    pub(crate) fn passes_of(&self, part: &Part) -> Vec<usize> {
-        let mut rounds = self.rounds();
+    /// Finds the iteration of each record in a part.
+    pub(crate) fn iterations_of(&self, part: &Part) -> Vec<usize> {
+        let mut iterations = self.iterations();
         let mut of = |counted: &Counted| {
             let (batch, pfns) = (counted.batch, counted.batch.pfns.into());
-            match part.pass {
-                Some(pass) => rounds.batch_of(pass, pfns, part.read_at),
-                None => rounds.batch(batch.first_pfn, batch.last_pfn, pfns, part.read_at),
+            match part.iteration {
+                Some(index) => iterations.batch_of(index, pfns, part.read_at),
+                None => iterations.batch(batch.first_pfn, batch.last_pfn, pfns, part.read_at),
             }
         };
         part.batches.iter().map(&mut of).collect()
     }
 
-    /// Adds a part, sent as so many bytes, to its passes: records that share it share its bytes by
-    /// their length. `zero_pages` are those that were not counted when it was read.
-    pub(crate) fn packed(&self, part: &Part, passes: &[usize], zero_pages: u64, wire_bytes: u64) {
-        let mut rounds = self.rounds();
-        for (counted, round) in part.batches.iter().zip(passes) {
+    /// Adds a part, sent as so many bytes, to its iterations: records that share it share its bytes
+    /// by their length. `zero_pages` are those that were not counted when it was read.
+    pub(crate) fn packed(&self, part: &Part, indices: &[usize], zero_pages: u64, wire_bytes: u64) {
+        let mut iterations = self.iterations();
+        for (counted, index) in part.batches.iter().zip(indices) {
             let share = wire_bytes * counted.raw_len / (part.raw.len() as u64).max(1);
             let zero = counted.zero_pages + zero_pages;
-            rounds.packed(*round, counted.batch.data_pages.into(), zero, counted.raw_len, share);
+            iterations.packed(
+                *index,
+                counted.batch.data_pages.into(),
+                zero,
+                counted.raw_len,
+                share,
+            );
         }
     }
 

@@ -7,7 +7,6 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use migrate_stream::frame::FrameKind;
@@ -19,6 +18,7 @@ use crate::feed::{Fed, Taker, take_all};
 use crate::meter::Meter;
 use crate::split::{Part, Splitter, count_zero_pages_of};
 use rxl_core::io::{Cancel, Guarded};
+use rxl_core::worker::Worker;
 
 /// What was sent in all.
 #[derive(Clone, Copy, Debug)]
@@ -31,11 +31,7 @@ pub struct Copied {
 
 /// The running copy. Dropping it gives the connection up, and waits until libxl's stream has been
 /// read to its end.
-pub struct Copier {
-    cancel: Cancel,
-    meter: Arc<Meter>,
-    thread: Option<JoinHandle<()>>,
-}
+pub struct Copier(Worker);
 
 impl Copier {
     /// Starts copying from `stream`, with `fed` in it where a walker makes it. `on_end` hears of
@@ -72,24 +68,16 @@ impl Copier {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("copy".into()).spawn(run)?;
-        Ok(Self { cancel, meter, thread: Some(thread) })
+        let stop = move || {
+            cancel.pull();
+            meter.backlog.close();
+        };
+        Worker::start("copy", stop, run).map(Self)
     }
 
     /// Gives the data up: nothing more is written, and libxl's stream is read to its end.
     pub fn abandon(&self) {
-        self.cancel.pull();
-        self.meter.backlog.close();
-    }
-}
-
-impl Drop for Copier {
-    fn drop(&mut self) {
-        self.abandon();
-        if let Some(thread) = self.thread.take() {
-            // A panic in it has been printed, and nothing was told: the session has noticed.
-            let _ = thread.join();
-        }
+        self.0.stop();
     }
 }
 
@@ -113,13 +101,13 @@ impl Taker for Copy<'_> {
         if !part.batches.is_empty() {
             self.last_page = Some(part.read_at);
         }
-        let rounds = self.meter.passes_of(&part);
+        let iterations = self.meter.iterations_of(&part);
         let zero_pages = if part.kind == FrameKind::Pages { count_zero_pages_of(&part) } else { 0 };
         self.connection
             .write_all(&part.raw)
             .map_err(|e| Broken::peer(format!("the connection: {e}")))?;
         self.meter.written(length);
-        self.meter.packed(&part, &rounds, zero_pages, length);
+        self.meter.packed(&part, &iterations, zero_pages, length);
         self.buffers.give(part.raw);
         self.parts += 1;
         self.meter.backlog.restored(self.parts);

@@ -2,19 +2,19 @@
 
 use std::io::{BufReader, Read, Write};
 use std::sync::{Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver as Queue, Sender as Jobs, bounded};
 use migrate_stream::frame::{Digest, FRAME_HEADER_LEN, FrameHeader, FrameKind, Totals};
 
-use crate::broken::{Broken, Verdict};
+use crate::broken::{Broken, Verdict, caught};
 use crate::buffers::Buffers;
 use crate::codec::{Decoder, read_end};
 use crate::packing::Packing;
 use crate::sink::StreamSink;
 use crate::window::{PutError, Window};
 use rxl_core::io::{Cancel, Guarded};
+use rxl_core::worker::Worker;
 
 /// Bytes read at once where frames are small.
 const READ_AHEAD: usize = 128 << 10;
@@ -37,8 +37,7 @@ pub struct Received {
 /// The running half. Dropping it gives the data up: libxl meets the end of its stream early, and
 /// the restore fails.
 pub struct Receiver {
-    cancel: Cancel,
-    thread: Option<JoinHandle<()>>,
+    _worker: Worker,
 }
 
 impl Receiver {
@@ -61,19 +60,8 @@ impl Receiver {
             verdict: Verdict::new(on_end),
             cancel: cancel.clone(),
         };
-        let thread = std::thread::Builder::new()
-            .name("receive".into())
-            .spawn(move || run.run(connections, sink))?;
-        Ok(Self { cancel, thread: Some(thread) })
-    }
-}
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        self.cancel.pull();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        let worker = Worker::with_cancel("receive", cancel, move || run.run(connections, sink))?;
+        Ok(Self { _worker: worker })
     }
 }
 
@@ -117,16 +105,17 @@ impl Run {
     fn run(&self, connections: Vec<Guarded>, sink: Box<dyn StreamSink>) {
         let announced = Mutex::new(None);
         let written = std::thread::scope(|scope| {
-            let writer = scope.spawn(|| self.guarded(self.write(sink)));
+            let writer = scope.spawn(|| self.guarded(caught("write", || self.write(sink))));
             std::thread::scope(|scope| {
                 let (jobs, queue) = bounded(self.window.width());
                 for _ in 0..self.threads {
                     let queue = queue.clone();
-                    scope.spawn(move || self.guarded(self.work(&queue)));
+                    scope.spawn(move || self.guarded(caught("decompress", || self.work(&queue))));
                 }
                 for connection in connections {
                     let (jobs, announced) = (jobs.clone(), &announced);
-                    scope.spawn(move || self.guarded(self.read(connection, &jobs, announced)));
+                    let read = move || self.read(connection, &jobs, announced);
+                    scope.spawn(move || self.guarded(caught("read", read)));
                 }
             });
             self.window.seal();

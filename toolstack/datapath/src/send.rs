@@ -2,14 +2,13 @@
 
 use std::io::{IoSlice, Write};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, bounded};
 use migrate_stream::frame::Digest;
 
-use crate::backlog::ends_live_pass;
-use crate::broken::{Broken, Verdict};
+use crate::backlog::ends_live_iteration;
+use crate::broken::{Broken, Verdict, caught};
 use crate::buffers::Buffers;
 use crate::codec::{Encoded, Encoder, end_frame};
 use crate::drain::drain;
@@ -19,6 +18,7 @@ use crate::packing::Packing;
 use crate::split::{Part, Splitter};
 use crate::window::Window;
 use rxl_core::io::{Cancel, Guarded};
+use rxl_core::worker::Worker;
 
 /// What was sent in all.
 #[derive(Clone, Debug)]
@@ -37,11 +37,7 @@ pub struct Sent {
 
 /// The running half. Dropping it gives the connections up, and waits until libxl's stream has been
 /// read to its end.
-pub struct Sender {
-    cancel: Cancel,
-    meter: Arc<Meter>,
-    thread: Option<JoinHandle<()>>,
-}
+pub struct Sender(Worker);
 
 impl Sender {
     /// Starts moving what comes from `stream` to the connections; `on_end` hears of the first
@@ -69,30 +65,17 @@ impl Sender {
             packing,
             meter: meter.clone(),
         };
-        let thread = std::thread::Builder::new()
-            .name("send".into())
-            .spawn(move || run.run(stream, fed.parts, connections))?;
-        Ok(Self { cancel, meter, thread: Some(thread) })
+        let stop = move || {
+            cancel.pull();
+            meter.backlog.close();
+        };
+        Worker::start("send", stop, move || run.run(stream, fed.parts, connections)).map(Self)
     }
-}
 
-impl Sender {
     /// Gives the data up: nothing more is written, and libxl's stream is read to its end without
     /// being held.
     pub fn abandon(&self) {
-        self.cancel.pull();
-        self.meter.backlog.close();
-    }
-}
-
-impl Drop for Sender {
-    fn drop(&mut self) {
-        self.abandon();
-        if let Some(thread) = self.thread.take() {
-            // A panic in it has been printed, and the verdict was never given: the session has
-            // noticed.
-            let _ = thread.join();
-        }
+        self.0.stop();
     }
 }
 
@@ -100,8 +83,8 @@ impl Drop for Sender {
 struct Job {
     sequence: u64,
     part: Part,
-    /// The passes that its records belong to.
-    rounds: Vec<usize>,
+    /// The iterations that its records belong to.
+    iterations: Vec<usize>,
 }
 
 struct Run {
@@ -126,26 +109,27 @@ impl Run {
             let (jobs, queue) = bounded(self.packing.window());
             for _ in 0..self.packing.threads.max(1) {
                 let queue = queue.clone();
-                scope.spawn(move || self.guard(self.work(&queue)));
+                scope.spawn(move || self.guarded(caught("compress", || self.work(&queue))));
             }
             for connection in connections {
-                scope.spawn(move || self.guard(self.write(connection)));
+                scope.spawn(move || self.guarded(caught("write", || self.write(connection))));
             }
             drop(queue);
-            self.split(stream, fed, &jobs)
+            self.guarded(caught("split", || self.split(stream, fed, &jobs)))
         });
         // A failure has been told by now, and this does nothing.
         self.verdict.give(read.map(|read| self.sent(&read)));
     }
 
     /// Tells a failure and stops the others.
-    fn guard(&self, result: Result<(), Broken>) {
-        if let Err(broken) = result {
-            self.verdict.give(Err(broken));
+    fn guarded<T>(&self, result: Result<T, Broken>) -> Result<T, Broken> {
+        if let Err(broken) = &result {
+            self.verdict.give(Err(broken.clone()));
             self.cancel.pull();
             self.meter.backlog.close();
             self.window.close();
         }
+        result
     }
 
     fn split(
@@ -160,8 +144,8 @@ impl Run {
             self.window.finish(queue.sequence);
             Ends { last_page: queue.last_page, end: Instant::now() }
         });
-        if let Err(broken) = &result {
-            self.guard(Err(broken.clone()));
+        let result = self.guarded(result);
+        if result.is_err() {
             // Whoever feeds finds that nobody takes it.
             drop(fed);
             drain(splitter.into_input());
@@ -171,17 +155,17 @@ impl Run {
 
     /// See [`crate::backlog`].
     fn hold(&self, frames: u64, pfns: u64) -> Result<(), String> {
-        let held = ends_live_pass(&self.meter.rounds(), pfns);
+        let held = ends_live_iteration(&self.meter.iterations(), pfns);
         if held { self.meter.backlog.wait(frames) } else { Ok(()) }
     }
 
     fn work(&self, queue: &Receiver<Job>) -> Result<(), Broken> {
         let mut encoder = Encoder::new(self.packing).map_err(Broken::here)?;
-        for Job { sequence, part, rounds } in queue {
+        for Job { sequence, part, iterations } in queue {
             let encoded = encoder
                 .encode(part.kind, sequence, &part.raw, self.buffers.take())
                 .map_err(Broken::here)?;
-            self.meter.packed(&part, &rounds, encoded.zero_pages, encoded.payload.len() as u64);
+            self.meter.packed(&part, &iterations, encoded.zero_pages, encoded.payload.len() as u64);
             self.buffers.give(part.raw);
             if self.window.put(sequence, encoded).is_err() {
                 return Ok(());
@@ -246,9 +230,9 @@ impl Taker for Queue<'_> {
         if !part.batches.is_empty() {
             self.last_page = Some(part.read_at);
         }
-        let (rounds, sequence) = (self.run.meter.passes_of(&part), self.sequence);
+        let (iterations, sequence) = (self.run.meter.iterations_of(&part), self.sequence);
         self.run.window.admit(sequence).map_err(|_| given_up())?;
-        self.jobs.send(Job { sequence, part, rounds }).map_err(|_| given_up())?;
+        self.jobs.send(Job { sequence, part, iterations }).map_err(|_| given_up())?;
         self.sequence += 1;
         Ok(())
     }

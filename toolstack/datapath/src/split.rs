@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use migrate_stream::frame::pages::is_zero;
 use migrate_stream::frame::{FrameKind, MAX_DECODED};
+use migrate_stream::iterations::Batch;
 use migrate_stream::libxc::{self, PageData};
 use migrate_stream::libxl;
 use migrate_stream::reader::{Event, Start, StreamReader};
-use migrate_stream::rounds::Batch;
 
 use crate::buffers::Buffers;
 
@@ -17,8 +17,8 @@ use crate::buffers::Buffers;
 const MAX_BYTES: usize = 256 << 10;
 
 /// PAGE_DATA records up to this length, in bytes, travel together in a stretch of bytes. A PVH
-/// guest's first pass has a thousand records that name nothing but holes; each as a frame of its
-/// own would cost more than it carries.
+/// guest's first iteration has a thousand records that name nothing but holes; each as a frame of
+/// its own would cost more than it carries.
 const SMALL_RECORD: u64 = 32 << 10;
 
 /// Bytes read at once where records are small.
@@ -33,8 +33,8 @@ pub struct Part {
     /// The PAGE_DATA records in it: one in a part of kind pages, any number of small ones in one of
     /// kind bytes.
     pub batches: Vec<Counted>,
-    /// The pass that they belong to, where that is known and need not be guessed.
-    pub pass: Option<usize>,
+    /// The iteration that they belong to, where that is known and need not be guessed.
+    pub iteration: Option<usize>,
     /// When its last byte was read.
     pub read_at: Instant,
 }
@@ -180,7 +180,7 @@ impl<'a, R: Read> Splitter<'a, R> {
             kind,
             raw,
             batches: std::mem::take(&mut self.batches),
-            pass: None,
+            iteration: None,
             read_at: Instant::now(),
         }
     }

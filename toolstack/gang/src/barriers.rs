@@ -184,7 +184,9 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
             Stage::Copying => {
                 format!("pre-copy of {} did not come to its end in time", late(Step::Stop))
             }
-            Stage::Frozen => format!("the last live pass of {} took too long", late(Step::Suspend)),
+            Stage::Frozen => {
+                format!("the last live iteration of {} took too long", late(Step::Suspend))
+            }
             Stage::Flushed => format!("{} was not ready in time", late(Step::Ready)),
             Stage::Gone => {
                 self.close();

@@ -11,9 +11,9 @@
 //!                              <---------------- Prepared   checked, and its target accepts; nothing has begun
 //!  all prepared: survey, lock the job
 //!  Begin  ----------------------------------------------->  pre-copy
-//!                              <-------------------- Stop   the policy has had enough: a live pass now and then meanwhile
+//!                              <-------------------- Stop   the policy has had enough: meanwhile live iterations
 //!  all want to stop: prepare, freeze
-//!  Frozen ----------------------------------------------->  one more live pass
+//!  Frozen ----------------------------------------------->  one more live iteration
 //!                              <----------------- Suspend
 //!  all want to suspend: flush
 //!  Flushed  --------------------------------------------->  the guest is suspended, last pages

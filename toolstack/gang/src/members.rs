@@ -32,7 +32,7 @@ impl Members {
             let broken = |e| Failure::internal(program.display(), &e);
             let (ours, theirs) = UnixStream::pair().map_err(broken)?;
             let mut command = Command::new(program);
-            command.arg("--gang-member").arg(member.to_string()).args(arguments);
+            command.arg0("rxl").arg("--gang-member").arg(member.to_string()).args(arguments);
             command
                 .stdin(Stdio::from(OwnedFd::from(theirs)))
                 .stdout(Stdio::null())

@@ -27,7 +27,7 @@ use pnet_datalink::Channel;
 use crate::host::Host;
 use rxl_core::domain::{DomId, Vif};
 use rxl_core::io::rest;
-use rxl_xen::{Failure, XenStore};
+use rxl_xenstore::{Store, StoreError};
 
 /// Longest pause between two looks at an interface, which the kernel's notices shorten.
 const GLANCE: Duration = Duration::from_millis(500);
@@ -42,7 +42,7 @@ const FORWARDING: &str = "3";
 const PAUSES: [u64; 5] = [0, 50, 150, 250, 350];
 
 /// The interfaces of a domain, by xenstore.
-pub fn vifs(store: &XenStore, domid: u32) -> Result<Vec<Vif>, Failure> {
+pub fn vifs(store: &Store, domid: u32) -> Result<Vec<Vif>, StoreError> {
     let top = format!("/local/domain/{domid}/device/vif");
     let mut vifs = Vec::new();
     for number in store.list(&top)? {

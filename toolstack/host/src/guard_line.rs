@@ -2,12 +2,12 @@
 //!
 //! [`crate::guard`] has the protocol and what the guard does.
 
-use rxl_core::deadlines;
+use rxl_core::{deadlines, own_program};
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
@@ -105,7 +105,7 @@ impl Process {
         let (ours, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .map_err(io::Error::from)?;
-        let child = Command::new(std::env::current_exe()?)
+        let child = own_program::command()
             .arg(SUBCOMMAND)
             .stdin(theirs)
             // Nothing is written there. A child inherits only its three standard descriptors, and

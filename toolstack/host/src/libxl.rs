@@ -22,7 +22,8 @@ use rxl_core::operation::{Abort, Operation};
 use rxl_core::state_dir::DomainLock;
 use rxl_core::steering::Walker;
 use rxl_xen as xen;
-use rxl_xen::{Canceller, Context, Failure, GuestMemory, Library, PhysInfo, XenStore};
+use rxl_xen::{Canceller, Context, Failure, GuestMemory, Library, PhysInfo};
+use rxl_xenstore::{Store, StoreError};
 
 mod ahead;
 
@@ -271,14 +272,14 @@ impl Host for LibxlHost {
     }
 
     fn vifs(&self, domid: DomId) -> Result<Vec<Vif>, HostError> {
-        self.on(domid, "xs_directory", |context, _| {
-            announce::vifs(&XenStore::open(context)?, domid.0)
-        })
+        let vifs = Store::connect().and_then(|store| announce::vifs(&store, domid.0));
+        vifs.map_err(|error| failed_in_store("listing interfaces", &error))
     }
 
     fn tell_agent(&self, domid: DomId, command: &str) -> Result<(), HostError> {
         let path = format!("/local/domain/{domid}/{}", rxl_agent_protocol::path::COMMAND);
-        self.on(domid, "xs_write", |context, _| XenStore::open(context)?.write(&path, command))
+        let told = Store::connect().and_then(|store| store.write(&path, command));
+        told.map_err(|error| failed_in_store("telling the agent", &error))
     }
 
     fn logdirty_off(&self, domid: DomId) -> Result<(), HostError> {
@@ -301,6 +302,10 @@ fn abort_of(canceller: &Canceller) -> Abort {
 
 fn failed(operation: &'static str, failure: &Failure) -> HostError {
     HostError::Failed { operation, reason: failure.to_string() }
+}
+
+fn failed_in_store(operation: &'static str, error: &StoreError) -> HostError {
+    HostError::Failed { operation, reason: error.to_string() }
 }
 
 fn failed_on(domid: DomId, operation: &'static str, failure: Failure) -> HostError {

@@ -17,10 +17,10 @@
 //!    |                                    | <--------------------- fork, exec |
 //!    | <------------------------- Hello |                                     |
 //!    | Walk{rxl} ---------------------> |                                     |
-//!    |   (walks, live passes)           |                                     |
+//!    |   (walks, live iterations)       |                                     |
 //!    | Suspend -----------------------> | suspend (3) ----------------------> | control/shutdown
 //!    | <-------------------------- Done | <-------------------------- reply 1 | guest stands still
-//!    |   (last pass, state)             |                                     |
+//!    |   (last iteration, state)        |                                     |
 //!    | Complete{0} -------------------> | complete (10) --------------------> |
 //!    |                                  | exit 0                              | END, operation ends
 //! ```

@@ -2,12 +2,12 @@
 
 use std::io::Read;
 
+use migrate_stream::iterations::{Batch, Iteration, Iterations};
 use migrate_stream::libxc::{
     DomainHeader, DomainType, ImageHeader, PAGE_SIZE, PageData, PageEntry, PageType,
     RECORD_HEADER_LEN, RecordType,
 };
 use migrate_stream::reader::Place;
-use migrate_stream::rounds::{Batch, Round, Rounds};
 use migrate_stream::{frame::pages::is_zero, libxl, xl};
 use serde::Serialize;
 
@@ -20,8 +20,8 @@ use rxl_core::domain_config::Config;
 /// Name and version of the JSON form. A field that changes its meaning changes the number.
 pub const SCHEMA: &str = "rxl-stream-inspect/1";
 
-/// Runs of records, and passes, that are kept one by one; more are only counted. Xen's own streams
-/// have a few of each.
+/// Runs of records, and iterations, that are kept one by one; more are only counted. Xen's own
+/// streams have a few of each.
 const MOST_LISTED: usize = 1000;
 
 /// What is in a stream. Sizes are bytes, offsets count from the input's first byte.
@@ -53,10 +53,12 @@ pub struct Summary {
     pub runs_left_out: u64,
     /// Pages.
     pub pages: PagesPart,
-    /// Passes over memory, told apart by page numbers that go back.
-    pub passes: Vec<Pass>,
-    /// Passes that are not in the list.
-    pub passes_left_out: u64,
+    /// Iterations over memory, told apart by page numbers that go back.
+    #[serde(rename = "passes")]
+    pub iterations: Vec<IterationPart>,
+    /// Iterations that are not in the list.
+    #[serde(rename = "passes-left-out")]
+    pub iterations_left_out: u64,
     /// What rxl's compression would make of the stream; null: there are no pages.
     pub compression: Option<Compression>,
     /// The picture, when it was asked for.
@@ -154,10 +156,10 @@ pub struct PagesPart {
     pub last_pfn: Option<u64>,
 }
 
-/// A pass over memory.
+/// An iteration over memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Pass {
+pub struct IterationPart {
     /// Its number, from 0.
     pub iteration: u32,
     /// PAGE_DATA records.
@@ -197,7 +199,7 @@ pub struct Inspected {
 pub fn inspect(input: impl Read, options: Options) -> Inspected {
     let mut inspector = Inspector::default();
     let walked = walk(input, &mut inspector);
-    inspector.end_pass();
+    inspector.end_iteration();
     let Inspector {
         listed,
         map,
@@ -224,8 +226,8 @@ pub fn inspect(input: impl Read, options: Options) -> Inspected {
         runs: listed.runs,
         runs_left_out: listed.runs_left_out,
         pages,
-        passes: listed.passes,
-        passes_left_out: listed.passes_left_out,
+        iterations: listed.iterations,
+        iterations_left_out: listed.iterations_left_out,
         compression: compression.estimate(walked.bytes, page_records, page_bytes),
         map: options.map.then(|| map.picture()),
         errors: walked.findings.errors,
@@ -245,18 +247,18 @@ struct Listed {
     runs: Vec<Run>,
     runs_left_out: u64,
     last: Option<Place>,
-    passes: Vec<Pass>,
-    passes_left_out: u64,
+    iterations: Vec<IterationPart>,
+    iterations_left_out: u64,
 }
 
 struct Inspector {
     listed: Listed,
     pages: PagesPart,
     types: [(&'static str, u64); 12],
-    rounds: Rounds,
-    /// Of the pass under way.
+    iterations: Iterations,
+    /// Of the iteration under way.
     zero: u64,
-    pass_bytes: u64,
+    iteration_bytes: u64,
     verify: bool,
     page_records: u64,
     page_bytes: u64,
@@ -271,9 +273,9 @@ impl Default for Inspector {
             listed: Listed::default(),
             pages: PagesPart::default(),
             types: TYPES.map(|name| (name, 0)),
-            rounds: Rounds::default(),
+            iterations: Iterations::default(),
             zero: 0,
-            pass_bytes: 0,
+            iteration_bytes: 0,
             verify: false,
             page_records: 0,
             page_bytes: 0,
@@ -309,27 +311,27 @@ fn type_index(page_type: PageType) -> usize {
 }
 
 impl Inspector {
-    /// Adds the pass under way to the list.
-    fn end_pass(&mut self) {
-        if let Some(round) = self.rounds.begin() {
-            self.list_pass(round);
+    /// Adds the iteration under way to the list.
+    fn end_iteration(&mut self) {
+        if let Some(iteration) = self.iterations.begin() {
+            self.list_iteration(iteration);
         }
     }
 
-    fn list_pass(&mut self, round: Round) {
-        let pass = Pass {
-            iteration: round.iteration,
-            records: round.records,
-            named: round.pfns,
-            with_contents: round.data_pages,
+    fn list_iteration(&mut self, iteration: Iteration) {
+        let part = IterationPart {
+            iteration: iteration.number,
+            records: iteration.records,
+            named: iteration.pfns,
+            with_contents: iteration.data_pages,
             zero: std::mem::take(&mut self.zero),
-            bytes: std::mem::take(&mut self.pass_bytes),
+            bytes: std::mem::take(&mut self.iteration_bytes),
             verify: self.verify,
         };
-        if self.listed.passes.len() < MOST_LISTED {
-            self.listed.passes.push(pass);
+        if self.listed.iterations.len() < MOST_LISTED {
+            self.listed.iterations.push(part);
         } else {
-            self.listed.passes_left_out += 1;
+            self.listed.iterations_left_out += 1;
         }
     }
 }
@@ -416,7 +418,7 @@ impl Sink for Inspector {
                         self.page_bytes += bytes;
                     }
                     RecordType::Verify => {
-                        self.end_pass();
+                        self.end_iteration();
                         self.verify = true;
                     }
                     _ => {}
@@ -438,11 +440,11 @@ impl Sink for Inspector {
             pfns: entries.len() as u32,
             data_pages: contents as u32,
         };
-        if let Some(round) = self.rounds.record(&batch) {
-            self.list_pass(round);
+        if let Some(iteration) = self.iterations.record(&batch) {
+            self.list_iteration(iteration);
         }
         let length = PageData::HEADER_LEN + entries.len() * 8 + contents * PAGE_SIZE;
-        self.pass_bytes += (RECORD_HEADER_LEN + length) as u64;
+        self.iteration_bytes += (RECORD_HEADER_LEN + length) as u64;
         self.pages.named += entries.len() as u64;
         self.pages.with_contents += contents as u64;
         true
@@ -458,7 +460,7 @@ impl Sink for Inspector {
             }
             Some(contents) => self.contents(page, contents),
         };
-        let again = self.rounds.current().iteration > 0 && shade != Shade::Hole;
+        let again = self.iterations.current().number > 0 && shade != Shade::Hole;
         self.map.page(page.pfn, if again { Shade::Again } else { shade });
     }
 }

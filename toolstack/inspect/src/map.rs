@@ -30,7 +30,7 @@ pub enum Shade {
     Table,
     /// Any other contents.
     Data,
-    /// In a pass after the first: it was written to meanwhile.
+    /// In an iteration after the first: it was written to meanwhile.
     Again,
 }
 

@@ -4,15 +4,15 @@ use std::fmt::Write as _;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
-use crate::inspect::{PagesPart, Pass, Run, Summary};
+use crate::inspect::{IterationPart, PagesPart, Run, Summary};
 use crate::map::Picture;
 use rxl_core::units::bytes;
 
 /// Runs of records that are shown.
 const MOST_RUNS: usize = 40;
 
-/// Passes that are shown.
-const MOST_PASSES: usize = 40;
+/// Iterations that are shown.
+const MOST_ITERATIONS: usize = 40;
 
 impl Summary {
     /// The form for people. `name` is the input's.
@@ -36,9 +36,9 @@ impl Summary {
         }
         if self.pages.named > 0 {
             write_pages(&mut text, &self.pages);
-            let _ = writeln!(text, "\n{}", pass_table(&self.passes));
-            let more =
-                (self.passes.len().saturating_sub(MOST_PASSES)) as u64 + self.passes_left_out;
+            let _ = writeln!(text, "\n{}", iteration_table(&self.iterations));
+            let more = (self.iterations.len().saturating_sub(MOST_ITERATIONS)) as u64
+                + self.iterations_left_out;
             left_out(&mut text, more, "passes");
         }
         if let Some(compression) = &self.compression {
@@ -166,21 +166,21 @@ fn write_pages(text: &mut String, pages: &PagesPart) {
     text.push('\n');
 }
 
-fn pass_table(passes: &[Pass]) -> Table {
+fn iteration_table(iterations: &[IterationPart]) -> Table {
     let mut table = table(&["pass", "records", "named", "with contents", "zero", "bytes"]);
-    for pass in &passes[..passes.len().min(MOST_PASSES)] {
-        let label = if pass.verify {
-            format!("{} (verify)", pass.iteration)
+    for iteration in &iterations[..iterations.len().min(MOST_ITERATIONS)] {
+        let label = if iteration.verify {
+            format!("{} (verify)", iteration.iteration)
         } else {
-            pass.iteration.to_string()
+            iteration.iteration.to_string()
         };
         let cells = [
             label,
-            pass.records.to_string(),
-            pass.named.to_string(),
-            pass.with_contents.to_string(),
-            pass.zero.to_string(),
-            bytes(pass.bytes),
+            iteration.records.to_string(),
+            iteration.named.to_string(),
+            iteration.with_contents.to_string(),
+            iteration.zero.to_string(),
+            bytes(iteration.bytes),
         ];
         table.add_row(cells.map(right));
     }

@@ -2,7 +2,7 @@
 //! is wrong in it.
 //!
 //! ```text
-//!  Source ---- headers, records ----> Walker ---- what there is ----> Sink     (inspect)
+//!  Source ---- headers, records ----> StreamWalker ---- what there is ----> Sink     (inspect)
 //!  one buffer                            |
 //!                                        `------- what is wrong ----> Findings (verify)
 //! ```
@@ -113,7 +113,7 @@ pub struct Walked {
 
 /// Goes through an input, to its end.
 pub fn walk(input: impl Read, sink: &mut impl Sink) -> Walked {
-    let mut walker = Walker {
+    let mut walker = StreamWalker {
         source: Source::new(input),
         sink,
         findings: Findings::default(),
@@ -129,7 +129,7 @@ pub fn walk(input: impl Read, sink: &mut impl Sink) -> Walked {
 /// Nothing more can be told. Why stands among the findings.
 struct Stop;
 
-struct Walker<'a, R, S> {
+struct StreamWalker<'a, R, S> {
     source: Source<R>,
     sink: &'a mut S,
     findings: Findings,
@@ -139,7 +139,7 @@ struct Walker<'a, R, S> {
     entries: Vec<PageEntry>,
 }
 
-impl<R: Read, S: Sink> Walker<'_, R, S> {
+impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
     fn input(&mut self, found: &mut Option<Format>) -> Result<(), Stop> {
         let start = At { place: Place::XlHeader, offset: 0 };
         let mark = self.source.peek(Format::MARK_LEN).map(Format::of);
@@ -194,7 +194,7 @@ impl<R: Read, S: Sink> Walker<'_, R, S> {
         self.source.pieces(length, |_| ()).map_err(|cut| self.cut(at, cut))
     }
 
-    /// Takes `length` bytes into [`Walker::body`], which grows as they come.
+    /// Takes `length` bytes into [`StreamWalker::body`], which grows as they come.
     fn collect(&mut self, at: At, length: u32) -> Result<(), Stop> {
         self.body.clear();
         let body = &mut self.body;

@@ -26,8 +26,9 @@ use std::io;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -201,10 +202,17 @@ pub enum Incoming {
     Lost(String),
 }
 
+/// A message that waits for the writer.
+struct Queued {
+    message: Message,
+    /// Where to tell how the writing began, if somebody waits for that.
+    begun: Option<SyncSender<io::Result<()>>>,
+}
+
 /// One end of a control channel, with its two threads. Dropping it says what is still queued,
 /// closes it and joins them.
 pub struct Control {
-    outgoing: Option<Sender<Message>>,
+    outgoing: Option<Sender<Queued>>,
     cancel: Cancel,
     lost: Arc<AtomicBool>,
     writer: Option<JoinHandle<()>>,
@@ -246,12 +254,30 @@ impl Control {
             tracing::trace!(?message, "control out");
             // The writer is gone only when the channel is broken, and then the reader delivers
             // `Lost`.
-            let _ = outgoing.send(message);
+            let _ = outgoing.send(Queued { message, begun: None });
         }
     }
-}
 
-impl Control {
+    /// Writes a message, after those that are queued, and waits for that. An error says that not
+    /// one byte of it has left: it was not said. Anything else counts as said: a part of it, whose
+    /// arrival nobody knows, and a writer that has not answered at the deadline.
+    pub fn send_now(&self, message: Message, deadline: Instant) -> io::Result<()> {
+        let closed = || io::Error::new(io::ErrorKind::NotConnected, "the connection is lost");
+        let outgoing = self.outgoing.as_ref().filter(|_| !self.is_lost()).ok_or_else(closed)?;
+        tracing::trace!(?message, "control out, at once");
+        let (begun, told) = sync_channel(1);
+        outgoing.send(Queued { message, begun: Some(begun) }).map_err(|_| closed())?;
+        match told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(begun) => begun,
+            // The writer has ended, and what it had not taken was dropped.
+            Err(RecvTimeoutError::Disconnected) => Err(closed()),
+            Err(RecvTimeoutError::Timeout) => {
+                tracing::warn!("control channel: a message is not known to have left");
+                Ok(())
+            }
+        }
+    }
+
     /// Nothing more will come: `Lost` was delivered, or is about to be.
     pub fn is_lost(&self) -> bool {
         self.lost.load(Ordering::SeqCst)
@@ -272,16 +298,43 @@ impl Drop for Control {
     }
 }
 
-fn write_all(mut output: Guarded, queue: &Receiver<Message>) {
+fn write_all(mut output: Guarded, queue: &Receiver<Queued>) {
     loop {
-        let message = match queue.recv_timeout(deadlines::HEARTBEAT) {
-            Ok(message) => message,
-            Err(RecvTimeoutError::Timeout) => Message::Ping,
+        let queued = match queue.recv_timeout(deadlines::HEARTBEAT) {
+            Ok(queued) => queued,
+            Err(RecvTimeoutError::Timeout) => Queued { message: Message::Ping, begun: None },
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        if let Err(error) = write_message(&mut output, &message) {
+        if let Err(error) = write_queued(&mut output, queued) {
             tracing::debug!(%error, "control channel: cannot write");
             return;
+        }
+    }
+}
+
+/// The error is also told to who waits for it, as long as nothing of the message has left.
+fn write_queued(output: &mut impl Write, queued: Queued) -> io::Result<()> {
+    let Queued { message, begun: Some(begun) } = queued else {
+        return write_message(output, &queued.message);
+    };
+    let tell = |told| {
+        // Who waited has had its deadline.
+        let _ = begun.try_send(told);
+    };
+    let frame = frame(&message);
+    let written = frame.and_then(|frame| Ok((output.write(&frame)?, frame)));
+    match written {
+        Ok((0, _)) => {
+            tell(Err(io::ErrorKind::WriteZero.into()));
+            Err(io::ErrorKind::WriteZero.into())
+        }
+        Ok((written, frame)) => {
+            tell(Ok(()));
+            output.write_all(frame.get(written..).unwrap_or_default())
+        }
+        Err(error) => {
+            tell(Err(io::Error::new(error.kind(), error.to_string())));
+            Err(error)
         }
     }
 }
@@ -301,6 +354,10 @@ fn read_all(mut input: Guarded, deliver: &mut impl FnMut(Incoming)) -> String {
 
 /// Writes one message.
 pub fn write_message(output: &mut impl Write, message: &Message) -> io::Result<()> {
+    output.write_all(&frame(message)?)
+}
+
+fn frame(message: &Message) -> io::Result<Vec<u8>> {
     let body = serde_json::to_vec(message)?;
     let length = u32::try_from(body.len()).ok().filter(|length| *length as usize <= MAX_MESSAGE);
     let length = length.ok_or_else(|| {
@@ -309,7 +366,7 @@ pub fn write_message(output: &mut impl Write, message: &Message) -> io::Result<(
     let mut frame = Vec::with_capacity(4 + body.len());
     frame.extend_from_slice(&length.to_le_bytes());
     frame.extend_from_slice(&body);
-    output.write_all(&frame)
+    Ok(frame)
 }
 
 /// Reads one message. The length is checked before anything is allocated.
@@ -363,6 +420,32 @@ mod tests {
         let wire = [3, 0, 0, 0, b'x', b'y', b'z'];
         assert!(read_message(&mut wire.as_slice()).is_err());
         assert!(read_message(&mut [1u8, 0].as_slice()).is_err());
+    }
+
+    /// Two ends that never say a word: what is written stays in the pipe.
+    fn silent(patience: Duration) -> (Control, std::os::fd::OwnedFd, std::os::fd::OwnedFd) {
+        let (input, held) = rxl_core::io::pipe().unwrap();
+        let (read, output) = rxl_core::io::pipe().unwrap();
+        let cancel = Cancel::new().unwrap();
+        let input = Guarded::new(input, cancel.clone(), None).unwrap();
+        let output = Guarded::new(output, cancel.clone(), Some(patience)).unwrap();
+        (Control::start(input, output, cancel, |_| {}).unwrap(), held, read)
+    }
+
+    #[test]
+    fn a_message_that_is_sent_now_has_left_or_was_not_said() {
+        let go = || Message::Go { agent_command: None };
+        let (control, _held, read) = silent(Duration::from_secs(5));
+        control.send(Message::Abort { reason: "first".into() });
+        control.send_now(go(), Instant::now() + Duration::from_secs(5)).unwrap();
+        let mut read = std::fs::File::from(read);
+        read_message(&mut read).unwrap();
+        assert_eq!(read_message(&mut read).unwrap(), go());
+        drop(read);
+        let error = control.send_now(go(), Instant::now() + Duration::from_secs(5)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        let error = control.send_now(go(), Instant::now() + Duration::from_secs(5)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotConnected, "the writer has ended");
     }
 
     #[test]

@@ -7,14 +7,15 @@
 //! stands still. Here libxl is told that the memory is there as soon as those two pages are:
 //!
 //! ```text
-//!  source           restorer (session)                  rxl-save-helper -> libxl
-//!    |                  | libxl's header, LIBXC_CONTEXT ------------------> | domain made, helper started
+//!  source             MemoryRestore (session)            rxl-save-helper -> libxl
+//!    |                  | libxl's header, LIBXC_CONTEXT --> | makes the domain, starts the helper
 //!    | CPU policy ----> | set
-//!    | STATIC_DATA_END> | special pages: populated, cleared, granted
-//!    |                  | complete ------------------------------------->  | END: xenstored introduced,
-//!    | pass 0, 1 ... -> | into the guest's memory                          | devices attached, operation ends
+//!    | STATIC_DATA_END> | special pages: populated,
+//!    |                  | cleared, granted
+//!    |                  | complete -----------------------> | END: introduces xenstored,
+//!    | iterations ----> | into the guest's memory           | attaches devices, ends
 //!    | suspend
-//!    | last pass -----> |
+//!    | last iteration > |
 //!    | state, END ----> | set; the domain stands paused, complete
 //! ```
 //! Nothing reads or writes the guest's memory meanwhile: back ends wait for their front ends, which
@@ -106,7 +107,7 @@ pub struct EventChannels {
 }
 
 /// Takes one libxl stream and builds one guest from it.
-pub struct Restorer<G> {
+pub struct MemoryRestore<G> {
     guest: G,
     special: SpecialPages,
     /// Lets libxl go on, with what is missing of the CPU policy.
@@ -128,7 +129,7 @@ struct Record {
     body: Vec<u8>,
 }
 
-impl<G: NewGuest> Restorer<G> {
+impl<G: NewGuest> MemoryRestore<G> {
     /// `go_on` is called once, when libxl can attach the guest's devices.
     pub fn new(
         guest: G,

@@ -1,6 +1,6 @@
 //! When pre-copy ends: a pure function of what was measured.
 //!
-//! Stock libxc stops after five passes or below 50 dirty pages, whatever a page costs. Here the
+//! Stock libxc stops after five iterations or below 50 dirty pages, whatever a page costs. Here the
 //! question is time, as in QEMU and Cloud Hypervisor: would the pages that are dirty now take less
 //! than the downtime limit at the rate that was measured? Where they never will, the guest dirties
 //! faster than the link carries, and more passes only repeat what was sent: then
@@ -13,20 +13,20 @@ use serde::Serialize;
 /// QEMU's and Cloud Hypervisor's default.
 pub const DEFAULT_DOWNTIME: Duration = Duration::from_millis(300);
 
-/// Most live passes, if the user says nothing.
-pub const DEFAULT_MAX_ROUNDS: u32 = 30;
+/// Most live iterations, if the user says nothing.
+pub const DEFAULT_MAX_ITERATIONS: u32 = 30;
 
-/// Passes in a row that brought nothing, after which no more are tried.
-const FLAT_PASSES: u32 = 2;
+/// Iterations in a row that brought nothing, after which no more are tried.
+const FLAT_ITERATIONS: u32 = 2;
 
 /// What counts as having brought something: the dirty count is lower by this part of itself than
-/// after the pass before, or, for one that falls slowly, than the lowest that did. The counts of a
-/// guest that rewrites its memory without end differ by a hundredth from pass to pass, and were
-/// seen to keep pre-copy going for ten more of them.
+/// after the iteration before, or, for one that falls slowly, than the lowest that did. The counts
+/// of a guest that rewrites its memory without end differ by a hundredth from iteration to
+/// iteration, and were seen to keep pre-copy going for ten more of them.
 const PROGRESS: u64 = 16;
 
 /// What is left to do when pre-copy does not come below the limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Otherwise {
     /// Give up; the domain runs on at the source.
@@ -35,26 +35,37 @@ pub enum Otherwise {
     Force,
 }
 
+impl Otherwise {
+    /// The value of that name, `cancel` or `force`, in capitals or not.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let named = [("cancel", Self::Cancel), ("force", Self::Force)];
+        named
+            .into_iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+}
+
 /// What the user asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Longest time that the pages sent while the guest stands still may take.
     pub downtime: Duration,
-    /// Most live passes.
-    pub max_rounds: u32,
-    /// Longest time for all live passes.
+    /// Most live iterations.
+    pub max_iterations: u32,
+    /// Longest time for all live iterations.
     pub timeout: Option<Duration>,
     /// What happens at the timeout.
     pub on_timeout: Otherwise,
-    /// What happens after `max_rounds`, or when the dirty count has stopped falling.
+    /// What happens after `max_iterations`, or when the dirty count has stopped falling.
     pub when_busy: Otherwise,
 }
 
-/// What was measured, after a live pass.
+/// What was measured, after a live iteration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Measured {
-    /// Live passes made.
-    pub rounds: u32,
+    /// Live iterations made.
+    pub iterations: u32,
     /// Pages dirty now.
     pub dirty: u64,
     /// Pages a second that the target has restored of late. None while nothing has been sent.
@@ -66,7 +77,7 @@ pub struct Measured {
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Another live pass.
+    /// Another live iteration.
     Continue,
     /// Suspend now, and why.
     Stop(Why),
@@ -82,8 +93,9 @@ pub enum Why {
     BelowLimit,
     /// The dirty count has stopped falling.
     DirtyRate,
-    /// The most passes allowed were made.
-    MaxRounds,
+    /// The most iterations allowed were made.
+    #[serde(rename = "max-rounds")]
+    MaxIterations,
     /// Time is up.
     Timeout,
 }
@@ -94,14 +106,16 @@ impl Why {
         match self {
             Self::BelowLimit => "the rest is below the downtime limit",
             Self::DirtyRate => "it dirties its memory as fast as the link carries it",
-            Self::MaxRounds => "the rest is above the downtime limit after --max-rounds passes",
+            Self::MaxIterations => {
+                "the rest is above the downtime limit after --max-rounds iterations"
+            }
             Self::Timeout => "the rest is above the downtime limit after --timeout",
         }
     }
 }
 
-/// The policy. It remembers no more than two dirty counts, and for how many passes they have not
-/// fallen.
+/// The policy. It remembers no more than two dirty counts, and for how many iterations they have
+/// not fallen.
 #[derive(Clone, Debug)]
 pub struct Policy {
     limits: Limits,
@@ -116,7 +130,7 @@ impl Policy {
         Self { limits, last: None, lowest: None, flat: 0 }
     }
 
-    /// To be asked after each live pass, in order.
+    /// To be asked after each live iteration, in order.
     pub fn decide(&mut self, measured: &Measured) -> Verdict {
         self.note(measured.dirty);
         if self.is_below_limit(measured) {
@@ -125,10 +139,10 @@ impl Policy {
         if self.limits.timeout.is_some_and(|timeout| measured.elapsed >= timeout) {
             return otherwise(self.limits.on_timeout, Why::Timeout);
         }
-        if measured.rounds >= self.limits.max_rounds {
-            return otherwise(self.limits.when_busy, Why::MaxRounds);
+        if measured.iterations >= self.limits.max_iterations {
+            return otherwise(self.limits.when_busy, Why::MaxIterations);
         }
-        if self.flat >= FLAT_PASSES {
+        if self.flat >= FLAT_ITERATIONS {
             return otherwise(self.limits.when_busy, Why::DirtyRate);
         }
         Verdict::Continue
@@ -173,18 +187,18 @@ mod tests {
 
     const LIMITS: Limits = Limits {
         downtime: Duration::from_millis(300),
-        max_rounds: 30,
+        max_iterations: 30,
         timeout: Some(Duration::from_secs(60)),
         on_timeout: Otherwise::Cancel,
         when_busy: Otherwise::Force,
     };
 
-    fn measured(rounds: u32, dirty: u64) -> Measured {
+    fn measured(iterations: u32, dirty: u64) -> Measured {
         Measured {
-            rounds,
+            iterations,
             dirty,
             pages_per_second: Some(10_000.0),
-            elapsed: Duration::from_secs(rounds.into()),
+            elapsed: Duration::from_secs(iterations.into()),
         }
     }
 
@@ -208,16 +222,24 @@ mod tests {
             (LIMITS, &[3_000], (1, Verdict::Stop(Why::BelowLimit))),
             (LIMITS, &[3_001, 2_000], (2, Verdict::Stop(Why::BelowLimit))),
             (LIMITS, &[9_000, 8_000, 7_000, 2_999], (4, Verdict::Stop(Why::BelowLimit))),
-            // A wave is not the end: only two passes in a row that bring nothing are.
+            // A wave is not the end: only two iterations in a row that bring nothing are.
             (LIMITS, &[9_000, 9_500, 8_000, 8_500, 100], (5, Verdict::Stop(Why::BelowLimit))),
             (LIMITS, &[9_000, 9_000, 9_000], (3, Verdict::Stop(Why::DirtyRate))),
             (busy, &[9_000, 9_000, 9_000], (3, Verdict::Cancel(Why::DirtyRate))),
             // Nor are these more than noise.
             (LIMITS, &[9_000, 8_950, 8_900, 8_850, 8_800], (3, Verdict::Stop(Why::DirtyRate))),
-            (LIMITS, &falling, (30, Verdict::Stop(Why::MaxRounds))),
-            (busy, &falling, (30, Verdict::Cancel(Why::MaxRounds))),
-            (Limits { max_rounds: 1000, ..LIMITS }, &falling, (60, Verdict::Cancel(Why::Timeout))),
-            (Limits { max_rounds: 1000, ..forced }, &falling, (60, Verdict::Stop(Why::Timeout))),
+            (LIMITS, &falling, (30, Verdict::Stop(Why::MaxIterations))),
+            (busy, &falling, (30, Verdict::Cancel(Why::MaxIterations))),
+            (
+                Limits { max_iterations: 1000, ..LIMITS },
+                &falling,
+                (60, Verdict::Cancel(Why::Timeout)),
+            ),
+            (
+                Limits { max_iterations: 1000, ..forced },
+                &falling,
+                (60, Verdict::Stop(Why::Timeout)),
+            ),
             (LIMITS, &[9_000], (1, Verdict::Continue)),
         ];
         for (limits, trace, expected) in table {
@@ -244,11 +266,11 @@ mod tests {
         #[test]
         fn it_always_ends_and_stops_above_the_limit_only_when_told_to(
             trace in proptest::collection::vec((0..200_000u64, 1.0..100_000.0f64), 50),
-            max_rounds in 1..40u32,
+            max_iterations in 1..40u32,
             on_timeout in any_otherwise(),
             when_busy in any_otherwise(),
         ) {
-            let limits = Limits { max_rounds, on_timeout, when_busy, ..LIMITS };
+            let limits = Limits { max_iterations, on_timeout, when_busy, ..LIMITS };
             let mut policy = Policy::new(limits);
             let mut ended = false;
             for (index, (dirty, rate)) in trace.into_iter().enumerate() {
@@ -258,7 +280,7 @@ mod tests {
                     let told = match why {
                         Why::BelowLimit => expected_downtime(&now).unwrap() <= limits.downtime,
                         Why::Timeout => on_timeout == Otherwise::Force,
-                        Why::MaxRounds | Why::DirtyRate => when_busy == Otherwise::Force,
+                        Why::MaxIterations | Why::DirtyRate => when_busy == Otherwise::Force,
                     };
                     prop_assert!(told, "{why:?} {now:?}");
                 }

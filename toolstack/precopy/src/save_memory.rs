@@ -4,28 +4,29 @@
 //! record for record in the specification's order. What differs from xg_sr_save.c:
 //! - Pages go to the data path's workers from the mapping, with no pipe between and without a
 //!   process of its own.
-//! - Page numbers behind which there is nothing are left out of the first pass. A PVH guest of 384
-//!   MiB has 98,304 pages and a million page numbers, as its special pages lie below 4 GiB.
-//! - A pass is over when the target has restored it, not when it is in a pipe: see
+//! - Page numbers behind which there is nothing are left out of the first iteration. A PVH guest of
+//!   384 MiB has 98,304 pages and a million page numbers, as its special pages lie below 4 GiB.
+//! - An iteration is over when the target has restored it, not when it is in a pipe: see
 //!   [`rxl_datapath::backlog`].
-//! - When pre-copy ends, what was dirty then goes with the last pass, instead of once before and
-//!   perhaps once more after it.
+//! - When pre-copy ends, what was dirty then goes with the last iteration, instead of once before
+//!   and perhaps once more after it.
 //! - Log-dirty mode is switched off after the target has the last page, not before.
 //!
 //! ```text
-//!  walker                               session                 rxl-save-helper -> libxl
+//!  MemorySave                        session              rxl-save-helper -> libxl
 //!    | log-dirty on
-//!    | pass 0: every page ------------->  data path
-//!    | settle <-------------------------  restored
+//!    | iteration 0: every page -----> data path
+//!    | settle <---------------------- restored
 //!    | CLEAN: n dirty
-//!    | precopy(n)? --------------------> policy
-//!    | <------------------ Continue: pass 1, settle, CLEAN ...
-//!    | <-------------- StopAndCopy
-//!    | suspend? -----------------------> (quiesce)
-//!    | <------------------------- go on
-//!    | suspend -------------------------------------------------> control/shutdown ... guest stands still
-//!    | CLEAN, last pass, state, END --->  data path
-//!    | complete ------------------------------------------------> libxl writes its END
+//!    | precopy(n)? -----------------> policy
+//!    | <----------- Continue: iteration 1, settle, CLEAN ...
+//!    | <-------- StopAndCopy
+//!    | suspend? --------------------> (quiesce)
+//!    | <-------------------- go on
+//!    | suspend -------------------------------------------> control/shutdown, guest suspended
+//!    | CLEAN, last iteration,
+//!    | state, END ------------------> data path
+//!    | complete ------------------------------------------> libxl writes its END
 //! ```
 
 use migrate_stream::libxc::{
@@ -139,7 +140,7 @@ pub trait Memory {
 }
 
 /// Saves one guest.
-pub struct Walk<'a, M> {
+pub struct MemorySave<'a, M> {
     /// Whose memory.
     pub memory: M,
     /// Where its stream goes.
@@ -152,7 +153,7 @@ pub struct Walk<'a, M> {
     pub given_up: &'a dyn Fn() -> bool,
 }
 
-impl<M: Memory> Walk<'_, M> {
+impl<M: Memory> MemorySave<'_, M> {
     /// The whole libxc stream. On success the guest stands still, with log-dirty mode on when it
     /// was a live save: who lets it run on switches that off. On failure log-dirty mode is off, and
     /// the guest runs, or stands still when it had been suspended already.
@@ -177,7 +178,7 @@ impl<M: Memory> Walk<'_, M> {
         };
         self.stop_guest()?;
         match left {
-            Some(dirty) => self.last_pass(dirty)?,
+            Some(dirty) => self.last_iteration(dirty)?,
             None => drop(self.every_page(true)?),
         }
         self.state()
@@ -201,7 +202,7 @@ impl<M: Memory> Walk<'_, M> {
         self.feed.bytes(head)
     }
 
-    /// Live passes until the policy has had enough. Returns what is left to send.
+    /// Live iterations until the policy has had enough. Returns what is left to send.
     fn precopy(&mut self) -> Result<Vec<u64>, String> {
         let mut left = self.every_page(false)?;
         for iteration in 1.. {
@@ -219,10 +220,10 @@ impl<M: Memory> Walk<'_, M> {
             left = match self.steering.precopy(&stats) {
                 Decision::StopAndCopy => Some(dirty),
                 Decision::Abort => return Err("stopped as the policy demands".into()),
-                Decision::Continue => self.pass(dirty, false)?,
+                Decision::Continue => self.send_iteration(dirty, false)?,
             };
         }
-        Err("more passes than can be counted".into())
+        Err("more iterations than can be counted".into())
     }
 
     fn stop_guest(&mut self) -> Result<(), String> {
@@ -231,17 +232,17 @@ impl<M: Memory> Walk<'_, M> {
         if self.memory.is_suspended()? { Ok(()) } else { Err("the guest has not suspended".into()) }
     }
 
-    fn last_pass(&mut self, mut dirty: Vec<u64>) -> Result<(), String> {
+    fn last_iteration(&mut self, mut dirty: Vec<u64>) -> Result<(), String> {
         self.memory.collect_dirty(true)?;
         bitmap::merge(&mut dirty, self.memory.dirty());
-        self.pass(dirty, true).map(drop)
+        self.send_iteration(dirty, true).map(drop)
     }
 
     /// Everything that is there: holes are found by asking for each page number. Returns what is
-    /// left where the pass was cut short.
+    /// left where the iteration was cut short.
     fn every_page(&mut self, suspended: bool) -> Result<Option<Vec<u64>>, String> {
         let resident = self.memory.resident()?;
-        self.feed.begin_pass(resident, suspended);
+        self.feed.begin_iteration(resident, suspended);
         let (mut there, mut kinds) = (Vec::new(), Vec::new());
         let end = self.memory.pfns();
         for from in (0..end).step_by(BATCH) {
@@ -267,9 +268,13 @@ impl<M: Memory> Walk<'_, M> {
         self.record(&there).map(|()| None)
     }
 
-    /// The pages of a bitmap. Returns those that are left where the pass was cut short.
-    fn pass(&mut self, mut dirty: Vec<u64>, suspended: bool) -> Result<Option<Vec<u64>>, String> {
-        self.feed.begin_pass(bitmap::count(&dirty), suspended);
+    /// The pages of a bitmap. Returns those that are left where the iteration was cut short.
+    fn send_iteration(
+        &mut self,
+        mut dirty: Vec<u64>,
+        suspended: bool,
+    ) -> Result<Option<Vec<u64>>, String> {
+        self.feed.begin_iteration(bitmap::count(&dirty), suspended);
         let (mut pfns, mut kinds) = (Vec::with_capacity(BATCH), Vec::new());
         let mut next = bitmap::next(&dirty, 0);
         while let Some(first) = next {

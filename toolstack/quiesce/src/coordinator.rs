@@ -186,9 +186,9 @@ impl Coordinator {
         self.begin_flush()
     }
 
-    /// Has agents begin while what moves makes its last live pass. Their answers are not waited
-    /// for: what counts is the cut that [`Self::flush`] finds, but what has to be sent again until
-    /// then has had the time of that pass.
+    /// Has agents begin while what moves makes its last live iteration. Their answers are not
+    /// waited for: what counts is the cut that [`Self::flush`] finds, but what has to be sent again
+    /// until then has had the time of that iteration.
     fn begin_flush(&mut self) -> Outcome<()> {
         let flush = self.flush_within(deadlines::SHORTEST_FLUSH);
         let command = self.next(&flush);

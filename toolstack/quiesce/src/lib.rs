@@ -13,7 +13,7 @@
 //!    | prepare -----------------------> all domains of the job        nack: nothing has been frozen yet
 //!    | freeze ------------------------> all: barrier
 //!    | flush -------------------------> all: what is sent again meanwhile finds room in the receivers
-//!    |   (one more live pass: ranks that stand still dirty nothing)
+//!    |   (one more live iteration: ranks that stand still dirty nothing)
 //!    | flush -------------------------> all: barrier; again, for 2 s, while the cut's two ends disagree, unless what is
 //!    |                                  in flight is sent again only after that; for 5 s while less is left each time
 //!    |   (suspend, last pages, READY)                                    leases of the others are renewed

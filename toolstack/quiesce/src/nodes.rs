@@ -8,11 +8,12 @@ use rxl_agent_protocol::{
     AgentInfo, Command, Connection, JobRow, Lease, MAX_CUT_CHUNKS, MAX_JOB_ROWS, Stamp, State,
 };
 use rxl_agent_protocol::{path, unpack};
+use rxl_core::dom0;
 use rxl_core::error::Exit;
 use rxl_core::state_dir::{DomainLock, StateDir};
 use rxl_core::text::one_line;
 use rxl_host::announce;
-use rxl_xen::{Library, XenStore};
+use rxl_xenstore::Store;
 
 /// Pause between two looks at a state in memory, which nobody watches.
 const GLANCE: Duration = Duration::from_millis(5);
@@ -151,17 +152,17 @@ impl Guest {
 
 /// This host's.
 pub struct LocalNodes {
-    store: XenStore,
+    store: Store,
     locks: Vec<(Lock, DomainLock)>,
 }
 
 impl LocalNodes {
     /// Connects to xenstore.
     pub fn connect() -> Result<Self, String> {
-        let library = Library::open()?;
-        XenStore::connect(library)
+        dom0::check().map_err(|not_dom0| not_dom0.to_string())?;
+        Store::connect()
             .map(|store| Self { store, locks: Vec::new() })
-            .map_err(|failure| failure.to_string())
+            .map_err(|error| error.to_string())
     }
 
     fn get(&self, path: &str) -> Result<Option<String>, String> {

@@ -5,7 +5,7 @@
 //! locks, alone.
 
 use rxl_core::deadlines;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -14,10 +14,11 @@ use crate::nodes::{Guest, Lock, Nodes};
 use rxl_agent_protocol::{Command, Connection, Stamp, State, path};
 use rxl_core::error::Failure;
 use rxl_core::io::{Cancel, Guarded};
+use rxl_core::json_lines::{JsonLineError, JsonLines};
 use rxl_link::ssh::{AGENT_SERVER, Remote, Route};
 
-/// Longest line in bytes: a thousand domains.
-const MAX_LINE: u64 = 1 << 20;
+/// A thousand domains fit into the longest line.
+const LINES: JsonLines = JsonLines::up_to(1 << 20);
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -68,7 +69,7 @@ impl RemoteNodes {
     }
 
     fn ask(&mut self, request: &Request) -> Result<Answer, String> {
-        let answered = write_line(&mut self.to, request).and_then(|()| read_line(&mut self.from));
+        let answered = LINES.write(&mut self.to, request).and_then(|()| LINES.read(&mut self.from));
         match answered {
             Ok(Some(Answer::Error(line))) => Err(format!("{}: {line}", self.host)),
             Ok(Some(answer)) => Ok(answer),
@@ -191,10 +192,10 @@ pub fn serve(
     nodes: &mut dyn Nodes,
     input: impl Read,
     mut output: impl Write,
-) -> std::io::Result<()> {
+) -> Result<(), JsonLineError> {
     let mut input = BufReader::new(input);
-    while let Some(request) = read_line(&mut input)? {
-        write_line(&mut output, &answer(nodes, request).unwrap_or_else(Answer::Error))?;
+    while let Some(request) = LINES.read(&mut input)? {
+        LINES.write(&mut output, &answer(nodes, request).unwrap_or_else(Answer::Error))?;
     }
     Ok(())
 }
@@ -244,19 +245,6 @@ fn ours(node: &str) -> Result<&str, String> {
     let ours = (is_below(path::CONTROL) || is_below(path::DATA))
         && !node.split('/').any(|part| part == "..");
     if ours { Ok(node) } else { Err("not a node of an agent's".into()) }
-}
-
-fn write_line(output: &mut impl Write, value: &impl Serialize) -> std::io::Result<()> {
-    let mut line = serde_json::to_vec(value)?;
-    line.push(b'\n');
-    output.write_all(&line)?;
-    output.flush()
-}
-
-fn read_line<T: for<'a> Deserialize<'a>>(input: &mut impl BufRead) -> std::io::Result<Option<T>> {
-    let mut line = Vec::new();
-    input.take(MAX_LINE).read_until(b'\n', &mut line)?;
-    if line.is_empty() { Ok(None) } else { Ok(Some(serde_json::from_slice(&line)?)) }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::mpi::MpiPart;
 use rxl_core::steering::Walker;
 use rxl_core::target_spans::TargetSpans;
 use rxl_core::units::{bytes, ms, seconds};
-use rxl_datapath::iterations::Round;
+use rxl_datapath::iterations::Iteration;
 use rxl_precopy::policy::{Measured, Why};
 
 /// Name and version of the JSON form. A field that changes its meaning changes the number.
@@ -72,8 +72,9 @@ pub struct Report {
     /// The MPI job, where --mpi-quiesce was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mpi: Option<MpiPart>,
-    /// Passes over memory.
-    pub rounds: Vec<RoundPart>,
+    /// Iterations over memory.
+    #[serde(rename = "rounds")]
+    pub iterations: Vec<IterationPart>,
     /// What compression did.
     pub compression: CompressionPart,
     /// What the checksums saw.
@@ -136,15 +137,15 @@ pub struct RamPart {
     pub normal: u64,
     /// Their bytes before compression.
     pub normal_bytes: u64,
-    /// Wire rate over the time of all passes, in 10^6 bits/s.
+    /// Wire rate over the time of all iterations, in 10^6 bits/s.
     pub mbps: f64,
     /// Pages over the same time.
     pub pages_per_second: f64,
-    /// Number of passes.
+    /// Number of iterations.
     pub dirty_sync_count: u64,
-    /// Wire bytes of the passes made while the guest ran.
+    /// Wire bytes of the iterations made while the guest ran.
     pub precopy_bytes: u64,
-    /// Wire bytes of the last pass, made while it stood still.
+    /// Wire bytes of the last iteration, made while it stood still.
     pub downtime_bytes: u64,
 }
 
@@ -156,7 +157,7 @@ pub struct PrecopyPart {
     pub walker: Walker,
     /// The limit, ms.
     pub downtime_limit: f64,
-    /// What the pages that were dirty after the last live pass were expected to take, ms.
+    /// What the pages that were dirty after the last live iteration were expected to take, ms.
     pub expected_downtime: Option<f64>,
     /// Why it ended; null where libxl's own policy decided, and in a save that is not live.
     pub stopped: Option<Why>,
@@ -164,12 +165,13 @@ pub struct PrecopyPart {
     pub judged: Vec<JudgedPart>,
 }
 
-/// What the policy was told after a live pass.
+/// What the policy was told after a live iteration.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct JudgedPart {
-    /// Live passes made.
-    pub rounds: u32,
+    /// Live iterations made.
+    #[serde(rename = "rounds")]
+    pub iterations: u32,
     /// Pages dirty then.
     pub dirty_pages: u64,
     /// Pages a second that the target had restored of late. None while nothing had been sent.
@@ -182,7 +184,7 @@ impl JudgedPart {
     /// As the policy was told.
     pub fn new(measured: &Measured) -> Self {
         Self {
-            rounds: measured.rounds,
+            iterations: measured.iterations,
             dirty_pages: measured.dirty,
             pages_per_second: measured.pages_per_second,
             elapsed: ms(measured.elapsed),
@@ -221,15 +223,15 @@ impl PrecopyPart {
     }
 }
 
-/// One pass.
+/// One iteration.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct RoundPart {
+pub struct IterationPart {
     /// From 0.
     pub iteration: u32,
     /// Made while the guest stood still.
     pub suspended: bool,
-    /// libxl's count for the pass: all page numbers in the first, dirty ones later; null where
+    /// libxl's count for the iteration: all page numbers in the first, dirty ones later; null where
     /// libxl's count and the stream could not be matched.
     pub dirty_pages: Option<u64>,
     /// Page numbers in the stream, holes among them.
@@ -357,36 +359,36 @@ impl Timeline {
     }
 }
 
-impl RoundPart {
+impl IterationPart {
     /// As counted.
-    pub fn new(round: &Round) -> Self {
+    pub fn new(iteration: &Iteration) -> Self {
         Self {
-            iteration: round.iteration,
-            suspended: round.suspended,
-            dirty_pages: round.dirty,
-            pfns: round.pfns,
-            pages: round.pages,
-            zero_pages: round.zero_pages,
-            raw_bytes: round.raw_bytes,
-            wire_bytes: round.wire_bytes,
-            duration: ms(round.ended - round.began),
+            iteration: iteration.number,
+            suspended: iteration.suspended,
+            dirty_pages: iteration.dirty,
+            pfns: iteration.pfns,
+            pages: iteration.pages,
+            zero_pages: iteration.zero_pages,
+            raw_bytes: iteration.raw_bytes,
+            wire_bytes: iteration.wire_bytes,
+            duration: ms(iteration.ended - iteration.began),
         }
     }
 }
 
 impl RamPart {
-    /// Adds up the passes; `transferred` and `stream_bytes` are the whole stream's, headers and
+    /// Adds up the iterations; `transferred` and `stream_bytes` are the whole stream's, headers and
     /// state included.
-    pub fn new(rounds: &[Round], total: u64, transferred: u64, stream_bytes: u64) -> Self {
-        let sum = |of: fn(&Round) -> u64| rounds.iter().map(of).sum::<u64>();
+    pub fn new(iterations: &[Iteration], total: u64, transferred: u64, stream_bytes: u64) -> Self {
+        let sum = |of: fn(&Iteration) -> u64| iterations.iter().map(of).sum::<u64>();
         let (pages, zero) = (sum(|r| r.pages), sum(|r| r.zero_pages));
-        let seconds = match (rounds.first(), rounds.last()) {
+        let seconds = match (iterations.first(), iterations.last()) {
             (Some(first), Some(last)) => (last.ended - first.began).as_secs_f64(),
             _ => 0.0,
         };
         let per_second = |amount: f64| if seconds > 0.0 { amount / seconds } else { 0.0 };
         let wire_while = |suspended: bool| {
-            rounds.iter().filter(|r| r.suspended == suspended).map(|r| r.wire_bytes).sum()
+            iterations.iter().filter(|r| r.suspended == suspended).map(|r| r.wire_bytes).sum()
         };
         Self {
             transferred,
@@ -397,7 +399,7 @@ impl RamPart {
             normal_bytes: (pages - zero) * 4096,
             mbps: per_second(sum(|r| r.wire_bytes) as f64 * 8.0 / 1e6),
             pages_per_second: per_second(pages as f64),
-            dirty_sync_count: rounds.len() as u64,
+            dirty_sync_count: iterations.len() as u64,
             precopy_bytes: wire_while(false),
             downtime_bytes: wire_while(true),
         }
@@ -414,8 +416,8 @@ impl Report {
     /// The form for people.
     pub fn to_table(&self) -> String {
         let mut text = self.headline();
-        if !self.rounds.is_empty() {
-            let _ = writeln!(text, "{}", self.round_table());
+        if !self.iterations.is_empty() {
+            let _ = writeln!(text, "{}", self.iteration_table());
         }
         self.write_figures(&mut text);
         text
@@ -438,25 +440,25 @@ impl Report {
         text
     }
 
-    fn round_table(&self) -> Table {
+    fn iteration_table(&self) -> Table {
         let mut table = Table::new();
         table.load_style(presets::UTF8_HORIZONTAL_ONLY);
         table.set_header(["round", "dirty", "pages", "zero", "raw", "wire", "time"]);
-        for round in &self.rounds {
-            let label = if round.suspended {
-                format!("{} (suspended)", round.iteration)
+        for iteration in &self.iterations {
+            let label = if iteration.suspended {
+                format!("{} (suspended)", iteration.iteration)
             } else {
-                round.iteration.to_string()
+                iteration.iteration.to_string()
             };
-            let dirty = round.dirty_pages.map_or_else(|| "?".into(), |n| n.to_string());
+            let dirty = iteration.dirty_pages.map_or_else(|| "?".into(), |n| n.to_string());
             let cells = [
                 label,
                 dirty,
-                round.pages.to_string(),
-                round.zero_pages.to_string(),
-                bytes(round.raw_bytes),
-                bytes(round.wire_bytes),
-                seconds(round.duration),
+                iteration.pages.to_string(),
+                iteration.zero_pages.to_string(),
+                bytes(iteration.raw_bytes),
+                bytes(iteration.wire_bytes),
+                seconds(iteration.duration),
             ];
             table.add_row(cells.map(|cell| Cell::new(cell).set_alignment(CellAlignment::Right)));
         }

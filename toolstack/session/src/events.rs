@@ -98,7 +98,7 @@ pub(crate) fn unexpected(message: &Message) -> String {
 /// What the save wants to know, with where to send the answer.
 #[derive(Debug)]
 pub enum Question {
-    /// A live pass has been made: what next?
+    /// A live iteration has been made: what next?
     Precopy(PrecopyStats, SyncSender<Decision>),
     /// May the guest be asked to suspend?
     Suspend(SyncSender<Result<(), String>>),

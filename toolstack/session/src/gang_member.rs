@@ -11,6 +11,7 @@ use crate::events::Event;
 use crate::gang_words::{Ended, FromMember, ToMember, hear, say};
 use rxl_core::error::Failure;
 use rxl_core::io::{Cancel, Guarded};
+use rxl_core::json_lines::JsonLineError;
 use rxl_report::mpi::MpiPart;
 
 /// What is told when the leader is gone.
@@ -67,8 +68,10 @@ pub fn end(line: UnixStream, ended: Ended) -> Result<(), Failure> {
     let to = Cancel::new().and_then(|cancel| {
         Guarded::new(OwnedFd::from(line), cancel, Some(deadlines::GANG_MESSAGE))
     });
-    let said = to.and_then(|mut to| say(&mut to, &FromMember::Ended(Box::new(ended))));
-    said.map_err(|error| Failure::internal("the line to the leader", &error))
+    let said = to
+        .map_err(JsonLineError::from)
+        .and_then(|mut to| say(&mut to, &FromMember::Ended(Box::new(ended))));
+    said.map_err(|error| Failure::internal("the line to the leader", &error.into()))
 }
 
 /// Until the end, and why that came.

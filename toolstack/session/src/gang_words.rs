@@ -1,16 +1,17 @@
 //! What leader and member say to each other: one JSON value a line.
 
-use std::io::{self, BufRead, Read, Write};
+use std::io::{BufRead, Write};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use rxl_core::error::{Exit, Failure};
+use rxl_core::json_lines::{JsonLineError, JsonLines};
 use rxl_report::mpi::MpiPart;
 
-/// Longest line in bytes: a report with a thousand passes is a tenth of it.
-const MAX_LINE: u64 = 4 << 20;
+/// A report with a thousand iterations is a tenth of the longest line.
+pub const LINES: JsonLines = JsonLines::up_to(4 << 20);
 
 /// What a member says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -143,18 +144,13 @@ impl From<&Told> for Failure {
 }
 
 /// Says one word.
-pub fn say(output: &mut impl Write, word: &impl Serialize) -> io::Result<()> {
-    let mut line = serde_json::to_vec(word)?;
-    line.push(b'\n');
-    output.write_all(&line)?;
-    output.flush()
+pub fn say(output: &mut impl Write, word: &impl Serialize) -> Result<(), JsonLineError> {
+    LINES.write(output, word)
 }
 
 /// The next word; none at the end.
-pub fn hear<T: DeserializeOwned>(input: &mut impl BufRead) -> io::Result<Option<T>> {
-    let mut line = Vec::new();
-    input.take(MAX_LINE).read_until(b'\n', &mut line)?;
-    if line.is_empty() { Ok(None) } else { Ok(Some(serde_json::from_slice(&line)?)) }
+pub fn hear<T: DeserializeOwned>(input: &mut impl BufRead) -> Result<Option<T>, JsonLineError> {
+    LINES.read(input)
 }
 
 #[cfg(test)]

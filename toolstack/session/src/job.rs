@@ -39,8 +39,8 @@ struct Link {
     together: bool,
     asked: Option<Asked>,
     frozen: bool,
-    /// The pass after the freeze has begun.
-    last_pass: bool,
+    /// The iteration after the freeze has begun.
+    last_iteration: bool,
     flushed: bool,
     go: Option<String>,
 }
@@ -52,12 +52,13 @@ enum Asked {
     Ready,
 }
 
-/// What comes after a live pass that was good enough.
+/// What comes after a live iteration that was good enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// The job has just been held still: one more live pass fetches what it has dirtied until then.
-    OnePass,
-    /// The last pass.
+    /// The job has just been held still: one more live iteration fetches what it has dirtied until
+    /// then.
+    OneIteration,
+    /// The last iteration.
     Now,
     /// Others have not come so far.
     NotYet,
@@ -134,7 +135,7 @@ impl Job {
             together,
             asked: None,
             frozen: false,
-            last_pass: false,
+            last_iteration: false,
             flushed: false,
             go: None,
         };
@@ -168,7 +169,7 @@ impl Job {
         match &mut self.holder {
             Holder::Leader(link) => Ok(link.stop()),
             Holder::Own(coordinator) if !coordinator.is_frozen() => match coordinator.freeze() {
-                Ok(()) => Ok(Stop::OnePass),
+                Ok(()) => Ok(Stop::OneIteration),
                 Err(problem) => self.without(problem).map(|()| Stop::Now),
             },
             _ => Ok(Stop::Now),
@@ -338,10 +339,10 @@ impl Link {
             Stop::Now
         } else if !self.frozen {
             Stop::NotYet
-        } else if std::mem::replace(&mut self.last_pass, true) {
+        } else if std::mem::replace(&mut self.last_iteration, true) {
             Stop::Now
         } else {
-            Stop::OnePass
+            Stop::OneIteration
         }
     }
 

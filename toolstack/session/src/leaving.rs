@@ -33,8 +33,8 @@ use rxl_host::guard_line::Guard;
 use rxl_host::host::{Host, Save};
 use rxl_precopy::policy::{Limits, Measured, Otherwise, Policy, Verdict};
 
-/// How long a save rests between two live passes while other domains have not come so far. Without
-/// a rest a guest that writes little would make thousands of them.
+/// How long a save rests between two live iterations while other domains have not come so far.
+/// Without a rest a guest that writes little would make thousands of them.
 const REST: Duration = Duration::from_secs(3);
 
 /// See the module.
@@ -84,8 +84,8 @@ pub struct Saving {
 
 /// A question whose answer depends on other domains.
 enum Waiting {
-    /// After a live pass, since when.
-    Pass(SyncSender<Decision>, Instant),
+    /// After a live iteration, since when.
+    Iteration(SyncSender<Decision>, Instant),
     Suspend(SyncSender<Result<(), String>>),
 }
 
@@ -139,11 +139,11 @@ impl Saving {
         }
     }
 
-    /// With the job frozen, one more live pass fetches what it has dirtied until now; what is left
-    /// then is small. None while that cannot be said.
+    /// With the job frozen, one more live iteration fetches what it has dirtied until now; what is
+    /// left then is small. None while that cannot be said.
     fn stop(&mut self) -> Result<Option<Decision>, Failure> {
         Ok(match self.job.stop()? {
-            Stop::OnePass => Some(Decision::Continue),
+            Stop::OneIteration => Some(Decision::Continue),
             Stop::Now => Some(Decision::StopAndCopy),
             Stop::NotYet => None,
         })
@@ -157,7 +157,7 @@ impl Saving {
     ) -> Result<(), Failure> {
         match decided {
             Ok(Some(decision)) => drop(reply.send(decision)),
-            Ok(None) => self.waiting = Some(Waiting::Pass(reply, Instant::now())),
+            Ok(None) => self.waiting = Some(Waiting::Iteration(reply, Instant::now())),
             Err(failure) => {
                 let _ = reply.send(Decision::Abort);
                 return Err(failure);
@@ -187,9 +187,9 @@ impl Saving {
         match self.waiting.take() {
             None => Ok(()),
             Some(Waiting::Suspend(reply)) => self.suspend(reply, record),
-            Some(Waiting::Pass(reply, since)) => match self.stop()? {
+            Some(Waiting::Iteration(reply, since)) => match self.stop()? {
                 None => {
-                    self.waiting = Some(Waiting::Pass(reply, since));
+                    self.waiting = Some(Waiting::Iteration(reply, since));
                     Ok(())
                 }
                 decided => self.reply(reply, Ok(decided)),
@@ -197,10 +197,13 @@ impl Saving {
         }
     }
 
-    /// While others have not come so far, a live pass now and then keeps the rest small.
+    /// While others have not come so far, a live iteration now and then keeps the rest small.
     pub fn rest(&mut self) {
-        let is_over = |waiting: &mut Waiting| matches!(waiting, Waiting::Pass(_, since) if since.elapsed() >= REST);
-        if let Some(Waiting::Pass(reply, _)) = self.waiting.take_if(is_over) {
+        let is_over = |waiting: &mut Waiting| match waiting {
+            Waiting::Iteration(_, since) => since.elapsed() >= REST,
+            Waiting::Suspend(_) => false,
+        };
+        if let Some(Waiting::Iteration(reply, _)) = self.waiting.take_if(is_over) {
             let _ = reply.send(Decision::Continue);
         }
     }
@@ -211,13 +214,13 @@ impl Saving {
         record: &mut Record,
     ) -> Result<Option<Decision>, Failure> {
         let measured = Measured {
-            rounds: stats.iteration,
+            iterations: stats.iteration,
             dirty: stats.dirty,
-            pages_per_second: pages_per_second(&record.meter.rounds().list()),
+            pages_per_second: pages_per_second(&record.meter.iterations().list()),
             elapsed: record.timeline.began.elapsed(),
         };
-        // A job that stands still is not kept waiting for anything better, and its last pass is not
-        // judged again.
+        // A job that stands still is not kept waiting for anything better, and its last iteration
+        // is not judged again.
         if self.job.is_stopping() {
             return self.stop();
         }

@@ -5,9 +5,9 @@
 //!  Connect    ssh, Hello                          Connect
 //!  Check      the domain, Offer                   Check     name, memory, Xen; Accept | Refuse
 //!  Setup      data connections, libxl saves       Setup     libxl restores, as NAME--incoming
-//!  Precopy    passes over memory                  Precopy
+//!  Precopy    iterations over memory              Precopy
 //!  Suspend    the guest stands still              .
-//!  LastPages  last pass, state, StreamEnd         Ready     digest agrees, a paused copy stands there
+//!  LastPages  last iteration, state, StreamEnd    Ready     digest agrees, a paused copy stands
 //!  ================================ Commit ================================
 //!  rename to NAME--migratedaway, Go  ---------->  Resume    rename to NAME, unpause
 //!  destroy its copy                  <----------  Done

@@ -42,17 +42,19 @@ pub struct MigrationStatus {
     pub pid: u32,
     /// `setup`, `precopy`, `last-pages`, `ready` or `resume`.
     pub state: String,
-    /// The pass under way, from 0.
-    pub round: Option<u32>,
+    /// The iteration under way, from 0.
+    #[serde(rename = "round")]
+    pub iteration: Option<u32>,
     /// Page numbers sent in it.
-    pub round_pages: Option<u64>,
+    #[serde(rename = "round-pages")]
+    pub iteration_pages: Option<u64>,
     /// Page numbers that it is to send.
     pub dirty_pages: Option<u64>,
     /// Pages that the target restores a second, of late.
     pub pages_per_second: Option<f64>,
-    /// What the pages that were dirty after the last pass would have taken.
+    /// What the pages that were dirty after the last iteration would have taken.
     pub expected_downtime: Option<f64>,
-    /// Until the end of the pass under way.
+    /// Until the end of the iteration under way.
     pub eta: Option<f64>,
     /// On the wire so far.
     pub transferred: u64,
@@ -70,8 +72,8 @@ impl MigrationStatus {
             one_line(&self.target),
             self.state
         );
-        if let (Some(round), Some(sent)) = (self.round, self.round_pages) {
-            line += &format!(", round {round}: {sent}");
+        if let (Some(iteration), Some(sent)) = (self.iteration, self.iteration_pages) {
+            line += &format!(", round {iteration}: {sent}");
             line += &self.dirty_pages.map_or_else(String::new, |dirty| format!(" of {dirty}"));
             line += " pages";
         }
@@ -237,8 +239,8 @@ mod tests {
         let status =
             MigrationStatus { domain: "dom3".into(), domid: 7, ..MigrationStatus::default() };
         let monitor = Monitor::start(&state, status, sender).unwrap();
-        monitor.update(|status| status.round = Some(2));
-        assert_eq!(find(&state, "dom3").unwrap().round, Some(2));
+        monitor.update(|status| status.iteration = Some(2));
+        assert_eq!(find(&state, "dom3").unwrap().iteration, Some(2));
         assert_eq!(find(&state, "7").unwrap(), running(&state).unwrap()[0]);
         assert_eq!(find(&state, "dom4").unwrap_err().exit, Exit::NoSuchDomain);
         cancel(&state, "dom3").unwrap();

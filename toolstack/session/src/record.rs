@@ -21,8 +21,8 @@ use rxl_datapath::plain::Copied;
 use rxl_datapath::send::Sent;
 use rxl_precopy::policy::{Measured, Verdict, expected_downtime};
 use rxl_report::migration::{
-    ChecksumPart, CompressionPart, DomainPart, JudgedPart, PrecopyPart, RamPart, Report, RoundPart,
-    SCHEMA, Status, Timeline, TransportPart,
+    ChecksumPart, CompressionPart, DomainPart, IterationPart, JudgedPart, PrecopyPart, RamPart,
+    Report, SCHEMA, Status, Timeline, TransportPart,
 };
 use rxl_report::mpi::MpiPart;
 use rxl_report::progress::{Phase, Snapshot};
@@ -106,7 +106,7 @@ impl Record {
         }
     }
 
-    /// The policy has judged a pass.
+    /// The policy has judged an iteration.
     pub fn judged(&mut self, measured: &Measured, verdict: Verdict) {
         self.precopy.expected_downtime = expected_downtime(measured).map(ms);
         self.precopy.judged.push(JudgedPart::new(measured));
@@ -144,8 +144,8 @@ impl Record {
     /// This moment, for the progress and for `rxl status`.
     pub fn snapshot(&self, phase: Phase) -> Snapshot {
         let (current, rate) = {
-            let rounds = self.meter.rounds();
-            (rounds.current(), pages_per_second(&rounds.list()))
+            let iterations = self.meter.iterations();
+            (iterations.current(), pages_per_second(&iterations.list()))
         };
         let snapshot = Snapshot {
             domain: self.domain.name.clone(),
@@ -156,8 +156,9 @@ impl Record {
         };
         self.monitor.update(|status| {
             status.state = phase.name().into();
-            if let Some((round, total)) = &snapshot.current {
-                (status.round, status.round_pages) = (Some(round.iteration), Some(round.pfns));
+            if let Some((iteration, total)) = &snapshot.current {
+                (status.iteration, status.iteration_pages) =
+                    (Some(iteration.number), Some(iteration.pfns));
                 status.dirty_pages = *total;
             }
             status.pages_per_second = rate;
@@ -171,7 +172,7 @@ impl Record {
 
     /// The report of a migration that has ended so.
     pub fn report(self, result: &Result<(), Failure>) -> Report {
-        let rounds = self.meter.rounds().list();
+        let iterations = self.meter.iterations().list();
         let total = self.domain.max_memory_kib * 1024;
         let (wire, raw) = (self.meter.wire_bytes(), self.meter.stream_bytes());
         let status = match result {
@@ -200,10 +201,10 @@ impl Record {
             downtime: self.timeline.downtime(),
             downtime_split: self.timeline.split(),
             target: self.target,
-            ram: RamPart::new(&rounds, total, wire, raw),
+            ram: RamPart::new(&iterations, total, wire, raw),
             precopy: self.precopy,
             mpi: self.mpi,
-            rounds: rounds.iter().map(RoundPart::new).collect(),
+            iterations: iterations.iter().map(IterationPart::new).collect(),
             compression: CompressionPart {
                 codec: self.packing.codec_name().into(),
                 level: self.packing.level,

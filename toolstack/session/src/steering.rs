@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use crate::events::{Event, Question};
 use rxl_core::steering::{Decision, PrecopyStats, Steering};
-use rxl_datapath::iterations::Round;
+use rxl_datapath::iterations::Iteration;
 
 /// How often a wait looks whether the session has given up.
 const GLANCE: Duration = Duration::from_millis(20);
 
-/// The smallest pass that tells a rate.
-const TELLING_PASS: u64 = 256;
+/// The smallest iteration that tells a rate.
+const TELLING_ITERATION: u64 = 256;
 
 /// What the session tells the save unasked.
 #[derive(Clone, Debug, Default)]
@@ -29,7 +29,7 @@ impl Signals {
         self.given_up.store(true, Ordering::SeqCst);
     }
 
-    /// Pre-copy is to end now, in the middle of a pass where that can be.
+    /// Pre-copy is to end now, in the middle of an iteration where that can be.
     pub fn hurry(&self) {
         self.hurry.store(true, Ordering::SeqCst);
     }
@@ -81,11 +81,13 @@ impl<D: Send> Steering for Desk<D> {
     }
 }
 
-/// Pages a second that the target restored in the last pass that was large enough to tell.
-pub fn pages_per_second(rounds: &[Round]) -> Option<f64> {
-    let live = || rounds.iter().filter(|round| !round.suspended);
-    let telling =
-        live().rev().find(|round| round.pages >= TELLING_PASS).or_else(|| live().next())?;
+/// Pages a second that the target restored in the last iteration that was large enough to tell.
+pub fn pages_per_second(iterations: &[Iteration]) -> Option<f64> {
+    let live = || iterations.iter().filter(|iteration| !iteration.suspended);
+    let telling = live()
+        .rev()
+        .find(|iteration| iteration.pages >= TELLING_ITERATION)
+        .or_else(|| live().next())?;
     let seconds = telling.ended.duration_since(telling.began).as_secs_f64();
     (seconds > 0.0 && telling.pages > 0).then(|| telling.pages as f64 / seconds)
 }

@@ -28,7 +28,7 @@ use rxl_core::steering::{Decision, PrecopyStats, SaveFlags, Steering, Unsteered,
 use rxl_datapath::feed::Feed;
 use rxl_host::guard_line::{Guard, Listener, Word};
 use rxl_host::host::{Host, Save};
-use rxl_precopy::save_memory::Walk;
+use rxl_precopy::save_memory::MemorySave;
 
 mod walked;
 
@@ -44,7 +44,7 @@ pub struct Guest {
     pub pages: u64,
     /// Of 256 pages so many are all zero.
     pub zero_per_256: u8,
-    /// Pages dirty after each live pass. When the last is done the guest is suspended.
+    /// Pages dirty after each live iteration. When the last is done the guest is suspended.
     pub dirty: Vec<u64>,
     /// Start over with `dirty` for ever: it can only be cancelled.
     pub endless: bool,
@@ -55,8 +55,8 @@ pub struct Guest {
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// A save fails after so many live passes.
-    pub save_after_passes: Option<usize>,
+    /// A save fails after so many live iterations.
+    pub save_after_iterations: Option<usize>,
     /// A save fails after the guest was suspended.
     pub save_after_suspend: bool,
     /// A restore fails after so many bytes.
@@ -416,7 +416,7 @@ impl Saving {
         let memory = Walked::new(self.host.clone(), self.domid, self.guest.clone());
         let mut steering = std::mem::replace(&mut self.steering, Box::new(Unsteered));
         let aborted = self.aborted.clone();
-        let walk = Walk {
+        let walk = MemorySave {
             memory,
             feed,
             steering: &mut *steering,
@@ -439,9 +439,9 @@ impl Saving {
         );
         writer::static_data_end(&mut head);
         self.write(&head)?;
-        let mut passes = 0;
+        let mut iterations = 0;
         if flags.live {
-            passes = self.live_passes()?;
+            iterations = self.live_iterations()?;
         }
         self.suspend()?;
         let last = if flags.live {
@@ -449,32 +449,34 @@ impl Saving {
         } else {
             self.guest.pages
         };
-        self.pass(passes, last)?;
+        self.send_iteration(iterations, last)?;
         self.tail()
     }
 
     /// As libxc does: what is dirty is sent before the policy's stop takes effect. Returns the
-    /// passes made.
-    fn live_passes(&mut self) -> Result<usize, HostError> {
+    /// iterations made.
+    fn live_iterations(&mut self) -> Result<usize, HostError> {
         let mut dirty = self.guest.dirty.clone().into_iter().cycle();
         let (mut written, mut last) = (0, false);
-        for pass in 0.. {
-            let count = if pass == 0 { self.guest.pages } else { dirty.next().unwrap_or(0) };
-            if self.host.faults().save_after_passes == Some(pass) {
+        for iteration in 0.. {
+            let count = if iteration == 0 { self.guest.pages } else { dirty.next().unwrap_or(0) };
+            if self.host.faults().save_after_iterations == Some(iteration) {
                 return Err(failed("save", "as asked"));
             }
-            if pass > 0 {
-                let stats = PrecopyStats { iteration: pass as u32, written, dirty: count };
+            if iteration > 0 {
+                let stats = PrecopyStats { iteration: iteration as u32, written, dirty: count };
                 last = match self.steering.precopy(&stats) {
-                    Decision::Continue => !self.guest.endless && pass == self.guest.dirty.len(),
+                    Decision::Continue => {
+                        !self.guest.endless && iteration == self.guest.dirty.len()
+                    }
                     Decision::StopAndCopy => true,
                     Decision::Abort => return Err(failed("save", "stopped as the policy demands")),
                 };
             }
-            self.pass(pass, count)?;
+            self.send_iteration(iteration, count)?;
             written += count;
             if last || (self.guest.dirty.is_empty() && !self.guest.endless) {
-                return Ok(pass + 1);
+                return Ok(iteration + 1);
             }
         }
         unreachable!("the loop has no end of its own")
@@ -496,7 +498,7 @@ impl Saving {
     }
 
     /// Sends `count` pages, spread over all memory, in ascending order.
-    fn pass(&mut self, iteration: usize, count: u64) -> Result<(), HostError> {
+    fn send_iteration(&mut self, iteration: usize, count: u64) -> Result<(), HostError> {
         let what = format!("Frames iteration {iteration}");
         self.note(NoteKind::Progress { what: what.clone(), done: 0, total: count });
         let stride = self.guest.pages.checked_div(count).unwrap_or(1).max(1);

@@ -5,7 +5,8 @@ use std::mem::MaybeUninit;
 
 use serde_json::Value;
 
-use crate::context::{Context, take_string};
+use crate::c_string::take_string;
+use crate::context::Context;
 use crate::failure::Failure;
 
 /// Bytes of JSON accepted from another host. xl's own for a guest with a dozen devices has less

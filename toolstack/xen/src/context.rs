@@ -1,11 +1,10 @@
 //! A libxl context, and what can be asked of the host through it.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, c_int};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
 use crate::ao::{Canceller, Shared};
@@ -213,17 +212,4 @@ pub(super) fn with_signal<T>(signal: Signal, how: SigmaskHow, work: impl FnOnce(
         let _ = before.thread_set_mask();
     }
     result
-}
-
-/// Takes over a string that libxl or libxenstore allocated. Bytes that are not UTF-8 are replaced.
-///
-/// # Safety
-/// `raw` is null or a terminated string from `malloc` that nobody else uses or frees.
-pub(super) unsafe fn take_string(raw: *mut c_char) -> Option<String> {
-    let raw = NonNull::new(raw)?;
-    // SAFETY: the caller's promise.
-    let text = unsafe { CStr::from_ptr(raw.as_ptr()) }.to_string_lossy().into_owned();
-    // SAFETY: likewise; nothing refers to it any more.
-    unsafe { libc::free(raw.as_ptr().cast::<c_void>()) };
-    Some(text)
 }

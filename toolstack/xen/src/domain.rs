@@ -9,11 +9,12 @@ use std::ptr::null;
 
 use nix::errno::Errno;
 
+use crate::c_string::take_string;
 use crate::config::DomainConfig;
-use crate::context::{Context, take_string};
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::interface::Interface;
-use crate::xenstore::XenStore;
+use crate::xenstore::LibxlStore;
 use rxl_core::domain::{DomId, Domain, GuestType, RunState};
 
 /// Domids from here on are Xen's own (xen.h: `DOMID_FIRST_RESERVED`).
@@ -93,8 +94,8 @@ impl Context {
         if told == libxl_sys::LIBXL_DOMAIN_TYPE_PV {
             return Ok(GuestType::Pv);
         }
-        let pvh =
-            XenStore::open(self)?.read(&format!("/libxl/{domid}/type"))?.as_deref() == Some("pvh");
+        let pvh = LibxlStore::open(self)?.read(&format!("/libxl/{domid}/type"))?.as_deref()
+            == Some("pvh");
         Ok(if pvh { GuestType::Pvh } else { GuestType::Hvm })
     }
 

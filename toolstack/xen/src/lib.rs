@@ -48,6 +48,7 @@ use std::ffi::OsStr;
 
 mod ao;
 mod balloon;
+mod c_string;
 mod config;
 mod context;
 mod domain;
@@ -72,7 +73,6 @@ pub use guest_memory::GuestMemory;
 pub use library::Library;
 pub use libxc_save::{LibxcCallbacks, save_with_libxc};
 pub use new_guest::{BuiltGuest, Rings};
-pub use xenstore::XenStore;
 
 use interface::Interface;
 use rxl_core::domain::SpecialPages;

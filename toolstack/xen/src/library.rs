@@ -1,6 +1,6 @@
 //! Whether there is a Xen host here that this build can drive.
 
-use std::path::Path;
+use rxl_core::dom0;
 
 use crate::context::Context;
 
@@ -15,10 +15,7 @@ impl Library {
     ///
     /// The error is one line for people.
     pub fn open() -> Result<Self, String> {
-        let privcmd =
-            ["/dev/xen/privcmd", "/proc/xen/privcmd"].iter().any(|path| Path::new(path).exists());
-        let capabilities = std::fs::read_to_string("/proc/xen/capabilities").ok();
-        check_host(privcmd, capabilities.as_deref(), nix::unistd::geteuid().is_root())?;
+        dom0::check().map_err(|not_dom0| not_dom0.to_string())?;
         let library = Self::load()?;
         let context =
             Context::open(library).map_err(|e| format!("cannot reach Xen's toolstack: {e}"))?;
@@ -32,20 +29,6 @@ impl Library {
     pub(super) fn load() -> Result<Self, String> {
         libxl_sys::library().map(Self).map_err(cannot_load)
     }
-}
-
-fn check_host(privcmd: bool, capabilities: Option<&str>, root: bool) -> Result<(), String> {
-    if !privcmd {
-        return Err("no hypervisor (/dev/xen/privcmd is missing): not a Xen dom0".into());
-    }
-    // xenfs need not be mounted; where it is, dom0 alone has control_d.
-    if capabilities.is_some_and(|c| !c.contains("control_d")) {
-        return Err("this is a Xen guest, not dom0 (/proc/xen/capabilities lacks control_d)".into());
-    }
-    if !root {
-        return Err("not root: Xen's toolstack needs root".into());
-    }
-    Ok(())
 }
 
 fn cannot_load(loader_says: &str) -> String {
@@ -70,15 +53,6 @@ fn check_version(running: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_thing_that_is_missing_has_its_line() {
-        assert_eq!(check_host(true, Some("control_d\n"), true), Ok(()));
-        assert_eq!(check_host(true, None, true), Ok(()));
-        assert!(check_host(false, None, true).unwrap_err().contains("no hypervisor"));
-        assert!(check_host(true, Some(""), true).unwrap_err().contains("not dom0"));
-        assert!(check_host(true, None, false).unwrap_err().starts_with("not root"));
-    }
 
     #[test]
     fn another_release_is_refused() {

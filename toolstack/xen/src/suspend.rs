@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::xenstore::XenStore;
+use crate::xenstore::LibxlStore;
 use rxl_core::domain::RunState;
 
 const GLANCE: Duration = Duration::from_millis(20);
@@ -46,7 +46,7 @@ impl Context {
     }
 
     fn withdraw_suspend(&self, domid: u32) -> Result<bool, Failure> {
-        XenStore::open(self)?.replace(
+        LibxlStore::open(self)?.replace(
             &format!("/local/domain/{domid}/control/shutdown"),
             REQUEST,
             NO_REQUEST,

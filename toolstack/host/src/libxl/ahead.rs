@@ -1,4 +1,5 @@
-//! A restore that libxl believes finished while its memory still comes: see [`rxl_precopy::load_memory`].
+//! A restore that libxl believes finished while its memory still comes: see
+//! [`rxl_precopy::load_memory`].
 
 use std::io::Write;
 use std::os::unix::fs::FileTypeExt;
@@ -12,7 +13,7 @@ use rxl_core::domain::SpecialPages;
 use rxl_core::io::Guarded;
 use rxl_datapath::broken::Broken;
 use rxl_datapath::sink::StreamSink;
-use rxl_precopy::load_memory::Restorer;
+use rxl_precopy::load_memory::MemoryRestore;
 use rxl_xen::{BuiltGuest, Library};
 
 /// What libxl reads before it starts its helper: its stream's header and LIBXC_CONTEXT's.
@@ -93,7 +94,7 @@ pub(super) struct Ahead<F> {
     /// libxl has given up, or is to.
     ended: F,
     head: Vec<u8>,
-    restorer: Option<Restorer<BuiltGuest>>,
+    restorer: Option<MemoryRestore<BuiltGuest>>,
 }
 
 impl<F: Fn() -> bool + Send> Ahead<F> {
@@ -116,14 +117,14 @@ impl<F: Fn() -> bool + Send> Ahead<F> {
     }
 
     /// libxl has what it needs to make the domain; its helper tells which one that is.
-    fn begin(&mut self) -> Result<Restorer<BuiltGuest>, Broken> {
+    fn begin(&mut self) -> Result<MemoryRestore<BuiltGuest>, Broken> {
         let gone = || Broken::libxl("libxl has given the restore up");
         let mut to_libxl = self.to_libxl.take().ok_or_else(gone)?;
         write(&mut to_libxl, &self.head[..HEAD])?;
         let helper = self.plugin.restoring(&self.ended).map_err(Broken::libxl)?.ok_or_else(gone)?;
         let guest = BuiltGuest::open(self.library, helper.domid, helper.rings);
         let guest = guest.map_err(|failure| Broken::here(failure.to_string()))?;
-        Ok(Restorer::new(guest, self.special, go_on(helper, to_libxl, self.special)))
+        Ok(MemoryRestore::new(guest, self.special, go_on(helper, to_libxl, self.special)))
     }
 }
 
@@ -165,7 +166,7 @@ impl<F: Fn() -> bool + Send> StreamSink for Ahead<F> {
         let ended = self
             .restorer
             .as_mut()
-            .map_or(Err("the stream ended at its beginning".into()), Restorer::finish);
+            .map_or(Err("the stream ended at its beginning".into()), MemoryRestore::finish);
         ended.map_err(Broken::libxl)
     }
 }

@@ -6,7 +6,7 @@
 //! | variable | meaning | default |
 //! | --- | --- | --- |
 //! | RXL_DOWNTIME_LIMIT | ms | 300 |
-//! | RXL_MAX_ROUNDS | live passes | 30 |
+//! | RXL_MAX_ROUNDS | live iterations | 30 |
 //! | RXL_TIMEOUT | s | none |
 //! | RXL_ON_TIMEOUT | `cancel` or `force` | cancel |
 //! | RXL_WHEN_BUSY | `cancel` or `force` | force |

@@ -17,7 +17,7 @@ use rxl_core::notes::{Note, NoteKind, Notes};
 use rxl_core::state_dir::StateDir;
 use rxl_core::steering::{Decision, Steering, Walker};
 use rxl_datapath::feed::Feed;
-use rxl_precopy::save_memory::{Memory, Walk};
+use rxl_precopy::save_memory::{Memory, MemorySave};
 use rxl_xen as xen;
 use rxl_xen::Rings;
 
@@ -217,7 +217,7 @@ impl Saving {
             if self.live {
                 order(&mut helper, &enable(true))?;
             }
-            let walk = Walk {
+            let walk = MemorySave {
                 memory,
                 feed: self.feed,
                 steering: &mut *self.steering,

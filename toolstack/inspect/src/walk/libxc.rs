@@ -10,9 +10,9 @@ use migrate_stream::reader::{Place, Problem as Parsing};
 
 use crate::finding::Problem;
 use crate::layout::Layout;
-use crate::walk::{At, MOST_BODY, Sink, Stop, Walker};
+use crate::walk::{At, MOST_BODY, Sink, Stop, StreamWalker};
 
-impl<R: Read, S: Sink> Walker<'_, R, S> {
+impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
     pub(super) fn libxc(&mut self) -> Result<(), Stop> {
         let version = self.image_header()?.version;
         let mut layout = Layout::new(version, self.domain_header()?);

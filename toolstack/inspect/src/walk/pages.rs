@@ -5,7 +5,7 @@ use std::io::Read;
 use migrate_stream::libxc::{BodyError, PAGE_SIZE, PageData, PageEntry};
 
 use crate::finding::Problem;
-use crate::walk::{At, Sink, Stop, Walker};
+use crate::walk::{At, Sink, Stop, StreamWalker};
 
 /// Most pfns of a record whose contents are looked at. libxc writes at most 1024
 /// (`MAX_BATCH_SIZE`).
@@ -14,7 +14,7 @@ const MOST_PFNS: u32 = 65_536;
 /// Entries of the list read at once.
 const ENTRIES: u32 = 8192;
 
-impl<R: Read, S: Sink> Walker<'_, R, S> {
+impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
     /// The body of a record: the same rules as [`PageData::parse`]'s, but every entry that is wrong
     /// is told.
     pub(super) fn page_data(&mut self, at: At, length: u32) -> Result<(), Stop> {
@@ -63,8 +63,8 @@ impl<R: Read, S: Sink> Walker<'_, R, S> {
         Ok(count)
     }
 
-    /// Reads the list into [`Walker::entries`] and counts the pages with contents; none when an
-    /// entry is wrong, for then nobody knows how many there are.
+    /// Reads the list into [`StreamWalker::entries`] and counts the pages with contents; none when
+    /// an entry is wrong, for then nobody knows how many there are.
     fn list(&mut self, at: At, count: u32) -> Result<Option<u64>, Stop> {
         self.entries.clear();
         let (mut pages, mut sound) = (0, true);

@@ -96,7 +96,7 @@ fn restored(fake: &Fake, special: SpecialPages, pieces: &[&[u8]]) -> Result<(), 
         built.gone_on = Some(missing);
         Ok(())
     };
-    let mut restorer = Restorer::new(fake.clone(), special, go_on);
+    let mut restorer = MemoryRestore::new(fake.clone(), special, go_on);
     pieces.iter().try_for_each(|piece| restorer.take(piece))?;
     restorer.finish()
 }

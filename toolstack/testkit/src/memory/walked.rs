@@ -1,5 +1,5 @@
-//! A synthetic guest as [`rxl_precopy::save_memory`] meets one: with holes, pages that vanish, and a bitmap of
-//! what is dirty.
+//! A synthetic guest as [`rxl_precopy::save_memory`] meets one: with holes, pages that vanish, and
+//! a bitmap of what is dirty.
 
 use migrate_stream::libxc::{HvmParam, TscInfo};
 
@@ -28,7 +28,7 @@ impl Walked {
         Self { host, domid, guest, generation: 0, dirty: vec![0; words] }
     }
 
-    /// Pages dirtied in the pass that has ended.
+    /// Pages dirtied in the iteration that has ended.
     fn next_count(&self) -> u64 {
         let counts = &self.guest.dirty;
         let index = if self.guest.endless {
@@ -62,7 +62,7 @@ impl Memory for Walked {
     }
 
     fn collect_dirty(&mut self, _last: bool) -> Result<(), String> {
-        if self.host.faults().save_after_passes == Some(self.generation + 1) {
+        if self.host.faults().save_after_iterations == Some(self.generation + 1) {
             return Err("as asked".into());
         }
         self.dirty.fill(0);

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::save_helper::helper::SaveArguments;
@@ -12,7 +11,7 @@ use crate::save_helper::helper::libxc::Decider;
 use rxl_core::steering::{Decision, PrecopyStats};
 use rxl_core::units::ms;
 use rxl_precopy::policy::{
-    DEFAULT_DOWNTIME, DEFAULT_MAX_ROUNDS, Limits, Measured, Otherwise, Policy, Verdict, Why,
+    DEFAULT_DOWNTIME, DEFAULT_MAX_ITERATIONS, Limits, Measured, Otherwise, Policy, Verdict, Why,
 };
 use rxl_xen as xen;
 use rxl_xen::Library;
@@ -39,13 +38,13 @@ fn limits(variable: impl Fn(&str) -> Option<String>) -> Result<Limits, String> {
     };
     let otherwise = |name: &str, default| -> Result<Otherwise, String> {
         let Some(value) = variable(name) else { return Ok(default) };
-        Otherwise::from_str(&value, true)
-            .map_err(|_| format!("{name}={value}: neither cancel nor force"))
+        Otherwise::from_name(&value)
+            .ok_or_else(|| format!("{name}={value}: neither cancel nor force"))
     };
     Ok(Limits {
         downtime: number("RXL_DOWNTIME_LIMIT")?.map_or(DEFAULT_DOWNTIME, Duration::from_millis),
-        max_rounds: number("RXL_MAX_ROUNDS")?
-            .map_or(DEFAULT_MAX_ROUNDS, |n| u32::try_from(n).unwrap_or(u32::MAX)),
+        max_iterations: number("RXL_MAX_ROUNDS")?
+            .map_or(DEFAULT_MAX_ITERATIONS, |n| u32::try_from(n).unwrap_or(u32::MAX)),
         timeout: number("RXL_TIMEOUT")?.map(Duration::from_secs),
         on_timeout: otherwise("RXL_ON_TIMEOUT", Otherwise::Cancel)?,
         when_busy: otherwise("RXL_WHEN_BUSY", Otherwise::Force)?,
@@ -58,7 +57,8 @@ fn limits(variable: impl Fn(&str) -> Option<String>) -> Result<Limits, String> {
 struct Report {
     schema: &'static str,
     domid: u32,
-    rounds: Vec<Round>,
+    #[serde(rename = "rounds")]
+    iterations: Vec<Iteration>,
     stopped: Option<Why>,
     cancelled: Option<Why>,
     suspend_asked: Option<f64>,
@@ -66,10 +66,10 @@ struct Report {
     total_time: f64,
 }
 
-/// A live pass.
+/// A live iteration.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Round {
+struct Iteration {
     iteration: u32,
     /// Pages dirty when it had been made.
     dirty_pages: u64,
@@ -79,11 +79,11 @@ struct Round {
 struct Alone {
     policy: Policy,
     began: Instant,
-    /// Pages of the guest: the first pass's count is one of page numbers, nearly all of which may
-    /// be holes.
+    /// Pages of the guest: the first iteration's count is one of page numbers, nearly all of which
+    /// may be holes.
     resident: u64,
     last: (Instant, u64),
-    rounds: Vec<Round>,
+    iterations: Vec<Iteration>,
     verdict: Option<Verdict>,
     asked: Option<Instant>,
     suspended: Option<Instant>,
@@ -97,7 +97,7 @@ impl Alone {
             began,
             resident,
             last: (began, resident),
-            rounds: Vec::new(),
+            iterations: Vec::new(),
             verdict: None,
             asked: None,
             suspended: None,
@@ -118,7 +118,7 @@ impl Alone {
         Report {
             schema: "rxl-save-report/1",
             domid,
-            rounds: self.rounds.clone(),
+            iterations: self.iterations.clone(),
             stopped,
             cancelled,
             suspend_asked: self.asked.map(|at| self.since_begin(at)),
@@ -134,13 +134,13 @@ impl Decider for Alone {
         let (since, pages) =
             std::mem::replace(&mut self.last, (now, stats.dirty.min(self.resident)));
         let seconds = now.duration_since(since).as_secs_f64();
-        self.rounds.push(Round {
+        self.iterations.push(Iteration {
             iteration: stats.iteration,
             dirty_pages: stats.dirty,
             ended: self.since_begin(now),
         });
         let verdict = self.policy.decide(&Measured {
-            rounds: stats.iteration,
+            iterations: stats.iteration,
             dirty: stats.dirty,
             pages_per_second: (seconds > 0.0 && pages > 0).then(|| pages as f64 / seconds),
             elapsed: now.duration_since(self.began),
@@ -170,7 +170,10 @@ mod tests {
     #[test]
     fn limits_come_from_the_environment() {
         let none = limits(|_| None).unwrap();
-        assert_eq!((none.downtime, none.max_rounds), (DEFAULT_DOWNTIME, DEFAULT_MAX_ROUNDS));
+        assert_eq!(
+            (none.downtime, none.max_iterations),
+            (DEFAULT_DOWNTIME, DEFAULT_MAX_ITERATIONS)
+        );
         let set = |name: &str| match name {
             "RXL_TIMEOUT" => Some("7".into()),
             "RXL_ON_TIMEOUT" => Some("force".into()),
@@ -195,7 +198,7 @@ mod tests {
         assert!(alone.may_suspend());
         alone.suspended(true);
         let report = alone.report(5);
-        assert_eq!((report.stopped, report.rounds.len()), (Some(Why::BelowLimit), 1));
+        assert_eq!((report.stopped, report.iterations.len()), (Some(Why::BelowLimit), 1));
         assert!(report.suspend_asked <= report.suspended);
     }
 }

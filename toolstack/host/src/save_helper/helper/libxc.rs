@@ -11,7 +11,7 @@ use rxl_xen::{Library, LibxcCallbacks};
 
 /// Who decides.
 pub(super) trait Decider {
-    /// After each live pass.
+    /// After each live iteration.
     fn precopy(&mut self, stats: &PrecopyStats) -> Decision;
     /// Before the suspend.
     fn may_suspend(&mut self) -> bool;
@@ -89,8 +89,8 @@ impl LibxcCallbacks for Callbacks<'_> {
         self.tell(&Message::Progress { context, what, done, total });
     }
 
-    /// libxc asks twice a pass: knowing how many pages are dirty, and before it looks. In the first
-    /// pass all are.
+    /// libxc asks twice an iteration: knowing how many pages are dirty, and before it looks. In the
+    /// first iteration all are.
     fn precopy(&mut self, iteration: u32, written: u64, dirty: Option<u64>) -> Decision {
         match dirty {
             Some(dirty) if iteration > 0 => {
