@@ -63,6 +63,11 @@ const SCENARIOS: &[Scenario] = &[
     )
     .long(),
     Scenario::shared(
+        "savefile::a_save_leaves_it_running_or_paused",
+        savefile::a_save_leaves_it_running_or_paused,
+    )
+    .long(),
+    Scenario::shared(
         "savefile::what_goes_wrong_leaves_the_domain_as_it_was",
         savefile::what_goes_wrong_leaves_the_domain_as_it_was,
     )

@@ -36,6 +36,10 @@ fn memory(cluster: &Cluster, name: &str, when: &str) -> Result<()> {
 
 pub fn rxl_and_xl_take_each_others_files(cluster: &Cluster) -> Result<()> {
     files_of(cluster, "small", &WAYS)?;
+    cluster.check_clean("small", Node::A)
+}
+
+pub fn a_save_leaves_it_running_or_paused(cluster: &Cluster) -> Result<()> {
     left_alive(cluster, "small")?;
     cluster.check_clean("small", Node::A)
 }
