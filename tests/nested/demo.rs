@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use cluster::{COMMAND, Cluster, MIGRATION};
-use rxl_lab::{Node, RemoteProcess, Signal};
+use rxl_lab::{Node, RemoteProcess};
 use serde_json::Value;
 
 /// With any value, `xl migrate` moves the same domain the same way afterwards, for comparison.
@@ -19,7 +19,7 @@ const BESIDE_XL: &str = "RXL_DEMO_BESIDE_XL";
 /// Lines of the ring's progress, one a second, before and after a migration: it turns as usual.
 const STEADY: usize = 5;
 
-/// Until it is told to stop.
+/// Turns until it is killed, at the end of the demo.
 const RING: &str = "exec mpirun --host dom4,dom3 -np 2 mpi-ring 0 65536";
 
 fn main() -> Result<()> {
@@ -139,13 +139,6 @@ impl Ring {
             last["progress"], last["bad"]
         );
         Ok(())
-    }
-}
-
-impl Drop for Ring {
-    fn drop(&mut self) {
-        // Its hosts end next, and it with them, should this fail.
-        let _ = self.process.signal(Signal::SIGTERM);
     }
 }
 
