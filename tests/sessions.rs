@@ -149,7 +149,7 @@ fn over_several_tcp_connections_too() {
     let mut pair = Pair::new(small_guest());
     pair.request.transport = Transport::Tcp;
     pair.request.connections = 3;
-    pair.request.data_address = Some("127.0.0.1".into());
+    pair.request.data_address = Some([127, 0, 0, 1].into());
     let (result, report) = pair.migrate();
     result.unwrap();
     assert_eq!(pair.outcome()["domains"][0]["stream"][0].as_u64(), Some(report.ram.stream_bytes));

@@ -1,83 +1,85 @@
-//! The agent's state machine: obeys commands in order, keeps the lease, and says what came of it.
+//! The agent's state machine: obeys commands in order, keeps the lease, and tells dom0 what came of
+//! each command.
 //!
-//! The states are drawn in [`rxl_agent_protocol`]. Two rules keep it simple. Whatever does not fit
-//! ends the epoch with the ranks running. And the lease is looked at in every step, after the
-//! commands: a `hold` that waited for a domain to run again is heard before a lease that has
-//! meanwhile ended, and a store that fails cannot keep ranks frozen.
+//! [`rxl_agent_protocol`] draws the states. Two rules keep the machine simple:
+//!
+//! - A command that does not fit the state ends the epoch with the ranks running.
+//! - Each step looks at the lease, after the commands. So a `hold` that waited for a domain to run
+//!   again is heard before a lease that has meanwhile ended, and a store that fails cannot keep
+//!   ranks frozen.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rxl_agent_protocol::{
-    AgentInfo, Command, Finished, Flushed, Frozen, JobRow, Lease, Prepare, Ready, Reason, Stamp,
-    State, Status, Thawed, Verb, pack,
-};
+use rxl_agent_protocol::{AgentInfo, Command, Lease, Reason, Stamp, Verb, path};
 use tracing::{info, warn};
 
-use crate::guest::{Guest, Refusal, Since};
+use crate::deadlines::{BUSY_PACE, IDLE_PACE};
+use crate::guest::{Guest, Held, Refusal};
 use crate::store::Store;
 
 mod advertise;
+mod perform;
 mod record;
+mod release;
 
-use advertise::Notices;
-pub use record::Phase;
-use record::Record;
+use advertise::Advertisement;
+use record::{Phase, Record};
 
-/// See the module.
+/// The state machine over a store and a guest.
 pub struct Engine<S, G> {
     store: S,
     guest: G,
-    /// What a later agent must know; written to its file at each change.
+    /// What a later agent must know. Each change is written to `record_file`.
     record: Record,
-    file: PathBuf,
-    notices: Notices,
-    /// The last command's text, and the last lease's, as found.
-    heard: Option<String>,
-    renewed: Option<String>,
+    record_file: PathBuf,
+    advertisement: Advertisement,
+    /// The text of the last command that was read.
+    last_command: Option<String>,
+    /// The text of the last lease that was read.
+    last_lease: Option<String>,
+    /// The last trouble with the store that the log tells of.
     complaint: String,
+    /// When to thaw again ranks that could not be thawed. While this is set, no lease keeps them
+    /// frozen.
+    thaw_again: Option<Duration>,
 }
 
-/// Longest time without a look at the store while an epoch is under way. Commands, leases and a
-/// fresh tree fire watches; a look takes tens of milliseconds of a slow host's processor, which
-/// others of the job need.
-const BUSY_PACE: Duration = Duration::from_secs(1);
-
-/// The same when none is.
-const IDLE_PACE: Duration = Duration::from_secs(5);
-
-/// Pause before what could not be thawed is tried again.
-const RETRY: Duration = Duration::from_millis(100);
-
 impl<S: Store, G: Guest> Engine<S, G> {
-    /// Takes over from an earlier agent, if one has left something in `file`, and advertises
-    /// itself.
+    /// Takes over what the record in `record_file` says an earlier agent has left, and advertises
+    /// the agent.
     ///
-    /// What is frozen stays so only while its lease runs and dom0 still speaks of that epoch.
-    pub fn start(mut store: S, guest: G, info: AgentInfo, file: PathBuf) -> io::Result<Self> {
-        let record = Record::load(&file, info.boot.as_str());
-        let command = store.read(rxl_agent_protocol::path::COMMAND)?;
-        let notices = Notices::new(info);
+    /// Frozen ranks stay frozen only while their lease runs and dom0's last command is of their
+    /// epoch.
+    pub fn start(
+        mut store: S,
+        guest: G,
+        info: AgentInfo,
+        record_file: PathBuf,
+    ) -> io::Result<Self> {
+        let record = Record::load(&record_file, info.boot.as_str());
+        let command = store.read(path::COMMAND)?;
         let mut engine = Self {
             store,
             guest,
             record,
-            file,
-            notices,
-            heard: None,
-            renewed: None,
+            record_file,
+            advertisement: Advertisement::new(info),
+            last_command: None,
+            last_lease: None,
             complaint: String::new(),
+            thaw_again: None,
         };
         engine.take_over(command.as_deref())?;
-        engine.notices.start(&mut engine.store)?;
-        engine.notices.publish(&mut engine.store, &engine.record)?;
+        engine.advertisement.start(&mut engine.store)?;
+        engine.advertisement.publish(&mut engine.store, &engine.record)?;
         Ok(engine)
     }
 
     fn take_over(&mut self, command: Option<&str>) -> io::Result<()> {
         self.record.adopt_stamp(&mut self.store)?;
-        if self.record.phase == Phase::Idle {
+        if self.record.phase == Phase::Idle && self.record.held == Held::default() {
             return Ok(());
         }
         let frozen = self.guest.take_over(self.record.held.clone()).unwrap_or_else(|refusal| {
@@ -85,119 +87,126 @@ impl<S: Store, G: Guest> Engine<S, G> {
             true
         });
         let epoch = command.and_then(Command::stamp_of).map(|stamp| stamp.epoch);
-        let in_time = self.guest.now() < self.record.until;
+        let in_time = self.guest.now() < self.record.lease_end;
         let as_recorded = frozen == (self.record.phase == Phase::Frozen);
-        if in_time && as_recorded && epoch == Some(self.record.stamp.epoch) {
+        if self.record.phase == Phase::Idle {
+            self.put_rest_back();
+        } else if in_time && as_recorded && epoch == Some(self.record.stamp.epoch) {
             info!("goes on with epoch {} where an earlier agent left it", self.record.stamp.epoch);
-            return Ok(());
+        } else {
+            let epoch = self.record.stamp.epoch;
+            warn!("thaws the ranks of epoch {epoch}, which an earlier agent left");
+            self.expire();
         }
-        warn!("lets the ranks of epoch {} run that an earlier agent left", self.record.stamp.epoch);
-        self.expire();
         Ok(())
     }
 
-    /// Reads what dom0 says, obeys it, and keeps the lease. Returns the time until it wants to be
-    /// called again at the latest.
+    /// Reads what dom0 says, obeys it, and keeps the lease. Returns the longest time until the next
+    /// step.
     pub fn step(&mut self) -> Duration {
-        if let Err(error) = self.listen() {
-            self.complain(&error);
-        } else {
-            self.complaint.clear();
-        }
-        if self.record.phase != Phase::Idle && self.guest.now() >= self.record.until {
-            warn!("dom0 was not heard in time: lets the ranks run");
-            self.expire();
-            self.publish();
+        let listened = self.listen();
+        let answers = !listened.as_ref().is_err_and(is_silence);
+        self.note_trouble(listened);
+        let now = self.guest.now();
+        if self.record.phase == Phase::Idle {
+            self.put_rest_back();
+        } else if self.thaw_again.is_some_and(|again| now >= again) {
+            self.end_epoch(answers);
+        } else if self.thaw_again.is_none() && now >= self.record.lease_end {
+            warn!("dom0 was not heard in time: thaws the ranks");
+            self.end_epoch(answers);
         }
         self.pace()
+    }
+
+    /// Ends the epoch unasked. Tells dom0 now only if the store `answers`; else the next step does.
+    /// A second request without an answer would take the time in which systemd wants to hear of
+    /// the agent.
+    fn end_epoch(&mut self, answers: bool) {
+        self.expire();
+        self.save_record();
+        if answers {
+            let published = self.advertisement.publish(&mut self.store, &self.record);
+            self.note_trouble(published);
+        }
     }
 
     fn pace(&self) -> Duration {
         match self.record.phase {
             Phase::Idle => IDLE_PACE,
             _ => self
-                .record
-                .until
+                .thaw_again
+                .unwrap_or(self.record.lease_end)
                 .saturating_sub(self.guest.now())
                 .clamp(Duration::from_millis(1), BUSY_PACE),
         }
     }
 
-    /// Ends what is under way and takes the agent's nodes away.
-    pub fn stop(mut self) -> io::Result<()> {
-        if self.record.phase != Phase::Idle {
-            let detail = "the agent is being stopped";
-            self.record.status = self.fail(Refusal::new(Reason::Stopping, detail));
-            self.publish();
-        }
-        self.notices.retire(&mut self.store)
-    }
-
-    /// What it waits for between steps.
+    /// The store, which the agent waits for between steps.
     pub fn store(&mut self) -> &mut S {
         &mut self.store
     }
 
-    /// The answer to `hold` is what a whole job waits for, and needs no rows: it goes out before
-    /// the other nodes of a fresh tree.
+    /// Reads the command and the lease. A `hold` is answered before the agent's other nodes are
+    /// written to a fresh tree: a whole job waits for that answer, and it needs no rows.
+    ///
+    /// A store that refuses to be written to, for instance by its quota, is still read from.
     fn listen(&mut self) -> io::Result<()> {
-        let command = self.store.read(rxl_agent_protocol::path::COMMAND)?;
-        let command = command.filter(|text| Some(text) != self.heard.as_ref());
-        let is_hold = |text: &String| {
-            text.parse().is_ok_and(|Command { verb, .. }| matches!(verb, Verb::Hold { .. }))
-        };
+        let command = self.store.read(path::COMMAND)?;
+        let command = command.filter(|text| Some(text) != self.last_command.as_ref());
         let (hold, other) =
-            if command.as_ref().is_some_and(is_hold) { (command, None) } else { (None, command) };
-        hold.into_iter().for_each(|text| self.hear(text));
-        self.notices.renew(&mut self.store, &self.record)?;
-        other.into_iter().for_each(|text| self.hear(text));
-        let lease = self.store.read(rxl_agent_protocol::path::LEASE)?;
-        if lease.is_some() && lease != self.renewed {
-            self.renewed.clone_from(&lease);
-            lease.iter().for_each(|text| self.renew(text));
+            if command.as_deref().is_some_and(is_hold) { (command, None) } else { (None, command) };
+        let hold_told = unless_silent(self.hear(hold))?;
+        let renewed = unless_silent(self.advertisement.renew(&mut self.store, &self.record))?;
+        let other_told = unless_silent(self.hear(other))?;
+        let lease = self.store.read(path::LEASE)?;
+        if let Some(text) = lease.filter(|text| Some(text) != self.last_lease.as_ref()) {
+            self.renew_lease(&text);
+            self.last_lease = Some(text);
         }
-        Ok(())
+        hold_told.and(renewed).and(other_told)
     }
 
-    fn hear(&mut self, text: String) {
-        self.hear_once(&text);
-        self.heard = Some(text);
+    fn hear(&mut self, command: Option<String>) -> io::Result<()> {
+        let Some(text) = command else { return Ok(()) };
+        let told = self.hear_once(&text);
+        self.last_command = Some(text);
+        told
     }
 
-    fn hear_once(&mut self, text: &str) {
-        match text.parse::<Command>() {
-            Ok(command) if command.stamp > self.record.stamp => self.obey(&command),
-            Ok(command) => info!(
-                "ignores command {}: it is not later than {}",
-                command.stamp, self.record.stamp
-            ),
-            Err(error) => {
-                match Command::stamp_of(text).filter(|stamp| *stamp > self.record.stamp) {
-                    Some(stamp) => {
-                        self.enter(stamp);
-                        self.record.status =
-                            self.fail(Refusal::new(Reason::Malformed, error.to_string()));
-                        self.publish();
-                    }
-                    None => warn!("ignores a command that cannot be read: {error}"),
-                }
+    fn hear_once(&mut self, text: &str) -> io::Result<()> {
+        let last = self.record.stamp;
+        match (text.parse::<Command>(), Command::stamp_of(text)) {
+            (Ok(command), _) if command.stamp > last => self.obey(&command),
+            (Ok(command), _) => {
+                info!("ignores command {}: it is not later than {last}", command.stamp);
+                Ok(())
+            }
+            (Err(error), Some(stamp)) if stamp > last => {
+                self.enter(stamp);
+                self.record.status = self.fail(Refusal::new(Reason::Malformed, error.to_string()));
+                self.publish()
+            }
+            (Err(error), _) => {
+                warn!("ignores a command that cannot be read: {error}");
+                Ok(())
             }
         }
     }
 
-    fn obey(&mut self, command: &Command) {
+    fn obey(&mut self, command: &Command) -> io::Result<()> {
         self.enter(command.stamp);
         self.record.status =
             self.perform(&command.verb).unwrap_or_else(|refusal| self.fail(refusal));
         if let Some(lease) = command.verb.lease() {
             self.record.lease = lease;
-            self.record.until = self.guest.now() + lease;
+            self.start_lease();
         }
         info!("{} -> {}", command, self.record.status);
-        self.publish();
+        self.publish()
     }
 
-    /// Notes the stamp. What an older epoch has left is put back first.
+    /// Notes the stamp, after an older epoch that is not finished was ended.
     fn enter(&mut self, stamp: Stamp) {
         if stamp.epoch > self.record.stamp.epoch && self.record.phase != Phase::Idle {
             warn!("epoch {} ends the unfinished epoch {}", stamp.epoch, self.record.stamp.epoch);
@@ -206,199 +215,56 @@ impl<S: Store, G: Guest> Engine<S, G> {
         self.record.stamp = stamp;
     }
 
-    fn perform(&mut self, verb: &Verb) -> Result<Status, Refusal> {
-        match (verb, self.record.phase) {
-            (Verb::Survey, Phase::Idle) => self.survey(),
-            (Verb::Prepare(how), Phase::Idle) => Ok(self.prepare(how)),
-            (Verb::Freeze { deadline, .. }, Phase::Prepared) => self.freeze(*deadline),
-            (Verb::Flush { deadline, room, .. }, Phase::Frozen) => self.flush(*deadline, *room),
-            (Verb::Hold { .. }, phase) => Ok(Status::Resumed { frozen: phase == Phase::Frozen }),
-            (Verb::Thaw { .. }, Phase::Frozen) => self.thaw().map(Status::Thawed),
-            (Verb::Thaw { .. }, _) => Ok(Status::Thawed(Thawed::default())),
-            (Verb::Finish, Phase::Idle | Phase::Prepared | Phase::Thawed) | (Verb::Abort, _) => {
-                Ok(self.finish())
-            }
-            (verb, phase) => {
-                Err(Refusal::new(Reason::WrongState, format!("{verb} in state {phase}")))
-            }
-        }
-    }
-
-    fn survey(&mut self) -> Result<Status, Refusal> {
-        let rows = self.guest.survey()?;
-        self.record.set_rows(&rows);
-        Ok(Status::Surveyed { ranks: count(&rows) })
-    }
-
-    /// The record is written before anything is frozen: an agent that starts after this one's death
-    /// must know what to thaw.
-    fn prepare(&mut self, how: &Prepare) -> Status {
-        let start = self.guest.now();
-        self.record.phase = Phase::Prepared;
-        let prepared = self.guest.prepare(how).and_then(|prepared| {
-            self.record.until = self.guest.now() + how.lease;
-            self.record.held = self.guest.held();
-            self.record.save(&self.file).map_err(Refusal::system("write the agent's record"))?;
-            Ok(prepared)
-        });
-        match prepared {
-            Ok(prepared) => {
-                self.record.set_rows(&prepared.rows);
-                self.record.chunks.clear();
-                Status::Ready(Ready {
-                    ranks: count(&prepared.rows),
-                    processes: prepared.processes,
-                    connections: prepared.connections,
-                    how: self.guest.freezer(),
-                    patience: prepared.patience,
-                    took: self.guest.now() - start,
-                })
-            }
-            Err(Refusal { reason, detail }) => {
-                self.release();
-                Status::Nack { reason, detail }
-            }
-        }
-    }
-
-    fn freeze(&mut self, deadline: Duration) -> Result<Status, Refusal> {
-        self.record.since = self.guest.now();
-        self.record.phase = Phase::Frozen;
-        let stopped = self.guest.freeze(deadline)?;
-        Ok(Status::Frozen(Frozen {
-            how: self.guest.freezer(),
-            processes: stopped.processes,
-            took: stopped.took,
-        }))
-    }
-
-    fn flush(&mut self, deadline: Duration, room: bool) -> Result<Status, Refusal> {
-        let start = self.guest.now();
-        if room {
-            self.note_buffers()?;
-        }
-        let cut = self.guest.flush(deadline)?;
-        let took = self.guest.now() - start;
-        let (chunks, left_out) = pack(&cut.connections);
-        let sum = |of: fn(&rxl_agent_protocol::Connection) -> u32| {
-            cut.connections.iter().map(of).map(u64::from).sum()
-        };
-        let flushed = Flushed {
-            clean: cut.clean,
-            connections: cut.connections.len() as u32,
-            chunks: chunks.len() as u32,
-            left_out: left_out as u32,
-            unacked: sum(|end| end.unacked),
-            notsent: sum(|end| end.notsent),
-            unread: sum(|end| end.unread),
-            resend: cut.resend,
-            took,
-        };
-        self.record.chunks = chunks;
-        Ok(Status::Flushed(flushed))
-    }
-
-    /// As in `prepare`: recorded first, changed then.
-    fn note_buffers(&mut self) -> Result<(), Refusal> {
-        self.guest.note_buffers()?;
-        let held = self.guest.held();
-        if held == self.record.held {
-            return Ok(());
-        }
-        self.record.held = held;
-        self.record.save(&self.file).map_err(Refusal::system("write the agent's record"))
-    }
-
-    fn thaw(&mut self) -> Result<Thawed, Refusal> {
-        let start = self.guest.now();
-        let Since { lost, retransmits, .. } = self.guest.thaw()?;
-        let now = self.guest.now();
-        self.record.phase = Phase::Thawed;
-        Ok(Thawed {
-            took: now - start,
-            paused: now.saturating_sub(self.record.since),
-            lost,
-            retransmits,
-        })
-    }
-
-    fn finish(&mut self) -> Status {
-        Status::Finished(self.release().unwrap_or_default())
-    }
-
-    /// Thaws and puts back, and the epoch is over. What cannot be thawed stays, and is tried again
-    /// as if its lease had ended.
-    fn release(&mut self) -> Option<Finished> {
-        let released = self.guest.thaw().and_then(|_| self.guest.finish());
-        match released {
-            Ok(Since { retransmits, connections, .. }) => {
-                self.record.phase = Phase::Idle;
-                self.record.held = self.guest.held();
-                Some(Finished { retransmits, connections })
-            }
-            Err(refusal) => {
-                warn!("{refusal}; tries again");
-                self.record.until = self.guest.now() + RETRY;
-                None
-            }
-        }
-    }
-
-    fn fail(&mut self, refusal: Refusal) -> Status {
-        warn!("{refusal}");
-        self.release();
-        Status::Failed { reason: refusal.reason, detail: refusal.detail }
-    }
-
-    fn expire(&mut self) {
-        let frozen = self.record.phase == Phase::Frozen;
-        let paused = if frozen {
-            self.guest.now().saturating_sub(self.record.since)
-        } else {
-            Duration::ZERO
-        };
-        if self.release().is_some() {
-            self.record.status = Status::Expired { paused };
-        }
-    }
-
-    fn renew(&mut self, text: &str) {
+    fn renew_lease(&mut self, text: &str) {
         match text.parse::<Lease>() {
-            Ok(lease) if lease.epoch == self.record.stamp.epoch => {
-                self.record.until = self.guest.now() + self.record.lease;
-            }
+            Ok(lease) if lease.epoch == self.record.stamp.epoch => self.start_lease(),
             Ok(_) => {}
             Err(error) => warn!("ignores a lease that cannot be read: {error}"),
         }
     }
 
-    /// Says how things stand, to dom0 and to a later agent. What cannot be said now is said in a
-    /// later step.
-    fn publish(&mut self) {
-        if let Err(error) = self.record.save(&self.file) {
-            warn!("cannot write {}: {error}", self.file.display());
-        }
-        if let Err(error) = self.notices.publish(&mut self.store, &self.record) {
-            self.complain(&error);
+    /// Starts the lease anew, unless ranks wait to be thawed.
+    fn start_lease(&mut self) {
+        if self.thaw_again.is_none() {
+            self.record.lease_end = self.guest.now() + self.record.lease;
         }
     }
 
-    /// Once for each trouble, however many steps it lasts.
-    fn complain(&mut self, error: &io::Error) {
-        let complaint = format!("xenstore: {error}");
-        if self.complaint != complaint {
+    /// Tells dom0 and a later agent how things stand. The next step tells what could not be told.
+    fn publish(&mut self) -> io::Result<()> {
+        self.save_record();
+        self.advertisement.publish(&mut self.store, &self.record)
+    }
+
+    fn save_record(&mut self) {
+        if let Err(error) = self.record.save(&self.record_file) {
+            warn!("cannot write {}: {error}", self.record_file.display());
+        }
+    }
+
+    /// Logs each trouble with the store once, however many steps it lasts.
+    fn note_trouble(&mut self, done: io::Result<()>) {
+        let complaint = done.err().map(|error| format!("xenstore: {error}")).unwrap_or_default();
+        if self.complaint != complaint && !complaint.is_empty() {
             warn!("{complaint}");
-            self.complaint = complaint;
         }
+        self.complaint = complaint;
     }
 }
 
-fn count(rows: &[JobRow]) -> u32 {
-    rows.iter().map(|row| row.ranks.len() as u32).sum()
+/// Whether the store has not answered in time.
+fn is_silence(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::TimedOut
 }
 
-impl Record {
-    fn state(&self) -> State {
-        State { stamp: self.stamp, status: self.status.clone() }
+/// An error only if the store is silent: then a step must ask it for nothing more.
+fn unless_silent(done: io::Result<()>) -> io::Result<io::Result<()>> {
+    match done {
+        Err(error) if is_silence(&error) => Err(error),
+        done => Ok(done),
     }
+}
+
+fn is_hold(text: &str) -> bool {
+    text.parse().is_ok_and(|Command { verb, .. }| matches!(verb, Verb::Hold { .. }))
 }

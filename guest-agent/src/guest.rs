@@ -6,45 +6,46 @@ use std::time::Duration;
 use rxl_agent_protocol::{Connection, Freezer, JobRow, Prepare, Reason};
 use serde::{Deserialize, Serialize};
 
-/// Why something was not done; told to dom0 as it is.
+/// Why the agent did not do something. dom0 is told both fields.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {detail}")]
 pub struct Refusal {
-    /// For programs.
+    /// The reason, for programs.
     pub reason: Reason,
-    /// For people, one line.
+    /// The explanation for people, one line.
     pub detail: String,
 }
 
 impl Refusal {
-    /// A refusal with its explanation.
+    /// Makes a refusal for this reason. Characters that the protocol has no room for are replaced
+    /// when it is sent.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
     }
 
-    /// For `map_err`: the system refused `what`.
+    /// Makes a refusal of an error, for `map_err`: the agent cannot do `what`.
     pub fn system<E: std::fmt::Display>(what: impl std::fmt::Display) -> impl FnOnce(E) -> Self {
         move |error| Self::new(Reason::System, format!("cannot {what}: {error}"))
     }
 }
 
-/// What was found and done by preparing.
+/// What `prepare` has found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prepared {
     /// The ranks, by job.
     pub rows: Vec<JobRow>,
     /// Processes that a freeze will stop.
     pub processes: u32,
-    /// Connections of these processes.
+    /// TCP connections of these processes.
     pub connections: u32,
-    /// The shortest time after which one of them gives up a silent peer.
+    /// The shortest time after which one of the connections gives up a silent peer.
     pub patience: Option<Duration>,
 }
 
 /// What a freeze has stopped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stopped {
-    /// How many processes.
+    /// Processes that stand still.
     pub processes: u32,
     /// Time until the last of them stood still.
     pub took: Duration,
@@ -57,7 +58,7 @@ pub struct Cut {
     pub clean: bool,
     /// When the last of what is in flight is sent again, where that is known.
     pub resend: Option<Duration>,
-    /// All of them.
+    /// The ranks' connections as they stand at the cut.
     pub connections: Vec<Connection>,
 }
 
@@ -68,7 +69,7 @@ pub struct Since {
     pub lost: u32,
     /// Segments retransmitted.
     pub retransmits: u64,
-    /// Connections that had any.
+    /// Connections with retransmitted segments.
     pub connections: u32,
 }
 
@@ -77,6 +78,9 @@ pub struct Since {
 pub struct Held {
     /// Cgroups made for ranks, each below the cgroup that its processes came from.
     pub groups: Vec<PathBuf>,
+    /// Such cgroups of earlier epochs that could not be dissolved. Their processes run.
+    #[serde(default)]
+    pub leftovers: Vec<PathBuf>,
     /// Processes to be stopped by signal: pid, and start time in clock ticks since boot, which
     /// together name a process.
     pub processes: Vec<(i32, u64)>,
@@ -88,26 +92,26 @@ pub struct Held {
 /// A socket's receive buffer as its rank had it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Buffer {
-    /// The socket.
+    /// The socket's inode, which names it.
     pub inode: u64,
     /// Bytes, as getsockopt(SO_RCVBUF) tells.
     pub size: usize,
-    /// As getsockopt(SO_BUF_LOCK) tells: which of its buffers are not tuned by the kernel.
+    /// As getsockopt(SO_BUF_LOCK) tells: which of the socket's buffers the kernel does not tune.
     pub locks: u32,
     /// Bytes, as getsockopt(TCP_WINDOW_CLAMP) tells.
     pub clamp: u32,
 }
 
-/// The ranks of one domain. Only `prepare` and `freeze` may refuse for reasons that lie in the
-/// ranks; after any refusal the engine calls `thaw` and `finish`.
+/// The ranks of one domain. `prepare` and `freeze` may refuse for reasons that lie in the ranks,
+/// the others only for the system's. After a refusal the engine calls `thaw` and `finish`.
 pub trait Guest {
-    /// CLOCK_MONOTONIC.
+    /// The time by CLOCK_MONOTONIC, which stands still while the domain is suspended.
     fn now(&self) -> Duration;
 
     /// How ranks would be stopped here.
     fn freezer(&self) -> Freezer;
 
-    /// The ranks, by job; changes nothing.
+    /// Lists the ranks, by job. Changes nothing.
     fn survey(&mut self) -> Result<Vec<JobRow>, Refusal>;
 
     /// Gathers the ranks so that a freeze takes little time. They run on.
@@ -120,19 +124,20 @@ pub trait Guest {
     /// nothing is changed yet.
     fn note_buffers(&mut self) -> Result<(), Refusal>;
 
-    /// Raises those buffers, and waits, no longer than the deadline, until nothing is in flight.
-    /// Not for what is sent again only after the deadline.
+    /// Raises those buffers, and waits until nothing is in flight, or the deadline is over, or what
+    /// is in flight is sent again only after the deadline.
     fn flush(&mut self, deadline: Duration) -> Result<Cut, Refusal>;
 
-    /// Lets them run. Harmless when they run already.
+    /// Lets the ranks run. Harmless when they run already.
     fn thaw(&mut self) -> Result<Since, Refusal>;
 
-    /// Puts back what `prepare` has moved. Harmless when nothing was.
+    /// Puts back what `prepare` and `flush` have changed. Harmless when nothing was. After a
+    /// refusal the ranks run, `held` tells what is left, and a later call tries that again.
     fn finish(&mut self) -> Result<Since, Refusal>;
 
-    /// What `finish` would have to put back.
+    /// Tells what `finish` would have to put back.
     fn held(&self) -> Held;
 
-    /// Takes over what an earlier agent has left; tells whether it is frozen.
+    /// Takes over what an earlier agent has left. Tells whether ranks are frozen.
     fn take_over(&mut self, held: Held) -> Result<bool, Refusal>;
 }

@@ -1,5 +1,10 @@
 //! The agent's command line.
 
+#![forbid(unsafe_code)]
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::env;
+use std::error::Error;
 use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -9,9 +14,9 @@ use clap::{Args, Parser, Subcommand};
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use rxl_agent_protocol::{AgentInfo, PROTOCOL_VERSION, Token};
 use rxl_guest_agent::engine::Engine;
-use rxl_guest_agent::guest::Guest;
+use rxl_guest_agent::guest::{Guest, Refusal};
 use rxl_guest_agent::linux::Linux;
-use rxl_guest_agent::store::{Directory, Store, Xenbus, xenbus};
+use rxl_guest_agent::store::{DEVICE, Directory, SOCKET_VARIABLE, Store, Xenstore};
 use rxl_guest_agent::{run, status};
 use tracing::warn;
 
@@ -27,13 +32,13 @@ struct Cli {
 enum Command {
     /// Run the agent, as its systemd unit does.
     Run(Run),
-    /// Show how things stand: the agent, the last command, the ranks found.
-    Status(Place),
+    /// Show the agent, its state, the last command and the ranks that are found now.
+    Status(StorePlace),
 }
 
 #[derive(Args)]
-struct Place {
-    /// Use this directory in place of xenstore: for trials outside Xen.
+struct StorePlace {
+    /// Use this directory in place of xenstore, for trials outside Xen.
     #[arg(long, value_name = "DIRECTORY")]
     store: Option<PathBuf>,
 }
@@ -41,9 +46,9 @@ struct Place {
 #[derive(Args)]
 struct Run {
     #[command(flatten)]
-    place: Place,
+    place: StorePlace,
 
-    /// Where the agent leaves word for its successor.
+    /// Where the agent keeps the record that its successor reads.
     #[arg(long, value_name = "DIRECTORY", default_value = "/run/rxl-guest-agent")]
     runtime_directory: PathBuf,
 
@@ -51,6 +56,31 @@ struct Run {
     /// refuse, because the agent cannot see their connections.
     #[arg(long)]
     own_namespace_only: bool,
+}
+
+/// Why a subcommand failed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("this is no Xen guest: there is no {DEVICE} (--store DIRECTORY is for trials)")]
+    NoGuest,
+    #[error("this is dom0: the agent belongs into the domUs that run MPI ranks")]
+    Dom0,
+    #[error("cannot use xenstore")]
+    Xenstore(#[source] io::Error),
+    #[error("cannot use {} as a store", .0.display())]
+    Directory(PathBuf, #[source] io::Error),
+    #[error("cannot read the store")]
+    Read(#[source] io::Error),
+    #[error("cannot make {}", .0.display())]
+    RuntimeDirectory(PathBuf, #[source] io::Error),
+    #[error("cannot look at this Linux")]
+    Linux(#[from] Refusal),
+    #[error("cannot read the kernel's boot id")]
+    BootId(#[source] io::Error),
+    #[error("cannot advertise itself in the store")]
+    Advertise(#[source] io::Error),
+    #[error("cannot go on")]
+    Run(#[source] io::Error),
 }
 
 fn main() -> ExitCode {
@@ -61,36 +91,40 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(what) => {
-            eprintln!("rxl-guest-agent: {what}");
+        Err(failure) => {
+            eprintln!("rxl-guest-agent: {}", with_sources(&failure));
             ExitCode::FAILURE
         }
     }
 }
 
-fn show_status(place: &Place) -> Result<(), String> {
+/// One line: the failure, and what caused it.
+fn with_sources(failure: &dyn Error) -> String {
+    let causes = std::iter::successors(Some(failure), |error| (*error).source());
+    causes.map(|error| error.to_string()).collect::<Vec<_>>().join(": ")
+}
+
+fn show_status(place: &StorePlace) -> Result<(), Failure> {
     let mut store = open(place)?;
-    let lines =
-        status::describe(&mut store).map_err(|error| format!("cannot read the store: {error}"))?;
+    let lines = status::describe(&mut store).map_err(Failure::Read)?;
     lines.iter().for_each(|line| println!("{line}"));
     Ok(())
 }
 
-fn run_agent(options: &Run) -> Result<(), String> {
+fn run_agent(options: &Run) -> Result<(), Failure> {
     log_to_stderr();
+    let signals = run::hold_termination().map_err(Failure::Run)?;
     let store = open(&options.place)?;
     let directory = &options.runtime_directory;
     fs::create_dir_all(directory)
-        .map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
-    let linux = Linux::new(options.own_namespace_only).map_err(|refusal| refusal.to_string())?;
+        .map_err(|error| Failure::RuntimeDirectory(directory.clone(), error))?;
+    let linux = Linux::new(options.own_namespace_only)?;
     if let Err(error) = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE) {
         warn!("cannot lock its memory, so it may be swapped out while ranks are frozen: {error}");
     }
     let info = introduce(&linux)?;
     let engine = Engine::start(store, linux, info, directory.join("epoch.json"));
-    let engine =
-        engine.map_err(|error| format!("cannot advertise itself in the store: {error}"))?;
-    run::run(engine).map_err(|error| error.to_string())
+    run::run(engine.map_err(Failure::Advertise)?, &signals).map_err(Failure::Run)
 }
 
 /// The journal keeps the time itself.
@@ -101,9 +135,8 @@ fn log_to_stderr() {
     if to_terminal { log.init() } else { log.without_time().init() }
 }
 
-fn introduce(linux: &Linux) -> Result<AgentInfo, String> {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id");
-    let boot = boot.map_err(|error| format!("cannot read the kernel's boot id: {error}"))?;
+fn introduce(linux: &Linux) -> Result<AgentInfo, Failure> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(Failure::BootId)?;
     Ok(AgentInfo {
         version: Token::from_text(env!("CARGO_PKG_VERSION")),
         protocol: PROTOCOL_VERSION,
@@ -113,29 +146,33 @@ fn introduce(linux: &Linux) -> Result<AgentInfo, String> {
     })
 }
 
-fn open(place: &Place) -> Result<Box<dyn Store>, String> {
+fn open(place: &StorePlace) -> Result<Box<dyn Store>, Failure> {
     match &place.store {
         Some(directory) => match Directory::open(directory) {
             Ok(store) => Ok(Box::new(store)),
-            Err(error) => Err(format!("cannot use {} as a store: {error}", directory.display())),
+            Err(error) => Err(Failure::Directory(directory.clone(), error)),
         },
-        None => open_xenbus(),
+        None => open_xenstore(),
     }
 }
 
-fn open_xenbus() -> Result<Box<dyn Store>, String> {
-    let device = Path::new(xenbus::DEVICE);
-    if !device.exists() {
-        return Err(format!(
-            "this is no Xen guest: there is no {} (--store DIRECTORY is for trials)",
-            xenbus::DEVICE
-        ));
+/// Opens the guest's xenstore, or the one whose socket the environment names.
+fn open_xenstore() -> Result<Box<dyn Store>, Failure> {
+    if env::var_os(SOCKET_VARIABLE).is_none() {
+        check_guest()?;
     }
-    if fs::read_to_string("/proc/xen/capabilities").is_ok_and(|text| text.contains("control_d")) {
-        return Err("this is dom0: the agent belongs into the domUs that run MPI ranks".into());
-    }
-    match Xenbus::open(device) {
+    match Xenstore::open() {
         Ok(store) => Ok(Box::new(store)),
-        Err(error) => Err(format!("cannot use {}: {error}", xenbus::DEVICE)),
+        Err(error) => Err(Failure::Xenstore(error)),
+    }
+}
+
+fn check_guest() -> Result<(), Failure> {
+    if !Path::new(DEVICE).exists() {
+        return Err(Failure::NoGuest);
+    }
+    match fs::read_to_string("/proc/xen/capabilities") {
+        Ok(text) if text.contains("control_d") => Err(Failure::Dom0),
+        _ => Ok(()),
     }
 }

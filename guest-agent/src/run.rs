@@ -1,72 +1,56 @@
-//! The daemon's loop: waits for the store, for a signal, or for the time, and lets the engine take
-//! a step.
+//! The daemon's loop: waits for the store, a signal or the time, and lets the engine take a step.
 
 use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use sd_notify::NotifyState;
 use tracing::{info, warn};
 
+use crate::deadlines::BREATH;
 use crate::engine::Engine;
 use crate::guest::Guest;
-use crate::store::Store;
+use crate::store::{Store, wait_for_any};
 
-/// Pause between steps when the store says again and again that something has changed.
-const BREATH: Duration = Duration::from_micros(200);
-
-/// Runs until SIGTERM or SIGINT, then puts everything back.
-pub fn run<S: Store, G: Guest>(mut engine: Engine<S, G>) -> io::Result<()> {
-    let signals = termination()?;
-    notify(&[NotifyState::Ready]);
-    loop {
-        let pace = engine.step();
-        notify(&[NotifyState::Watchdog]);
-        if wait(engine.store(), &signals, pace)? {
-            break;
-        }
-    }
-    info!("stops");
-    notify(&[NotifyState::Stopping]);
-    engine.stop()
-}
-
-fn termination() -> nix::Result<SignalFd> {
+/// Takes SIGTERM and SIGINT away from this thread, so that [`run`] hears them. To be called before
+/// an engine starts: it may take over frozen ranks, and the signal's default action would leave them
+/// so.
+pub fn hold_termination() -> io::Result<SignalFd> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
     signals.thread_block()?;
-    SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+    Ok(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
 
-/// Waits until the store has changed or the time is over; tells whether it is time to stop.
-fn wait(store: &mut impl Store, signals: &SignalFd, pace: Duration) -> io::Result<bool> {
-    match store.changed() {
-        Ok(true) => std::thread::sleep(BREATH),
-        Ok(false) => sleep_until_notice(store, signals, pace)?,
-        Err(error) => {
-            warn!("xenstore: {error}");
-            sleep_until_notice(store, signals, pace)?;
+/// Runs until one of the signals comes, then puts everything back.
+pub fn run<S: Store, G: Guest>(mut engine: Engine<S, G>, signals: &SignalFd) -> io::Result<()> {
+    notify_systemd(&[NotifyState::Ready]);
+    loop {
+        let longest = engine.step();
+        notify_systemd(&[NotifyState::Watchdog]);
+        if is_to_stop(engine.store(), signals, longest)? {
+            break;
         }
+    }
+    info!("stops");
+    notify_systemd(&[NotifyState::Stopping]);
+    engine.stop()
+}
+
+/// Waits for the next step; tells whether a signal says to stop.
+fn is_to_stop(store: &mut impl Store, signals: &SignalFd, longest: Duration) -> io::Result<bool> {
+    std::thread::sleep(BREATH);
+    if let Err(error) = store.wait(signals.as_fd(), longest) {
+        warn!("xenstore: {error}");
+        wait_for_any(&[signals.as_fd()], longest)?;
     }
     Ok(signals.read_signal()?.is_some())
 }
 
-fn sleep_until_notice(store: &impl Store, signals: &SignalFd, pace: Duration) -> io::Result<()> {
-    let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-    fds.extend(store.notices().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-    // Rounded up: a wait of zero would be no wait.
-    match poll(&mut fds, PollTimeout::try_from(pace.as_millis() + 1).unwrap_or(PollTimeout::MAX)) {
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Outside systemd nobody listens, and that is no error.
-fn notify(states: &[NotifyState]) {
+/// Tells systemd. Outside systemd nobody listens, which is no error.
+fn notify_systemd(states: &[NotifyState]) {
     let _ = sd_notify::notify(states);
 }

@@ -1,4 +1,4 @@
-//! `rxl-guest-agent status`: how things stand, for a person.
+//! What `rxl-guest-agent status` shows to a person.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use rxl_agent_protocol::{JobRow, State, path};
 use crate::linux::ranks;
 use crate::store::Store;
 
-/// Lines that tell of the agent, of what dom0 last asked, and of the ranks that are found now.
+/// Returns lines about the agent, its state, dom0's last command, and the ranks that are found now.
 pub fn describe(store: &mut impl Store) -> io::Result<Vec<String>> {
     let agent = store.read(path::AGENT)?;
     let state = store.read(path::STATE)?.map(|text| describe_state(&text));

@@ -1,24 +1,24 @@
-//! Who the agent is.
+//! How an agent introduces itself.
 
 use std::fmt;
 use std::str::FromStr;
 
-use crate::Token;
 use crate::fields::{Fields, Malformed};
+use crate::token::Token;
 
-/// `version=V protocol=N pid=N boot=ID freezer=cgroup|sigstop`. Fields that a later version may add
-/// are ignored, so that it can be told apart as such.
+/// An agent's introduction: `version=V protocol=N pid=N boot=ID freezer=cgroup|sigstop`. Other
+/// fields are ignored, so that a later agent which adds some can still be told by its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentInfo {
     /// The agent's version.
     pub version: Token,
     /// [`crate::PROTOCOL_VERSION`] of the agent.
     pub protocol: u32,
-    /// Its process id in the guest.
+    /// The agent's process id in the guest.
     pub pid: u32,
     /// The guest's boot id: the same after a migration, another after a reboot.
     pub boot: Token,
-    /// How it would stop ranks.
+    /// How the agent would stop ranks.
     pub freezer: Freezer,
 }
 

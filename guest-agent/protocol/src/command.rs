@@ -1,22 +1,27 @@
-//! What dom0 asks for.
+//! The commands that dom0 gives.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::deadlines::{
+    LONGEST_DEADLINE, LONGEST_LEASE, LONGEST_PAUSE, SHORTEST_DEADLINE, SHORTEST_LEASE,
+};
 use crate::fields::{Fields, Malformed};
-use crate::{Stamp, Token};
+use crate::stamp::Stamp;
+use crate::token::Token;
 
-/// `EPOCH SEQUENCE VERB key=value...`
+/// A command: `EPOCH SEQUENCE VERB key=value...`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
-    /// Its place among all commands.
+    /// The command's place among all commands.
     pub stamp: Stamp,
-    /// What to do.
+    /// What the agent is to do.
     pub verb: Verb,
 }
 
-/// What to do. Leases and deadlines are sent in whole milliseconds; see the bounds below.
+/// What the agent is to do. Leases and deadlines are sent in whole milliseconds, within the bounds
+/// of [`crate::deadlines`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verb {
     /// Look for ranks and write the job rows. Changes nothing. Answer: `surveyed`.
@@ -25,7 +30,7 @@ pub enum Verb {
     Prepare(Prepare),
     /// Stop the ranks within the deadline. Answer: `frozen`, or `failed`.
     Freeze {
-        /// How long to stay without hearing from dom0.
+        /// How long to stay frozen without hearing from dom0.
         lease: Duration,
         /// How long stopping may take.
         deadline: Duration,
@@ -33,18 +38,17 @@ pub enum Verb {
     /// Wait until nothing that a rank has sent is unacknowledged, no longer than the deadline.
     /// Answer: `flushed`.
     Flush {
-        /// As above.
+        /// How long to stay frozen without hearing from dom0.
         lease: Duration,
-        /// After it the cut is called unclean.
+        /// How long flushing may take. After it the cut is called unclean.
         deadline: Duration,
-        /// Whether the ranks at the other ends stand still, too: then receive queues that are full
-        /// are given room for what is in flight to them. Who still sends would only fill them
-        /// again.
+        /// Whether the ranks at the other ends stand still, too. Then full receive queues are given
+        /// room for what is in flight to them. Ranks that still send would only fill them again.
         room: bool,
     },
-    /// Stay as you are and say that you run, after a suspend. Answer: `resumed`.
+    /// Change nothing and say that the domain runs, after a suspend. Answer: `resumed`.
     Hold {
-        /// As above.
+        /// How long to stay frozen without hearing from dom0.
         lease: Duration,
     },
     /// Let the ranks run. Answer: `thawed`.
@@ -58,31 +62,22 @@ pub enum Verb {
     Abort,
 }
 
-/// How to prepare.
+/// How the agent is to prepare.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prepare {
     /// How long to stay prepared without hearing from dom0.
     pub lease: Duration,
     /// How long preparing may take.
     pub deadline: Duration,
-    /// How long the ranks may be unreachable, at most: a rank's connection with less patience is a
-    /// veto.
+    /// How long the ranks may be unreachable, at most. A rank's connection that gives up earlier is
+    /// a veto.
     pub pause: Duration,
-    /// Only this job's ranks; else all.
+    /// The job whose ranks are meant. None: all ranks.
     pub job: Option<Token>,
 }
 
-/// Bounds of a lease, in ms.
-const LEASE: (u64, u64) = (100, 600_000);
-
-/// Bounds of a deadline, in ms. The agent hears nothing meanwhile, so they are short.
-const DEADLINE: (u64, u64) = (1, 10_000);
-
-/// Bounds of the announced pause, in ms.
-const PAUSE: (u64, u64) = (0, 3_600_000);
-
 impl Verb {
-    /// The lease that it brings.
+    /// The lease that the command brings.
     pub fn lease(&self) -> Option<Duration> {
         match self {
             Self::Prepare(prepare) => Some(prepare.lease),
@@ -118,22 +113,22 @@ impl Prepare {
         Ok(Self {
             lease: lease(fields)?,
             deadline: deadline(fields)?,
-            pause: fields.millis("pause", PAUSE.0, PAUSE.1)?,
+            pause: fields.millis("pause", Duration::ZERO..=LONGEST_PAUSE)?,
             job: fields.optional("job").map(str::parse).transpose()?,
         })
     }
 }
 
 fn lease(fields: &mut Fields) -> Result<Duration, Malformed> {
-    fields.millis("lease", LEASE.0, LEASE.1)
+    fields.millis("lease", SHORTEST_LEASE..=LONGEST_LEASE)
 }
 
 fn deadline(fields: &mut Fields) -> Result<Duration, Malformed> {
-    fields.millis("deadline", DEADLINE.0, DEADLINE.1)
+    fields.millis("deadline", SHORTEST_DEADLINE..=LONGEST_DEADLINE)
 }
 
 impl Command {
-    /// The stamp of a command that is malformed beyond it, so that it can be answered.
+    /// Reads the stamp alone, so that a command that is malformed beyond it can be answered.
     pub fn stamp_of(value: &str) -> Option<Stamp> {
         let mut fields = Fields::of(value).ok()?;
         Stamp::take(&mut fields).ok()
@@ -194,12 +189,12 @@ impl fmt::Display for Prepare {
     }
 }
 
-/// `EPOCH COUNT`: written anew with another count, it renews the epoch's lease.
+/// A lease: `EPOCH COUNT`. Written anew with another count, it renews the epoch's lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// Whose lease. That of another epoch is ignored.
+    /// The epoch whose lease is renewed. The agent ignores that of another epoch than its own.
     pub epoch: u64,
-    /// Any number that differs from the last.
+    /// Any number that differs from the one before.
     pub count: u64,
 }
 

@@ -10,20 +10,19 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use crate::MAX_VALUE;
-use crate::fields::{Fields, Malformed};
+use crate::fields::{Fields, MAX_VALUE, Malformed};
 
 /// Most nodes `data/rxl/cut/N`. xenstored allows a guest 1000 nodes in all.
 pub const MAX_CUT_CHUNKS: usize = 256;
 
-/// One end of a TCP connection of a rank, as its kernel sees it:
+/// One end of a rank's TCP connection, as the rank's kernel sees it:
 /// `LOCAL REMOTE ACKED RECEIVED UNACKED NOTSENT UNREAD RETRANSMITS WINDOW`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
-    /// This end. An IPv4 address mapped into IPv6 is written as IPv4, so that both ends use the
-    /// same name.
+    /// Address of this end. An IPv4 address mapped into IPv6 is written as IPv4, so that both ends
+    /// use the same name.
     pub local: SocketAddr,
-    /// The other end.
+    /// Address of the other end.
     pub remote: SocketAddr,
     /// Bytes that the peer has acknowledged (`tcpi_bytes_acked`). Linux counts the SYN of the end
     /// that opened the connection.
@@ -38,8 +37,8 @@ pub struct Connection {
     pub unread: u32,
     /// Segments retransmitted since the connection was opened (`tcpi_total_retrans`).
     pub retransmits: u32,
-    /// The window that the peer has last offered, in bytes (`tcpi_snd_wnd`); none on kernels that
-    /// do not say (before 5.16).
+    /// The window that the peer has last offered, in bytes (`tcpi_snd_wnd`). None on kernels that
+    /// do not tell (before 5.16).
     pub window: Option<u32>,
 }
 
@@ -125,22 +124,23 @@ pub fn unpack(chunk: &str) -> Result<Vec<Connection>, Malformed> {
     chunk.split('\n').map(str::parse).collect()
 }
 
-/// What the two ends of all connections say together.
+/// What comes of comparing the two ends of all connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Audit {
     /// Connections of which both ends are known and agree in both directions.
     pub agreed: usize,
     /// Local and remote address of those whose ends do not agree, as seen from one end.
     pub disagreed: Vec<(SocketAddr, SocketAddr)>,
-    /// Those of which only one end is known: the other is outside the domains that were frozen.
+    /// Local and remote address of those of which only one end is known: the other is outside the
+    /// domains that were frozen.
     pub one_ended: Vec<(SocketAddr, SocketAddr)>,
 }
 
 /// Pairs the ends of all connections in the cuts of all domains of a job.
 ///
-/// A domain that had sent all it could writes its rows while another may still be sending to it.
-/// Ends that disagree therefore prove nothing until all domains have been flushed once more after
-/// all were flushed: then nothing moves.
+/// A domain that has sent all it could writes its rows while another may still send to it. So ends
+/// that disagree prove nothing until all domains have been flushed once more after all were
+/// flushed: then nothing moves.
 pub fn audit<'a>(cuts: impl IntoIterator<Item = &'a Connection>) -> Audit {
     let mut result = Audit::default();
     let mut waiting: HashMap<(SocketAddr, SocketAddr), &Connection> = HashMap::new();
@@ -148,7 +148,7 @@ pub fn audit<'a>(cuts: impl IntoIterator<Item = &'a Connection>) -> Audit {
         match waiting.remove(&(end.remote, end.local)) {
             Some(peer) if end.arrived_at(peer) && peer.arrived_at(end) => result.agreed += 1,
             Some(_) => result.disagreed.push((end.local, end.remote)),
-            // Two ends of one name: somebody is not telling the truth.
+            // Two domains claim the same end: one of them lies.
             None if waiting.insert((end.local, end.remote), end).is_some() => {
                 result.disagreed.push((end.local, end.remote));
             }

@@ -1,10 +1,15 @@
 //! The common form of all values: words separated by single spaces, then `key=value`.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::MAX_VALUE;
+use crate::deadlines::LONGEST_SPAN;
+
+/// Longest value of a node, in bytes. xenstored takes less than 2048 for a node with its
+/// permissions and names.
+pub const MAX_VALUE: usize = 1000;
 
 /// A value that is not what its node is for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,18 +20,18 @@ pub enum Malformed {
     /// Not printable ASCII, or spaces where none belong.
     #[error("not words of printable ASCII with single spaces between them")]
     NotText,
-    /// The value ends before this.
+    /// The value ends before this word, or lacks this field.
     #[error("no {0}")]
     Missing(&'static str),
-    /// This is not what it should be, or is out of its bounds.
+    /// This word or field is not what it should be, or out of its bounds.
     #[error("bad {0}")]
     Bad(&'static str),
-    /// Something follows that does not belong there.
+    /// Words follow that do not belong there.
     #[error("more than expected")]
     Surplus,
 }
 
-/// The words of one value, taken from the front; after them the fields, taken by name.
+/// The parts of one value: words are taken from the front, then fields by name.
 pub(crate) struct Fields<'a> {
     rest: Vec<&'a str>,
 }
@@ -64,7 +69,7 @@ impl<'a> Fields<'a> {
         T::parse(self.word(what)?).ok_or(Malformed::Bad(what))
     }
 
-    /// The value of `key`, if it is there.
+    /// The value of the field `key`, if there is one.
     pub(crate) fn optional(&mut self, key: &str) -> Option<&'a str> {
         let value = |word: &&'a str| {
             word.split_once('=').filter(|(name, _)| *name == key).map(|(_, value)| value)
@@ -86,7 +91,7 @@ impl<'a> Fields<'a> {
         self.field(key)?.parse().map_err(|_| Malformed::Bad(key))
     }
 
-    /// 0 or 1.
+    /// The flag `key`: 0 or 1.
     pub(crate) fn flag(&mut self, key: &'static str) -> Result<bool, Malformed> {
         match self.field(key)? {
             "0" => Ok(false),
@@ -95,44 +100,34 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Milliseconds from `least` to `most`.
+    /// A span in milliseconds, within these bounds.
     pub(crate) fn millis(
         &mut self,
         key: &'static str,
-        least: u64,
-        most: u64,
+        bounds: RangeInclusive<Duration>,
     ) -> Result<Duration, Malformed> {
-        let ms: u64 = self.number_field(key)?;
-        if !(least..=most).contains(&ms) {
-            return Err(Malformed::Bad(key));
-        }
-        Ok(Duration::from_millis(ms))
+        let span = Duration::from_millis(self.number_field(key)?);
+        if bounds.contains(&span) { Ok(span) } else { Err(Malformed::Bad(key)) }
     }
 
-    /// Microseconds, at most an hour of them.
+    /// A span in microseconds, at most [`LONGEST_SPAN`].
     pub(crate) fn micros(&mut self, key: &'static str) -> Result<Duration, Malformed> {
-        let us: u64 = self.number_field(key)?;
-        if us > MAX_SPAN.as_micros() as u64 {
-            return Err(Malformed::Bad(key));
-        }
-        Ok(Duration::from_micros(us))
+        let span = Duration::from_micros(self.number_field(key)?);
+        if span <= LONGEST_SPAN { Ok(span) } else { Err(Malformed::Bad(key)) }
     }
 
-    /// Nothing may be left.
+    /// Refuses what was not taken.
     pub(crate) fn end(self) -> Result<(), Malformed> {
         if self.rest.is_empty() { Ok(()) } else { Err(Malformed::Surplus) }
     }
 }
 
-/// Longest span that is told; longer ones are told as this.
-const MAX_SPAN: Duration = Duration::from_secs(3600);
-
-/// For writing: whole microseconds, no more than [`MAX_SPAN`].
+/// Whole microseconds, at most [`LONGEST_SPAN`], as [`Fields::micros`] reads them.
 pub(crate) fn micros(span: Duration) -> u128 {
-    span.min(MAX_SPAN).as_micros()
+    span.min(LONGEST_SPAN).as_micros()
 }
 
-/// For writing: `1` or `0`.
+/// `1` or `0`, as [`Fields::flag`] reads them.
 pub(crate) fn flag(flag: bool) -> u8 {
     u8::from(flag)
 }

@@ -1,10 +1,10 @@
-//! Which ranks are in a domain.
+//! The ranks in a domain.
 
 use std::fmt;
 use std::str::FromStr;
 
-use crate::Token;
 use crate::fields::{Fields, Malformed, Number};
+use crate::token::Token;
 
 /// Most ranks in one row, so that it stays below [`crate::MAX_VALUE`]. A job with more has several
 /// rows with the same id.
@@ -13,25 +13,25 @@ pub const MAX_ROW_RANKS: usize = 32;
 /// Most rows in a domain.
 pub const MAX_JOB_ROWS: usize = 256;
 
-/// `id=ID launcher=L size=N ranks=R:PID,R:PID...`: some of a job's ranks in this domain.
+/// Some of a job's ranks in this domain: `id=ID launcher=L size=N ranks=R:PID,R:PID...`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobRow {
-    /// The same in all domains that the job has ranks in.
+    /// The job's id, the same in all domains that the job has ranks in.
     pub id: Token,
-    /// What started it, as far as its environment tells.
+    /// What started the job, as far as its environment tells.
     pub launcher: Launcher,
-    /// The number of ranks in the whole job; 0 when it is not known.
+    /// The number of ranks in the whole job. 0 when it is not known.
     pub size: u32,
-    /// 1 to [`MAX_ROW_RANKS`] of them.
+    /// 1 to [`MAX_ROW_RANKS`] ranks.
     pub ranks: Vec<Rank>,
 }
 
-/// One rank.
+/// A rank's number and process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rank {
-    /// Its number in the job.
+    /// The rank's number in the job.
     pub number: u32,
-    /// Its process id in the guest.
+    /// The rank's process id in the guest.
     pub pid: u32,
 }
 

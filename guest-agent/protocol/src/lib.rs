@@ -6,15 +6,18 @@
 //! Paths are relative to the domain's own directory (`/local/domain/DOMID` seen from dom0). Each
 //! value is printable ASCII of at most [`MAX_VALUE`] bytes.
 //!
-//! | node | written by | what |
+//! | node | written by | value |
 //! | --- | --- | --- |
 //! | `control/rxl/command` | dom0 | one [`Command`], replaced by the next |
 //! | `control/rxl/lease` | dom0 | a [`Lease`]; each change renews it |
 //! | `data/rxl/agent` | agent | an [`AgentInfo`], while the agent runs |
-//! | `data/rxl/state` | agent | a [`State`]: the answer to the last command, or what happened since |
-//! | `data/rxl/jobs` | agent | how many nodes `data/rxl/job/N` there are: a number |
-//! | `data/rxl/job/N` | agent | a [`JobRow`]: ranks in this domain. A job with many takes several rows with the same id |
-//! | `data/rxl/cut/N` | agent | lines, each a [`Connection`]; `Flushed::chunks` says how many nodes |
+//! | `data/rxl/state` | agent | a [`State`]: the answer, or what happened since |
+//! | `data/rxl/jobs` | agent | the number of nodes `data/rxl/job/N` |
+//! | `data/rxl/job/N` | agent | a [`JobRow`]: ranks in this domain |
+//! | `data/rxl/cut/N` | agent | lines, each a [`Connection`] |
+//!
+//! A job with many ranks takes several job rows with the same id. `Flushed::chunks` tells how many
+//! nodes the cut has.
 //!
 //! The guest can read what lies under `control` and cannot write there, so it cannot forge a
 //! command. All that lies under `data` is the guest's own word: a coordinator parses it as
@@ -27,74 +30,85 @@
 //! a command only when its [`Stamp`] is greater than that of the last one it obeyed, and its answer
 //! carries the same stamp. So a command that is read twice is obeyed once, and one that comes too
 //! late is ignored. A coordinator picks an epoch greater than any it finds in the states of the
-//! domains it is about to talk to; the time in milliseconds does well.
+//! domains it is about to talk to. The time in milliseconds does well.
 //!
 //! # The agent's states
 //!
 //! ```text
-//!             survey                    prepare                   freeze                     flush, hold
-//!            .------.        .---------------------------.   .---------------.               .------.
-//!            |      v        |                           v   |               v               |      v
-//!            '---- IDLE -----'                         PREPARED            FROZEN -----------'
-//!                   ^  ^ ^                               | |                 |  |
-//!                   |  | |  finish, abort, lease ended   | |                 |  | thaw
-//!                   |  | '-------------------------------' |                 |  v
-//!                   |  '-----------------------------------|---------------- THAWED
-//!                   |         finish, abort, lease ended   |                 |
-//!                   |                                      |                 |
-//!                   '--------------------------------------'-----------------'
-//!                     failed (thaws first); abort and the end of the lease thaw first too
+//!         survey            prepare            freeze            flush, hold
+//!        .------.       .--------------.     .--------.           .------.
+//!        |      v       |              v     |        v           |      v
+//!        '---- IDLE ----'             PREPARED       FROZEN ------'
+//!               ^ ^ ^                    | |          |  |
+//!               | | | finish, abort,     | |          |  | thaw
+//!               | | | lease ended        | |          |  v
+//!               | | '--------------------' |          | THAWED
+//!               | |                        |          |  |
+//!               | '------------------------|----------|--' finish, abort, lease ended
+//!               |                          |          |
+//!               '--------------------------'----------'
+//!                 failed (thaws first); abort and the end of the lease thaw first too
 //! ```
-//! PREPARED: ranks are known and stand in a cgroup of their own; they run. FROZEN: they do not.
-//! THAWED: they run; figures are still being kept for `finish`. A `prepare` that is refused
-//! (`nack`) leads back to IDLE. A newer epoch's command ends an older epoch first, as if by
-//! `abort`. A command that does not fit the state is answered by `failed`, which thaws: the agent
-//! never stays frozen in doubt.
+//! PREPARED: the ranks are known and stand in a cgroup of their own. They run. FROZEN: they do not.
+//! THAWED: they run, and the agent keeps figures for `finish`. A `prepare` that is refused (`nack`)
+//! leads back to IDLE. A newer epoch's command ends an older epoch first, as if by `abort`. A
+//! command that does not fit the state is answered by `failed`, which thaws: the agent never stays
+//! frozen in doubt. If the kernel refuses a thaw, the agent tries it again until it succeeds; no
+//! lease counts meanwhile.
 //!
-//! **The lease.** Every command but `finish` and `abort` brings one; it runs on the guest's
-//! CLOCK_MONOTONIC, which stands still while the domain is suspended. Each command, and each change
-//! of `control/rxl/lease`, starts it anew. When it ends, the agent thaws what it has frozen,
-//! forgets the epoch and says `expired`. A coordinator that dies therefore cannot leave ranks
+//! **The lease.** Every command but `survey`, `finish` and `abort` brings one. It runs on the
+//! guest's CLOCK_MONOTONIC, which stands still while the domain is suspended. Each such command,
+//! and each change of `control/rxl/lease`, starts it anew. When it ends, the agent thaws what it
+//! has frozen, forgets the epoch and says `expired`. So a coordinator that dies cannot leave ranks
 //! frozen.
 //!
 //! # A migration
 //!
 //! ```text
-//!  dom0, source           domU: agent                       dom0, target
-//!    | 7 1 survey ----------> | finds ranks, writes job rows
-//!    | <--- 7 1 surveyed      |
-//!    | 7 2 prepare ---------> | ranks into a cgroup; vetoes     (pre-copy goes on, the job runs)
-//!    | <--- 7 2 ready | nack  |
-//!    | 7 3 freeze ----------> | cgroup.freeze = 1               (last live passes)
-//!    | <--- 7 3 frozen        |
+//!  dom0, source          domU: agent                      dom0, target
+//!    | 7 1 survey --------> | finds ranks, writes job rows
+//!    | <--- 7 1 surveyed    |
+//!    | 7 2 prepare -------> | ranks into a cgroup; vetoes    (pre-copy goes on, the job runs)
+//!    | <- 7 2 ready | nack  |
+//!    | 7 3 freeze --------> | cgroup.freeze = 1              (last live iterations)
+//!    | <--- 7 3 frozen      |
 //!    |  -- all domains of the job are frozen --
-//!    | 7 4 flush -----------> | full receive queues are given room; until nothing is unacknowledged, or what is
-//!    | <--- 7 4 flushed       | will be sent again too late; cut rows written
-//!    |  -- all domains of the job are flushed; if the audit of their cuts finds ends that disagree: flush again --
-//!    | control/shutdown = suspend                                  | (new tree, new domid)
-//!    |                        x                                    | 7 5 hold, written before the domain runs
-//!    |  last pages, READY, GO                                      |
-//!    |                        x resumes: watches fire <----------- | unpause
-//!    |                        | 7 5 resumed ---------------------> |
-//!    |                        | agent, job rows, cut rows again
+//!    | 7 4 flush ---------> | gives full receive queues room; waits until nothing is
+//!    |                      | unacknowledged, or what is will be sent again too late;
+//!    | <--- 7 4 flushed     | writes cut rows
+//!    |  -- all domains of the job are flushed; if the audit of their cuts finds ends that
+//!    |     disagree: flush again --
+//!    | control/shutdown = suspend                             | (new tree, new domid)
+//!    |                      x                                 | 7 5 hold, written before
+//!    |  last pages, READY, GO                                 |   the domain runs
+//!    |                      x resumes: watches fire <-------- | unpause
+//!    |                      | 7 5 resumed ------------------> |
+//!    |                      | agent, job rows, cut rows again
 //!    |  -- all suspended domains of the job are resumed --
-//!    |                        | <------------------------ 7 6 thaw |
-//!    |                        | 7 6 thawed ----------------------> |
-//!    |                        | <---------------------- 7 7 finish | (after a moment: what was retransmitted?)
-//!    |                        | ranks back to their own cgroup
-//!    |                        | 7 7 finished --------------------> |
+//!    |                      | <--------------------- 7 6 thaw |
+//!    |                      | 7 6 thawed -------------------> |
+//!    |                      | <------------------- 7 7 finish | (after a moment: what was
+//!    |                      | ranks back to their own cgroup  |  retransmitted?)
+//!    |                      | 7 7 finished -----------------> |
 //! ```
 //! Nothing of the guest's tree goes along: the target's is new, and empty but for `hold`. The agent
 //! notices by the watch that the kernel registers again on resume, or because its own nodes are
-//! gone, and writes them anew. A suspend that was cancelled fires no watch; there the source writes
+//! gone, and writes them anew. A suspend that was cancelled fires no watch. Then the source writes
 //! `hold` (or `thaw` at once), which the agent also finds by looking every now and then. A domain
 //! that does not move gets the same commands but `hold`.
 //!
 //! In the other direction the coordinator may at any time send `abort`: thaw and finish in one.
 
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
 mod agent;
 mod command;
 mod cut;
+pub mod deadlines;
 mod fields;
 mod job;
 pub mod path;
@@ -105,7 +119,7 @@ mod token;
 pub use agent::{AgentInfo, Freezer};
 pub use command::{Command, Lease, Prepare, Verb};
 pub use cut::{Audit, Connection, MAX_CUT_CHUNKS, audit, pack, unpack};
-pub use fields::Malformed;
+pub use fields::{MAX_VALUE, Malformed};
 pub use job::{JobRow, Launcher, MAX_JOB_ROWS, MAX_ROW_RANKS, Rank};
 pub use stamp::Stamp;
 pub use state::{Finished, Flushed, Frozen, MAX_DETAIL, Ready, Reason, State, Status, Thawed};
@@ -113,7 +127,3 @@ pub use token::{MAX_TOKEN, Token};
 
 /// Version of this protocol. Either side refuses another.
 pub const PROTOCOL_VERSION: u32 = 1;
-
-/// Longest value of a node, in bytes. xenstored takes less than 2048 for a node with its
-/// permissions and names.
-pub const MAX_VALUE: usize = 1000;

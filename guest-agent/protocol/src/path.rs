@@ -1,33 +1,32 @@
 //! Names of the nodes, relative to the domain's own directory.
 
-/// Directory of what dom0 writes. dom0 creates it readable by the guest and writable by nobody
-/// else.
+/// Directory of what dom0 writes. dom0 creates it readable by the guest and writable by dom0 alone.
 pub const CONTROL: &str = "control/rxl";
 
-/// A [`crate::Command`].
+/// Node of the last [`crate::Command`].
 pub const COMMAND: &str = "control/rxl/command";
 
-/// A [`crate::Lease`].
+/// Node of the [`crate::Lease`].
 pub const LEASE: &str = "control/rxl/lease";
 
 /// Directory of what the agent writes.
 pub const DATA: &str = "data/rxl";
 
-/// An [`crate::AgentInfo`].
+/// Node of the [`crate::AgentInfo`].
 pub const AGENT: &str = "data/rxl/agent";
 
-/// A [`crate::State`].
+/// Node of the [`crate::State`].
 pub const STATE: &str = "data/rxl/state";
 
-/// The number of job rows.
+/// Node of the number of job rows.
 pub const JOBS: &str = "data/rxl/jobs";
 
-/// The `n`th [`crate::JobRow`], from 0.
+/// Node of the `n`th [`crate::JobRow`], from 0.
 pub fn job(n: usize) -> String {
     format!("data/rxl/job/{n}")
 }
 
-/// The `n`th chunk of the cut, from 0; see [`crate::unpack`].
+/// Node of the `n`th chunk of the cut, from 0. [`crate::unpack`] reads it.
 pub fn cut(n: usize) -> String {
     format!("data/rxl/cut/{n}")
 }

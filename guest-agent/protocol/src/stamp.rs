@@ -1,11 +1,11 @@
-//! What puts commands in order.
+//! The order of commands.
 
 use std::fmt;
 
 use crate::fields::{Fields, Malformed};
 
-/// Which command: of which attempt to migrate, and which one in it. Later ones are greater. Zero is
-/// before all commands.
+/// Identifies a command: the attempt to migrate, and the command's number in it. Later commands
+/// have greater stamps. The default is before all commands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp {
     /// The attempt to migrate, from 1.
@@ -19,7 +19,7 @@ impl Stamp {
         Ok(Self { epoch: fields.number("epoch")?, sequence: fields.number("sequence number")? })
     }
 
-    /// That of the next command in the same epoch.
+    /// The stamp of the next command in the same epoch.
     pub fn next(self) -> Self {
         Self { sequence: self.sequence.saturating_add(1), ..self }
     }

@@ -8,13 +8,14 @@ use crate::fields::Malformed;
 /// Longest [`Token`], in bytes.
 pub const MAX_TOKEN: usize = 128;
 
-/// A job's identity, a version, a boot id: 1 to [`MAX_TOKEN`] bytes of `A-Za-z0-9` and `.:@/+_-`.
+/// A name, such as a job's id, a version or a boot id: 1 to [`MAX_TOKEN`] bytes of `A-Za-z0-9` and
+/// `.:@/+_-`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(String);
 
 impl Token {
-    /// The nearest token to any text: other characters become `_`, and what is too long loses its
-    /// front, since such names differ at their ends. `-` for an empty text.
+    /// Makes a token of any text. Other characters become `_`. A text that is too long loses its
+    /// front, since such names differ at their ends. An empty text becomes `-`.
     pub fn from_text(text: &str) -> Self {
         let mut kept: Vec<char> =
             text.chars().rev().take(MAX_TOKEN).map(|c| if allowed(c) { c } else { '_' }).collect();
@@ -22,7 +23,7 @@ impl Token {
         if kept.is_empty() { Self("-".into()) } else { Self(kept.into_iter().collect()) }
     }
 
-    /// As text.
+    /// The token's bytes, which are ASCII.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -8,15 +8,15 @@ use rxl_agent_protocol::{AgentInfo, path};
 use super::record::Record;
 use crate::store::Store;
 
-/// What the agent has written: leftovers are removed, a new tree is noticed, and what stands there
-/// is not written again. A request takes a guest tenths of a second when it has just moved, and a
-/// job waits for the last of them.
-pub struct Notices {
+/// The nodes that the agent has written. A node that holds its value already is not written again:
+/// a request takes a guest tenths of a second when it has just moved, and a job waits for the last
+/// of them.
+pub struct Advertisement {
     info: AgentInfo,
     written: BTreeMap<String, String>,
 }
 
-impl Notices {
+impl Advertisement {
     pub fn new(info: AgentInfo) -> Self {
         Self { info, written: BTreeMap::new() }
     }
@@ -27,16 +27,17 @@ impl Notices {
         self.put(store, path::AGENT, &self.info.to_string())
     }
 
-    /// Rows first, the state last: who has read the state finds the rows that belong to it.
+    /// Writes the rows first and the state last: who has read the state finds the rows that belong
+    /// to it.
     pub fn publish(&mut self, store: &mut impl Store, record: &Record) -> io::Result<()> {
         self.put_all(store, path::job, &record.rows)?;
         self.put(store, path::JOBS, &record.rows.len().to_string())?;
-        self.put_all(store, path::cut, &record.chunks)?;
+        self.put_all(store, path::cut, &record.cut_chunks)?;
         self.put(store, path::STATE, &record.state().to_string())
     }
 
-    /// Writes all anew where it is not as it was written: in the fresh tree of another host, or
-    /// after a failure.
+    /// Writes all nodes anew in the fresh tree of another host, and those that could not be written
+    /// before.
     pub fn renew(&mut self, store: &mut impl Store, record: &Record) -> io::Result<()> {
         // An answer that was being written while the guest was suspended stands in the fresh tree
         // alone.
@@ -49,7 +50,7 @@ impl Notices {
         self.publish(store, record)
     }
 
-    /// Takes all away but the state, whose stamp is for the next agent.
+    /// Removes all nodes but the state, whose stamp is for the next agent.
     pub fn retire(&mut self, store: &mut impl Store) -> io::Result<()> {
         store.remove(path::AGENT)?;
         self.put_all(store, path::job, &[])?;
@@ -57,7 +58,7 @@ impl Notices {
         self.put_all(store, path::cut, &[])
     }
 
-    /// Writes the values as numbered nodes and removes those that were written beyond them.
+    /// Writes the values as numbered nodes, and removes those of a longer list before.
     fn put_all(
         &mut self,
         store: &mut impl Store,
@@ -67,15 +68,15 @@ impl Notices {
         for (n, value) in values.iter().enumerate() {
             self.put(store, &name(n), value)?;
         }
-        let beyond = (values.len()..).map(name);
-        for node in beyond.map_while(|node| self.written.remove_entry(&node)).map(|(node, _)| node)
-        {
+        let surplus = (values.len()..).map(name);
+        for (node, _) in surplus.map_while(|node| self.written.remove_entry(&node)) {
             store.remove(&node)?;
         }
         Ok(())
     }
 
-    /// Writes a node, unless it is there already. What failed is not taken for written.
+    /// Writes a node, unless it holds the value already. A node whose write failed counts as not
+    /// written.
     fn put(&mut self, store: &mut impl Store, node: &str, value: &str) -> io::Result<()> {
         if self.written.get(node).is_some_and(|written| written == value) {
             return Ok(());

@@ -1,5 +1,5 @@
-//! What an agent leaves for the next one, should it die while ranks are frozen: a small file in
-//! /run.
+//! What an agent must leave for the next one, should it die while ranks are frozen: a small file
+//! in /run.
 
 use std::fmt;
 use std::fs;
@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use crate::guest::Held;
 use crate::store::Store;
 
-/// Where in an epoch the agent is.
+/// How far the agent is in an epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// In none.
+    /// No epoch is under way.
     #[default]
     Idle,
     /// Ranks are gathered and run.
@@ -39,7 +39,7 @@ impl fmt::Display for Phase {
     }
 }
 
-/// All that the engine remembers. Times are CLOCK_MONOTONIC.
+/// What the engine remembers of its epoch. Times are CLOCK_MONOTONIC.
 #[derive(Debug)]
 pub struct Record {
     /// The boot that the times and processes belong to.
@@ -48,28 +48,33 @@ pub struct Record {
     pub status: Status,
     pub phase: Phase,
     /// When the freeze began.
-    pub since: Duration,
-    /// The length of the lease, and its end.
+    pub frozen_at: Duration,
+    /// The length of the lease.
     pub lease: Duration,
-    pub until: Duration,
+    pub lease_end: Duration,
+    /// What has to be put back. Outside an epoch: what could not be.
     pub held: Held,
-    /// The job rows and cut rows, as written to the store.
+    /// The job rows, as written to the store.
     pub rows: Vec<String>,
-    pub chunks: Vec<String>,
+    /// The nodes of the cut, as written to the store.
+    pub cut_chunks: Vec<String>,
 }
 
 /// The record as it stands in the file, in JSON.
 #[derive(Serialize, Deserialize)]
-struct File {
+struct RecordFile {
     boot: String,
     state: String,
     phase: Phase,
-    since: Duration,
+    #[serde(rename = "since")]
+    frozen_at: Duration,
     lease: Duration,
-    until: Duration,
+    #[serde(rename = "until")]
+    lease_end: Duration,
     held: Held,
     rows: Vec<String>,
-    chunks: Vec<String>,
+    #[serde(rename = "chunks")]
+    cut_chunks: Vec<String>,
 }
 
 impl Record {
@@ -79,52 +84,63 @@ impl Record {
             stamp: Stamp::default(),
             status: Status::Idle,
             phase: Phase::Idle,
-            since: Duration::ZERO,
+            frozen_at: Duration::ZERO,
             lease: Duration::ZERO,
-            until: Duration::ZERO,
+            lease_end: Duration::ZERO,
             held: Held::default(),
             rows: Vec::new(),
-            chunks: Vec::new(),
+            cut_chunks: Vec::new(),
         }
     }
 
-    /// The one in the file, or an empty one: it may be missing, from another boot, or of another
+    /// Reads the record. It is empty if the file is missing, from another boot, or of another
     /// version.
     pub fn load(file: &Path, boot: &str) -> Self {
         Self::read(file).filter(|record| record.boot == boot).unwrap_or_else(|| Self::empty(boot))
     }
 
     fn read(file: &Path) -> Option<Self> {
-        let file: File = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+        let file: RecordFile = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
         let State { stamp, status } = file.state.parse().ok()?;
-        let File { boot, phase, since, lease, until, held, rows, chunks, .. } = file;
-        Some(Self { boot, stamp, status, phase, since, lease, until, held, rows, chunks })
+        Some(Self {
+            boot: file.boot,
+            stamp,
+            status,
+            phase: file.phase,
+            frozen_at: file.frozen_at,
+            lease: file.lease,
+            lease_end: file.lease_end,
+            held: file.held,
+            rows: file.rows,
+            cut_chunks: file.cut_chunks,
+        })
     }
 
-    /// Replaces the file at once.
+    /// Replaces the file in one go, so that a death leaves the old record or the new one.
     pub fn save(&self, file: &Path) -> io::Result<()> {
-        let unfinished = file.with_extension("unfinished");
-        let state = State { stamp: self.stamp, status: self.status.clone() }.to_string();
-        let Self { boot, phase, since, lease, until, held, rows, chunks, .. } = self;
-        let (boot, held, rows, chunks) = (boot.clone(), held.clone(), rows.clone(), chunks.clone());
-        let (phase, since, lease, until) = (*phase, *since, *lease, *until);
-        let text = serde_json::to_vec(&File {
-            boot,
-            state,
-            phase,
-            since,
-            lease,
-            until,
-            held,
-            rows,
-            chunks,
+        let text = serde_json::to_vec(&RecordFile {
+            boot: self.boot.clone(),
+            state: self.state().to_string(),
+            phase: self.phase,
+            frozen_at: self.frozen_at,
+            lease: self.lease,
+            lease_end: self.lease_end,
+            held: self.held.clone(),
+            rows: self.rows.clone(),
+            cut_chunks: self.cut_chunks.clone(),
         })?;
+        let unfinished = file.with_extension("unfinished");
         fs::write(&unfinished, text)?;
         fs::rename(&unfinished, file)
     }
 
-    /// Without a file, the last agent's own word in the store keeps an old command from being
-    /// obeyed again.
+    /// What the agent tells dom0.
+    pub fn state(&self) -> State {
+        State { stamp: self.stamp, status: self.status.clone() }
+    }
+
+    /// Takes the last agent's stamp from the store. Without a file, that keeps an old command from
+    /// being obeyed again.
     pub fn adopt_stamp(&mut self, store: &mut impl Store) -> io::Result<()> {
         let told = store.read(path::STATE)?.and_then(|text| text.parse::<State>().ok());
         if let Some(state) = told.filter(|state| state.stamp > self.stamp) {

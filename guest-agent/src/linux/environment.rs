@@ -2,24 +2,24 @@
 
 use rxl_agent_protocol::{Launcher, Token};
 
-/// A rank's place.
+/// Which rank of which job a process is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The same on all nodes; none where the environment does not tell (Hydra).
+    /// The job's id, the same on all nodes. None where the environment does not tell (Hydra).
     pub job: Option<Token>,
-    /// What started it.
+    /// What started the job.
     pub launcher: Launcher,
-    /// Its number.
+    /// The rank's number in the job.
     pub rank: u32,
-    /// The number of ranks in the job; 0 when it is not told.
+    /// The number of ranks in the job. 0 when the environment does not tell.
     pub size: u32,
 }
 
 /// Reads a rank's identity from its variables, if they make it one.
 ///
-/// PMIx's namespace comes first: whoever provides it, it names the job on all nodes alike. Slurm's
-/// variables are also in the environment of batch scripts and of launchers that srun has started,
-/// so a step's id is asked for too.
+/// PMIx's namespace comes first: whatever launcher provides it, it names the job on all nodes
+/// alike. Slurm's variables are also in the environment of batch scripts and of launchers that srun
+/// has started, so a step's id must be there too.
 pub fn identify<'a>(variable: impl Fn(&str) -> Option<&'a str>) -> Option<Identity> {
     let number = |name: &str| variable(name)?.parse::<u32>().ok();
     let size = |names: [&str; 2]| names.into_iter().find_map(number).unwrap_or(0);
@@ -57,15 +57,15 @@ pub fn identify<'a>(variable: impl Fn(&str) -> Option<&'a str>) -> Option<Identi
     })
 }
 
-/// The job of Hydra's ranks, by the command line of the proxy that has started them: where mpiexec
-/// listens, which is the same in all its proxies and in no other job's.
+/// The job of Hydra's ranks, by the command line of the proxy that has started them. The id is the
+/// port at which mpiexec listens: the same in all its proxies, and in no other job's.
 pub fn hydra_job(proxy: &[String]) -> Option<Token> {
     let at = proxy.iter().position(|word| word == "--control-port")?;
     proxy.get(at + 1).map(|port| Token::from_text(&format!("hydra.{port}")))
 }
 
-/// Whether a process starts ranks or carries their messages to the launcher: never frozen. By the
-/// kernel's name for it, which is cut at 15 bytes.
+/// Whether a process starts ranks or carries their messages to the launcher: such a process is
+/// never frozen. `comm` is the kernel's name for it, cut at 15 bytes.
 pub fn is_launcher(comm: &str) -> bool {
     const LAUNCHERS: [&str; 16] = [
         "orted",
@@ -85,7 +85,7 @@ pub fn is_launcher(comm: &str) -> bool {
         "ssh",
         "rxl-guest-agent",
     ];
-    LAUNCHERS.iter().any(|name| name[..name.len().min(15)] == *comm)
+    LAUNCHERS.iter().any(|name| name.get(..15).unwrap_or(name) == comm)
 }
 
 #[cfg(test)]

@@ -9,10 +9,10 @@ use rxl_agent_protocol::{JobRow, Launcher, MAX_JOB_ROWS, MAX_ROW_RANKS, Rank, Re
 use super::environment::{Identity, hydra_job, identify, is_launcher};
 use crate::guest::Refusal;
 
-/// Most processes that are frozen together.
+/// Most processes that an agent freezes together.
 const MAX_PROCESSES: usize = 16_384;
 
-/// What a look at /proc has found.
+/// What a search of /proc has found.
 #[derive(Debug, Default)]
 pub struct Found {
     /// The ranks, by job.
@@ -28,13 +28,8 @@ pub struct Found {
 }
 
 impl Found {
-    /// The number of ranks.
-    pub fn ranks(&self) -> u32 {
-        self.rows.iter().map(|row| row.ranks.len() as u32).sum()
-    }
-
-    /// Whether a process has been started since. To list them costs a small part of a look at each,
-    /// which takes the processor from the ranks: on a slow one for a tenth of a second.
+    /// Whether a process has been started since. To list the processes costs a small part of a look
+    /// at each, which takes a slow processor from the ranks for a tenth of a second.
     pub fn is_outdated(&self) -> Result<bool, Refusal> {
         let entries = std::fs::read_dir("/proc").map_err(Refusal::system("list processes"))?;
         let mut pids =
@@ -51,7 +46,7 @@ pub fn find(job: Option<&Token>) -> Result<Found, Refusal> {
         seen: stats.keys().copied().collect(),
         ..Found::default()
     };
-    let mut ranks: BTreeMap<(Token, Launcher), (u32, BTreeMap<u32, u32>)> = BTreeMap::new();
+    let mut ranks = Ranks::new();
     let mut leaders = BTreeSet::new();
     let ours = own_namespace()?;
     for (&pid, stat) in &stats {
@@ -106,7 +101,7 @@ fn rank_of(pid: i32, stat: &Stat, stats: &BTreeMap<i32, Stat>) -> Option<(Token,
     Some((id, identity))
 }
 
-/// The job by the command line of the nearest ancestor that is Hydra's proxy.
+/// The job, by the command line of the nearest ancestor that is Hydra's proxy.
 fn proxy_job(stat: &Stat, stats: &BTreeMap<i32, Stat>) -> Option<Token> {
     const MAX_DEPTH: usize = 64;
     let ancestors =
@@ -127,6 +122,7 @@ fn namespace(pid: i32) -> Option<u64> {
         .map(|meta| std::os::unix::fs::MetadataExt::ino(&meta))
 }
 
+/// By job and launcher: the job's size, and each rank's number and pid.
 type Ranks = BTreeMap<(Token, Launcher), (u32, BTreeMap<u32, u32>)>;
 
 fn rows(ranks: Ranks) -> Result<Vec<JobRow>, Refusal> {
@@ -149,7 +145,8 @@ fn rows(ranks: Ranks) -> Result<Vec<JobRow>, Refusal> {
     Ok(rows)
 }
 
-/// Children are frozen with their parents: a rank may wait for them, or share memory with them.
+/// The leaders and their descendants, but for launchers. Children are frozen with their parents: a
+/// rank may wait for them, or share memory with them.
 fn with_descendants(
     leaders: BTreeSet<i32>,
     stats: &BTreeMap<i32, Stat>,
@@ -180,7 +177,7 @@ pub fn uninterruptible(processes: impl IntoIterator<Item = i32>) -> Option<i32> 
     processes.into_iter().find(|&pid| thread_states(pid).contains(&'D'))
 }
 
-/// The states of a process's threads, as in /proc/PID/stat; none if it is gone.
+/// The states of a process's threads, as in /proc/PID/stat. Empty if it is gone.
 pub fn thread_states(pid: i32) -> Vec<char> {
     let tasks = Process::new(pid).and_then(|process| process.tasks());
     tasks
@@ -197,6 +194,12 @@ mod tests {
     use std::process::{Child, Command};
 
     use super::*;
+
+    impl Found {
+        fn ranks(&self) -> usize {
+            self.rows.iter().map(|row| row.ranks.len()).sum()
+        }
+    }
 
     struct Reaped(Child);
 

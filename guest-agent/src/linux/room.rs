@@ -1,9 +1,9 @@
 //! Room in the receive queues of ranks that stand still, so that what is in flight to them can
 //! arrive.
 //!
-//! A receive buffer limits memory, a window bytes of data. Many small segments need more memory
-//! than the window foresaw: the kernel then drops what its own window has allowed. A reader would
-//! soon make room; one that is frozen never does, and the bytes stay in flight until it is thawed:
+//! A receive buffer limits memory, a window limits bytes of data. Many small segments need more
+//! memory than the window foresaw: the kernel then drops what its own window has allowed. A reader
+//! would soon make room. A frozen one never does, and the bytes stay in flight until it is thawed:
 //!
 //! ```text
 //!   sender's kernel                     receiver's kernel                 receiver's agent
@@ -17,10 +17,10 @@
 //!     |                       ... cut, move, thaw ...                            |
 //!     |                                       | <-- size and locks as before ----|
 //! ```
-//! To be read from, even if nothing is taken, makes the kernel look whether its window has grown,
-//! and tell the peer if it has (tcp_cleanup_rbuf in Linux's net/ipv4/tcp.c). Without that, a peer
-//! that knows the window to be closed would go on with its next probe, after the cut. Setting a
-//! size also ends the buffer's autotuning; SO_BUF_LOCK (Linux 5.14) brings it back.
+//! A read, even if it takes nothing, makes the kernel look whether its window has grown, and tell
+//! the peer if it has (tcp_cleanup_rbuf in Linux's net/ipv4/tcp.c). Without a read, a peer that
+//! knows the window to be closed would go on with its next probe, after the cut. Setting a size
+//! also ends the buffer's autotuning; SO_BUF_LOCK (Linux 5.14) brings it back.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -31,6 +31,7 @@ use nix::sys::socket::{MsgFlags, getsockopt, recv, setsockopt};
 use nix::{getsockopt_impl, libc, setsockopt_impl};
 
 use super::sockets::Socket;
+use crate::deadlines::{LONGEST_REST, SHORTEST_REST};
 use crate::guest::Buffer;
 
 /// Most bytes that one buffer is raised by: four times what a sender queues by default (4 MiB,
@@ -40,20 +41,17 @@ const MOST: u64 = 16 << 20;
 /// Most bytes that all buffers of one flush are raised by.
 const MOST_OF_ALL: u64 = 256 << 20;
 
-/// How long a raised buffer must have been still to be at rest: some round trips, within these
-/// bounds.
+/// Round trips for which a raised buffer must have been still to be at rest.
 const ROUND_TRIPS: u32 = 4;
-const SHORTEST_REST: Duration = Duration::from_millis(10);
-const LONGEST_REST: Duration = Duration::from_millis(100);
 
-/// Which buffers a program has set (SOCK_SNDBUF_LOCK 1, SOCK_RCVBUF_LOCK 2): autotuning leaves them
-/// alone.
+/// SO_BUF_LOCK: which buffers a program has set (SOCK_SNDBUF_LOCK 1, SOCK_RCVBUF_LOCK 2).
+/// Autotuning leaves those alone.
 #[derive(Clone, Copy)]
 struct BufLock;
 getsockopt_impl!(BufLock, SOL_SOCKET, libc::SO_BUF_LOCK, u32, GetStruct<u32>);
 setsockopt_impl!(BufLock, SOL_SOCKET, libc::SO_BUF_LOCK, u32, SetStruct<u32>);
 
-/// Bytes. Later kernels than 6.1 change it along with the buffer's size.
+/// TCP_WINDOW_CLAMP, in bytes. Later kernels than 6.1 change it along with the buffer's size.
 #[derive(Clone, Copy)]
 struct WindowClamp;
 getsockopt_impl!(WindowClamp, IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, u32, GetStruct<u32>);
@@ -64,7 +62,7 @@ pub fn is_scarce(socket: &Socket) -> bool {
     socket.queued > 0 && u64::from(socket.queued) * 2 >= u64::from(socket.buffer)
 }
 
-/// The buffer as it is; none where it could not be put back as it was.
+/// Notes the buffer as it is. None where it could not be put back as it was.
 pub fn note(inode: u64, handle: &OwnedFd) -> Option<Buffer> {
     Some(Buffer {
         inode,
@@ -74,18 +72,16 @@ pub fn note(inode: u64, handle: &OwnedFd) -> Option<Buffer> {
     })
 }
 
-/// Raises the buffer by so many bytes and has the peer told. The agent may lack CAP_NET_ADMIN: then
-/// nothing changes.
+/// Raises the buffer by so many bytes and has the peer told. Without CAP_NET_ADMIN nothing changes.
 pub fn raise(buffer: &Buffer, handle: &OwnedFd, bytes: u64) {
     let size = buffer.size.saturating_add(usize::try_from(bytes).unwrap_or_default());
     if set_size(handle, size).is_ok() {
-        // The queue is not empty; if it were, there would be no new window to tell of.
+        // The queue is not empty. If it were, there would be no new window to tell of.
         let _ = recv(handle.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
     }
 }
 
-/// Makes it what it was, less a byte if it was odd. A connection that is being closed meanwhile
-/// needs it no more.
+/// Makes the buffer what it was, less a byte if its size was odd.
 pub fn put_back(buffer: &Buffer, handle: &OwnedFd) -> nix::Result<()> {
     set_size(handle, buffer.size)?;
     if getsockopt(handle, WindowClamp)? != buffer.clamp {
@@ -94,7 +90,7 @@ pub fn put_back(buffer: &Buffer, handle: &OwnedFd) -> nix::Result<()> {
     setsockopt(handle, BufLock, &buffer.locks)
 }
 
-/// The kernel doubles what it is told, and tells the double.
+/// Sets a size as getsockopt(SO_RCVBUF) tells it: the kernel doubles what it is told.
 fn set_size(handle: &OwnedFd, size: usize) -> nix::Result<()> {
     setsockopt(handle, RcvBufForce, &(size / 2))
 }
@@ -107,7 +103,7 @@ pub fn share(buffers: usize) -> u64 {
     (all / (buffers.max(1) as u64)).min(MOST)
 }
 
-/// Bytes.
+/// Bytes that TCP may still take before the kernel calls it memory pressure.
 fn free_of_pressure() -> Option<u64> {
     let limits = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_mem").ok()?;
     let pressure: u64 = limits.split_ascii_whitespace().nth(1)?.parse().ok()?;
@@ -115,14 +111,14 @@ fn free_of_pressure() -> Option<u64> {
     Some(pressure.saturating_sub(taken).saturating_mul(procfs::page_size()))
 }
 
-/// From the line `TCP: inuse 5 orphan 0 tw 0 alloc 6 mem 1`.
+/// Pages that TCP takes, from the line `TCP: inuse 5 orphan 0 tw 0 alloc 6 mem 1`.
 fn pages_taken(sockstat: &str) -> Option<u64> {
     let line = sockstat.lines().find_map(|line| line.strip_prefix("TCP: "))?;
     line.split(' ').skip_while(|word| *word != "mem").nth(1)?.parse().ok()
 }
 
-/// How long these sockets must have been still when their buffers were raised: what their peers
-/// send then is on its way for that long.
+/// How long sockets with raised buffers must have been still to be at rest: what their peers send
+/// when they hear of the room is on its way for that long.
 pub fn rest<'a>(sockets: impl Iterator<Item = &'a Socket>) -> Duration {
     let longest = sockets.map(|socket| socket.round_trip).max().unwrap_or_default();
     (longest * ROUND_TRIPS).clamp(SHORTEST_REST, LONGEST_REST)

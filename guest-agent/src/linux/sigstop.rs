@@ -1,9 +1,9 @@
-//! SIGSTOP and SIGCONT, where there is no cgroup v2. Parents see it (a shell may say so), and a
-//! process that was stopped before is left alone.
+//! SIGSTOP and SIGCONT, where there is no cgroup v2. The processes' parents see it (a shell may say
+//! so). A process that was stopped before is left alone.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -13,20 +13,18 @@ use rxl_agent_protocol::Freezer;
 
 use super::ranks::thread_states;
 use super::stopper::Stopper;
+use crate::deadlines::SIGNAL_PACE;
 use crate::guest::Held;
 
-/// Processes to be stopped by signal.
+/// Processes to be stopped by signal: pid, and start time in clock ticks since boot.
 #[derive(Default)]
 pub struct Signals {
     processes: BTreeMap<i32, u64>,
 }
 
-/// How often the processes are looked at while they stop.
-const PACE: Duration = Duration::from_micros(200);
-
 impl Signals {
     fn send(&self, signal: Signal) -> io::Result<()> {
-        // Whoever is gone needs no signal, and its pid may be another's by now.
+        // A process that is gone needs no signal, and its pid may be another's by now.
         for (&pid, _) in self.processes.iter().filter(|&(&pid, &started)| is_same(pid, started)) {
             match kill(Pid::from_raw(pid), signal) {
                 Ok(()) | Err(Errno::ESRCH) => {}
@@ -36,7 +34,7 @@ impl Signals {
         Ok(())
     }
 
-    /// Adds the children that were started before their parents stopped; tells whether there were
+    /// Adds the children that were started before their parents stopped. Tells whether there were
     /// any.
     fn add_children(&mut self) -> io::Result<bool> {
         let before = self.processes.len();
@@ -59,7 +57,7 @@ fn is_same(pid: i32, started: u64) -> bool {
     Process::new(pid).and_then(|process| process.stat()).is_ok_and(|stat| stat.starttime == started)
 }
 
-/// Stopped, traced and stopped, dead.
+/// Whether a thread runs no more: stopped, stopped by a tracer, or dead.
 fn is_still(state: char) -> bool {
     matches!(state, 'T' | 't' | 'Z' | 'X')
 }
@@ -88,7 +86,7 @@ impl Stopper for Signals {
             if Instant::now() >= until {
                 return Ok(false);
             }
-            std::thread::sleep(PACE);
+            std::thread::sleep(SIGNAL_PACE);
         }
         Ok(true)
     }
@@ -123,6 +121,7 @@ impl Stopper for Signals {
 #[cfg(test)]
 mod tests {
     use std::process::Command;
+    use std::time::Duration;
 
     use super::*;
 

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{
@@ -23,12 +24,14 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 use procfs::process::{FDTarget, Process};
 use rxl_agent_protocol::Connection;
-use std::os::fd::{AsRawFd, OwnedFd};
 
-/// Descriptors of sockets by inode: one holder of each, as process and descriptor number.
+use crate::deadlines::SOCK_DIAG_SECONDS;
+
+/// For each socket, by inode, one process that holds it: pid and descriptor number.
 pub type Holders = HashMap<u64, (i32, i32)>;
 
-/// The sockets that these processes hold. Those that end or close meanwhile are left out.
+/// Finds the sockets that these processes hold. Processes that end and sockets that close meanwhile
+/// are left out.
 pub fn held_by(processes: &[i32]) -> Holders {
     let mut holders = Holders::new();
     for &pid in processes {
@@ -45,48 +48,48 @@ pub fn held_by(processes: &[i32]) -> Holders {
 /// A TCP socket that is open or on its way to be opened or closed.
 #[derive(Clone, Debug)]
 pub struct Socket {
-    /// Zero while no process has accepted it.
+    /// The inode that names the socket. Zero while no process has accepted the connection.
     pub inode: u64,
-    /// Whether it is still being opened from this end.
+    /// Whether the connection is still being opened from this end.
     pub connecting: bool,
     /// Whether the peer's closed window is being probed.
     probing: bool,
-    /// Memory that its receive queue takes, in bytes, and the most that it may.
+    /// Memory that the receive queue takes, in bytes.
     pub queued: u32,
-    /// See `queued`.
+    /// Memory that the receive queue may take, in bytes.
     pub buffer: u32,
-    /// As its kernel has smoothed it.
+    /// The round-trip time, as the kernel has smoothed it (`tcpi_rtt`).
     pub round_trip: Duration,
-    /// When its kernel's timer ends: what is in flight is sent again then, if it is not
-    /// acknowledged before; or the peer is probed.
+    /// Time until the kernel's timer ends. Then it sends again what is not acknowledged, or probes
+    /// the peer.
     timer: Option<Duration>,
-    /// How it stands.
+    /// The connection as dom0 is told of it.
     pub connection: Connection,
 }
 
 impl Socket {
-    /// Nothing in flight, and nothing that will be: all that was sent is acknowledged, and what was
+    /// Whether nothing is in flight, nor will be: all that was sent is acknowledged, and what was
     /// not sent waits for the peer to read.
     pub fn settled(&self) -> bool {
         self.connection.unacked == 0 && (self.connection.notsent == 0 || self.is_shut())
     }
 
-    /// A window with room for less than a segment is not shut: nothing is sent before the probe,
-    /// but that takes along what fits (tcp_write_wakeup in Linux's net/ipv4/tcp_output.c), and if
-    /// nobody is there, it has been lost.
+    /// Whether the peer's window has no room at all. A window with room for less than a segment is
+    /// not shut: nothing is sent before the probe, but the probe takes along what fits
+    /// (tcp_write_wakeup in Linux's net/ipv4/tcp_output.c), and that is lost if nobody is there.
     fn is_shut(&self) -> bool {
         self.connection.window.map_or(self.probing, |window| window == 0)
     }
 
-    /// When the kernel sends what is in flight again, or what a probe takes along; none if it is
-    /// settled, or waits for no timer.
+    /// Time until the kernel sends again what is in flight, or sends what a probe takes along. None
+    /// if the socket is settled, or waits for no timer.
     pub fn resend(&self) -> Option<Duration> {
         self.timer.filter(|_| self.connection.unacked > 0 || self.probing && !self.settled())
     }
 }
 
-/// The connections of the holders, but for those within this machine, and with those that wait to
-/// be accepted by them.
+/// Lists the connections of the holders, and those that wait to be accepted by them. Leaves out
+/// those over the loopback.
 pub fn connections(holders: &Holders) -> io::Result<Vec<Socket>> {
     let responses = [
         dump(AF_INET, Ipv4Addr::UNSPECIFIED.into())?,
@@ -153,8 +156,8 @@ fn to_socket(response: &InetResponse) -> Socket {
     }
 }
 
-/// The kernel's `struct tcp_info` (linux/tcp.h), which has grown with time: what an older kernel
-/// does not say is missing.
+/// The kernel's `struct tcp_info` (linux/tcp.h). It has grown with time: what an older kernel does
+/// not tell is missing at the end.
 struct TcpInfo<'a>(&'a [u8]);
 
 impl TcpInfo<'_> {
@@ -167,7 +170,7 @@ impl TcpInfo<'_> {
     }
 }
 
-/// All TCP sockets of this network namespace, of one address family.
+/// Lists all TCP sockets of this network namespace, of one address family.
 fn dump(family: u8, any: IpAddr) -> io::Result<Vec<InetResponse>> {
     let socket = open()?;
     send(socket.as_raw_fd(), &request(family, any), MsgFlags::empty())?;
@@ -175,7 +178,7 @@ fn dump(family: u8, any: IpAddr) -> io::Result<Vec<InetResponse>> {
     let mut buffer = vec![0; 64 << 10];
     loop {
         let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        if !take_all(&buffer[..length], &mut sockets)? {
+        if !take_all(buffer.get(..length).unwrap_or_default(), &mut sockets)? {
             return Ok(sockets);
         }
     }
@@ -188,8 +191,7 @@ fn open() -> io::Result<OwnedFd> {
         SockFlag::SOCK_CLOEXEC,
         SockProtocol::NetlinkSockDiag,
     )?;
-    // The kernel answers at once; this is against waiting for ever.
-    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(1))?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(SOCK_DIAG_SECONDS))?;
     connect(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
     Ok(socket)
 }
@@ -214,7 +216,7 @@ fn request(family: u8, any: IpAddr) -> Vec<u8> {
     bytes
 }
 
-/// Adds what one datagram brings; tells whether more will come.
+/// Adds the sockets of one datagram. Tells whether more datagrams will come.
 fn take_all(mut datagram: &[u8], sockets: &mut Vec<InetResponse>) -> io::Result<bool> {
     while !datagram.is_empty() {
         let message =

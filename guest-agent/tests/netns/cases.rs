@@ -1,4 +1,4 @@
-//! A whole quiesce, as it should go, and what happens without it.
+//! A whole quiesce as it should go, and what happens without one.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use crate::coordinator::{Coordinator, freeze_both};
 use crate::mpi::{Job, Library};
 use crate::world::World;
 
-/// How long a domain is away.
+/// How long a domain is away from the network.
 const AWAY: Duration = Duration::from_millis(500);
 
 pub fn moved() -> Result<()> {
     moved_on(Library::OpenMpi)
 }
 
-/// Found by hydra's variables in place of Open MPI's; the messages go through UCX.
+/// Moves a job whose ranks are found by Hydra's variables and talk through UCX.
 pub fn moved_on_mpich() -> Result<()> {
     moved_on(Library::Mpich)
 }
@@ -58,9 +58,9 @@ fn moved_on(library: Library) -> Result<()> {
     Ok(())
 }
 
-/// Freezing and flushing again and again under full load. The bound is generous, for machines that
-/// are busy with other things; the medians are printed. The pause between cycles is what a kernel
-/// wants between two answers to window probes.
+/// Freezes and flushes again and again under full load, and prints the medians. The bound is
+/// generous, for machines that are busy with other things. The pause between cycles is what a
+/// kernel wants between two answers to window probes.
 pub fn quick() -> Result<()> {
     const CYCLES: u64 = 9;
     const PAUSE: Duration = Duration::from_millis(510);
@@ -93,9 +93,8 @@ pub fn quick() -> Result<()> {
     Ok(())
 }
 
-/// The same absence with nothing frozen: no message is lost, TCP sees to that, but the job waits
-/// longer than the absence, and segments are sent again. If this did not happen, `moved` would show
-/// nothing.
+/// Unplugs a domain with nothing frozen. TCP loses no message, but the job waits longer than the
+/// absence, and segments are sent again. If that did not happen, [`moved`] would show nothing.
 pub fn unprotected() -> Result<()> {
     let world = World::new()?;
     let job = Job::start(&world, &[])?;

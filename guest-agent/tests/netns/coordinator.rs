@@ -1,4 +1,4 @@
-//! The dom0 side, as far as these tests need it.
+//! A coordinator: what rxl in dom0 says to the agents, as far as these tests need it.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -14,10 +14,10 @@ use crate::world::{Domain, World};
 
 pub const LEASE: Duration = Duration::from_secs(20);
 
-/// rxl's.
+/// The flush deadline that rxl sends.
 pub const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
 
-/// One agent's commands.
+/// Gives one agent its commands.
 pub struct Coordinator {
     store: Directory,
     tree: std::path::PathBuf,
@@ -70,7 +70,7 @@ impl Coordinator {
         Ok(self.last)
     }
 
-    /// The answer to the last command.
+    /// Waits for the answer to the last command.
     pub fn answer(&mut self) -> Result<Status> {
         let stamp = self.last;
         self.wait("answer", |store| {
@@ -85,7 +85,7 @@ impl Coordinator {
         self.answer()
     }
 
-    /// Waits until the agent says this without having been asked.
+    /// Waits until the agent tells such a status without having been asked.
     pub fn wait_for(&mut self, wanted: impl Fn(&Status) -> bool) -> Result<Status> {
         self.wait("such state", |store| {
             let state = store.read(path::STATE)?.and_then(|text| text.parse::<State>().ok());
@@ -127,7 +127,7 @@ impl Coordinator {
         self.write(Verb::Flush { lease: LEASE, deadline: FLUSH_DEADLINE, room })
     }
 
-    /// The cut as the agent has written it.
+    /// Reads the cut that the agent has written.
     pub fn cut(&mut self, flushed: &Flushed) -> Result<Vec<Connection>> {
         let mut cut = Vec::new();
         for n in 0..flushed.chunks as usize {
@@ -154,8 +154,8 @@ impl Coordinator {
         Ok(self.store.write(path::LEASE, &Lease { epoch: self.last.epoch, count }.to_string())?)
     }
 
-    /// As after a move: a tree with nothing in it but `hold`. The agent must say that it is still
-    /// frozen, and then fill it.
+    /// Gives the agent the tree of a domain that has just moved: empty but for `hold`. The agent
+    /// must say that the ranks are still frozen, and then fill the tree.
     pub fn move_to_fresh_tree(&mut self) -> Result<()> {
         let before = self.store.read(path::JOBS)?;
         fs::remove_dir_all(self.tree.join(path::DATA))?;
@@ -171,8 +171,9 @@ impl Coordinator {
     }
 }
 
-/// FLUSH in both domains at once, as the barrier before it wants; then the audit of both cuts.
-/// Again, if one had nothing more to send while the other still had something for it.
+/// Flushes both domains at once, as after rxl's barrier, and audits both cuts. Does so again if the
+/// ends disagree: one domain may have had nothing more to send while the other still had something
+/// for it.
 pub fn flush_both(
     coordinators: &mut [Coordinator; 2],
     room: bool,
@@ -197,7 +198,7 @@ fn flush_once(coordinators: &mut [Coordinator; 2], room: bool) -> Result<([Flush
     Ok((flushed, audit(&cuts)))
 }
 
-/// Both domains frozen and flushed, and the cut as it should be.
+/// Freezes and flushes both domains, and checks the cut.
 pub fn freeze_both(coordinators: &mut [Coordinator; 2]) -> Result<[Frost; 2]> {
     let [one, two] = &mut *coordinators;
     let ready = [one.ready()?, two.ready()?];

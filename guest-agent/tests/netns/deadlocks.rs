@@ -1,4 +1,4 @@
-//! The conditions under which a quiesce could hang or leave ranks frozen, each one forced.
+//! Forces each of the conditions under which a quiesce could hang or leave ranks frozen.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -45,8 +45,8 @@ pub fn staggered() -> Result<()> {
     Ok(())
 }
 
-/// Whoever waited for the running ranks to leave MPI before freezing them would wait for ever: not
-/// one iteration ends.
+/// Checks that not one iteration ends. An agent that waited for running ranks to leave MPI before
+/// it froze them would wait for ever.
 fn check_hangs(job: &Job) -> Result<()> {
     let before = job.progress()?;
     std::thread::sleep(Duration::from_millis(1200));
@@ -83,8 +83,8 @@ pub fn zero_window() -> Result<()> {
     sender.check()
 }
 
-/// Without the term for a closed window the flush would not end: half a second later the send queue
-/// is as full as before.
+/// Checks that half a second later the send queue is as full as before. So the flush would not end
+/// if it did not know a closed window.
 fn still_unsent(sending: &mut Coordinator) -> Result<()> {
     std::thread::sleep(Duration::from_millis(500));
     sending.begin_flush(false)?;
@@ -94,7 +94,7 @@ fn still_unsent(sending: &mut Coordinator) -> Result<()> {
 }
 
 pub fn coordinator_dies() -> Result<()> {
-    const SHORT: Duration = Duration::from_millis(400);
+    const SHORT: Duration = Duration::from_secs(1);
     let world = World::new()?;
     let job = Job::start(&world, &[])?;
     let mut both = Coordinator::of_both(&world, 1)?;
@@ -104,8 +104,8 @@ pub fn coordinator_dies() -> Result<()> {
     }
     // A renewed lease holds.
     let start = Instant::now();
-    for count in 0..6 {
-        std::thread::sleep(SHORT / 2);
+    for count in 0..12 {
+        std::thread::sleep(SHORT / 4);
         both.iter_mut().try_for_each(|coordinator| coordinator.renew(count))?;
     }
     for coordinator in &mut both {
@@ -165,7 +165,8 @@ pub fn agent_terminated() -> Result<()> {
     in_its_own_cgroup(&role)
 }
 
-/// The freezer of its cgroup: /proc/PID/stat does not tell a frozen task from a sleeping one.
+/// Asks the freezer of the process's cgroup: /proc/PID/stat does not tell a frozen task from a
+/// sleeping one.
 fn is_frozen(role: &Role) -> Result<bool> {
     let root = procfs::mounts()?
         .into_iter()

@@ -21,17 +21,17 @@ use crate::world::World;
 struct BufLock;
 getsockopt_impl!(BufLock, SOL_SOCKET, libc::SO_BUF_LOCK, u32, GetStruct<u32>);
 
-/// SOCK_RCVBUF_LOCK: its program has set the size.
+/// SOCK_RCVBUF_LOCK of SO_BUF_LOCK: the program has set the receive buffer's size.
 const SET: u32 = 2;
 
-/// A receive buffer: its size in bytes, and whether it is tuned by the kernel.
+/// A receive buffer: its size in bytes, and whether the kernel tunes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Buffer {
     size: usize,
     locks: u32,
 }
 
-/// That of a role's only connection.
+/// Reads the receive buffer of a role's only connection.
 fn buffer(role: &Role) -> Result<Buffer> {
     let handle = connection(role.pid())?.context("the role has no connection")?;
     Ok(Buffer { size: getsockopt(&handle, RcvBuf)?, locks: getsockopt(&handle, BufLock)? })
@@ -50,9 +50,9 @@ fn connection(pid: i32) -> Result<Option<OwnedFd>> {
     Ok(None)
 }
 
-/// A reader that leaves its queue full and a sender, both frozen, some time after.
+/// A reader that leaves its queue full, and a sender, both frozen.
 struct Scene {
-    // The first to go: they write into the world's directory.
+    // Dropped before the world: they write into its directory.
     roles: [Role; 2],
     world: World,
     both: [Coordinator; 2],
@@ -77,7 +77,7 @@ impl Scene {
         Ok((flushed, audit, begun.elapsed()))
     }
 
-    /// Stands still for a while, in which nothing may be sent again.
+    /// Waits for a while, in which nothing may be sent again.
     fn stand_still(&self) -> Result<()> {
         let cut = self.world.counts()?;
         std::thread::sleep(Duration::from_secs(1));
@@ -96,7 +96,7 @@ impl Scene {
         Ok(retransmits)
     }
 
-    /// The data arrives, and in order.
+    /// Checks that the data arrives, and in order.
     fn check_roles(&mut self) -> Result<()> {
         let blocks = self.roles[0].blocks()?;
         self.roles[0].check_reads_on(blocks + 100)?;
@@ -138,7 +138,7 @@ pub fn dropped() -> Result<()> {
     scene.check_roles()
 }
 
-/// A buffer that the kernel tunes is tuned on.
+/// The kernel goes on tuning a buffer that it tuned before.
 pub fn autotuned() -> Result<()> {
     let mut scene = Scene::new(World::new()?, "reader")?;
     let before = buffer(&scene.roles[0])?;

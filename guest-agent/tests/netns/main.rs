@@ -1,9 +1,17 @@
-//! MPI jobs quiesced on plain Linux: network namespaces stand for domUs, a directory in each for
-//! xenstore, a link that goes down for a migration, and a few lines of coordinator for rxl. No Xen,
-//! so nothing here says anything about a domain's suspend; all that happens before and after it is
-//! real.
+//! MPI jobs quiesced on plain Linux. Network namespaces take the place of domUs, a directory in
+//! each that of xenstore, a link that goes down that of a migration, and a few lines of coordinator
+//! that of rxl. There is no Xen, so the tests prove nothing about a domain's suspend. All that
+//! happens before and after it is real.
 //!
 //! Needs root, iproute2, util-linux, Open MPI and MPICH (`make deps`).
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by a panic"
+)]
 
 mod cases;
 mod coordinator;
@@ -20,7 +28,7 @@ fn main() {
         return;
     }
     let mut arguments = Arguments::from_args();
-    // They measure times, and freeze what they find.
+    // One at a time: the trials measure times, and freeze what they find.
     arguments.test_threads = Some(1);
     let possible = nix::unistd::geteuid().is_root();
     if !possible {

@@ -15,14 +15,14 @@ use crate::world::{ADDRESSES, World};
 pub struct Job {
     mpirun: Child,
     output: PathBuf,
-    /// Ends the job when it is there.
+    /// A file whose presence ends the job.
     stop: PathBuf,
 }
 
-/// How long a job runs that nobody ends, in seconds.
+/// Seconds that a job runs if nobody ends it.
 const LONGEST: &str = "60";
 
-/// mpi-audit's last line.
+/// The last line of mpi-audit.
 #[derive(Debug, Deserialize)]
 pub struct Verdict {
     pub sent: u64,
@@ -39,16 +39,16 @@ struct Progress {
     progress: u64,
 }
 
-/// Whose MPI the job runs on.
+/// The MPI library that a job runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Library {
     OpenMpi,
-    /// Over UCX, as Debian builds it.
+    /// MPICH over UCX, as Debian builds it.
     Mpich,
 }
 
 impl Library {
-    /// The ending that Debian gives its programs.
+    /// The ending that Debian gives the library's programs.
     fn suffix(self) -> &'static str {
         match self {
             Self::OpenMpi => "openmpi",
@@ -56,7 +56,7 @@ impl Library {
         }
     }
 
-    /// mpirun in the first domain, for two ranks in each.
+    /// The command of mpirun in the first domain, for two ranks in each domain.
     fn mpirun(self, world: &World) -> Result<Command> {
         let mut command = world.domains[0].command(format!("mpirun.{}", self.suffix()));
         let rsh = rsh(world)?.to_str().context("a path that is not UTF-8")?.to_owned();
@@ -103,7 +103,7 @@ impl Job {
         Self::start_on(Library::OpenMpi, world, more)
     }
 
-    /// The same, on this library.
+    /// Starts the job on this library and waits until it makes progress.
     pub fn start_on(library: Library, world: &World, more: &[&str]) -> Result<Self> {
         let [output, stop] = ["job", "stop"].map(|name| world.scratch.path().join(name));
         let _ = fs::remove_file(&stop);
@@ -134,7 +134,7 @@ impl Job {
         Ok(())
     }
 
-    /// Iterations that rank 0 has told of.
+    /// The number of iterations that rank 0 has told of.
     pub fn progress(&self) -> Result<u64> {
         let text = fs::read_to_string(&self.output)?;
         Ok(text
@@ -144,7 +144,7 @@ impl Job {
             .map_or(0, |line| line.progress))
     }
 
-    /// Ends the job, waits for its end, no longer than this, and returns its last line and whether
+    /// Ends the job, waits for its end no longer than this, and returns its last line and whether
     /// it calls itself good.
     pub fn end(mut self, patience: Duration) -> Result<(Verdict, bool)> {
         fs::write(&self.stop, "")?;
@@ -167,7 +167,7 @@ impl Job {
         }
     }
 
-    /// The same, and all must be well.
+    /// Ends the job, which must call itself good.
     pub fn end_well(self) -> Result<Verdict> {
         let (verdict, good) = self.end(Duration::from_secs(30))?;
         verdict.check(good)
@@ -190,7 +190,7 @@ impl Job {
 }
 
 impl Verdict {
-    /// In what the job has said so far.
+    /// Looks for a line in what the job has said so far.
     fn find(text: &str) -> Option<Self> {
         text.lines().rev().find_map(|line| serde_json::from_str(line).ok())
     }
@@ -205,8 +205,8 @@ impl Verdict {
     }
 }
 
-/// mpirun ends its daemons and ranks itself; what is left after a failure ends with the namespaces'
-/// agents gone.
+/// Ends mpirun, which ends its daemons and ranks. What a failure leaves of them ends when their
+/// connections do.
 impl Drop for Job {
     fn drop(&mut self) {
         if matches!(self.mpirun.try_wait(), Ok(None)) {
@@ -219,7 +219,7 @@ impl Drop for Job {
     }
 }
 
-/// What mpirun calls in place of ssh: `rsh ADDRESS COMMAND...` enters the namespace of that
+/// Makes what mpirun calls in place of ssh: `rsh ADDRESS COMMAND...` enters the namespace of that
 /// address.
 fn rsh(world: &World) -> Result<PathBuf> {
     let path = world.scratch.path().join("rsh");
@@ -234,7 +234,7 @@ fn rsh(world: &World) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// mpi-audit, compiled once for each library.
+/// Compiles mpi-audit, once for each library.
 fn build(library: Library) -> Result<PathBuf> {
     static BUILT: Mutex<Vec<Library>> = Mutex::new(Vec::new());
     let program =

@@ -1,5 +1,5 @@
-//! Programs that this test plays itself, in place of ranks, where a case needs a traffic that no
-//! MPI makes on command.
+//! Programs in the place of ranks, for cases that need a traffic which no MPI makes on command.
+//! This test plays them itself.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -16,10 +16,10 @@ const ROLE: &str = "RXL_NETNS_ROLE";
 const PROGRESS: &str = "RXL_NETNS_PROGRESS";
 const PORT: u16 = 7777;
 
-/// Longer than a test takes to freeze it.
+/// A span longer than a test takes to freeze a role.
 const LATE: Duration = Duration::from_secs(2);
 
-/// A process that looks like a rank. It is killed in the end.
+/// A process that looks like a rank. To drop it kills it.
 pub struct Role {
     child: Child,
     progress: PathBuf,
@@ -38,7 +38,7 @@ impl Role {
         Ok(Self { child, progress })
     }
 
-    /// A reader in one domain and a sender in the other, connected.
+    /// Starts a reader in one domain and a sender in the other, and connects them.
     pub fn pair(roles: [&str; 2], reader: &Domain, sender: &Domain) -> Result<[Self; 2]> {
         let [reader_role, sender_role] = roles;
         let mut reader = Self::start(reader, reader_role, 0)?;
@@ -48,7 +48,7 @@ impl Role {
         Ok([reader, sender])
     }
 
-    /// A role says one byte when it is where its case wants it.
+    /// Waits until the role is where its case wants it: then it writes one byte.
     pub fn wait_until_ready(&mut self) -> Result<()> {
         let stdout = self.child.stdout.as_mut().context("no pipe")?;
         stdout.read_exact(&mut [0]).context("a role ended early")
@@ -58,7 +58,7 @@ impl Role {
         self.child.id() as i32
     }
 
-    /// A role that finds something wrong ends.
+    /// Checks that the role runs. It ends when it finds something wrong.
     pub fn check(&mut self) -> Result<()> {
         ensure!(
             self.child.try_wait()?.is_none(),
@@ -72,12 +72,12 @@ impl Role {
         stat.rsplit(") ").next()?.chars().next()
     }
 
-    /// Blocks that a reader has read so far.
+    /// The number of blocks that a reader has read so far.
     pub fn blocks(&self) -> Result<u64> {
         Ok(std::fs::read_to_string(&self.progress)?.parse()?)
     }
 
-    /// Waits until it has read more than that.
+    /// Waits until the reader has read more blocks than that.
     pub fn check_reads_on(&self, blocks: u64) -> Result<()> {
         let until = Instant::now() + Duration::from_secs(5);
         while self.blocks()? <= blocks {
@@ -95,7 +95,7 @@ impl Drop for Role {
     }
 }
 
-/// Plays the role that this process was started for; false if it was started for none.
+/// Plays the role that this process was started for. False if it was started for none.
 pub fn play() -> bool {
     let Some(role) = std::env::var_os(ROLE) else { return false };
     let played = match role.to_str() {
@@ -105,7 +105,7 @@ pub fn play() -> bool {
         Some("impatient") => send(Some(1000)),
         _ => panic!("no such role"),
     };
-    // Reset and refused connections are the case's to judge, by the role's end.
+    // The case judges reset and refused connections, by the role's end.
     if let Err(error) = played {
         eprintln!("{role:?}: {error}");
     }
@@ -117,7 +117,7 @@ fn ready() {
     let _ = std::io::stdout().flush();
 }
 
-/// Numbers in order: whatever is lost, doubled or damaged breaks the sequence.
+/// Blocks of numbers in order: whatever is lost, doubled or damaged breaks the sequence.
 ///
 /// A late reader has less room than its window has promised, which is what a queue of small
 /// segments comes to, and lets all that is sent run into it before it reads.
@@ -158,7 +158,7 @@ fn send(user_timeout_ms: Option<u32>) -> std::io::Result<()> {
     if let Some(ms) = user_timeout_ms {
         rustix::net::sockopt::set_tcp_user_timeout(&stream, ms)?;
     }
-    // More than a raised receive buffer takes.
+    // More bytes than a raised receive buffer takes.
     setsockopt(&stream, sockopt::SndBufForce, &(64 << 20))?;
     stream.read_exact(&mut [0])?;
     ready();

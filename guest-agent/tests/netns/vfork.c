@@ -1,4 +1,5 @@
-/* A process that stays in state D: vfork's parent sleeps uninterruptibly until its child has made way. */
+/* A process that stays in state D: vfork's parent sleeps uninterruptibly until its child has ended
+ * or executes another program. */
 #include <unistd.h>
 
 int main(void)

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-/// The domains' addresses.
+/// The domains' IPv4 addresses.
 pub const ADDRESSES: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
 
 const AGENT: &str = env!("CARGO_BIN_EXE_rxl-guest-agent");
@@ -73,17 +73,17 @@ impl World {
         Ok(())
     }
 
-    /// Unplugs a domain: what is sent to it and by it is lost without a word, as around a suspend.
+    /// Unplugs a domain: what is sent to it and by it is lost silently, as around a suspend.
     pub fn unplug(&self, domain: usize) -> Result<()> {
         ip(&["-n", &self.wire, "link", "set", &port(domain), "nomaster"])
     }
 
-    /// Plugs it in again.
+    /// Plugs an unplugged domain in again.
     pub fn plug_in(&self, domain: usize) -> Result<()> {
         ip(&["-n", &self.wire, "link", "set", &port(domain), "master", "bridge"])
     }
 
-    /// What both kernels have counted so far, whosever connections it was.
+    /// What both namespaces have counted so far, over all connections.
     pub fn counts(&self) -> Result<Counts> {
         let mut sum = Counts::default();
         for domain in &self.domains {
@@ -94,8 +94,8 @@ impl World {
     }
 }
 
-/// Of TCP. Retransmissions without a timeout also happen to a job that nobody disturbs; a timeout,
-/// 200 ms and more, is what an absence leaves behind.
+/// Counters of TCP. Retransmissions without a timeout also happen to a job that nobody disturbs. A
+/// timeout, of 200 ms and more, is what an absence leaves behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub retransmissions: u64,
@@ -108,7 +108,8 @@ impl Domain {
         Self { namespace: namespace.into(), tree, runtime, agent: None }
     }
 
-    /// A command that will run in here. The mounts stay the host's: the agent needs /sys/fs/cgroup.
+    /// Makes a command that runs in the domain. Its mounts are the host's: the agent needs
+    /// /sys/fs/cgroup.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}", self.namespace)).arg("--").arg(program);
@@ -119,7 +120,7 @@ impl Domain {
         self.run_agent(self.command(AGENT))
     }
 
-    /// One that can change nothing of a socket.
+    /// Starts an agent without CAP_NET_ADMIN, which can change nothing of a socket.
     pub fn start_powerless_agent(&mut self) -> Result<()> {
         let mut command = self.command("setpriv");
         command.args(["--bounding-set", "-net_admin", "--inh-caps", "-net_admin", AGENT]);

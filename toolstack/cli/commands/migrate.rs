@@ -18,6 +18,7 @@ use rxl_datapath::packing::Packing;
 use rxl_datapath::send::Sent;
 use rxl_gang::placement::{Placement, placements};
 use rxl_link::ssh::Route;
+use rxl_link::transport::resolve;
 use rxl_report::migration::Report;
 use rxl_report::progress::Progress;
 use rxl_session::events::Events;
@@ -95,7 +96,7 @@ fn request(options: &Migrate, domain: &str, route: Route) -> Result<source::Requ
         dry_run: options.dry_run,
         transport: options.transport,
         connections: options.parallel_connections,
-        data_address: options.data_address.clone(),
+        data_address: options.data_address.as_deref().map(resolve).transpose()?,
         packing: Packing {
             compress: options.compress == Compress::Zstd,
             level: options.zstd_level,

@@ -96,6 +96,16 @@ pub const DATA_CONNECTIONS: Duration = seconds(240);
 /// How long a child whose pipes have been closed may take to end by itself.
 pub const SSH_EXIT: Duration = seconds(5);
 
+/// How long a child that has said all may take until its exit status is there.
+pub const SSH_STATUS: Duration = seconds(3);
+
+/// How long what a child has written to its standard error may still take to be read, once it has
+/// ended. A process that it left behind may hold the other end for ever.
+pub const LAST_WORDS: Duration = millis(300);
+
+/// How long one TCP connection may take to be made.
+pub const TCP_CONNECT: Duration = seconds(15);
+
 /// How long the target may take to clean up after an abort.
 pub const PEER_ABORT: Duration = seconds(30);
 
@@ -267,6 +277,8 @@ const _: () = assert!(!before(READY, DEVICES));
 const _: () = assert!(before(both(HEARTBEAT, HEARTBEAT), seconds(5)));
 // A stranger that says nothing leaves time for the connections that belong here.
 const _: () = assert!(before(PREAMBLE, CONNECT));
+// TCP connections are made, all at once, within the time for connections of any kind.
+const _: () = assert!(before(TCP_CONNECT, CONNECT));
 // The leader gives up first, then the members, then the targets that wait for their data.
 const _: () = assert!(before(GANG_PREPARE, BEGIN));
 const _: () = assert!(before(both(BEGIN, CONNECT), DATA_CONNECTIONS));

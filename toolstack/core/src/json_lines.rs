@@ -40,6 +40,11 @@ impl JsonLines {
         Self { longest }
     }
 
+    /// The longest line in bytes, without its newline.
+    pub const fn longest(self) -> usize {
+        self.longest
+    }
+
     /// Writes one line and flushes it.
     pub fn write(
         self,

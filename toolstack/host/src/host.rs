@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 
 use crate::guard_line::Guard;
 use rxl_core::domain::{DomId, Domain, HostFacts, RestoreAs, SpecialPages, Vif};
+use rxl_core::domain_config::DomainConfig;
 use rxl_core::host_error::HostError;
 use rxl_core::io::Cancel;
 use rxl_core::notes::Notes;
@@ -36,6 +37,37 @@ pub struct Save {
     pub steering: Box<dyn Steering>,
     /// Past the pipe, for [`Walker::Rxl`]: see [`rxl_datapath::feed`]. Dropped where it is not used.
     pub feed: Feed,
+}
+
+/// A restore to be made.
+#[derive(Clone, Debug)]
+pub struct RestoreRequest {
+    config: DomainConfig,
+    /// Where to tell what happens. The request's own clone is dropped with it.
+    pub notes: Notes,
+}
+
+impl RestoreRequest {
+    /// A domain of this configuration, libxl's JSON, to be restored under another name.
+    pub fn new(config_json: &str, restore_as: &RestoreAs, notes: Notes) -> Result<Self, HostError> {
+        let parsed = DomainConfig::parse(config_json)
+            .and_then(|mut config| config.restore_as(restore_as).map(|()| config));
+        let config = parsed.map_err(|error| HostError::Failed {
+            operation: "restore",
+            reason: format!("the domain's configuration {error}"),
+        })?;
+        Ok(Self { config, notes })
+    }
+
+    /// The configuration, with name and number as they are to be here.
+    pub fn config(&self) -> &DomainConfig {
+        &self.config
+    }
+
+    /// The domain's name while it is being restored.
+    pub fn name(&self) -> &str {
+        self.config.name().unwrap_or_default()
+    }
 }
 
 /// A restore whose stream goes past libxl. The operation may end before the stream does: the domain
@@ -84,10 +116,8 @@ pub trait Host: Send + Sync + 'static {
     /// paused. On failure nothing of it is left.
     fn restore(
         &self,
-        config_json: &str,
-        restore_as: &RestoreAs,
+        request: RestoreRequest,
         stream: OwnedFd,
-        notes: Notes,
     ) -> Result<Operation<DomId>, HostError>;
 
     /// The domain's special pages, where it has them.
@@ -100,11 +130,9 @@ pub trait Host: Send + Sync + 'static {
     /// that cannot be done: [`Host::restore`] can.
     fn restore_ahead(
         &self,
-        _config_json: &str,
-        _restore_as: &RestoreAs,
+        _request: &RestoreRequest,
         _special: SpecialPages,
         _cancel: &Cancel,
-        _notes: &Notes,
     ) -> Result<Option<RestoreAhead>, HostError> {
         Ok(None)
     }

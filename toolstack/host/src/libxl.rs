@@ -10,14 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::announce;
 use crate::guard_line::Guard;
-use crate::host::{Host, RestoreAhead, Save};
+use crate::host::{Host, RestoreAhead, RestoreRequest, Save};
 use crate::save_helper::session::{Announced, Plugin, Saving};
 use rxl_core::deadlines;
 use rxl_core::domain::Vif;
-use rxl_core::domain::{DomId, Domain, GuestType, HostFacts, RestoreAs, SpecialPages};
+use rxl_core::domain::{DomId, Domain, GuestType, HostFacts, SpecialPages};
 use rxl_core::host_error::HostError;
 use rxl_core::io::{Cancel, Guarded, pipe};
-use rxl_core::notes::Notes;
 use rxl_core::operation::{Abort, Operation};
 use rxl_core::state_dir::DomainLock;
 use rxl_core::steering::Walker;
@@ -61,20 +60,17 @@ impl LibxlHost {
     /// Starts `libxl_domain_create_restore`. `ended` is set when it has.
     fn start_restore(
         &self,
-        config_json: &str,
-        restore_as: &RestoreAs,
+        request: RestoreRequest,
         stream: OwnedFd,
-        notes: Notes,
         ended: Arc<AtomicBool>,
     ) -> Result<Operation<DomId>, HostError> {
-        self.check_name_free(&restore_as.name, None)?;
+        self.check_name_free(request.name(), None)?;
         let library = self.library;
-        let (json, restore_as) = (config_json.to_owned(), restore_as.clone());
         let canceller = Canceller::default();
         Operation::spawn("restore", abort_of(&canceller), move || {
-            let context = Context::for_operation(library, notes, canceller.clone())
+            let context = Context::for_operation(library, request.notes.clone(), canceller.clone())
                 .map_err(unreachable_toolstack)?;
-            let result = context.restore(&json, &restore_as, stream.as_fd());
+            let result = context.restore(request.config(), stream.as_fd());
             ended.store(true, Ordering::SeqCst);
             drop(stream);
             result.map(DomId).map_err(|failure| {
@@ -200,12 +196,10 @@ impl Host for LibxlHost {
 
     fn restore(
         &self,
-        config_json: &str,
-        restore_as: &RestoreAs,
+        request: RestoreRequest,
         stream: OwnedFd,
-        notes: Notes,
     ) -> Result<Operation<DomId>, HostError> {
-        self.start_restore(config_json, restore_as, stream, notes, Arc::default())
+        self.start_restore(request, stream, Arc::default())
     }
 
     fn special_pages(&self, domid: DomId) -> Result<Option<SpecialPages>, HostError> {
@@ -218,18 +212,14 @@ impl Host for LibxlHost {
 
     fn restore_ahead(
         &self,
-        config_json: &str,
-        restore_as: &RestoreAs,
+        request: &RestoreRequest,
         special: SpecialPages,
         cancel: &Cancel,
-        notes: &Notes,
     ) -> Result<Option<RestoreAhead>, HostError> {
         let Some(announced) = &self.announced else { return Ok(None) };
-        if let Err(why) = ahead::check(config_json) {
-            tracing::info!(
-                "{}: its devices are attached when its memory has come: {why}",
-                restore_as.name
-            );
+        if let Err(why) = ahead::check(request.config()) {
+            let name = request.name();
+            tracing::info!("{name}: its devices are attached when its memory has come: {why}");
             return Ok(None);
         }
         let broken = |reason: String| HostError::Failed { operation: "restore", reason };
@@ -238,8 +228,7 @@ impl Host for LibxlHost {
         let to_libxl = Guarded::new(writing, cancel.clone(), Some(deadlines::STALL))
             .map_err(|e| broken(e.to_string()))?;
         let ended = Arc::new(AtomicBool::new(false));
-        let operation =
-            self.start_restore(config_json, restore_as, reading, notes.clone(), ended.clone())?;
+        let operation = self.start_restore(request.clone(), reading, ended.clone())?;
         let cancel = cancel.clone();
         let ended = move || ended.load(Ordering::SeqCst) || cancel.pulled();
         let sink = Box::new(Ahead::new(self.library, plugin, special, to_libxl, ended));

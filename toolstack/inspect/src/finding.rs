@@ -47,7 +47,7 @@ pub enum Problem {
         length: u32,
     },
     /// The domain's configuration is not what libxl writes.
-    #[error("the configuration is not libxl's JSON: {0}")]
+    #[error("the configuration {0}")]
     Config(String),
     /// The record comes after one that needs it.
     #[error("comes after {0}, which needs it")]

@@ -15,7 +15,7 @@ use crate::content::{Compression, Count, Sampler, Seen};
 use crate::finding::Findings;
 use crate::map::{Map, Picture, Shade};
 use crate::walk::{At, Sink, walk};
-use rxl_core::domain_config::Config;
+use rxl_core::domain_config::DomainSummary;
 
 /// Name and version of the JSON form. A field that changes its meaning changes the number.
 pub const SCHEMA: &str = "rxl-stream-inspect/1";
@@ -40,7 +40,7 @@ pub struct Summary {
     /// xl's save header.
     pub xl: Option<XlPart>,
     /// The domain, from its configuration.
-    pub config: Option<Config>,
+    pub config: Option<DomainSummary>,
     /// The libxl stream's header.
     pub libxl: Option<LibxlPart>,
     /// The libxc stream's headers.
@@ -240,7 +240,7 @@ pub fn inspect(input: impl Read, options: Options) -> Inspected {
 #[derive(Default)]
 struct Listed {
     xl: Option<XlPart>,
-    config: Option<Config>,
+    config: Option<DomainSummary>,
     libxl: Option<LibxlPart>,
     libxc: LibxcPart,
     totals: Vec<Total>,
@@ -387,7 +387,7 @@ impl Sink for Inspector {
         });
     }
 
-    fn config(&mut self, config: &Config) {
+    fn config(&mut self, config: &DomainSummary) {
         self.listed.config = Some(config.clone());
     }
 

@@ -29,7 +29,7 @@ use migrate_stream::{libxc as xc, libxl, xl};
 
 use crate::finding::{Findings, Problem};
 use crate::source::{Cut, Source};
-use rxl_core::domain_config::Config;
+use rxl_core::domain_config::{DomainConfig, DomainSummary};
 
 /// The longest body, in bytes, that is kept whole to be looked at: above all that Xen writes but a
 /// device model's state, which has no rules inside, and pages.
@@ -83,7 +83,7 @@ pub trait Sink {
     /// xl's save header.
     fn xl_header(&mut self, _header: &xl::Header) {}
     /// The domain's configuration, when it could be read.
-    fn config(&mut self, _config: &Config) {}
+    fn config(&mut self, _config: &DomainSummary) {}
     /// The libxl stream's header.
     fn libxl_header(&mut self, _header: &libxl::Header) {}
     /// The libxc stream's image header.
@@ -269,9 +269,9 @@ impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
     }
 
     fn config(&mut self, at: At, json: &str) {
-        match Config::parse(json) {
-            Ok(config) => self.sink.config(&config),
-            Err(error) => self.find(at, Problem::Config(error)),
+        match DomainConfig::parse(json) {
+            Ok(config) => self.sink.config(&config.summary()),
+            Err(error) => self.find(at, Problem::Config(error.to_string())),
         }
     }
 

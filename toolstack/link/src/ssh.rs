@@ -1,16 +1,26 @@
 //! Starting rxl on the target, over ssh or whatever the user puts in its place (`xl migrate -s`).
 
-use rxl_core::deadlines;
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read};
+use std::io;
 use std::os::fd::OwnedFd;
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use futures::future::join_all;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rxl_core::deadlines;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::text::one_line;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::descriptor::{Descriptor, LineReader, watched};
+use crate::runtime::runtime;
 
 /// What is run on the target to receive a domain.
 pub const RECEIVER: &str = "rxl receive";
@@ -21,26 +31,32 @@ pub const XL_RECEIVER: &str = "xl migrate-receive";
 /// What is run on a host to talk to the agents of its domains.
 pub const AGENT_SERVER: &str = "rxl agent serve";
 
-/// How ssh is told to notice a dead network: after this many seconds without an answer it asks,
-/// three times.
+/// ssh asks a silent host for an answer after so many seconds, and gives it up after three
+/// questions.
 const SSH_ALIVE_SECONDS: u32 = 5;
 
 /// Lines of a child's standard error that are kept for the error message.
 const KEPT_LINES: usize = 5;
+
+/// Longest line of a child's standard error that is taken for one, in bytes.
+const LONGEST_LINE: usize = 4096;
+
+/// Pause between two looks whether a child has ended, where the kernel has no pidfd.
+const EXIT_PAUSE: Duration = Duration::from_millis(10);
 
 /// How a target is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
     /// `ssh HOST rxl receive`.
     Ssh {
-        /// ssh's destination.
+        /// The destination as ssh knows it: a host, `USER@HOST` or `ssh://...`.
         host: String,
     },
     /// `-s COMMAND`: `sh -c "exec COMMAND HOST rxl receive"`, as xl does it.
     Command {
         /// What takes ssh's place; a string for sh.
         command: String,
-        /// Its first argument.
+        /// The first argument of the command.
         host: String,
     },
     /// `-s ''`: the host argument is the whole command, for sh. It must end up in the receiver.
@@ -48,7 +64,7 @@ pub enum Route {
 }
 
 impl Route {
-    /// Reads xl's `-s` and the host argument.
+    /// The route that xl's option `-s` and the host argument name.
     pub fn new(ssh_command: Option<&str>, host: &str) -> Result<Self, Failure> {
         if host.is_empty() || host.starts_with('-') {
             let what = format!("'{}' is not a host", one_line(host));
@@ -80,7 +96,8 @@ impl Route {
         }
     }
 
-    /// None where the user's own command line leaves no room for another one.
+    /// The command that runs a program there. None where the user's own command line leaves no
+    /// room for another one.
     fn command(&self, program: &str) -> Option<Command> {
         Some(match self {
             Self::Ssh { host } => {
@@ -112,21 +129,27 @@ fn shell(script: &str) -> Command {
     sh
 }
 
-/// A running `rxl receive` at the other end. Dropping it, after its pipes, waits for its end for a
-/// moment, then kills and reaps it.
+/// A program that runs on another host, behind ssh. Dropping it, after its pipes, waits for its end
+/// for a moment, then kills and reaps it.
 pub struct Remote {
     child: Child,
+    /// Readable once the child has ended. None on kernels before 5.3, which have no pidfd.
+    exit: Option<AsyncFd<OwnedFd>>,
     host: String,
     program: String,
-    last_words: Arc<Mutex<VecDeque<String>>>,
+    last_lines: LastLines,
     listener: Option<JoinHandle<()>>,
+    runtime: Handle,
 }
+
+/// The last lines of a child's standard error.
+type LastLines = Arc<Mutex<VecDeque<String>>>;
 
 /// The child's ends of its pipes, as the session uses them.
 pub struct Pipes {
-    /// To the target.
+    /// What is written here is the remote program's standard input.
     pub to: OwnedFd,
-    /// From the target.
+    /// The remote program's standard output.
     pub from: OwnedFd,
 }
 
@@ -134,69 +157,86 @@ impl Remote {
     /// Starts a program there, with its arguments. Whether it got through shows when it answers.
     pub fn start(route: &Route, program: &str) -> Result<(Self, Pipes), Failure> {
         let host = route.host().to_owned();
-        let no_room = || {
-            Failure::new(
-                Exit::Usage,
-                format!("-s '' leaves no way to run `{program}` on the target"),
-            )
+        let runtime = runtime().map_err(|e| Failure::internal("runtime", &e))?;
+        let mut command = route.command(program).ok_or_else(|| no_room(program))?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let unreachable = |what: &str, e: io::Error| {
+            Failure::new(Exit::Unreachable, format!("{what} ssh to {host}: {e}"))
         };
-        let mut child = route
-            .command(program)
-            .ok_or_else(no_room)?
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|e| {
-                Failure::new(Exit::Unreachable, format!("cannot start ssh to {host}: {e}"))
-            })?;
-        let (stdin, stdout, stderr) =
-            (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let last_words = Arc::new(Mutex::new(VecDeque::new()));
-        let listener = stderr.map(|stderr| listen(stderr, host.clone(), last_words.clone()));
-        let remote = Self { child, host, program: program.into(), last_words, listener };
-        match (stdin, stdout) {
+        let child = command.spawn().map_err(|e| unreachable("cannot start", e))?;
+        let mut remote = Self {
+            child,
+            exit: None,
+            host: host.clone(),
+            program: program.into(),
+            last_lines: LastLines::default(),
+            listener: None,
+            runtime,
+        };
+        remote.watch().map_err(|e| unreachable("cannot watch", e))?;
+        match (remote.child.stdin.take(), remote.child.stdout.take()) {
             (Some(to), Some(from)) => Ok((remote, Pipes { to: to.into(), from: from.into() })),
             _ => Err(Failure::new(Exit::Internal, "a child without its pipes")),
         }
     }
 
+    /// Has the runtime watch the child's exit and its standard error.
+    fn watch(&mut self) -> io::Result<()> {
+        let pid = Pid::from_child(&self.child);
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(exit) => self.exit = Some(watched(&self.runtime, exit, Interest::READABLE)?),
+            Err(Errno::NOSYS) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        if let Some(stderr) = self.child.stderr.take() {
+            let lines = LineReader::new(Descriptor::new(&self.runtime, stderr)?);
+            let listen = listen(lines, self.host.clone(), self.last_lines.clone());
+            self.listener = Some(self.runtime.spawn(listen));
+        }
+        Ok(())
+    }
+
     /// Why it is gone, in the user's terms. Waits a moment for its exit status; ends it when it has
     /// none to give.
     pub fn post_mortem(&mut self) -> Failure {
-        let status = self.end(Duration::from_secs(3));
-        if let Some(listener) = self.listener.take() {
-            // Its pipe is closed now that the child is gone, unless a grandchild holds it: then
-            // what was heard must do.
-            if status.is_some() {
-                let _ = listener.join();
-            }
-        }
+        let status = self.end(deadlines::SSH_STATUS);
         explain(&self.host, &self.program, status.and_then(|status| status.code()), &self.heard())
     }
 
     /// The last lines of its standard error, in brackets after a space; nothing where it was
     /// silent.
     pub fn heard(&self) -> String {
-        let lines = self.last_words.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = self.last_lines.lock().unwrap_or_else(PoisonError::into_inner);
         let words = lines.iter().map(String::as_str).collect::<Vec<_>>().join(" / ");
         if words.is_empty() { words } else { format!(" ({words})") }
     }
 
     /// Waits for its end until the deadline, then kills it. Its status, when it ended by itself.
-    pub fn end(&mut self, patience: Duration) -> Option<ExitStatus> {
-        let deadline = Instant::now() + patience;
-        while Instant::now() < deadline {
-            match self.child.try_wait() {
-                Ok(Some(status)) => return Some(status),
-                Ok(None) => std::thread::sleep(Duration::from_millis(10)),
-                Err(_) => return None,
-            }
+    pub fn end(&mut self, deadline: Duration) -> Option<ExitStatus> {
+        let runtime = self.runtime.clone();
+        runtime.block_on(self.ended(deadline))
+    }
+
+    async fn ended(&mut self, deadline: Duration) -> Option<ExitStatus> {
+        let exited = exited(&mut self.child, self.exit.as_ref());
+        let status = timeout(deadline, exited).await.ok().and_then(Result::ok);
+        if status.is_none() {
+            // Ours by its handle; an error means that it has ended just now.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
         }
-        // Ours by its handle; an error means that it has ended just now.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        None
+        self.hear_out().await;
+        status
+    }
+
+    /// What the child wrote before its end is still read. A process that it left behind may hold
+    /// its standard error open for ever (ssh's ControlPersist does): that is not waited for.
+    async fn hear_out(&mut self) {
+        if let Some(mut listener) = self.listener.take()
+            && timeout(deadlines::LAST_WORDS, &mut listener).await.is_err()
+        {
+            listener.abort();
+        }
     }
 }
 
@@ -206,25 +246,50 @@ impl Drop for Remote {
     }
 }
 
-fn listen(stderr: ChildStderr, host: String, kept: Arc<Mutex<VecDeque<String>>>) -> JoinHandle<()> {
-    std::thread::spawn(move || {
-        // A bound for each line: the other end may send anything.
-        let mut lines = BufReader::new(stderr);
-        let mut line = Vec::new();
-        while matches!(lines.by_ref().take(4096).read_until(b'\n', &mut line), Ok(n) if n > 0) {
-            let text = one_line(&String::from_utf8_lossy(&line));
-            line.clear();
-            if text.is_empty() {
-                continue;
-            }
-            tracing::info!(target: "remote", "{host}: {text}");
-            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.push_back(text);
-            if kept.len() > KEPT_LINES {
-                kept.pop_front();
-            }
+/// Waits for the ends of several programs at once, as dropping each of them would one after the
+/// other.
+pub fn end_all(mut remotes: Vec<Remote>) {
+    if let Some(runtime) = remotes.first().map(|remote| remote.runtime.clone()) {
+        let ends = remotes.iter_mut().map(|remote| remote.ended(deadlines::SSH_EXIT));
+        runtime.block_on(join_all(ends));
+    }
+}
+
+fn no_room(program: &str) -> Failure {
+    let what = format!("-s '' leaves no way to run `{program}` on the target");
+    Failure::new(Exit::Usage, what)
+}
+
+/// A child's status as soon as it has ended.
+async fn exited(child: &mut Child, exit: Option<&AsyncFd<OwnedFd>>) -> io::Result<ExitStatus> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
         }
-    })
+        match exit {
+            Some(exit) => drop(exit.readable().await?),
+            None => sleep(EXIT_PAUSE).await,
+        }
+    }
+}
+
+/// Logs a child's standard error, and keeps its last lines. A line is cut at its bound, as the
+/// other end may send anything.
+async fn listen(mut lines: LineReader, host: String, kept: LastLines) {
+    while let Ok(line) = lines.line(LONGEST_LINE).await
+        && !line.is_empty()
+    {
+        let text = one_line(&String::from_utf8_lossy(&line));
+        if text.is_empty() {
+            continue;
+        }
+        tracing::info!(target: "remote", "{host}: {text}");
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.push_back(text);
+        if kept.len() > KEPT_LINES {
+            kept.pop_front();
+        }
+    }
 }
 
 /// What an exit status of ssh's, or of the shell's, means.
@@ -252,6 +317,8 @@ fn explain(host: &str, program: &str, code: Option<i32>, said: &str) -> Failure 
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -283,5 +350,36 @@ mod tests {
             Remote::start(&Route::Verbatim("sleep 1000".into()), RECEIVER).unwrap();
         assert!(remote.end(Duration::from_millis(50)).is_none());
         assert!(matches!(remote.child.try_wait(), Ok(Some(_))));
+    }
+
+    /// As ssh's ControlPersist leaves one that holds standard error.
+    #[test]
+    fn a_process_that_is_left_behind_is_not_waited_for() {
+        let script = "echo last words >&2; sleep 60 >/dev/null & exit 255";
+        let route = Route::Verbatim(format!("sh -c '{script}'"));
+        let (mut remote, _pipes) = Remote::start(&route, RECEIVER).unwrap();
+        let begun = Instant::now();
+        let failure = remote.post_mortem();
+        drop(remote);
+        assert!(begun.elapsed() < Duration::from_secs(10), "it was waited for");
+        assert_eq!(failure.exit, Exit::Unreachable);
+        assert!(failure.to_string().contains("last words"), "{failure}");
+    }
+
+    #[test]
+    fn without_a_pidfd_the_exit_is_seen_too() {
+        let route = Route::Verbatim("sh -c 'sleep 0.1; exit 3'".into());
+        let (mut remote, _pipes) = Remote::start(&route, RECEIVER).unwrap();
+        remote.exit = None;
+        assert_eq!(remote.end(Duration::from_secs(10)).and_then(|status| status.code()), Some(3));
+    }
+
+    #[test]
+    fn several_are_waited_for_at_once() {
+        let start = || Remote::start(&Route::Verbatim("sleep 0.5".into()), RECEIVER).unwrap().0;
+        let remotes: Vec<_> = (0..8).map(|_| start()).collect();
+        let begun = Instant::now();
+        end_all(remotes);
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     }
 }

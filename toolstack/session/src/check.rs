@@ -1,11 +1,7 @@
 //! What is checked before anything is begun, on either side.
 
-use std::fmt;
-
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-
 use rxl_core::domain::{Domain, GuestType, HostFacts, RunState};
+use rxl_core::domain_config::DomainConfig;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::host_error::HostError;
 use rxl_core::names::INCOMING;
@@ -35,8 +31,8 @@ pub fn at_source(domain: &Domain, facts: &HostFacts, live: bool) -> Result<(), F
 /// May a domain of this configuration leave this host?
 pub fn may_leave(name: &str, config_json: &str) -> Result<(), Failure> {
     let config = parse(name, config_json)?;
-    config.may_be_saved(name)?;
-    let Some(device) = config.pcidevs.first() else { return Ok(()) };
+    check_vnuma(name, &config)?;
+    let Some(device) = config.pci_devices().first() else { return Ok(()) };
     let what = format!("{name} has the PCI device {device}, which stays where it is");
     Err(Failure::new(Exit::GuestUnsupported, what)
         .next(format!("`xl pci-detach {name} {device}` first")))
@@ -45,60 +41,24 @@ pub fn may_leave(name: &str, config_json: &str) -> Result<(), Failure> {
 /// May it be written down at all? libxl says so when it is about to (libxl_dom_save.c:
 /// libxl__domain_save).
 pub fn may_be_saved(name: &str, config_json: &str) -> Result<(), Failure> {
-    parse(name, config_json)?.may_be_saved(name)
+    check_vnuma(name, &parse(name, config_json)?)
 }
 
-fn parse(name: &str, config_json: &str) -> Result<Devices, Failure> {
-    serde_json::from_str(config_json).map_err(|error| {
-        let what = format!(
-            "libxl's configuration of {name} cannot be read: {}",
-            one_line(&error.to_string())
-        );
-        Failure::new(Exit::Internal, what)
+fn parse(name: &str, config_json: &str) -> Result<DomainConfig, Failure> {
+    DomainConfig::parse(config_json).map_err(|error| {
+        Failure::new(Exit::Internal, format!("the configuration of {name} {error}"))
     })
 }
 
-/// What of a `libxl_domain_config` stands in the way. libxl's JSON leaves empty lists out.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Devices {
-    b_info: Nodes,
-    pcidevs: Vec<PciDevice>,
-}
-
-impl Devices {
-    fn may_be_saved(&self, name: &str) -> Result<(), Failure> {
-        if self.b_info.vnuma_nodes.is_empty() {
-            return Ok(());
-        }
-        let what =
-            format!("{name} has virtual NUMA nodes, which no stream of libxl's can describe");
-        let next = format!(
-            "start it without `vnuma` in its configuration, and {name} can be saved and migrated"
-        );
-        Err(Failure::new(Exit::GuestUnsupported, what).next(next))
+fn check_vnuma(name: &str, config: &DomainConfig) -> Result<(), Failure> {
+    if !config.has_vnuma() {
+        return Ok(());
     }
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Nodes {
-    vnuma_nodes: Vec<IgnoredAny>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct PciDevice {
-    domain: u32,
-    bus: u8,
-    dev: u8,
-    func: u8,
-}
-
-impl fmt::Display for PciDevice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04x}:{:02x}:{:02x}.{:x}", self.domain, self.bus, self.dev, self.func)
-    }
+    let what = format!("{name} has virtual NUMA nodes, which no stream of libxl's can describe");
+    let next = format!(
+        "start it without `vnuma` in its configuration, and {name} can be saved and migrated"
+    );
+    Err(Failure::new(Exit::GuestUnsupported, what).next(next))
 }
 
 fn check_state(domain: &Domain) -> Result<(), Failure> {

@@ -6,7 +6,6 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 use std::time::{Duration, Instant};
 
 use crate::gang_words::ToMember;
-use rxl_core::io::{Cancel, Guarded};
 use rxl_core::notes::Note;
 use rxl_core::steering::{Decision, PrecopyStats};
 use rxl_datapath::broken::Broken;
@@ -79,19 +78,15 @@ pub(crate) fn control_channel<D: Send + 'static>(
     output: OwnedFd,
     patience: Duration,
 ) -> io::Result<Control> {
-    let cancel = Cancel::new()?;
-    let input = Guarded::new(input, cancel.clone(), Some(patience))?;
-    let output = Guarded::new(output, cancel.clone(), Some(patience))?;
     let sender = events.sender();
-    Control::start(input, output, cancel, move |incoming| {
+    Control::start(input, output, patience, move |incoming| {
         let _ = sender.send(Event::Control(incoming));
     })
 }
 
 /// A message that does not belong in the state, for the error text.
 pub(crate) fn unexpected(message: &Message) -> String {
-    let text = serde_json::to_string(message).unwrap_or_default();
-    let name = text.split('"').nth(3).unwrap_or("?").to_owned();
+    let name = message.name();
     format!("the peer said '{name}' out of turn")
 }
 

@@ -1,5 +1,6 @@
 //! What a migration is asked to do.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use rxl_core::level::Level;
@@ -34,8 +35,8 @@ pub struct Request {
     pub transport: Transport,
     /// On how many connections.
     pub connections: u16,
-    /// For TCP.
-    pub data_address: Option<String>,
+    /// The target's address for data over TCP, where it is not the one that ssh uses.
+    pub data_address: Option<IpAddr>,
     /// How pages are packed.
     pub packing: Packing,
     /// Silence after which the target is dead.

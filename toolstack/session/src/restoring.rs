@@ -12,7 +12,7 @@ use rxl_core::host_error::HostError;
 use rxl_core::io::{Cancel, Guarded, pipe};
 use rxl_core::operation::Operation;
 use rxl_datapath::broken::{At, Broken};
-use rxl_host::host::Host;
+use rxl_host::host::{Host, RestoreRequest};
 
 /// libxl is building the domain. Whatever fails, nothing of it is left.
 ///
@@ -64,8 +64,8 @@ impl<'a> Restoring<'a> {
         let thread = std::thread::Builder::new().name("give".into()).spawn(work).map_err(broken)?;
         let giver = Giver { cancel, thread: Some(thread) };
         let notes = events.notes().map_err(broken)?;
-        let operation =
-            host.restore(config_json, restore_as, reading, notes).map_err(Failure::from)?;
+        let request = RestoreRequest::new(config_json, restore_as, notes)?;
+        let operation = host.restore(request, reading)?;
         Ok(Self { host, name: restore_as.name.clone(), operation: Some(operation), giver })
     }
 

@@ -159,7 +159,7 @@ fn offer(request: &Request, leaving: &Leaving) -> Offer {
         xen_version: xen_version.clone(),
         transport: request.transport,
         connections: request.connections,
-        data_address: request.data_address.clone(),
+        data_address: request.data_address.map(|address| address.to_string()),
         leave_paused: request.leave_paused,
         domid: request.preserve_domid.then_some(domain.domid.0),
         dry_run: request.dry_run,
@@ -194,7 +194,6 @@ fn start_data(
         route: &request.route,
         transport: request.transport,
         count: request.connections,
-        data_address: request.data_address.as_deref(),
     };
     let mut connections = Connections::open(&to, accept, ticket, &cancel)?;
     let (reading, writing) = pipe().map_err(broken)?;

@@ -25,9 +25,11 @@ use rxl_datapath::receive::{Pipe, Received, Receiver};
 use rxl_host::announce::arrival;
 use rxl_host::guard;
 use rxl_host::guard_line::{Guard, Word};
-use rxl_host::host::{Host, RestoreAhead};
+use rxl_host::host::{Host, RestoreAhead, RestoreRequest};
 use rxl_link::control::{Accept, Control, Hello, Incoming, Message, Offer, Refusal, StreamEnd};
-use rxl_link::transport::{Connection, Rendezvous, Ticket, listen_address, ssh_server_address};
+use rxl_link::transport::{
+    Connection, Expected, Rendezvous, RendezvousError, Ticket, listen_address,
+};
 
 /// What the target's data path yields.
 pub enum Data {
@@ -160,16 +162,25 @@ impl Session {
         offer: &Offer,
         accept: Accept,
     ) -> Result<Vec<Connection>, Failure> {
-        let tcp = (offer.transport == Transport::Tcp)
-            .then(|| listen_address(offer.data_address.as_deref()));
-        let queue = self.events.sender();
-        let deliver = move |connections: Result<_, _>| {
-            let _ = queue.send(Event::Data(connections.map(Data::Connected).map_err(Broken::peer)));
+        let tcp = match offer.transport {
+            Transport::Ssh => None,
+            Transport::Tcp => Some(
+                listen_address(offer.data_address.as_deref())
+                    .ok_or_else(|| self.refuse(no_data_address()))?,
+            ),
         };
-        let rendezvous = Rendezvous::open(state, ticket, tcp, offer.connections, deliver)
-            .map_err(|failure| self.refuse(Refusal { what: failure.what, next: None }))?;
-        let address = ssh_server_address().map(|address| address.to_string());
-        self.control.send(Message::Accept(Accept { port: rendezvous.port, address, ..accept }));
+        let queue = self.events.sender();
+        let deliver = move |connections: Result<_, RendezvousError>| {
+            let connections = connections.map(Data::Connected);
+            let broken = |error: RendezvousError| Broken::peer(error.to_string());
+            let _ = queue.send(Event::Data(connections.map_err(broken)));
+        };
+        let rendezvous =
+            Rendezvous::open(state, ticket, Expected::new(offer.connections, tcp), deliver)
+                .map_err(|failure| self.refuse(Refusal { what: failure.what, next: None }))?;
+        let address = rendezvous.tcp.map(|listens| listens.ip().to_string());
+        let port = rendezvous.tcp.map(|listens| listens.port());
+        self.control.send(Message::Accept(Accept { port, address, ..accept }));
         // The rendezvous has a deadline of its own, and reports before this one.
         let deadline = Instant::now() + deadlines::DATA_CONNECTIONS + deadlines::CONNECT;
         loop {
@@ -189,6 +200,14 @@ impl Session {
             };
             return Err(Failure::new(Exit::Cancelled, failure));
         }
+    }
+}
+
+/// Data over TCP is asked for, and nobody has said by which address this host is reached.
+fn no_data_address() -> Refusal {
+    Refusal {
+        what: "it does not know by which of its addresses data is to come".into(),
+        next: Some("name its IP address with --data-address".into()),
     }
 }
 
@@ -422,16 +441,16 @@ fn restore(
     cancel: &Cancel,
     notes: Notes,
 ) -> Result<(Restorer, RestoreAhead), Failure> {
-    let config = &offer.config_json;
+    let request = RestoreRequest::new(&offer.config_json, restore_as, notes)?;
     if let Some(special) = offer.special_pages
-        && let Some(ahead) = host.restore_ahead(config, restore_as, special, cancel, &notes)?
+        && let Some(ahead) = host.restore_ahead(&request, special, cancel)?
     {
         return Ok((Restorer::Rxl, ahead));
     }
     let broken = |e| Failure::internal("data path", &e);
     let (reading, writing) = pipe().map_err(broken)?;
     let to_libxl = Guarded::new(writing, cancel.clone(), Some(deadlines::STALL)).map_err(broken)?;
-    let operation = host.restore(config, restore_as, reading, notes)?;
+    let operation = host.restore(request, reading)?;
     Ok((Restorer::Libxc, RestoreAhead { operation, sink: Box::new(Pipe(to_libxl)) }))
 }
 

@@ -19,7 +19,7 @@ use migrate_stream::reader::{Start, StreamReader};
 use migrate_stream::writer;
 
 use rxl_core::domain::Vif;
-use rxl_core::domain::{DomId, Domain, GuestType, HostFacts, RestoreAs, RunState};
+use rxl_core::domain::{DomId, Domain, GuestType, HostFacts, RunState};
 use rxl_core::host_error::HostError;
 use rxl_core::notes::{Note, NoteKind, Notes};
 use rxl_core::operation::{Abort, Operation};
@@ -27,7 +27,7 @@ use rxl_core::state_dir::DomainLock;
 use rxl_core::steering::{Decision, PrecopyStats, SaveFlags, Steering, Unsteered, Walker};
 use rxl_datapath::feed::Feed;
 use rxl_host::guard_line::{Guard, Listener, Word};
-use rxl_host::host::{Host, Save};
+use rxl_host::host::{Host, RestoreRequest, Save};
 use rxl_precopy::save_memory::MemorySave;
 
 mod walked;
@@ -254,20 +254,16 @@ impl Host for MemoryHost {
 
     fn restore(
         &self,
-        config_json: &str,
-        restore_as: &RestoreAs,
+        request: RestoreRequest,
         stream: OwnedFd,
-        notes: Notes,
     ) -> Result<Operation<DomId>, HostError> {
-        let config: serde_json::Value =
-            serde_json::from_str(config_json).map_err(|e| failed("restore", e))?;
-        let kib = config["b_info"]["max_memkb"].as_u64().unwrap_or(0);
-        let domid = self.lock().add(&restore_as.name, GuestType::Pvh, RunState::Paused, kib, None);
+        let kib = request.config().max_memory_kib().unwrap_or(0);
+        let domid = self.lock().add(request.name(), GuestType::Pvh, RunState::Paused, kib, None);
         let (aborted, abort) = abort();
         let host = self.clone();
         let Faults { restore_after: limit, restore_at_end, .. } = self.faults();
         Operation::spawn("restore", abort, move || {
-            let _notes = notes;
+            let _notes = request.notes;
             let restored = read_stream(Summing::new(File::from(stream)), &aborted, limit);
             let restored = restored.and_then(|sum| {
                 if restore_at_end { Err(failed("restore", "as asked")) } else { Ok(sum) }

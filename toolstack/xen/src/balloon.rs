@@ -17,7 +17,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use crate::ao::Canceller;
-use crate::config::DomainConfig;
+use crate::config::LibxlConfig;
 use crate::context::Context;
 use crate::failure::Failure;
 
@@ -41,7 +41,7 @@ pub(super) struct MemoryRoom {
 impl MemoryRoom {
     /// Makes room for `config`'s domain. Waits for xl's lock until the context's operation is
     /// cancelled.
-    pub(super) fn make(context: &Context, config: &mut DomainConfig) -> Result<Self, Failure> {
+    pub(super) fn make(context: &Context, config: &mut LibxlConfig) -> Result<Self, Failure> {
         let settings = Settings::of_this_host();
         if !settings.balloons(context)? {
             return Ok(Self { _lock: None });
@@ -58,7 +58,7 @@ impl Context {
         Settings::of_this_host().balloons(self)
     }
 
-    fn free_memory_for(&self, config: &mut DomainConfig) -> Result<(), Failure> {
+    fn free_memory_for(&self, config: &mut LibxlConfig) -> Result<(), Failure> {
         let needed = self.memory_needed(config)?;
         let mut credit = deadlines::BALLOON;
         loop {
@@ -78,7 +78,7 @@ impl Context {
     }
 
     /// In KiB, everything that libxl adds for the domain included.
-    fn memory_needed(&self, config: &mut DomainConfig) -> Result<u64, Failure> {
+    fn memory_needed(&self, config: &mut LibxlConfig) -> Result<u64, Failure> {
         let mut needed = 0;
         // SAFETY: the context is live, the configuration initialised and the place for the result
         // valid.

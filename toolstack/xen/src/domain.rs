@@ -10,7 +10,7 @@ use std::ptr::null;
 use nix::errno::Errno;
 
 use crate::c_string::take_string;
-use crate::config::DomainConfig;
+use crate::config::LibxlConfig;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::interface::Interface;
@@ -101,7 +101,7 @@ impl Context {
 
     /// Its configuration as libxl's JSON.
     pub fn config_json(&self, domid: u32) -> Result<String, Failure> {
-        DomainConfig::retrieve(self, domid)?.json(self)
+        LibxlConfig::retrieve(self, domid)?.json(self)
     }
 
     /// Runs a suspended domain on; the guest sees a suspend that was cancelled.

@@ -9,13 +9,12 @@ use std::sync::Arc;
 use nix::sys::signal::{SigmaskHow, Signal};
 
 use crate::balloon::MemoryRoom;
-use crate::config;
-use crate::config::DomainConfig;
+use crate::config::LibxlConfig;
 use crate::context::{Context, with_signal};
 use crate::domain::guest;
 use crate::failure::Failure;
 use crate::stream;
-use rxl_core::domain::RestoreAs;
+use rxl_core::domain_config::DomainConfig;
 use rxl_core::steering::SaveFlags;
 
 /// The format that libxl writes since Xen 4.6 (libxl-migration-stream.pandoc).
@@ -53,13 +52,11 @@ impl Context {
     /// Makes the domain that `stream` holds, paused. When that fails nothing of it is left.
     pub fn restore(
         self: &Arc<Self>,
-        json: &str,
-        restore_as: &RestoreAs,
+        config: &DomainConfig,
         stream: BorrowedFd<'_>,
     ) -> Result<u32, Failure> {
-        let json =
-            config::for_restore(json, &restore_as.name, restore_as.domid.map(|domid| domid.0))?;
-        let mut config = DomainConfig::from_json(self, &json)?;
+        let name = config.name().unwrap_or_default();
+        let mut config = LibxlConfig::from_json(self, &config.to_string())?;
         stream::check_start(stream, self.canceller())?;
         let _room = MemoryRoom::make(self, &mut config)?;
         let mut domid = INVALID_DOMID;
@@ -72,7 +69,7 @@ impl Context {
         match result {
             Ok(()) => Ok(domid),
             Err(failure) => {
-                self.destroy_remains(domid, &restore_as.name);
+                self.destroy_remains(domid, name);
                 Err(failure)
             }
         }
@@ -80,7 +77,7 @@ impl Context {
 
     fn restore_into(
         self: &Arc<Self>,
-        config: &mut DomainConfig,
+        config: &mut LibxlConfig,
         domid: &mut u32,
         stream: BorrowedFd<'_>,
     ) -> Result<(), Failure> {

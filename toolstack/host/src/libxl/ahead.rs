@@ -6,10 +6,10 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use migrate_stream::{libxl, writer};
-use serde_json::Value;
 
 use crate::save_helper::session::{Plugin, RestoreHelper};
 use rxl_core::domain::SpecialPages;
+use rxl_core::domain_config::{Disk, DomainConfig};
 use rxl_core::io::Guarded;
 use rxl_datapath::broken::Broken;
 use rxl_datapath::sink::StreamSink;
@@ -27,58 +27,57 @@ const HEAD: usize = libxl::HEADER_LEN + libxl::RECORD_HEADER_LEN;
 /// - Hotplug scripts must be Xen's own for plain disks and bridges. Others may take a volume away
 ///   from the source (block-drbd), or draw the guest's traffic here (vif-route).
 /// - Of other devices nothing is known.
-pub(super) fn check(config_json: &str) -> Result<(), String> {
-    let config: Value = serde_json::from_str(config_json).map_err(|e| e.to_string())?;
-    let config = config.as_object().ok_or("its configuration is no object")?;
-    if config.get("c_info").and_then(|info| info.get("type")).and_then(Value::as_str) != Some("pvh")
-    {
-        return Err("it is no PVH domain".into());
+pub(super) fn check(config: &DomainConfig) -> Result<(), NotAhead> {
+    if config.guest_type() != Some("pvh") {
+        return Err(NotAhead::NotPvh);
     }
-    let lists = config.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_array()?)));
-    for (name, devices) in lists.filter(|(_, devices)| !devices.is_empty()) {
-        match name {
-            "disks" => devices.iter().try_for_each(check_disk)?,
-            "nics" => devices.iter().try_for_each(|nic| check_script(nic, "vif-bridge"))?,
-            other => return Err(format!("it has {other}")),
-        }
+    if let Some(other) = config.other_devices().next() {
+        return Err(NotAhead::OtherDevices(other.into()));
     }
-    Ok(())
+    config.disks().iter().try_for_each(check_disk)?;
+    config.nics().iter().try_for_each(|nic| check_script(nic.script.as_deref(), "vif-bridge"))
 }
 
-/// What libxl's JSON leaves out has its default: no `readwrite` means read-only.
-fn check_disk(disk: &Value) -> Result<(), String> {
-    check_script(disk, "block")?;
-    let writable = disk.get("readwrite").and_then(Value::as_i64).unwrap_or(0) != 0;
-    let path = text(disk, "pdev_path");
-    if !writable || is_for_blkback(disk) && is_block_device(Path::new(path)) {
+/// Why a domain's devices are attached only when its memory has come.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NotAhead {
+    #[error("it is no PVH domain")]
+    NotPvh,
+    #[error("it has {0}")]
+    OtherDevices(String),
+    #[error("a device has the hotplug script {0}")]
+    Script(String),
+    #[error("its disk {vdev} ({path}) is no block device")]
+    NoBlockDevice { vdev: String, path: String },
+}
+
+fn check_disk(disk: &Disk) -> Result<(), NotAhead> {
+    check_script(disk.script.as_deref(), "block")?;
+    let path = disk.pdev_path.as_deref().unwrap_or_default();
+    if !disk.is_writable() || is_for_blkback(disk) && is_block_device(Path::new(path)) {
         return Ok(());
     }
-    Err(format!("its disk {} ({path}) is no block device", text(disk, "vdev")))
+    let vdev = disk.vdev.clone().unwrap_or_default();
+    Err(NotAhead::NoBlockDevice { vdev, path: path.into() })
 }
 
 /// A disk that was attached later is as the user wrote it, often without a backend; libxl then
 /// tries blkback first, which takes raw block devices (libxl_disk.c: device_disk_add;
 /// libxl_device.c: disk_try_backend).
-fn is_for_blkback(disk: &Value) -> bool {
-    let chosen = |key: &str| Some(text(disk, key)).filter(|value| !["", "unknown"].contains(value));
-    match chosen("backend") {
+fn is_for_blkback(disk: &Disk) -> bool {
+    fn chosen(value: &Option<String>) -> Option<&str> {
+        value.as_deref().filter(|value| !["", "unknown"].contains(value))
+    }
+    match chosen(&disk.backend) {
         Some(backend) => backend == "phy",
-        None => chosen("format").is_none_or(|format| format == "raw"),
+        None => chosen(&disk.format).is_none_or(|format| format == "raw"),
     }
 }
 
-fn check_script(device: &Value, usual: &str) -> Result<(), String> {
-    let script = text(device, "script");
+fn check_script(script: Option<&str>, usual: &str) -> Result<(), NotAhead> {
+    let script = script.unwrap_or_default();
     let name = Path::new(script).file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    if script.is_empty() || name == usual {
-        Ok(())
-    } else {
-        Err(format!("a device has the hotplug script {script}"))
-    }
-}
-
-fn text<'a>(object: &'a Value, key: &str) -> &'a str {
-    object.get(key).and_then(Value::as_str).unwrap_or_default()
+    if script.is_empty() || name == usual { Ok(()) } else { Err(NotAhead::Script(script.into())) }
 }
 
 fn is_block_device(path: &Path) -> bool {
@@ -174,30 +173,36 @@ impl<F: Fn() -> bool + Send> StreamSink for Ahead<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn checked(disks: Value, more: (&str, Value)) -> Result<(), String> {
-        let mut config = json!({"c_info": {"type": "pvh"}, "b_info": {}, "disks": disks, "nics": [{"mac": "x"}]});
+        let mut config = json!({
+            "c_info": {"type": "pvh"}, "b_info": {}, "disks": disks, "nics": [{"mac": "x"}],
+        });
         config[more.0] = more.1;
-        check(&config.to_string())
+        check(&DomainConfig::parse(&config.to_string()).unwrap()).map_err(|why| why.to_string())
+    }
+
+    fn disk(json: Value) -> Disk {
+        serde_json::from_value(json).unwrap()
     }
 
     #[test]
     fn devices_may_come_early_that_cannot_see_stale_data() {
         let none = || ("x", json!([]));
         assert_eq!(checked(json!([]), none()), Ok(()));
-        let disk = |readwrite, backend: &str, path: &str| json!([{"pdev_path": path, "vdev": "xvda", "backend": backend, "readwrite": readwrite}]);
-        assert_eq!(checked(disk(0, "qdisk", "/images/root.img"), none()), Ok(()));
-        let refused = checked(disk(1, "phy", "/dev/null"), none()).unwrap_err();
+        let disks = |readwrite, backend: &str, path: &str| json!([{"pdev_path": path, "vdev": "xvda", "backend": backend, "readwrite": readwrite}]);
+        assert_eq!(checked(disks(0, "qdisk", "/images/root.img"), none()), Ok(()));
+        let refused = checked(disks(1, "phy", "/dev/null"), none()).unwrap_err();
         assert_eq!(refused, "its disk xvda (/dev/null) is no block device");
-        assert!(checked(disk(1, "qdisk", "/images/root.img"), none()).is_err());
+        assert!(checked(disks(1, "qdisk", "/images/root.img"), none()).is_err());
         assert!(
-            is_for_blkback(&json!({"backend": "unknown", "format": "raw"}))
-                && is_for_blkback(&json!({}))
+            is_for_blkback(&disk(json!({"backend": "unknown", "format": "raw"})))
+                && is_for_blkback(&disk(json!({})))
         );
         assert!(
-            !is_for_blkback(&json!({"format": "qcow2"}))
-                && !is_for_blkback(&json!({"backend": "qdisk"}))
+            !is_for_blkback(&disk(json!({"format": "qcow2"})))
+                && !is_for_blkback(&disk(json!({"backend": "qdisk"})))
         );
         assert_eq!(checked(json!([]), ("p9s", json!([{"tag": "x"}]))).unwrap_err(), "it has p9s");
         let nics = |script: &str| ("nics", json!([{"mac": "x"}, {"mac": "y", "script": script}]));
@@ -210,9 +215,10 @@ mod tests {
 
     #[test]
     fn other_guests_are_restored_as_ever() {
-        assert!(check(r#"{"c_info":{"type":"pv"}}"#).is_err());
-        assert!(check(r#"{"c_info":{"type":"hvm"}}"#).is_err());
-        assert!(check("[]").is_err());
-        assert!(check("").is_err());
+        for guest_type in ["pv", "hvm"] {
+            let json = json!({"c_info": {"type": guest_type}}).to_string();
+            assert_eq!(check(&DomainConfig::parse(&json).unwrap()), Err(NotAhead::NotPvh));
+        }
+        assert_eq!(check(&DomainConfig::parse("{}").unwrap()), Err(NotAhead::NotPvh));
     }
 }

@@ -7,7 +7,7 @@ use crate::events::Events;
 use crate::restoring::Restoring;
 use rxl_agent_protocol::{Command, Stamp, Verb};
 use rxl_core::domain::{DomId, RestoreAs};
-use rxl_core::domain_config::Config;
+use rxl_core::domain_config::DomainConfig;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::host_error::HostError;
 use rxl_core::io::{Cancel, Guarded};
@@ -106,12 +106,10 @@ fn rename_it(name: &str) -> String {
 fn name_of(saved: &Saved, request: &Request) -> Result<String, Failure> {
     let bad =
         |what: String| Failure::new(Exit::BadStream, format!("{}: {what}", request.path.display()));
-    let config = Config::parse(saved.config_json())
-        .map_err(|e| bad(format!("the configuration is no JSON: {e}")))?;
-    config
-        .name
-        .filter(|name| !name.is_empty())
-        .ok_or_else(|| bad("the configuration has no name".into()))
+    let config = DomainConfig::parse(saved.config_json())
+        .map_err(|error| bad(format!("the configuration {error}")))?;
+    let name = config.name().ok_or_else(|| bad("the configuration has no name".into()))?;
+    Ok(name.to_owned())
 }
 
 /// Reads the stream, which checks itself, into libxl's pipe. Bytes given.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
-use serde_json::Value;
 
 use crate::check::{at_source, may_be_saved};
 use crate::events::{Event, Events};
@@ -14,6 +13,7 @@ use crate::job::Job;
 use crate::savefile::file::Unfinished;
 use crate::savefile::writer::{Writer, Written};
 use rxl_core::domain::{Domain, RunState};
+use rxl_core::domain_config::DomainConfig;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::io::{Cancel, Guarded, pipe};
 use rxl_core::level::Level;
@@ -112,16 +112,10 @@ fn hold_still(mut job: Job) -> Result<Job, Failure> {
 
 /// As xl does without -D: the number is not to be kept, or a restore would fail where it is taken.
 fn without_domid(config_json: &str) -> Result<String, Failure> {
-    let bad = |e| {
-        Failure::new(
-            Exit::Internal,
-            format!("libxl's configuration of the domain is not JSON: {e}"),
-        )
-    };
-    let mut config: Value = serde_json::from_str(config_json).map_err(bad)?;
-    if let Some(create_info) = config.get_mut("c_info").and_then(Value::as_object_mut) {
-        create_info.remove("domid");
-    }
+    let mut config = DomainConfig::parse(config_json).map_err(|error| {
+        Failure::new(Exit::Internal, format!("the configuration of the domain {error}"))
+    })?;
+    config.forget_domid();
     Ok(config.to_string())
 }
 

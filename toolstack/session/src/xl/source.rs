@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use migrate_stream::writer;
-use serde_json::Value;
 
 use crate::events::{Event, Events};
 use crate::job::Job;
@@ -14,6 +13,8 @@ use crate::request::Request;
 use crate::source::TICK;
 use crate::xl::line::{Line, Said, Word};
 use rxl_core::deadlines;
+use rxl_core::domain::{Domain, RestoreAs};
+use rxl_core::domain_config::DomainConfig;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::io::{Cancel, Guarded, pipe};
 use rxl_core::level::Level;
@@ -92,21 +93,13 @@ fn receiver(request: &Request) -> String {
 /// Header and configuration. The receiver takes name and number from that.
 fn announcement(leaving: &Leaving, preserve_domid: bool) -> Result<Vec<u8>, Failure> {
     let wrong = |what: String| {
-        Failure::new(
-            Exit::Internal,
-            format!("the configuration of {}: {what}", leaving.domain.name),
-        )
+        Failure::new(Exit::Internal, format!("the configuration of {} {what}", leaving.domain.name))
     };
-    let mut config: Value =
-        serde_json::from_str(&leaving.config_json).map_err(|e| wrong(e.to_string()))?;
-    let create_info = config.get_mut("c_info").and_then(Value::as_object_mut);
-    let create_info = create_info.ok_or_else(|| wrong("it has no c_info".into()))?;
-    create_info.insert("name".into(), leaving.domain.name.clone().into());
-    if preserve_domid {
-        create_info.insert("domid".into(), leaving.domain.domid.0.into());
-    } else {
-        create_info.remove("domid");
-    }
+    let mut config =
+        DomainConfig::parse(&leaving.config_json).map_err(|error| wrong(error.to_string()))?;
+    let Domain { name, domid, .. } = &leaving.domain;
+    let restore_as = RestoreAs { name: name.clone(), domid: preserve_domid.then_some(*domid) };
+    config.restore_as(&restore_as).map_err(|error| wrong(error.to_string()))?;
     let mut bytes = Vec::new();
     writer::xl_header(&mut bytes, &config.to_string()).map_err(|e| wrong(e.to_string()))?;
     Ok(bytes)

@@ -3,16 +3,13 @@
 use std::io::{self, Read, Write};
 
 use migrate_stream::xl::{FLAG_JSON, GO, HEADER_LEN, Header, OptionalData};
-use serde::Deserialize;
 
 use rxl_core::domain::DomId;
+use rxl_core::domain_config::DomainConfig;
 use rxl_core::text::one_line;
 
 /// Bytes of a garbled word that are shown.
 const SHOWN: usize = 60;
-
-/// `LIBXL_MEMKB_DEFAULT`: the configuration leaves it to libxl.
-const MEMORY_DEFAULT: u64 = u64::MAX;
 
 /// The sender's word has come, whole. Nothing else lets a received domain run.
 pub struct Go(());
@@ -28,27 +25,6 @@ pub struct Announced {
     pub max_memory_kib: u64,
     /// Its configuration, libxl's JSON.
     pub config_json: String,
-}
-
-/// The fields of the configuration that the receiver needs; libxl reads it whole.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Config {
-    c_info: CreateInfo,
-    b_info: BuildInfo,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct CreateInfo {
-    name: String,
-    domid: u32,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct BuildInfo {
-    max_memkb: u64,
 }
 
 /// Reads one of the fixed words. The error is one line.
@@ -106,15 +82,11 @@ fn parse_announcement(data: &[u8]) -> Result<Announced, String> {
         tracing::info!("{} bytes after the configuration are passed over", data.tail.len());
     }
     let json = data.json().map_err(|e| e.to_string())?.ok_or("it came without a configuration")?;
-    let config: Config = serde_json::from_str(json).map_err(|e| {
-        format!("its configuration is not libxl's JSON: {}", one_line(&e.to_string()))
-    })?;
-    let (name, domid, kib) = (config.c_info.name, config.c_info.domid, config.b_info.max_memkb);
+    let config = DomainConfig::parse(json).map_err(|error| format!("its configuration {error}"))?;
     Ok(Announced {
-        name,
-        // 0, or nothing: any number will do.
-        domid: (domid != 0).then_some(DomId(domid)),
-        max_memory_kib: if kib == MEMORY_DEFAULT { 0 } else { kib },
+        name: config.name().unwrap_or_default().to_owned(),
+        domid: config.domid(),
+        max_memory_kib: config.max_memory_kib().unwrap_or(0),
         config_json: json.to_owned(),
     })
 }

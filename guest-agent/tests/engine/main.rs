@@ -1,271 +1,20 @@
-//! The engine over a store and a guest in memory, whose clock stands still until a test moves it.
+//! The engine over a store and a guest in memory.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::io;
-use std::os::fd::BorrowedFd;
-use std::rc::Rc;
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by a panic"
+)]
+
+mod bench;
+
 use std::time::Duration;
 
+use bench::{Bench, SECOND, failed, rows};
 use rxl_agent_protocol::*;
-use rxl_guest_agent::engine::Engine;
-use rxl_guest_agent::guest::{Buffer, Cut, Guest, Held, Prepared, Refusal, Since, Stopped};
-use rxl_guest_agent::store::Store;
-
-/// A tree that both sides share, and can be told to fail.
-#[derive(Clone, Default)]
-struct Tree(Rc<RefCell<Inner>>);
-
-#[derive(Default)]
-struct Inner {
-    nodes: BTreeMap<String, String>,
-    /// The paths that were written, in order.
-    writes: Vec<String>,
-    broken: bool,
-}
-
-impl Tree {
-    fn get(&self, path: &str) -> Option<String> {
-        self.0.borrow().nodes.get(path).cloned()
-    }
-
-    fn put(&self, path: &str, value: impl ToString) {
-        self.0.borrow_mut().nodes.insert(path.into(), value.to_string());
-    }
-
-    fn count(&self, under: &str) -> usize {
-        self.0.borrow().nodes.keys().filter(|path| path.starts_with(under)).count()
-    }
-
-    fn check(&self) -> io::Result<()> {
-        if self.0.borrow().broken { Err(io::Error::other("broken")) } else { Ok(()) }
-    }
-}
-
-impl Store for Tree {
-    fn read(&mut self, path: &str) -> io::Result<Option<String>> {
-        self.check()?;
-        Ok(self.get(path))
-    }
-
-    fn write(&mut self, path: &str, value: &str) -> io::Result<()> {
-        self.check()?;
-        assert!(value.len() <= MAX_VALUE, "{path}: {} bytes", value.len());
-        self.put(path, value);
-        self.0.borrow_mut().writes.push(path.into());
-        Ok(())
-    }
-
-    fn remove(&mut self, path: &str) -> io::Result<()> {
-        self.check()?;
-        let below = format!("{path}/");
-        self.0.borrow_mut().nodes.retain(|node, _| node != path && !node.starts_with(&below));
-        Ok(())
-    }
-
-    fn changed(&mut self) -> io::Result<bool> {
-        Ok(true)
-    }
-
-    fn notices(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-}
-
-/// Ranks that do as they are told, unless a refusal is set for the next call.
-#[derive(Clone, Default)]
-struct Ranks(Rc<RefCell<Condition>>);
-
-#[derive(Default)]
-struct Condition {
-    now: Duration,
-    gathered: bool,
-    frozen: bool,
-    /// What the next prepare, freeze or flush refuses with.
-    refuse: Option<Reason>,
-    /// So many thaws fail.
-    stuck: u32,
-    connections: usize,
-    buffers: Vec<Buffer>,
-    /// The next flush is the agent's end.
-    deadly: bool,
-}
-
-impl Ranks {
-    fn advance(&self, ms: u64) {
-        self.0.borrow_mut().now += Duration::from_millis(ms);
-    }
-
-    fn refusal(&self) -> Result<(), Refusal> {
-        match self.0.borrow_mut().refuse.take() {
-            Some(reason) => Err(Refusal::new(reason, "as the test wants")),
-            None => Ok(()),
-        }
-    }
-
-    fn frozen(&self) -> bool {
-        self.0.borrow().frozen
-    }
-
-    fn gathered(&self) -> bool {
-        self.0.borrow().gathered
-    }
-}
-
-fn rows() -> Vec<JobRow> {
-    let ranks = vec![Rank { number: 0, pid: 10 }, Rank { number: 1, pid: 11 }];
-    vec![JobRow { id: Token::from_text("job"), launcher: Launcher::OpenMpi, size: 4, ranks }]
-}
-
-fn connection(port: usize) -> Connection {
-    let (local, remote) = (([10, 0, 0, 1], port as u16).into(), ([10, 0, 0, 2], 1).into());
-    Connection {
-        local,
-        remote,
-        acked: 1,
-        received: 1,
-        unacked: 0,
-        notsent: 0,
-        unread: 3,
-        retransmits: 0,
-        window: None,
-    }
-}
-
-impl Guest for Ranks {
-    fn now(&self) -> Duration {
-        self.0.borrow().now
-    }
-
-    fn freezer(&self) -> Freezer {
-        Freezer::Cgroup
-    }
-
-    fn survey(&mut self) -> Result<Vec<JobRow>, Refusal> {
-        Ok(rows())
-    }
-
-    fn prepare(&mut self, _: &Prepare) -> Result<Prepared, Refusal> {
-        self.0.borrow_mut().gathered = true;
-        self.refusal()?;
-        Ok(Prepared { rows: rows(), processes: 2, connections: 1, patience: None })
-    }
-
-    fn freeze(&mut self, _: Duration) -> Result<Stopped, Refusal> {
-        self.0.borrow_mut().frozen = true;
-        self.refusal()?;
-        Ok(Stopped { processes: 2, took: Duration::from_micros(5) })
-    }
-
-    fn note_buffers(&mut self) -> Result<(), Refusal> {
-        self.0.borrow_mut().buffers = vec![Buffer { inode: 7, size: 4096, locks: 2, clamp: 2048 }];
-        Ok(())
-    }
-
-    fn flush(&mut self, _: Duration) -> Result<Cut, Refusal> {
-        assert!(!self.0.borrow().deadly, "killed");
-        self.refusal()?;
-        let connections = (0..self.0.borrow().connections).map(connection).collect();
-        Ok(Cut { clean: true, resend: None, connections })
-    }
-
-    fn thaw(&mut self) -> Result<Since, Refusal> {
-        let mut state = self.0.borrow_mut();
-        if state.stuck > 0 {
-            state.stuck -= 1;
-            return Err(Refusal::new(Reason::System, "stuck"));
-        }
-        state.frozen = false;
-        Ok(Since { lost: 0, retransmits: 1, connections: 1 })
-    }
-
-    fn finish(&mut self) -> Result<Since, Refusal> {
-        assert!(!self.frozen(), "put back while frozen");
-        let mut state = self.0.borrow_mut();
-        state.gathered = false;
-        state.buffers.clear();
-        Ok(Since { lost: 0, retransmits: 2, connections: 1 })
-    }
-
-    fn held(&self) -> Held {
-        let groups = if self.gathered() { vec!["/group".into()] } else { Vec::new() };
-        Held { groups, processes: Vec::new(), buffers: self.0.borrow().buffers.clone() }
-    }
-
-    fn take_over(&mut self, held: Held) -> Result<bool, Refusal> {
-        assert_eq!(held, self.held());
-        Ok(self.frozen())
-    }
-}
-
-struct Bench {
-    tree: Tree,
-    ranks: Ranks,
-    engine: Engine<Tree, Ranks>,
-    directory: tempfile::TempDir,
-}
-
-const SECOND: Duration = Duration::from_secs(1);
-
-impl Bench {
-    fn new() -> Self {
-        let (tree, ranks, directory) =
-            (Tree::default(), Ranks::default(), tempfile::tempdir().expect("directory"));
-        let engine = start(&tree, &ranks, &directory);
-        Self { tree, ranks, engine, directory }
-    }
-
-    /// As when the agent was killed and started again.
-    fn restart(&mut self) {
-        self.engine = start(&self.tree, &self.ranks, &self.directory);
-    }
-
-    fn say(&mut self, command: &str) -> Status {
-        self.tree.put(path::COMMAND, command);
-        self.step()
-    }
-
-    fn step(&mut self) -> Status {
-        self.engine.step();
-        self.state().status
-    }
-
-    fn state(&self) -> State {
-        self.tree.get(path::STATE).expect("a state").parse().expect("well-formed")
-    }
-
-    /// Up to the freeze.
-    fn frozen() -> Self {
-        let mut bench = Self::new();
-        assert!(matches!(
-            bench.say("7 1 prepare lease=1000 deadline=100 pause=100"),
-            Status::Ready(_)
-        ));
-        assert!(matches!(bench.say("7 2 freeze lease=1000 deadline=100"), Status::Frozen(_)));
-        assert!(bench.ranks.frozen());
-        bench
-    }
-
-    fn runs(&self) -> bool {
-        !self.ranks.frozen() && !self.ranks.gathered()
-    }
-}
-
-fn start(tree: &Tree, ranks: &Ranks, directory: &tempfile::TempDir) -> Engine<Tree, Ranks> {
-    let info = AgentInfo {
-        version: Token::from_text("1"),
-        protocol: PROTOCOL_VERSION,
-        pid: 1,
-        boot: Token::from_text("boot"),
-        freezer: Freezer::Cgroup,
-    };
-    Engine::start(tree.clone(), ranks.clone(), info, directory.path().join("record"))
-        .expect("it starts")
-}
-
-fn failed(status: &Status, why: Reason) -> bool {
-    matches!(status, Status::Failed { reason, .. } if *reason == why)
-}
+use rxl_guest_agent::guest::Guest;
 
 #[test]
 fn a_whole_epoch() {
@@ -528,4 +277,79 @@ fn it_looks_each_second_while_an_epoch_is_under_way() {
     assert!(bench.engine.step() > SECOND);
     let mut bench = Bench::frozen();
     assert!(bench.engine.step() <= SECOND);
+}
+
+/// A freeze fails and so does the thaw after it. The freeze's own lease must not put off the retry.
+#[test]
+fn a_thaw_that_failed_is_tried_again_though_a_lease_runs() {
+    let mut bench = Bench::new();
+    bench.say("7 1 prepare lease=30000 deadline=100 pause=100");
+    bench.ranks.0.borrow_mut().refuse = Some(Reason::FreezeDeadline);
+    bench.ranks.0.borrow_mut().stuck = 1;
+    assert!(failed(&bench.say("7 2 freeze lease=30000 deadline=100"), Reason::FreezeDeadline));
+    assert!(bench.ranks.frozen());
+    assert!(bench.engine.step() <= Duration::from_millis(100));
+    bench.tree.put(path::LEASE, Lease { epoch: 7, count: 1 });
+    bench.ranks.advance(100);
+    bench.step();
+    assert!(bench.runs());
+}
+
+#[test]
+fn a_hold_does_not_put_off_a_thaw_that_failed() {
+    let mut bench = Bench::frozen();
+    bench.ranks.0.borrow_mut().stuck = 2;
+    assert!(failed(&bench.say("7 3 thaw lease=30000"), Reason::System));
+    bench.say("7 4 hold lease=30000");
+    bench.ranks.advance(100);
+    bench.step();
+    assert!(bench.runs());
+}
+
+#[test]
+fn a_successor_thaws_what_could_not_be_thawed() {
+    let mut bench = Bench::frozen();
+    bench.ranks.0.borrow_mut().stuck = 1;
+    assert!(failed(&bench.say("7 3 flush lease=1000"), Reason::Malformed));
+    assert!(bench.ranks.frozen());
+    bench.restart();
+    assert!(bench.runs());
+}
+
+#[test]
+fn a_stopping_agent_goes_on_trying_to_thaw() {
+    let bench = Bench::frozen();
+    let ranks = bench.ranks.clone();
+    ranks.0.borrow_mut().stuck = 3;
+    bench.engine.stop().expect("it stops");
+    assert!(!ranks.frozen());
+}
+
+#[test]
+fn what_cannot_be_put_back_does_not_keep_the_epoch() {
+    let mut bench = Bench::frozen();
+    bench.ranks.0.borrow_mut().stranded = true;
+    let finished = Finished { retransmits: 1, connections: 1 };
+    assert_eq!(bench.say("7 3 abort"), Status::Finished(finished), "the thaw's own counts");
+    assert!(!bench.ranks.frozen() && bench.ranks.gathered());
+    assert!(matches!(bench.say("8 1 prepare lease=1000 deadline=100 pause=100"), Status::Ready(_)));
+    bench.say("8 2 abort");
+
+    bench.restart();
+    bench.ranks.0.borrow_mut().stranded = false;
+    bench.step();
+    assert!(bench.runs(), "it is tried again while no epoch is under way");
+}
+
+#[test]
+fn a_store_that_takes_no_writes_is_still_listened_to() {
+    let mut bench = Bench::frozen();
+    bench.tree.0.borrow_mut().full = true;
+    bench.tree.put(path::COMMAND, "7 3 flush lease=1000 deadline=100 room=0");
+    bench.engine.step();
+    bench.tree.put(path::COMMAND, "7 4 thaw lease=1000");
+    bench.engine.step();
+    assert!(!bench.ranks.frozen());
+    bench.tree.0.borrow_mut().full = false;
+    assert!(matches!(bench.step(), Status::Thawed(_)));
 }

@@ -1,0 +1,420 @@
+//! Where a target's data connections arrive.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use migrate_stream::frame::{PREAMBLE_LEN, Preamble};
+use rxl_core::deadlines;
+use rxl_core::error::Failure;
+use rxl_core::state_dir::StateDir;
+use tokio::io::{AsyncReadExt, Interest};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::runtime::Handle;
+use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+
+use super::hand_over::receive_descriptor;
+use super::{Ticket, tune};
+use crate::runtime::runtime;
+
+/// Connections that may be saying who they are at the same time. One more ends the oldest: a
+/// stranger who opens many cannot keep those out that belong here.
+const MOST_HANDSHAKES: usize = 128;
+
+/// Pause after a failed accept, which may be for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A data connection as the target has it.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its place among the migration's connections.
+    pub index: u16,
+    /// Where its frames come from: a blocking descriptor.
+    pub fd: OwnedFd,
+    /// Over ssh: the process that keeps the ssh session alive waits for this to close.
+    pub keeper: Option<UnixStream>,
+}
+
+/// The connections that a target waits for.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected {
+    /// Number of connections.
+    pub count: u16,
+    /// The address to listen on, where they come over TCP.
+    pub tcp: Option<IpAddr>,
+    /// All are there in this time, or none is taken.
+    pub deadline: Duration,
+}
+
+impl Expected {
+    /// So many connections, within the time that a member of a gang may take to open them.
+    pub fn new(count: u16, tcp: Option<IpAddr>) -> Self {
+        Self { count, tcp, deadline: deadlines::DATA_CONNECTIONS }
+    }
+}
+
+/// Why a target has not got its data connections.
+#[derive(Debug, thiserror::Error)]
+pub enum RendezvousError {
+    /// The deadline has passed.
+    #[error("only {came} of {expected} data connections came in {} s", deadline.as_secs())]
+    Missing {
+        /// Connections that belong to the migration and are there.
+        came: usize,
+        /// Connections that were expected.
+        expected: u16,
+        /// The deadline that has passed.
+        deadline: Duration,
+    },
+}
+
+/// Why one connection is dropped.
+#[derive(Debug, thiserror::Error)]
+enum Dropped {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("its first 64 bytes did not come in {} s", deadlines::PREAMBLE.as_secs())]
+    Late,
+    #[error("{0} has no token of this migration")]
+    Stranger(SocketAddr),
+    #[error("a handed connection has no token of this migration")]
+    HandedStranger,
+    #[error("connection {0} is there already, or was not asked for")]
+    NotExpected(u16),
+    #[error("{MOST_HANDSHAKES} others came before it said who it is: {0}")]
+    Ended(#[source] JoinError),
+}
+
+/// Where a target's data connections arrive. Dropping it stops waiting and removes the socket.
+pub struct Rendezvous {
+    task: JoinHandle<()>,
+    runtime: Handle,
+    socket: PathBuf,
+    /// The address and port, when it listens for TCP.
+    pub tcp: Option<SocketAddr>,
+}
+
+impl Rendezvous {
+    /// Waits for connections on the runtime, and gives them to `deliver`, in the order of their
+    /// indices, when all are there.
+    pub fn open(
+        state: &StateDir,
+        ticket: &Ticket,
+        expected: Expected,
+        deliver: impl FnOnce(Result<Vec<Connection>, RendezvousError>) + Send + 'static,
+    ) -> Result<Self, Failure> {
+        let socket = state.receive_socket(&ticket.id.to_string())?;
+        let failed = |e: io::Error| Failure::internal(socket.display(), &e);
+        let runtime = runtime().map_err(failed)?;
+        let _inside = runtime.enter();
+        let unix = UnixListener::bind(&socket).map_err(failed)?;
+        let listener = expected.tcp.map(listen).transpose();
+        let tcp = listener.map_err(|e| {
+            let _ = std::fs::remove_file(&socket);
+            Failure::internal("cannot listen for data connections", &e)
+        })?;
+        let address = tcp.as_ref().and_then(|listener| listener.local_addr().ok());
+        let gathering = Gathering { unix, tcp, ticket: ticket.clone(), expected, came: Vec::new() };
+        let task = runtime.spawn(async move { deliver(gathering.run().await) });
+        Ok(Self { task, runtime: runtime.clone(), socket, tcp: address })
+    }
+}
+
+impl Drop for Rendezvous {
+    fn drop(&mut self) {
+        self.task.abort();
+        let task = &mut self.task;
+        // A panic in it has been printed.
+        let _ = self.runtime.block_on(task);
+        // Not there any more only if somebody cleaned up before us.
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+/// A listener on any port of one address. Called on the runtime.
+fn listen(address: IpAddr) -> io::Result<TcpListener> {
+    let listener = std::net::TcpListener::bind((address, 0))?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+struct Gathering {
+    unix: UnixListener,
+    tcp: Option<TcpListener>,
+    ticket: Ticket,
+    expected: Expected,
+    came: Vec<Connection>,
+}
+
+impl Gathering {
+    async fn run(mut self) -> Result<Vec<Connection>, RendezvousError> {
+        let Expected { count, deadline, .. } = self.expected;
+        if timeout(deadline, self.gather()).await.is_err() {
+            let came = self.came.len();
+            return Err(RendezvousError::Missing { came, expected: count, deadline });
+        }
+        self.came.sort_by_key(|connection| connection.index);
+        Ok(self.came)
+    }
+
+    /// Takes connections from both listeners until all are there. Each says who it is on a task of
+    /// its own, so that a slow one holds no other up.
+    async fn gather(&mut self) {
+        let mut handshakes = Handshakes::default();
+        while self.came.len() < usize::from(self.expected.count) {
+            let ticket = self.ticket.clone();
+            tokio::select! {
+                accepted = self.unix.accept() => match accepted {
+                    Ok((stream, _)) => handshakes.begin(take_handed(stream, ticket)),
+                    Err(error) => accept_failed(&error).await,
+                },
+                accepted = accept_tcp(self.tcp.as_ref()) => match accepted {
+                    Ok((stream, from)) => handshakes.begin(take_tcp(stream, from, ticket)),
+                    Err(error) => accept_failed(&error).await,
+                },
+                Some(ended) = handshakes.all.join_next() => {
+                    let ended = ended.unwrap_or_else(|ended| Err(Dropped::Ended(ended)));
+                    if let Err(error) = ended.and_then(|connection| self.admit(connection)) {
+                        tracing::warn!("a data connection was dropped: {error}");
+                    }
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, new: Connection) -> Result<(), Dropped> {
+        let is_there = self.came.iter().any(|old| old.index == new.index);
+        if new.index >= self.expected.count || is_there {
+            return Err(Dropped::NotExpected(new.index));
+        }
+        self.came.push(new);
+        Ok(())
+    }
+}
+
+/// Connections that are saying who they are.
+#[derive(Default)]
+struct Handshakes {
+    all: JoinSet<Result<Connection, Dropped>>,
+    oldest_first: VecDeque<AbortHandle>,
+}
+
+impl Handshakes {
+    fn begin(&mut self, shake: impl Future<Output = Result<Connection, Dropped>> + Send + 'static) {
+        self.oldest_first.retain(|handshake| !handshake.is_finished());
+        if self.oldest_first.len() >= MOST_HANDSHAKES
+            && let Some(oldest) = self.oldest_first.pop_front()
+        {
+            oldest.abort();
+        }
+        let in_time =
+            async { timeout(deadlines::PREAMBLE, shake).await.unwrap_or(Err(Dropped::Late)) };
+        self.oldest_first.push_back(self.all.spawn(in_time));
+    }
+}
+
+async fn accept_failed(error: &io::Error) {
+    tracing::warn!("a data connection was not accepted: {error}");
+    sleep(ACCEPT_PAUSE).await;
+}
+
+/// Never ready where there is no listener.
+async fn accept_tcp(listener: Option<&TcpListener>) -> io::Result<(TcpStream, SocketAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn take_tcp(
+    mut stream: TcpStream,
+    from: SocketAddr,
+    ticket: Ticket,
+) -> Result<Connection, Dropped> {
+    tune(&stream)?;
+    let mut bytes = [0; PREAMBLE_LEN];
+    stream.read_exact(&mut bytes).await?;
+    let preamble = Preamble::parse(&bytes).map_err(io::Error::other)?;
+    if !ticket.admits(&preamble) {
+        return Err(Dropped::Stranger(from));
+    }
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    Ok(Connection { index: preamble.connection, fd: stream.into(), keeper: None })
+}
+
+async fn take_handed(
+    keeper: tokio::net::UnixStream,
+    ticket: Ticket,
+) -> Result<Connection, Dropped> {
+    let receive = || receive_descriptor(&keeper);
+    let (preamble, fd) = keeper.async_io(Interest::READABLE, receive).await?;
+    if !ticket.admits(&preamble) {
+        return Err(Dropped::HandedStranger);
+    }
+    rustix::io::ioctl_fionbio(&fd, false).map_err(io::Error::from)?;
+    let keeper = keeper.into_std()?;
+    keeper.set_nonblocking(false)?;
+    Ok(Connection { index: preamble.connection, fd, keeper: Some(keeper) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::sync::mpsc::{Receiver, channel};
+    use std::time::Instant;
+
+    use migrate_stream::frame::Purpose;
+    use tempfile::TempDir;
+
+    use super::super::hand_over::send_descriptor;
+    use super::*;
+
+    type Delivered = Receiver<Result<Vec<Connection>, RendezvousError>>;
+
+    struct Target {
+        rendezvous: Rendezvous,
+        delivered: Delivered,
+        ticket: Ticket,
+        dir: TempDir,
+    }
+
+    impl Target {
+        fn new(expected: Expected) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let (ticket, (tx, delivered)) = (Ticket::random().unwrap(), channel());
+            let deliver = move |result| drop(tx.send(result));
+            let state = StateDir::at(dir.path());
+            let rendezvous = Rendezvous::open(&state, &ticket, expected, deliver).unwrap();
+            Self { rendezvous, delivered, ticket, dir }
+        }
+
+        /// `count` connections over TCP on this host.
+        fn over_tcp(count: u16) -> Self {
+            Self::new(Expected::new(count, Some([127, 0, 0, 1].into())))
+        }
+
+        fn stranger(&self) -> TcpStream {
+            TcpStream::connect(self.rendezvous.tcp.unwrap()).unwrap()
+        }
+
+        fn connect(&self, index: u16) -> TcpStream {
+            let mut stream = self.stranger();
+            stream.write_all(&self.ticket.preamble(Purpose::Data, index)).unwrap();
+            stream
+        }
+
+        fn hand_over(&self, index: u16, input: &OwnedFd) -> UnixStream {
+            let stream = UnixStream::connect(&self.rendezvous.socket).unwrap();
+            let bytes = self.ticket.preamble(Purpose::Data, index);
+            send_descriptor(&stream, &Preamble::parse(&bytes).unwrap(), input).unwrap();
+            stream
+        }
+
+        fn result(&self) -> Result<Vec<Connection>, RendezvousError> {
+            self.delivered.recv_timeout(Duration::from_secs(10)).unwrap()
+        }
+    }
+
+    #[test]
+    fn connections_come_in_any_order_and_are_blocking() {
+        let target = Target::over_tcp(3);
+        let (reading, _writing) = rxl_core::io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&reading, true).unwrap();
+        let _keeper = target.hand_over(1, &reading);
+        let _others = [2, 2, 0, 7].map(|index| target.connect(index));
+        let all = target.result().unwrap();
+        assert_eq!(all.iter().map(|one| one.index).collect::<Vec<_>>(), [0, 1, 2]);
+        for one in &all {
+            let flags = rustix::fs::fcntl_getfl(&one.fd).unwrap();
+            assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK), "{one:?}");
+        }
+        assert!(all[1].keeper.is_some());
+    }
+
+    /// Who sends a byte now and then, or nothing, neither blocks the others nor stays.
+    #[test]
+    fn a_client_that_drips_holds_nobody_up() {
+        let target = Target::over_tcp(1);
+        let mut dripping = target.stranger();
+        let _silent: Vec<_> = (0..10).map(|_| target.stranger()).collect();
+        let bytes = target.ticket.preamble(Purpose::Data, 0);
+        dripping.write_all(&bytes[..1]).unwrap();
+        let begun = Instant::now();
+        let _honest = target.connect(0);
+        assert_eq!(target.result().unwrap().len(), 1);
+        assert!(begun.elapsed() < deadlines::PREAMBLE, "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn a_byte_does_not_renew_the_deadline_of_a_preamble() {
+        let target = Target::over_tcp(1);
+        let mut dripping = target.stranger();
+        let begun = Instant::now();
+        while dripping.write_all(&[0]).is_ok() {
+            assert!(begun.elapsed() < 2 * deadlines::PREAMBLE, "it is still there");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        assert!(begun.elapsed() >= deadlines::PREAMBLE);
+    }
+
+    #[test]
+    fn many_strangers_keep_nobody_out() {
+        let target = Target::over_tcp(1);
+        let _strangers: Vec<_> = (0..2 * MOST_HANDSHAKES).map(|_| target.stranger()).collect();
+        let _honest = target.connect(0);
+        assert_eq!(target.result().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_connection_without_the_token_is_dropped() {
+        let target = Target::over_tcp(1);
+        let other = Ticket { token: Ticket::random().unwrap().token, id: target.ticket.id };
+        let mut stranger = target.stranger();
+        stranger.write_all(&other.preamble(Purpose::Data, 0)).unwrap();
+        let mut end = [0; 1];
+        assert!(matches!(stranger.read(&mut end), Ok(0) | Err(_)), "it was closed");
+        let mut control = target.stranger();
+        control.write_all(&target.ticket.preamble(Purpose::Control, 0)).unwrap();
+        assert!(matches!(control.read(&mut end), Ok(0) | Err(_)), "no data connection");
+        let _honest = target.connect(0);
+        assert_eq!(target.result().unwrap().len(), 1);
+    }
+
+    /// Time runs 200 times as fast as in a migration.
+    #[test]
+    fn the_last_member_of_a_gang_still_finds_its_target() {
+        const FASTER: u32 = 200;
+        let mut expected = Expected::new(1, Some([127, 0, 0, 1].into()));
+        expected.deadline /= FASTER;
+        let target = Target::new(expected);
+        std::thread::sleep((deadlines::BEGIN + deadlines::CONNECT) / FASTER);
+        let _late = target.connect(0);
+        assert_eq!(target.result().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_does_not_come_is_told() {
+        let deadline = Duration::from_millis(100);
+        let target = Target::new(Expected { deadline, ..Expected::new(2, None) });
+        let (reading, _writing) = rxl_core::io::pipe().unwrap();
+        let _keeper = target.hand_over(1, &reading);
+        let error = target.result().unwrap_err();
+        assert!(matches!(error, RendezvousError::Missing { came: 1, expected: 2, .. }), "{error}");
+    }
+
+    #[test]
+    fn dropped_it_leaves_no_socket() {
+        let Target { rendezvous, delivered, dir, .. } = Target::new(Expected::new(1, None));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        drop(rendezvous);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert!(delivered.recv().is_err(), "nothing is delivered any more");
+    }
+}
