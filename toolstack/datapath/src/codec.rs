@@ -314,8 +314,9 @@ mod tests {
 
     #[test]
     fn pages_travel_with_and_without_zstd() {
-        let noise: Vec<u8> =
-            (1..=2048_u32).flat_map(|n| n.wrapping_mul(n).wrapping_mul(0x9e37_79b1).to_le_bytes()).collect();
+        let noise: Vec<u8> = (1..=2048_u32)
+            .flat_map(|n| n.wrapping_mul(n).wrapping_mul(0x9e37_79b1).to_le_bytes())
+            .collect();
         let (noise, _) = noise.as_chunks::<PAGE_SIZE>();
         let (zero, text) = ([0; PAGE_SIZE], [b'x'; PAGE_SIZE]);
         for contents in [[&zero, &noise[0], &noise[1], &zero], [&zero, &text, &zero, &text]] {
