@@ -1,12 +1,13 @@
-//! Why a host did not do what was asked.
+//! The errors of operations on a host.
 
-/// Why a host did not do what was asked. One line: what, where and, when known, why.
+/// The error of an operation on a host. Its text is one line: what failed, where and, if known,
+/// why.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
-    /// No domain of that name or number.
+    /// The host has no domain of that name or domid.
     #[error("no domain {0} here; `xl list` shows those that are")]
     NoSuchDomain(String),
-    /// There is a domain of that name already.
+    /// Another domain has that name already.
     #[error("a domain named {0} is here already")]
     NameTaken(String),
     /// The operation was aborted as asked.
@@ -18,9 +19,9 @@ pub enum HostError {
     /// The operation failed: its name, what libxl returned and its last error lines.
     #[error("{operation} failed: {reason}")]
     Failed {
-        /// Which, in libxl's terms.
+        /// The operation's name in libxl's terms.
         operation: &'static str,
-        /// What libxl said.
+        /// libxl's return code and its last error lines.
         reason: String,
     },
 }

@@ -9,13 +9,13 @@ use serde::Serialize;
 use twox_hash::XxHash3_64;
 use zstd::bulk::Compressor;
 
-/// Most different contents that are remembered. Whenever there are more, half of them are forgotten,
-/// and the counts become estimates. The table takes 19 MiB of address space, and of memory only
-/// what is used.
+/// Most different contents that are remembered. Whenever there are more, half of them are
+/// forgotten, and the counts become estimates. The table takes 19 MiB of address space, and of
+/// memory only what is used.
 const MOST_REMEMBERED: usize = 1 << 20;
 
-/// The contents seen so far, by XXH3 with 64 bits: among a million different pages two have the same
-/// hash with a probability of 1 in 37 million.
+/// The contents seen so far, by XXH3 with 64 bits: among a million different pages two have the
+/// same hash with a probability of 1 in 37 million.
 pub struct Seen {
     hashes: HashSet<u64>,
     /// Only hashes whose lowest `bits` bits are zero are remembered. This samples contents, not
@@ -83,8 +83,8 @@ const BLOCK: u32 = 128;
 /// Number of bytes that are all compressed. After them only one of [`STRIDE`] blocks is.
 const DENSE_BYTES: u64 = 32 << 20;
 
-/// In a long stream one block of this many is compressed. Small blocks from all over the stream give
-/// a better estimate than a large one, because one part of memory says little about another.
+/// In a long stream one block of this many is compressed. Small blocks from all over the stream
+/// give a better estimate than a large one, because one part of memory says little about another.
 const STRIDE: u32 = 32;
 
 /// Estimates the size of the pages in rxl's frames by compressing a sample: all pages of a short
@@ -108,7 +108,7 @@ pub struct Sampler {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Compression {
-    /// Always `zstd`.
+    /// The codec, always `zstd`.
     pub codec: &'static str,
     /// The compression level.
     pub level: i32,
@@ -137,8 +137,8 @@ impl Default for Sampler {
 }
 
 impl Sampler {
-    /// Takes the next page. `contents` is none if it has none or if they are all zero, because rxl's
-    /// frames leave zero pages out.
+    /// Takes the next page. `contents` is none if it has none or if they are all zero, because
+    /// rxl's frames leave zero pages out.
     pub fn page(&mut self, page: PageEntry, contents: Option<&[u8; PAGE_SIZE]>) {
         if self.weight > 0 {
             self.block.extend_from_slice(&page.value().to_le_bytes());
