@@ -1,5 +1,10 @@
 //! The errors of operations on a host.
 
+use std::error::Error;
+
+/// The error that made an operation of a host fail.
+type Cause = Box<dyn Error + Send + Sync>;
+
 /// The error of an operation on a host. Its text is one line: what failed, where and, if known,
 /// why.
 #[derive(Debug, thiserror::Error)]
@@ -15,13 +20,25 @@ pub enum HostError {
     Aborted(&'static str),
     /// Xen or its toolstack is not there, not reachable or not the one that rxl was built for.
     #[error("{0}")]
-    NoXen(String),
+    NoXen(#[source] Cause),
     /// The operation failed: its name, what libxl returned and its last error lines.
-    #[error("{operation} failed: {reason}")]
+    #[error("{operation} failed: {source}")]
     Failed {
-        /// The operation's name in libxl's terms.
+        /// The operation's name, in libxl's terms if libxl ran it.
         operation: &'static str,
-        /// libxl's return code and its last error lines.
-        reason: String,
+        /// What libxl said, or why rxl's own part failed.
+        source: Cause,
     },
+}
+
+impl HostError {
+    /// The error of a host without a Xen that rxl can drive.
+    pub fn no_xen(cause: impl Into<Cause>) -> Self {
+        Self::NoXen(cause.into())
+    }
+
+    /// The error of an operation that failed for this reason.
+    pub fn failed(operation: &'static str, cause: impl Into<Cause>) -> Self {
+        Self::Failed { operation, source: cause.into() }
+    }
 }
