@@ -98,6 +98,14 @@ pub fn wait_readable(
     wait_any(fds, PollFlags::POLLIN, cancel, Some(patience))
 }
 
+/// Waits until a descriptor can be read, at most for `patience`. A signal may end the wait early: for
+/// callers that look again anyway.
+pub fn rest(fd: BorrowedFd<'_>, patience: Duration) {
+    // Rounded up: a wait of zero would be no wait.
+    let timeout = PollTimeout::try_from(patience.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+    let _ = poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout);
+}
+
 fn wait(
     fd: &OwnedFd,
     wanted: PollFlags,
