@@ -12,7 +12,7 @@ use rxl_core::save_format::Format;
 use rxl_core::state_dir::StateDir;
 use rxl_datapath::packing::Packing;
 use rxl_session::events::Events;
-use rxl_session::savefile::save::{After, Request, save};
+use rxl_session::savefile::save::{After, SaveRequest, save};
 use rxl_testkit::memory::{Guest, MemoryHost};
 
 #[test]
@@ -29,7 +29,7 @@ fn a_file_that_may_not_grow_leaves_the_domain_running() {
         );
         let path = directory.path().join("dom3.save");
         let packing = Packing { compress: true, level: 1, threads: 2 };
-        let request = Request {
+        let request = SaveRequest {
             domain: "dom3".into(),
             path,
             format,

@@ -24,10 +24,10 @@ use rxl_gang::barriers::{GangOutcome, Quiesce};
 use rxl_gang::leader::{Heard, lead};
 use rxl_session::events::{Event, Events};
 use rxl_session::gang_member as member;
-use rxl_session::gang_member::Member;
+use rxl_session::gang_member::GangMember;
 use rxl_session::gang_words::{Ended, FromMember, Place, ToMember, Told, hear, say};
-use rxl_session::request::Request;
-use rxl_session::source;
+use rxl_session::request::MigrationRequest;
+use rxl_session::rxl::source;
 use rxl_testkit::memory::{Guest, MemoryHost};
 use rxl_testkit::silent::Silent;
 use support::{example, request, small_guest};
@@ -79,7 +79,7 @@ impl Scene {
         self.dir.path().join(DOMAINS[member].1)
     }
 
-    fn request(&self, member: usize) -> Request {
+    fn request(&self, member: usize) -> MigrationRequest {
         let dir = self.target_dir(member);
         std::fs::create_dir_all(&dir).unwrap();
         let receiver = example("memory-receiver");
@@ -149,15 +149,15 @@ impl Scene {
     }
 }
 
-fn follow(host: &MemoryHost, state: &StateDir, request: &Request, line: UnixStream) {
+fn follow(host: &MemoryHost, state: &StateDir, request: &MigrationRequest, line: UnixStream) {
     let events: Events<Sent> = Events::default();
-    let member = Member::new(line.try_clone().unwrap(), events.sender()).unwrap();
+    let member = GangMember::new(line.try_clone().unwrap(), events.sender()).unwrap();
     let host = Arc::new(host.clone());
     let (result, report) =
         source::migrate_in_gang(host, state, request, Some(member), &events, &mut Silent);
     let ended = Ended {
         failure: result.as_ref().err().map(Told::from),
-        table: report.as_ref().map(rxl_report::migration::Report::to_table).unwrap_or_default(),
+        table: report.as_ref().map(rxl_report::schema::Report::to_table).unwrap_or_default(),
         report: report.map(|report| serde_json::to_value(report).unwrap()),
     };
     let _ = member::end(line, ended);
@@ -375,7 +375,7 @@ fn a_member_that_is_ready_does_not_cancel_by_itself() {
     let (mut leader, line) = UnixStream::pair().unwrap();
     let events: Events<Sent> = Events::default();
     let interrupt = events.sender();
-    let member = Member::new(line.try_clone().unwrap(), events.sender()).unwrap();
+    let member = GangMember::new(line.try_clone().unwrap(), events.sender()).unwrap();
     let (host, state, request) = (Arc::new(scene.host.clone()), scene.state(), scene.request(0));
     let session = std::thread::spawn(move || {
         source::migrate_in_gang(host, &state, &request, Some(member), &events, &mut Silent).0

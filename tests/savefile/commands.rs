@@ -11,7 +11,7 @@ use rxl_core::level::Level;
 use rxl_core::save_format::Format;
 use rxl_core::state_dir::StateDir;
 use rxl_session::events::{Event, Events};
-use rxl_session::savefile::save::{After, Request};
+use rxl_session::savefile::save::{After, SaveRequest};
 use rxl_session::savefile::writer::Written;
 use rxl_session::savefile::{restore, save};
 use rxl_testkit::memory::{Faults, Guest, Kept, MemoryHost};
@@ -41,8 +41,8 @@ impl Setting {
         StateDir::at(self.directory.path().join("state"))
     }
 
-    pub fn request(&self, format: Format, after: After) -> Request {
-        Request {
+    pub fn request(&self, format: Format, after: After) -> SaveRequest {
+        SaveRequest {
             domain: "dom3".into(),
             path: self.path(),
             format,
@@ -56,7 +56,7 @@ impl Setting {
         self.save_as(&self.request(format, after))
     }
 
-    pub fn save_as(&self, request: &Request) -> Result<Written, Failure> {
+    pub fn save_as(&self, request: &SaveRequest) -> Result<Written, Failure> {
         let events = Events::default();
         if self.interrupt {
             events.sender().send(Event::Interrupt).unwrap();
@@ -65,7 +65,7 @@ impl Setting {
     }
 
     pub fn restore(&self, leave_paused: bool) -> Result<restore::Restored, Failure> {
-        let request = restore::Request { path: self.path(), leave_paused };
+        let request = restore::RestoreRequest { path: self.path(), leave_paused };
         restore::restore(&self.host, &self.state(), &request, &Events::default())
     }
 
@@ -194,7 +194,7 @@ fn a_domain_that_cannot_be_saved_now_is_refused_before_anything() {
     setting.host.set_state(setting.only_domain().domain.domid, RunState::Paused);
     assert_eq!(setting.save(Format::Rxl, After::Destroy).unwrap_err().exit, Exit::DomainState);
     setting.host.set_state(setting.only_domain().domain.domid, RunState::Running);
-    let request = Request {
+    let request = SaveRequest {
         path: "/no/such/directory/dom3.save".into(),
         ..setting.request(Format::Rxl, After::Destroy)
     };

@@ -36,7 +36,7 @@ fn sound() -> Sound {
         Guest { pages: 1500, zero_per_256: 240, dirty: vec![], endless: false, seed: 4 },
     );
     let path = directory.path().join("dom3.save");
-    let request = save::Request {
+    let request = save::SaveRequest {
         domain: "dom3".into(),
         path: path.clone(),
         format: Format::Rxl,
@@ -221,7 +221,7 @@ fn a_damaged_file_is_refused_before_anything_is_done() {
 }
 
 fn restored(host: &MemoryHost, path: &Path, state: &Path) -> Result<restore::Restored, Failure> {
-    let request = restore::Request { path: path.into(), leave_paused: false };
+    let request = restore::RestoreRequest { path: path.into(), leave_paused: false };
     restore::restore(host, &StateDir::at(state.join("state")), &request, &Events::default())
 }
 

@@ -8,7 +8,7 @@ use crate::files::{PACKING, names};
 use rxl_core::error::Exit;
 use rxl_core::level::Level;
 use rxl_core::save_format::Format;
-use rxl_session::savefile::save::{After, Request};
+use rxl_session::savefile::save::{After, SaveRequest};
 
 /// A file system of 1 MiB, unmounted when dropped.
 struct SmallDisk(PathBuf);
@@ -44,7 +44,7 @@ fn a_full_disk_leaves_the_domain_running_and_no_file() {
             SmallDisk::mount(&setting.directory.path().join("state")).expect("root may mount");
         let path = disk.0.join("dom3.save");
         std::fs::write(&path, b"of yesterday").unwrap();
-        let request = Request {
+        let request = SaveRequest {
             quiesce: Level::Off,
             domain: "dom3".into(),
             path,

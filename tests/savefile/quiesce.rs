@@ -8,7 +8,7 @@ use rxl_core::error::{Exit, Failure};
 use rxl_core::level::Level;
 use rxl_core::save_format::Format;
 use rxl_session::events::Events;
-use rxl_session::savefile::save::{After, Request, Saved, save};
+use rxl_session::savefile::save::{After, SaveRequest, Saved, save};
 use rxl_testkit::memory::Faults;
 
 /// dom3 is the host's first domain.
@@ -25,7 +25,7 @@ fn quiesced(
     level: Level,
     after: After,
 ) -> Result<Saved, Failure> {
-    let request = Request { quiesce: level, ..setting.request(Format::Rxl, after) };
+    let request = SaveRequest { quiesce: level, ..setting.request(Format::Rxl, after) };
     save(
         &setting.host,
         &setting.state(),

@@ -20,7 +20,7 @@ use rxl_core::io::{Cancel, Guarded};
 use rxl_core::state_dir::StateDir;
 use rxl_link::transport::{Ticket, hand_over, read_preamble};
 use rxl_session::events::Events;
-use rxl_session::target;
+use rxl_session::rxl::target;
 use rxl_testkit::memory::{Faults, Guest, MemoryHost};
 
 #[path = "outcome.rs"]

@@ -19,16 +19,17 @@ use rxl_datapath::packing::Packing;
 use rxl_datapath::send::Sent;
 use rxl_link::ssh::Route;
 use rxl_precopy::policy::{Limits, Otherwise};
-use rxl_report::migration::Report;
+use rxl_report::schema::Report;
 use rxl_session::events::Events;
-use rxl_session::source;
+use rxl_session::request::MigrationRequest;
+use rxl_session::rxl::source;
 use rxl_testkit::memory::{Guest, MemoryHost};
 use rxl_testkit::silent::Silent;
 
 /// A source with one guest, `dom3`, and the way to a target.
 pub struct Pair {
     pub host: MemoryHost,
-    pub request: source::Request,
+    pub request: MigrationRequest,
     pub state: StateDir,
     pub dir: TempDir,
     pub events: Events<Sent>,
@@ -100,8 +101,8 @@ impl Pair {
 }
 
 /// Asks for the domain's way to a target that this command is.
-pub fn request(domain: &str, command: String) -> source::Request {
-    source::Request {
+pub fn request(domain: &str, command: String) -> MigrationRequest {
+    MigrationRequest {
         domain: domain.into(),
         route: Route::Verbatim(command),
         config_json: None,

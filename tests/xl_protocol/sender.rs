@@ -11,7 +11,7 @@ use rxl_core::level::Level;
 use rxl_core::peer::Peer;
 use rxl_core::peer::Transport;
 use rxl_link::ssh::Route;
-use rxl_report::migration::Report;
+use rxl_report::schema::Report;
 use rxl_session::events::{Event, Events};
 use rxl_session::xl;
 use rxl_session::xl::line::Said;
@@ -232,7 +232,7 @@ fn after_go_only_a_domain_that_was_given_back_runs_again() {
         }
         assert_eq!(failure.exit, Exit::Undecided, "{failure}");
         assert!(failure.next.is_some());
-        assert!(report.unwrap().to_json().contains("\"status\": \"undecided\""));
+        assert!(report.unwrap().to_json().unwrap().contains("\"status\": \"undecided\""));
         assert_kept_away(&pair, &failure);
     }
 }
@@ -290,7 +290,7 @@ fn a_cancel_in_precopy_is_clean_on_both_sides() {
 
 #[test]
 fn what_xls_protocol_has_no_place_for_is_refused() {
-    let refused = |change: fn(&mut rxl_session::request::Request)| {
+    let refused = |change: fn(&mut rxl_session::request::MigrationRequest)| {
         let mut pair = pair(small_guest(), "exit=1");
         change(&mut pair.request);
         let failure = migrate(&pair).0.unwrap_err();

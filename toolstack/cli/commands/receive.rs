@@ -17,7 +17,7 @@ use rxl_core::state_dir::StateDir;
 use rxl_host::host::Host;
 use rxl_link::transport::{Ticket, hand_over, read_preamble};
 use rxl_session::events::Events;
-use rxl_session::target;
+use rxl_session::rxl::target;
 
 const STARTED_BY: &str = "`rxl receive` is started by `rxl migrate` on the source";
 

@@ -29,8 +29,8 @@ pub fn run(options: &Save) -> Result<(), Failure> {
     Ok(())
 }
 
-fn request(options: &Save) -> save::Request {
-    save::Request {
+fn request(options: &Save) -> save::SaveRequest {
+    save::SaveRequest {
         domain: options.domain.clone(),
         path: options.file.clone(),
         format: if options.plain { Format::Plain } else { Format::Rxl },

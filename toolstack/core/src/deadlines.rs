@@ -112,6 +112,9 @@ pub const PEER_ABORT: Duration = seconds(30);
 /// How long a receiver over xl's protocol may take to clean up once its input has ended.
 pub const XL_CLEAN_UP: Duration = seconds(30);
 
+/// How long the target waits, at its end, until the source has read what was said and closes.
+pub const PEER_READS: Duration = seconds(10);
+
 /// How long the peer's or libxl's reason behind a broken data path may take to come.
 pub const PEER_REASON: Duration = seconds(3);
 

@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_source_is_kept_and_does_not_change_the_line() {
-        let error = HostError::Failed { operation: "save", reason: "disk full".into() };
+        let error = HostError::failed("save", "disk full");
         let failure = Failure::from(error).context("dom3").next("free some space");
         assert_eq!(failure.to_string(), "dom3: save failed: disk full; free some space");
         assert_eq!(

@@ -1,5 +1,10 @@
 //! Why a host did not do what was asked.
 
+use std::error::Error;
+
+/// What an operation of a host failed of.
+type Cause = Box<dyn Error + Send + Sync>;
+
 /// Why a host did not do what was asked. One line: what, where and, when known, why.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
@@ -14,13 +19,25 @@ pub enum HostError {
     Aborted(&'static str),
     /// Xen or its toolstack is not there, not reachable or not the one that rxl was built for.
     #[error("{0}")]
-    NoXen(String),
+    NoXen(#[source] Cause),
     /// The operation failed: its name, what libxl returned and its last error lines.
-    #[error("{operation} failed: {reason}")]
+    #[error("{operation} failed: {source}")]
     Failed {
-        /// Which, in libxl's terms.
+        /// In libxl's terms, where libxl made it.
         operation: &'static str,
-        /// What libxl said.
-        reason: String,
+        /// What libxl said, or why rxl's own part failed.
+        source: Cause,
     },
+}
+
+impl HostError {
+    /// There is no Xen here that can be driven, for this reason.
+    pub fn no_xen(cause: impl Into<Cause>) -> Self {
+        Self::NoXen(cause.into())
+    }
+
+    /// An operation failed for this reason.
+    pub fn failed(operation: &'static str, cause: impl Into<Cause>) -> Self {
+        Self::Failed { operation, source: cause.into() }
+    }
 }

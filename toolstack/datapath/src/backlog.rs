@@ -29,6 +29,15 @@ use rxl_core::deadlines;
 /// Pages in the largest batch that libxc writes (xg_sr_common.h: MAX_BATCH_SIZE).
 const BATCH_PAGES: u64 = 1024;
 
+/// Why a wait for the target ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BacklogError {
+    #[error("waiting for the target to restore frame {frame}: given up")]
+    GivenUp { frame: u64 },
+    #[error("waiting for the target to restore frame {frame}: it took nothing for {seconds} s")]
+    Stalled { frame: u64, seconds: u64 },
+}
+
 /// How far the target's libxl has come.
 #[derive(Debug, Default)]
 pub struct Backlog {
@@ -43,7 +52,7 @@ struct State {
 }
 
 impl Backlog {
-    /// The target said how many frames its libxl has taken.
+    /// Notes how many frames, from the first on, the target's libxl has taken.
     pub fn restored(&self, frames: u64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.restored = state.restored.max(frames);
@@ -56,20 +65,18 @@ impl Backlog {
         self.changed.notify_all();
     }
 
-    /// Waits until the target's libxl has taken so many frames.
-    pub fn wait(&self, frames: u64) -> Result<(), String> {
+    /// Waits until the target's libxl has taken so many frames, at most [`deadlines::STALL`].
+    pub fn wait(&self, frames: u64) -> Result<(), BacklogError> {
         let deadline = Instant::now() + deadlines::STALL;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         while state.restored < frames {
             let left = deadline.saturating_duration_since(Instant::now());
-            if state.closed || left.is_zero() {
+            if state.closed {
+                return Err(BacklogError::GivenUp { frame: frames });
+            }
+            if left.is_zero() {
                 let seconds = deadlines::STALL.as_secs();
-                let why = if state.closed {
-                    "given up".into()
-                } else {
-                    format!("it took nothing for {seconds} s")
-                };
-                return Err(format!("waiting for the target to restore frame {frames}: {why}"));
+                return Err(BacklogError::Stalled { frame: frames, seconds });
             }
             state =
                 self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
@@ -78,7 +85,7 @@ impl Backlog {
     }
 }
 
-/// Whether the helper's next batch, of so many pfns, is one of the last two of a live iteration.
+/// Whether the helper's next batch, of this many pfns, is one of the last two of a live iteration.
 pub fn ends_live_iteration(iterations: &Iterations, pfns: u64) -> bool {
     iterations.left_in_live_iteration().is_some_and(|left| left.saturating_sub(pfns) < BATCH_PAGES)
 }
@@ -90,17 +97,17 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
-    fn it_waits_for_the_word_and_no_longer() {
+    fn it_waits_until_the_target_has_restored() {
         let backlog = Arc::new(Backlog::default());
         let waiting = backlog.clone();
         let waiter = std::thread::spawn(move || waiting.wait(5));
         backlog.restored(4);
         backlog.restored(5);
-        // An older word changes nothing.
+        // An older message changes nothing.
         backlog.restored(3);
         waiter.join().unwrap().unwrap();
         backlog.close();
-        assert!(backlog.wait(6).is_err());
+        assert_eq!(backlog.wait(6), Err(BacklogError::GivenUp { frame: 6 }));
     }
 
     #[test]

@@ -1,10 +1,48 @@
 //! One frame: stream bytes to wire bytes and back.
 
+use std::io;
+use std::sync::Arc;
+
 use migrate_stream::frame::crc;
-use migrate_stream::frame::{Codec, FrameHeader, FrameKind, MAX_PACKED, TOTALS_LEN, Totals, pages};
+use migrate_stream::frame::pages::{self, PackError, UnpackError};
+use migrate_stream::frame::{
+    Codec, FrameError, FrameHeader, FrameKind, MAX_PACKED, TOTALS_LEN, Totals,
+};
 use zstd::bulk::{Compressor, Decompressor};
 
 use crate::packing::Packing;
+
+/// Why a part of a stream could not be made into a frame.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum EncodeError {
+    #[error("zstd: {0}")]
+    Zstd(#[source] Arc<io::Error>),
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    #[error("{0} bytes in one frame")]
+    TooLong(usize),
+    #[error(transparent)]
+    Lengths(#[from] FrameError),
+}
+
+/// Why a frame from a peer or a file was refused.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DecodeError {
+    #[error("zstd: {0}")]
+    Zstd(#[source] Arc<io::Error>),
+    #[error(transparent)]
+    Payload(#[from] FrameError),
+    #[error("{actual} bytes after zstd, not {expected}")]
+    PackedLength { actual: usize, expected: u32 },
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
+    #[error("checksum mismatch: {rebuilt:08x} rebuilt, {sent:08x} sent")]
+    Checksum { rebuilt: u32, sent: u32 },
+    #[error("an end frame of the wrong length")]
+    EndLength,
+    #[error("the end frame: {0}")]
+    End(#[source] FrameError),
+}
 
 /// A frame ready for the wire.
 pub struct Encoded {
@@ -24,9 +62,10 @@ pub struct Encoder {
 
 impl Encoder {
     /// With its own zstd context.
-    pub fn new(packing: Packing) -> Result<Self, String> {
+    pub fn new(packing: Packing) -> Result<Self, EncodeError> {
         let zstd = packing.compress.then(|| Compressor::new(packing.level)).transpose();
-        Ok(Self { zstd: zstd.map_err(|e| format!("zstd: {e}"))?, packed: Vec::new() })
+        let zstd = zstd.map_err(|error| EncodeError::Zstd(Arc::new(error)))?;
+        Ok(Self { zstd, packed: Vec::new() })
     }
 
     /// Packs and compresses the stream's bytes into `payload`.
@@ -36,11 +75,11 @@ impl Encoder {
         sequence: u64,
         raw: &[u8],
         mut payload: Vec<u8>,
-    ) -> Result<Encoded, String> {
+    ) -> Result<Encoded, EncodeError> {
         self.packed.clear();
         let (crc32, zero_pages) = match kind {
             FrameKind::Pages => {
-                let stats = pages::pack(raw, &mut self.packed).map_err(|e| e.to_string())?;
+                let stats = pages::pack(raw, &mut self.packed)?;
                 (stats.crc32, stats.zero_pages.into())
             }
             FrameKind::Bytes | FrameKind::End => {
@@ -59,16 +98,17 @@ impl Encoder {
             crc32,
             wire_crc32: crc::hash(&payload),
         };
-        header.check_lengths().map_err(|e| e.to_string())?;
+        header.check_lengths()?;
         Ok(Encoded { header, payload, zero_pages })
     }
 
     /// Compresses what was packed, unless that makes it longer.
-    fn compress(&mut self, payload: &mut Vec<u8>) -> Result<Codec, String> {
+    fn compress(&mut self, payload: &mut Vec<u8>) -> Result<Codec, EncodeError> {
         if let Some(zstd) = &mut self.zstd {
             payload.clear();
             payload.reserve(zstd::zstd_safe::compress_bound(self.packed.len()));
-            zstd.compress_to_buffer(&self.packed, payload).map_err(|e| format!("zstd: {e}"))?;
+            zstd.compress_to_buffer(&self.packed, payload)
+                .map_err(|error| EncodeError::Zstd(Arc::new(error)))?;
             if payload.len() < self.packed.len() {
                 return Ok(Codec::Zstd);
             }
@@ -97,10 +137,9 @@ pub fn end_frame(totals: &Totals) -> (FrameHeader, [u8; TOTALS_LEN]) {
 }
 
 /// Reads an end frame's payload.
-pub fn read_end(header: &FrameHeader, payload: &[u8]) -> Result<Totals, String> {
-    let bytes: &[u8; TOTALS_LEN] =
-        payload.try_into().map_err(|_| "an end frame of the wrong length".to_owned())?;
-    header.check_payload(payload).map_err(|e| format!("the end frame: {e}"))?;
+pub fn read_end(header: &FrameHeader, payload: &[u8]) -> Result<Totals, DecodeError> {
+    let bytes: &[u8; TOTALS_LEN] = payload.try_into().map_err(|_| DecodeError::EndLength)?;
+    header.check_payload(payload).map_err(DecodeError::End)?;
     Ok(Totals::parse(bytes))
 }
 
@@ -112,11 +151,9 @@ pub struct Decoder {
 
 impl Decoder {
     /// With its own zstd context.
-    pub fn new() -> Result<Self, String> {
-        Ok(Self {
-            zstd: Decompressor::new().map_err(|e| format!("zstd: {e}"))?,
-            packed: Vec::new(),
-        })
+    pub fn new() -> Result<Self, DecodeError> {
+        let zstd = Decompressor::new().map_err(|error| DecodeError::Zstd(Arc::new(error)))?;
+        Ok(Self { zstd, packed: Vec::new() })
     }
 
     /// Checks the payload, rebuilds the stream's bytes in `out`, which is empty, and checks those.
@@ -127,49 +164,44 @@ impl Decoder {
         header: &FrameHeader,
         payload: &[u8],
         out: &mut Vec<u8>,
-    ) -> Result<(), String> {
-        let in_frame = |what: String| format!("frame {}: {what}", header.sequence);
-        header.check_payload(payload).map_err(|e| in_frame(e.to_string()))?;
+    ) -> Result<(), DecodeError> {
+        header.check_payload(payload)?;
         let packed = match header.codec {
             Codec::None => payload,
             Codec::Zstd => {
-                self.decompress(header, payload).map_err(in_frame)?;
+                self.decompress(header, payload)?;
                 &self.packed
             }
         };
         let crc32 = match header.kind {
-            FrameKind::Pages => {
-                pages::unpack(packed, header.decoded_len, out)
-                    .map_err(|e| in_frame(e.to_string()))?
-                    .crc32
-            }
+            FrameKind::Pages => pages::unpack(packed, header.decoded_len, out)?.crc32,
             FrameKind::Bytes | FrameKind::End => {
                 out.extend_from_slice(packed);
                 crc::hash(out)
             }
         };
         if crc32 != header.crc32 || out.len() != header.decoded_len as usize {
-            let what = format!("checksum mismatch: {crc32:08x} rebuilt, {:08x} sent", header.crc32);
-            return Err(in_frame(what));
+            return Err(DecodeError::Checksum { rebuilt: crc32, sent: header.crc32 });
         }
         Ok(())
     }
 
-    fn decompress(&mut self, header: &FrameHeader, payload: &[u8]) -> Result<(), String> {
+    fn decompress(&mut self, header: &FrameHeader, payload: &[u8]) -> Result<(), DecodeError> {
         self.packed.clear();
         self.packed.reserve((header.packed_len as usize).min(MAX_PACKED as usize));
         self.zstd
             .decompress_to_buffer(payload, &mut self.packed)
-            .map_err(|e| format!("zstd: {e}"))?;
-        if self.packed.len() == header.packed_len as usize {
+            .map_err(|error| DecodeError::Zstd(Arc::new(error)))?;
+        let (actual, expected) = (self.packed.len(), header.packed_len);
+        if actual == expected as usize {
             return Ok(());
         }
-        Err(format!("{} bytes after zstd, not {}", self.packed.len(), header.packed_len))
+        Err(DecodeError::PackedLength { actual, expected })
     }
 }
 
-fn length(bytes: &[u8]) -> Result<u32, String> {
-    u32::try_from(bytes.len()).map_err(|_| format!("{} bytes in one frame", bytes.len()))
+fn length(bytes: &[u8]) -> Result<u32, EncodeError> {
+    u32::try_from(bytes.len()).map_err(|_| EncodeError::TooLong(bytes.len()))
 }
 
 #[cfg(test)]
@@ -205,7 +237,7 @@ mod tests {
             let mut payload = encoded.payload.clone();
             payload[bit / 8] ^= 1 << (bit % 8);
             let refused = decoder.decode(&encoded.header, &payload, &mut Vec::new()).unwrap_err();
-            assert!(refused.contains("checksum mismatch"), "bit {bit}: {refused}");
+            assert!(refused.to_string().contains("checksum mismatch"), "bit {bit}: {refused}");
         }
     }
 }

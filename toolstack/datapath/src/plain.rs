@@ -91,7 +91,7 @@ struct Copy<'a> {
 
 impl Taker for Copy<'_> {
     /// What was read before has been written: that is all there is to wait for.
-    fn hold(&self, _pfns: u64) -> Result<(), String> {
+    fn hold(&self, _pfns: u64) -> Result<(), Broken> {
         Ok(())
     }
 
@@ -105,7 +105,7 @@ impl Taker for Copy<'_> {
         let zero_pages = if part.kind == FrameKind::Pages { count_zero_pages_of(&part) } else { 0 };
         self.connection
             .write_all(&part.raw)
-            .map_err(|e| Broken::peer(format!("the connection: {e}")))?;
+            .map_err(|error| Broken::PlainConnection(Arc::new(error)))?;
         self.meter.written(length);
         self.meter.packed(&part, &iterations, zero_pages, length);
         self.buffers.give(part.raw);

@@ -1,7 +1,7 @@
 //! The target's half of the data path.
 
 use std::io::{BufReader, Read, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver as Queue, Sender as Jobs, bounded};
@@ -82,9 +82,7 @@ pub struct Pipe(pub Guarded);
 
 impl StreamSink for Pipe {
     fn put(&mut self, raw: &[u8]) -> Result<(), Broken> {
-        self.0
-            .write_all(raw)
-            .map_err(|e| Broken::libxl(format!("libxl stopped reading its stream: {e}")))
+        self.0.write_all(raw).map_err(|error| Broken::LibxlWrite(Arc::new(error)))
     }
 
     fn finish(&mut self) -> Result<(), Broken> {
@@ -119,7 +117,8 @@ impl Run {
                 }
             });
             self.window.seal();
-            writer.join().unwrap_or_else(|_| Err(Broken::here("the writer panicked")))
+            // `caught` holds its panics.
+            writer.join().unwrap_or(Err(Broken::GivenUp))
         });
         self.verdict.give(written);
     }
@@ -144,12 +143,11 @@ impl Run {
         let mut from = BufReader::with_capacity(READ_AHEAD, from);
         loop {
             let mut header = [0; FRAME_HEADER_LEN];
-            from.read_exact(&mut header).map_err(|e| cut(&e))?;
-            let header = FrameHeader::parse(&header)
-                .map_err(|e| Broken::peer(format!("data connection: {e}")))?;
+            from.read_exact(&mut header).map_err(cut)?;
+            let header = FrameHeader::parse(&header).map_err(Broken::FrameHeader)?;
             if header.kind == FrameKind::End {
                 let payload = self.read_payload(&mut from, &header)?;
-                return self.end(announced, read_end(&header, &payload).map_err(Broken::peer)?);
+                return self.end(announced, read_end(&header, &payload).map_err(Broken::EndFrame)?);
             }
             // Room first: then what waits in memory is bounded, whatever the peer sends.
             if self.window.admit(header.sequence).is_err() {
@@ -165,7 +163,7 @@ impl Run {
     fn read_payload(&self, from: &mut impl Read, header: &FrameHeader) -> Result<Vec<u8>, Broken> {
         let mut payload = self.buffers.take();
         payload.resize(header.wire_len as usize, 0);
-        from.read_exact(&mut payload).map_err(|e| cut(&e))?;
+        from.read_exact(&mut payload).map_err(cut)?;
         Ok(payload)
     }
 
@@ -173,24 +171,24 @@ impl Run {
     fn end(&self, announced: &Mutex<Option<Totals>>, totals: Totals) -> Result<(), Broken> {
         let mut announced = announced.lock().unwrap_or_else(PoisonError::into_inner);
         if announced.replace(totals).is_some_and(|earlier| earlier != totals) {
-            return Err(Broken::peer("two data connections end with different totals"));
+            return Err(Broken::Totals);
         }
         self.window.finish(totals.frames);
         Ok(())
     }
 
     fn work(&self, queue: &Queue<Job>) -> Result<(), Broken> {
-        let mut decoder = Decoder::new().map_err(Broken::here)?;
+        let mut decoder = Decoder::new().map_err(Broken::Decoder)?;
         for Job { header, payload } in queue {
             let mut raw = self.buffers.take();
-            decoder.decode(&header, &payload, &mut raw).map_err(Broken::peer)?;
+            let sequence = header.sequence;
+            let decoded = decoder.decode(&header, &payload, &mut raw);
+            decoded.map_err(|error| Broken::Frame { sequence, error })?;
             self.buffers.give(payload);
-            match self.window.put(header.sequence, Decoded { header, raw }) {
+            match self.window.put(sequence, Decoded { header, raw }) {
                 Ok(()) => {}
                 Err(PutError::Closed) => return Ok(()),
-                Err(PutError::OutOfPlace) => {
-                    return Err(Broken::peer(format!("frame {} came twice", header.sequence)));
-                }
+                Err(PutError::OutOfPlace) => return Err(Broken::FrameTwice { sequence }),
             }
         }
         Ok(())
@@ -207,7 +205,7 @@ impl Run {
                     self.buffers.give(raw);
                 }
                 Ok(None) => break,
-                Err(_) => return Err(Broken::peer("frames are missing")),
+                Err(_) => return Err(Broken::FramesMissing),
             }
         }
         let stream_end = Instant::now();
@@ -225,9 +223,9 @@ impl Run {
     }
 }
 
-fn cut(error: &std::io::Error) -> Broken {
+fn cut(error: std::io::Error) -> Broken {
     match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => Broken::peer("a data connection was cut"),
-        _ => Broken::peer(format!("data connection: {error}")),
+        std::io::ErrorKind::UnexpectedEof => Broken::ConnectionCut,
+        _ => Broken::Connection(Arc::new(error)),
     }
 }

@@ -154,17 +154,18 @@ impl Run {
     }
 
     /// See [`crate::backlog`].
-    fn hold(&self, frames: u64, pfns: u64) -> Result<(), String> {
+    fn hold(&self, frames: u64, pfns: u64) -> Result<(), Broken> {
         let held = ends_live_iteration(&self.meter.iterations(), pfns);
-        if held { self.meter.backlog.wait(frames) } else { Ok(()) }
+        if held {
+            self.meter.backlog.wait(frames)?;
+        }
+        Ok(())
     }
 
     fn work(&self, queue: &Receiver<Job>) -> Result<(), Broken> {
-        let mut encoder = Encoder::new(self.packing).map_err(Broken::here)?;
+        let mut encoder = Encoder::new(self.packing)?;
         for Job { sequence, part, iterations } in queue {
-            let encoded = encoder
-                .encode(part.kind, sequence, &part.raw, self.buffers.take())
-                .map_err(Broken::here)?;
+            let encoded = encoder.encode(part.kind, sequence, &part.raw, self.buffers.take())?;
             self.meter.packed(&part, &iterations, encoded.zero_pages, encoded.payload.len() as u64);
             self.buffers.give(part.raw);
             if self.window.put(sequence, encoded).is_err() {
@@ -220,19 +221,18 @@ struct Queue<'a> {
 }
 
 impl Taker for Queue<'_> {
-    fn hold(&self, pfns: u64) -> Result<(), String> {
+    fn hold(&self, pfns: u64) -> Result<(), Broken> {
         self.run.hold(self.sequence, pfns)
     }
 
     fn put(&mut self, part: Part) -> Result<(), Broken> {
-        let given_up = || Broken::here("the data path was given up");
         self.run.meter.read(part.raw.len() as u64);
         if !part.batches.is_empty() {
             self.last_page = Some(part.read_at);
         }
         let (iterations, sequence) = (self.run.meter.iterations_of(&part), self.sequence);
-        self.run.window.admit(sequence).map_err(|_| given_up())?;
-        self.jobs.send(Job { sequence, part, iterations }).map_err(|_| given_up())?;
+        self.run.window.admit(sequence).map_err(|_| Broken::GivenUp)?;
+        self.jobs.send(Job { sequence, part, iterations }).map_err(|_| Broken::GivenUp)?;
         self.sequence += 1;
         Ok(())
     }
@@ -243,7 +243,8 @@ fn write_frame(connection: &mut Guarded, header: &[u8], payload: &[u8]) -> Resul
     let mut write = || {
         let written = connection.write_vectored(&[IoSlice::new(header), IoSlice::new(payload)])?;
         connection.write_all(header.get(written..).unwrap_or_default())?;
-        connection.write_all(&payload[written.saturating_sub(header.len())..])
+        connection
+            .write_all(payload.get(written.saturating_sub(header.len())..).unwrap_or_default())
     };
-    write().map_err(|e: std::io::Error| Broken::peer(format!("data connection: {e}")))
+    write().map_err(|error: std::io::Error| Broken::Connection(Arc::new(error)))
 }

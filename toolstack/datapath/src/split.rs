@@ -2,6 +2,8 @@
 //! for each stretch of other bytes between two of them.
 
 use std::io::{BufReader, Read};
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use migrate_stream::frame::pages::is_zero;
@@ -9,8 +11,9 @@ use migrate_stream::frame::{FrameKind, MAX_DECODED};
 use migrate_stream::iterations::Batch;
 use migrate_stream::libxc::{self, PageData};
 use migrate_stream::libxl;
-use migrate_stream::reader::{Event, Start, StreamReader};
+use migrate_stream::reader::{Event, Start, StreamError, StreamReader};
 
+use crate::broken::Broken;
 use crate::buffers::Buffers;
 
 /// A stretch of bytes is cut at this length.
@@ -81,7 +84,7 @@ impl<'a, R: Read> Splitter<'a, R> {
     }
 
     /// What libxl writes before the libxc stream, as one part.
-    pub fn before_libxc(&mut self) -> Result<Part, String> {
+    pub fn before_libxc(&mut self) -> Result<Part, Broken> {
         while self.part.len() < libxl::HEADER_LEN + libxl::RECORD_HEADER_LEN {
             self.step()?;
         }
@@ -89,9 +92,9 @@ impl<'a, R: Read> Splitter<'a, R> {
     }
 
     /// Takes account of records that belong here in the stream and come from elsewhere.
-    pub fn fed(&mut self, records: &[u8]) -> Result<(), String> {
+    pub fn fed(&mut self, records: &[u8]) -> Result<(), StreamError> {
         let mut input = records;
-        while self.reader.next(&mut input).map_err(|e| e.to_string())?.is_some() {}
+        while self.reader.next(&mut input)?.is_some() {}
         Ok(())
     }
 
@@ -99,8 +102,8 @@ impl<'a, R: Read> Splitter<'a, R> {
     /// PAGE_DATA record has before its pages are read, and may hold them up.
     pub fn next(
         &mut self,
-        before_pages: impl Fn(u64) -> Result<(), String>,
-    ) -> Result<Option<Part>, String> {
+        before_pages: impl Fn(u64) -> Result<(), Broken>,
+    ) -> Result<Option<Part>, Broken> {
         while !self.reader.is_complete() {
             if let Some(header) = self.pages_at {
                 let small = self.reader.wanted() <= SMALL_RECORD;
@@ -123,12 +126,12 @@ impl<'a, R: Read> Splitter<'a, R> {
 
     /// Reads what the reader wants next and lets it judge. Where that was the header of a PAGE_DATA
     /// record that fits into one frame, tells where it begins.
-    fn step(&mut self) -> Result<Option<usize>, String> {
+    fn step(&mut self) -> Result<Option<usize>, Broken> {
         let from = self.part.len();
         self.fill(self.reader.wanted().min(MAX_BYTES as u64))?;
-        let mut input = &self.part[from..];
+        let mut input = self.part.get(from..).unwrap_or_default();
         let mut pages = None;
-        while let Some(event) = self.reader.next(&mut input).map_err(|e| e.to_string())? {
+        while let Some(event) = self.reader.next(&mut input)? {
             if let Event::LibxcRecord { header, .. } = event {
                 let fits = header.length <= MAX_DECODED - libxc::RECORD_HEADER_LEN as u32;
                 pages = (fits && header.record_type == libxc::RecordType::PageData).then_some(from);
@@ -139,8 +142,7 @@ impl<'a, R: Read> Splitter<'a, R> {
 
     /// Gives out the bytes before a PAGE_DATA header, which begins the next part.
     fn cut_before(&mut self, header: usize) -> Part {
-        let next = self.part[header..].to_vec();
-        self.part.truncate(header);
+        let next = self.part.split_off(header);
         let part = self.cut(FrameKind::Bytes);
         self.part.extend_from_slice(&next);
         self.pages_at = Some(0);
@@ -151,21 +153,21 @@ impl<'a, R: Read> Splitter<'a, R> {
     fn read_pages(
         &mut self,
         header: usize,
-        before_pages: &impl Fn(u64) -> Result<(), String>,
-    ) -> Result<(), String> {
+        before_pages: &impl Fn(u64) -> Result<(), Broken>,
+    ) -> Result<(), Broken> {
         let from = self.part.len();
         let wanted = self.reader.wanted();
         // A body too short for its count is left for the parser to refuse.
         let head = wanted.min(PageData::HEADER_LEN as u64);
         self.fill(head)?;
-        before_pages(
-            self.part[from..].first_chunk().map_or(0, |count| u32::from_le_bytes(*count).into()),
-        )?;
+        let count = self.part.get(from..).unwrap_or_default().first_chunk();
+        before_pages(count.map_or(0, |count| u32::from_le_bytes(*count).into()))?;
         self.fill(wanted - head)?;
-        let mut input = &self.part[from..];
-        while self.reader.next(&mut input).map_err(|e| e.to_string())?.is_some() {}
-        let body = PageData::parse(&self.part[from..]);
-        let body = body.map_err(|e| format!("PAGE_DATA before {}: {e}", self.reader.offset()))?;
+        let body = self.part.get(from..).unwrap_or_default();
+        let mut input = body;
+        while self.reader.next(&mut input)?.is_some() {}
+        let body = PageData::parse(body)
+            .map_err(|error| Broken::LibxlPages { offset: self.reader.offset(), error })?;
         let small = wanted <= SMALL_RECORD;
         let zero_pages = if small { count_zero_pages(&body) } else { 0 };
         let raw_len = (self.part.len() - header) as u64;
@@ -185,43 +187,38 @@ impl<'a, R: Read> Splitter<'a, R> {
         }
     }
 
-    fn last_part(&mut self) -> Result<Option<Part>, String> {
+    fn last_part(&mut self) -> Result<Option<Part>, Broken> {
         if !self.part.is_empty() {
             return Ok(Some(self.cut(FrameKind::Bytes)));
         }
         match self.input.read(&mut [0; 1]) {
             Ok(0) => Ok(None),
-            Ok(_) => {
-                Err(format!("libxl wrote more after its stream's end at {}", self.reader.offset()))
-            }
-            Err(error) => Err(format!("libxl's stream: {error}")),
+            Ok(_) => Err(Broken::LibxlTail { offset: self.reader.offset() }),
+            Err(error) => Err(Broken::LibxlRead(Arc::new(error))),
         }
     }
 
     /// Appends exactly so many bytes of the stream: never more than a frame may hold.
-    fn fill(&mut self, wanted: u64) -> Result<(), String> {
+    fn fill(&mut self, wanted: u64) -> Result<(), Broken> {
         let from = self.part.len();
-        let wanted = usize::try_from(wanted).map_err(|e| e.to_string())?;
-        self.part.resize(from + wanted, 0);
-        let mut got = 0;
-        while got < wanted {
-            match self.input.read(&mut self.part[from + got..]) {
-                Ok(0) => return Err(self.truncated(from, got)),
+        let end = from + usize::try_from(wanted).unwrap_or(usize::MAX);
+        self.part.resize(end, 0);
+        let mut got = from;
+        while got < end {
+            match self.input.read(self.part.get_mut(got..).unwrap_or_default()) {
+                Ok(0) => return Err(self.truncated(from..got)),
                 Ok(more) => got += more,
-                Err(error) => return Err(format!("libxl's stream: {error}")),
+                Err(error) => return Err(Broken::LibxlRead(Arc::new(error))),
             }
         }
         Ok(())
     }
 
-    /// Where the stream was cut, in the reader's words.
-    fn truncated(&mut self, from: usize, got: usize) -> String {
-        let mut rest = &self.part[from..from + got];
+    /// Where the stream was cut, as the reader tells when it has seen the last bytes.
+    fn truncated(&mut self, last: Range<usize>) -> Broken {
+        let mut rest = self.part.get(last).unwrap_or_default();
         while matches!(self.reader.next(&mut rest), Ok(Some(_))) {}
-        self.reader
-            .finish()
-            .err()
-            .map_or_else(|| "libxl's stream was cut".into(), |e| e.to_string())
+        self.reader.finish().err().map_or(Broken::LibxlCut, Broken::LibxlStream)
     }
 }
 

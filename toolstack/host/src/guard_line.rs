@@ -154,7 +154,7 @@ pub fn last_word(line: BorrowedFd<'_>) -> Option<Word> {
     loop {
         match recv(line.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
             Ok(0) => return last,
-            Ok(length) => match serde_json::from_slice(&buffer[..length]) {
+            Ok(length) => match serde_json::from_slice(buffer.get(..length).unwrap_or_default()) {
                 Ok(word) => last = Some(word),
                 Err(_) => return last,
             },

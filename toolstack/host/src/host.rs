@@ -52,9 +52,8 @@ impl RestoreRequest {
     pub fn new(config_json: &str, restore_as: &RestoreAs, notes: Notes) -> Result<Self, HostError> {
         let parsed = DomainConfig::parse(config_json)
             .and_then(|mut config| config.restore_as(restore_as).map(|()| config));
-        let config = parsed.map_err(|error| HostError::Failed {
-            operation: "restore",
-            reason: format!("the domain's configuration {error}"),
+        let config = parsed.map_err(|error| {
+            HostError::failed("restore", format!("the domain's configuration {error}"))
         })?;
         Ok(Self { config, notes })
     }

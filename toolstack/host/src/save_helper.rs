@@ -2,7 +2,7 @@
 //!
 //! libxl runs whatever LIBXL_SAVE_HELPER names to save a domain's memory, and talks to it over its
 //! stdin and stdout ([`ipc`], libxl_save_helper.c). `rxl-save-helper` is started in the stock
-//! helper's place and finds its session through a socket ([`words`]). The session tells it who
+//! helper's place and finds its session through a socket ([`messages`]). The session tells it who
 //! walks over the guest's memory:
 //!
 //! | walker | in the helper | in the session |
@@ -31,7 +31,10 @@
 //! library loads the other; a helper that matches the one and not the other cannot exist. Where the
 //! helper is not installed libxl uses its own, and the report says so.
 
+pub mod error;
 pub mod helper;
 pub mod ipc;
+pub mod messages;
+mod orders;
 pub mod session;
-pub mod words;
+pub mod socket;

@@ -29,16 +29,20 @@
 
 use migrate_stream::frame::MAX_DECODED;
 use migrate_stream::libxc::{
-    BodyError, DomainType, HvmContext, HvmParam, HvmParams, PAGE_SIZE, PageData, PageType,
-    RecordHeader, RecordType, TscInfo,
+    DomainType, HvmContext, HvmParam, HvmParams, PAGE_SIZE, PageData, PageType, RecordHeader,
+    RecordType, TscInfo,
 };
 use migrate_stream::libxl;
 use migrate_stream::reader::{Event, Start, StreamReader};
 
 use rxl_core::domain::SpecialPages;
 
+use crate::Cause;
+
+mod error;
 mod populated;
 
+pub use error::LoadError;
 use populated::Populated;
 
 /// HVM_PARAM_*, of Xen's public/hvm/params.h.
@@ -57,52 +61,52 @@ mod param {
 /// come whole, and the others are short.
 const MAX_BODY: usize = MAX_DECODED as usize;
 
-/// What xc_sr's `static_data_done` is told is missing (xenguest.h: `XGR_SDD_MISSING_*`).
+/// Flags that tell libxenguest's `static_data_done` what is missing (xenguest.h: `XGR_SDD_MISSING_*`).
 const MISSING_CPUID: u32 = 1;
 const MISSING_MSR: u32 = 2;
 
-/// Page numbers in a record: the most that libxc and rxl put there (xg_sr_common.h:
-/// MAX_BATCH_SIZE).
+/// Most page numbers that libxc and rxl put into one record (xg_sr_common.h: MAX_BATCH_SIZE).
 const MAX_BATCH: usize = 1024;
 
 /// Pages of a superpage of 2 MiB.
 pub const SUPERPAGE: u64 = 512;
 
-/// A page number, and what is behind it.
+/// A page number, and the page's contents.
 pub type Contents<'a> = (u64, &'a [u8; PAGE_SIZE]);
 
-/// A domain that is being built, paused. Errors are one line.
+/// A domain that is being built, paused.
 pub trait NewGuest: Send {
-    /// Sets what its processors can do: the bodies of X86_CPUID_POLICY and X86_MSR_POLICY, either
-    /// of which may be empty.
-    fn set_cpu_policy(&mut self, cpuid: &[u8], msr: &[u8]) -> Result<(), String>;
+    /// Why Xen refused something. Displays as one line.
+    type Error: Into<Cause>;
+
+    /// Sets what its processors can do, from the bodies of X86_CPUID_POLICY and X86_MSR_POLICY.
+    /// Either may be empty.
+    fn set_cpu_policy(&mut self, cpuid: &[u8], msr: &[u8]) -> Result<(), Self::Error>;
     /// Gives it pages at these numbers, where there are none yet.
-    fn populate(&mut self, pfns: &[u64]) -> Result<(), String>;
-    /// Gives it [`SUPERPAGE`] pages in one piece from this number on, a multiple of that. False
-    /// when Xen has none.
-    fn populate_superpage(&mut self, first: u64) -> Result<bool, String>;
-    /// Fills pages that it has.
-    fn write(&mut self, pages: &[Contents<'_>]) -> Result<(), String>;
+    fn populate(&mut self, pfns: &[u64]) -> Result<(), Self::Error>;
+    /// Gives it [`SUPERPAGE`] pages in one piece from `first` on, which is a multiple of that.
+    /// False when Xen has no such piece.
+    fn populate_superpage(&mut self, first: u64) -> Result<bool, Self::Error>;
+    /// Writes contents into pages that it has been given.
+    fn write(&mut self, pages: &[Contents<'_>]) -> Result<(), Self::Error>;
     /// Fills a page that it has with zeroes.
-    fn clear(&mut self, pfn: u64) -> Result<(), String>;
+    fn clear(&mut self, pfn: u64) -> Result<(), Self::Error>;
     /// Lets xenstored and xenconsoled map their pages (xg_dom_boot.c: xc_dom_gnttab_seed).
-    fn grant(&mut self, special: SpecialPages) -> Result<(), String>;
+    fn grant(&mut self, special: SpecialPages) -> Result<(), Self::Error>;
     /// Sets the time stamp counter.
-    fn set_tsc_info(&mut self, tsc: &TscInfo) -> Result<(), String>;
-    /// Sets a parameter.
-    fn set_hvm_param(&mut self, param: HvmParam) -> Result<(), String>;
+    fn set_tsc_info(&mut self, tsc: &TscInfo) -> Result<(), Self::Error>;
+    /// Sets one of Xen's HVM parameters.
+    fn set_hvm_param(&mut self, param: HvmParam) -> Result<(), Self::Error>;
     /// Sets the processors and the platform's devices.
-    fn set_hvm_context(&mut self, context: &[u8]) -> Result<(), String>;
-    /// The guest's ends of the channels to xenstored and xenconsoled.
+    fn set_hvm_context(&mut self, context: &[u8]) -> Result<(), Self::Error>;
+    /// Returns the guest's ends of the channels to xenstored and xenconsoled.
     fn event_channels(&self) -> EventChannels;
 }
 
-/// Ports that libxl has made for the domain.
+/// Event channels that libxl has made for the domain, as the guest's port numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventChannels {
-    /// To xenstored.
     pub store: u32,
-    /// To xenconsoled.
     pub console: u32,
 }
 
@@ -110,15 +114,15 @@ pub struct EventChannels {
 pub struct MemoryRestore<G> {
     guest: G,
     special: SpecialPages,
-    /// Lets libxl go on, with what is missing of the CPU policy.
-    go_on: Box<dyn FnMut(u32) -> Result<(), String> + Send>,
+    /// Lets libxl go on. Its argument says what is missing of the CPU policy: `MISSING_*`.
+    go_on: Box<dyn FnMut(u32) -> Result<(), Cause> + Send>,
     reader: StreamReader,
     record: Option<Record>,
     populated: Populated,
     cpuid: Vec<u8>,
     msr: Vec<u8>,
     context: Vec<u8>,
-    /// The special pages are there.
+    /// Whether the special pages have been populated.
     begun: bool,
     params_seen: bool,
 }
@@ -131,15 +135,15 @@ struct Record {
 
 impl<G: NewGuest> MemoryRestore<G> {
     /// `go_on` is called once, when libxl can attach the guest's devices.
-    pub fn new(
+    pub fn new<E: Into<Cause>>(
         guest: G,
         special: SpecialPages,
-        go_on: impl FnMut(u32) -> Result<(), String> + Send + 'static,
+        mut go_on: impl FnMut(u32) -> Result<(), E> + Send + 'static,
     ) -> Self {
         Self {
             guest,
             special,
-            go_on: Box::new(go_on),
+            go_on: Box::new(move |missing| go_on(missing).map_err(Into::into)),
             reader: StreamReader::new(Start::Libxl),
             record: None,
             populated: Populated::default(),
@@ -151,27 +155,27 @@ impl<G: NewGuest> MemoryRestore<G> {
         }
     }
 
-    /// Takes the next bytes.
-    pub fn take(&mut self, mut bytes: &[u8]) -> Result<(), String> {
-        while let Some(event) = self.reader.next(&mut bytes).map_err(|e| e.to_string())? {
+    /// Takes the stream's next bytes, any number of them.
+    pub fn take(&mut self, mut bytes: &[u8]) -> Result<(), LoadError> {
+        while let Some(event) = self.reader.next(&mut bytes)? {
             self.event(event)?;
         }
-        if bytes.is_empty() { Ok(()) } else { Err("bytes after the stream's end".into()) }
+        if bytes.is_empty() { Ok(()) } else { Err(LoadError::Tail) }
     }
 
-    /// After the last byte: the guest is complete.
-    pub fn finish(&mut self) -> Result<(), String> {
-        self.reader.finish().map_err(|e| e.to_string())
+    /// Checks, after the last byte, that the stream was whole, and so the guest is.
+    pub fn finish(&mut self) -> Result<(), LoadError> {
+        Ok(self.reader.finish()?)
     }
 
-    fn event(&mut self, event: Event<'_>) -> Result<(), String> {
+    fn event(&mut self, event: Event<'_>) -> Result<(), LoadError> {
         match event {
             Event::DomainHeader(header) if header.domain_type != DomainType::Hvm => {
-                Err("the stream of a PV guest, for a domain that is none".into())
+                Err(LoadError::PvGuest)
             }
             Event::LibxlRecord { header, .. } => match header.record_type {
                 libxl::RecordType::LibxcContext | libxl::RecordType::End => Ok(()),
-                other => Err(format!("record {other:?}, which no PVH guest has")),
+                other => Err(LoadError::LibxlRecord(other)),
             },
             Event::LibxcRecord { header, .. } => {
                 self.record = Some(Record { header, body: Vec::new() });
@@ -183,38 +187,37 @@ impl<G: NewGuest> MemoryRestore<G> {
         }
     }
 
-    /// A body that comes whole is not copied.
-    fn piece(&mut self, piece: &[u8]) -> Result<(), String> {
+    /// Takes a piece of a record's body. A body that comes whole is not copied.
+    fn piece(&mut self, piece: &[u8]) -> Result<(), LoadError> {
         let Some(mut record) = self.record.take() else { return Ok(()) };
         if piece.len() == record.header.length as usize {
             return self.apply(record.header.record_type, piece);
         }
         if record.body.len() + piece.len() > MAX_BODY {
-            return Err(format!(
-                "{:?} of {} bytes in pieces",
-                record.header.record_type, record.header.length
-            ));
+            let RecordHeader { record_type, length } = record.header;
+            return Err(LoadError::TooLong { record_type, length });
         }
         record.body.extend_from_slice(piece);
         self.record = Some(record);
         Ok(())
     }
 
-    fn end_record(&mut self) -> Result<(), String> {
+    fn end_record(&mut self) -> Result<(), LoadError> {
         let Some(record) = self.record.take() else { return Ok(()) };
         self.apply(record.header.record_type, &record.body)
     }
 
-    fn apply(&mut self, record_type: RecordType, body: &[u8]) -> Result<(), String> {
-        let bad = |error: BodyError| format!("{record_type:?}: {error}");
+    fn apply(&mut self, record_type: RecordType, body: &[u8]) -> Result<(), LoadError> {
+        let bad = |error| LoadError::Body { record_type, error };
         match record_type {
             RecordType::X86CpuidPolicy => self.cpuid = body.to_vec(),
             RecordType::X86MsrPolicy => self.msr = body.to_vec(),
             RecordType::StaticDataEnd => self.begin()?,
-            _ if !self.begun => return Err(format!("{record_type:?} before STATIC_DATA_END")),
+            _ if !self.begun => return Err(LoadError::TooEarly(record_type)),
             RecordType::PageData => self.pages(&PageData::parse(body).map_err(bad)?)?,
             RecordType::X86TscInfo => {
-                self.guest.set_tsc_info(&TscInfo::parse(body).map_err(bad)?)?
+                let tsc = TscInfo::parse(body).map_err(bad)?;
+                self.guest.set_tsc_info(&tsc).map_err(LoadError::guest)?;
             }
             RecordType::HvmContext => {
                 self.context = HvmContext::parse(body).map_err(bad)?.0.to_vec()
@@ -222,40 +225,36 @@ impl<G: NewGuest> MemoryRestore<G> {
             RecordType::HvmParams => self.params(&HvmParams::parse(body).map_err(bad)?)?,
             RecordType::End => self.complete()?,
             other if other.is_unknown_optional() => {}
-            other => {
-                return Err(format!("record {other:?}, which rxl's own restore does not know"));
-            }
+            other => return Err(LoadError::Record(other)),
         }
         Ok(())
     }
 
-    /// All that does not change while the guest runs is known: the special pages are made, and
-    /// libxl may go on.
-    fn begin(&mut self) -> Result<(), String> {
+    /// Makes the special pages and lets libxl go on, as all is known that does not change while
+    /// the guest runs.
+    fn begin(&mut self) -> Result<(), LoadError> {
         let missing = |bytes: &[u8], flag| if bytes.is_empty() { flag } else { 0 };
         if !(self.cpuid.is_empty() && self.msr.is_empty()) {
-            self.guest.set_cpu_policy(&self.cpuid, &self.msr)?;
+            self.guest.set_cpu_policy(&self.cpuid, &self.msr).map_err(LoadError::guest)?;
         }
         let SpecialPages { store, console } = self.special;
         if store == console {
-            return Err(format!("xenstore's and the console's page are both {store:#x}"));
+            return Err(LoadError::SameSpecialPages(store));
         }
-        self.guest.populate(&[store, console])?;
+        self.guest.populate(&[store, console]).map_err(LoadError::guest)?;
         for pfn in [store, console] {
             self.populated.insert(pfn);
-            self.guest.clear(pfn)?;
+            self.guest.clear(pfn).map_err(LoadError::guest)?;
         }
-        self.guest.grant(self.special)?;
+        self.guest.grant(self.special).map_err(LoadError::guest)?;
         self.begun = true;
-        (self.go_on)(missing(&self.cpuid, MISSING_CPUID) | missing(&self.msr, MISSING_MSR))
+        let missing = missing(&self.cpuid, MISSING_CPUID) | missing(&self.msr, MISSING_MSR);
+        (self.go_on)(missing).map_err(LoadError::Release)
     }
 
-    fn pages(&mut self, record: &PageData<'_>) -> Result<(), String> {
+    fn pages(&mut self, record: &PageData<'_>) -> Result<(), LoadError> {
         if record.count() > MAX_BATCH {
-            return Err(format!(
-                "PAGE_DATA of {} page numbers, at most {MAX_BATCH} are expected",
-                record.count()
-            ));
+            return Err(LoadError::TooManyPages { count: record.count(), most: MAX_BATCH });
         }
         let mut fresh = Vec::new();
         let mut contents = Vec::with_capacity(record.contents_count());
@@ -268,9 +267,7 @@ impl<G: NewGuest> MemoryRestore<G> {
                     }
                 }
                 PageType::Xtab | PageType::Broken => {}
-                PageType::Table { .. } => {
-                    return Err(format!("page {pfn:#x} is a PV guest's page table"));
-                }
+                PageType::Table { .. } => return Err(LoadError::PageTable(pfn)),
             }
             if let Some(bytes) = page.contents
                 && pfn != self.special.store
@@ -279,70 +276,74 @@ impl<G: NewGuest> MemoryRestore<G> {
                 contents.push((pfn, bytes));
             }
         }
-        self.populate(fresh)?;
-        if contents.is_empty() { Ok(()) } else { self.guest.write(&contents) }
-    }
-
-    /// In superpages where a whole one is asked for, as at the source: the guest's page tables are
-    /// walked faster then.
-    fn populate(&mut self, fresh: Vec<u64>) -> Result<(), String> {
-        let mut single = Vec::new();
-        let mut rest = &fresh[..];
-        while let Some(&first) = rest.first() {
-            let run = superpage_at(rest);
-            if run && self.guest.populate_superpage(first)? {
-                rest = &rest[SUPERPAGE as usize..];
-            } else {
-                let length = if run { SUPERPAGE as usize } else { 1 };
-                single.extend_from_slice(&rest[..length]);
-                rest = &rest[length..];
-            }
+        self.populate(&fresh)?;
+        if contents.is_empty() {
+            return Ok(());
         }
-        if single.is_empty() { Ok(()) } else { self.guest.populate(&single) }
+        self.guest.write(&contents).map_err(LoadError::guest)
     }
 
-    fn params(&mut self, params: &HvmParams<'_>) -> Result<(), String> {
+    /// Gives the guest new pages, in superpages where a whole one is asked for, as at the source:
+    /// processors walk the guest's page tables faster then.
+    fn populate(&mut self, fresh: &[u64]) -> Result<(), LoadError> {
+        let mut single = Vec::new();
+        let mut rest = fresh;
+        while let Some(&first) = rest.first() {
+            let whole = superpage_at(rest);
+            let length = if whole { SUPERPAGE as usize } else { 1 };
+            let (pfns, more) = rest.split_at(length);
+            if !(whole && self.guest.populate_superpage(first).map_err(LoadError::guest)?) {
+                single.extend_from_slice(pfns);
+            }
+            rest = more;
+        }
+        if single.is_empty() {
+            return Ok(());
+        }
+        self.guest.populate(&single).map_err(LoadError::guest)
+    }
+
+    fn params(&mut self, params: &HvmParams<'_>) -> Result<(), LoadError> {
         self.params_seen = true;
         for HvmParam { index, value } in params.params() {
-            let expected = match index {
+            let announced = match index {
                 param::STORE_PFN => self.special.store,
                 param::CONSOLE_PFN => self.special.console,
                 param::PAE_ENABLED => continue,
                 _ => value,
             };
-            if value != expected {
-                return Err(format!(
-                    "parameter {index} is {value:#x}, it was announced as {expected:#x}"
-                ));
+            if value != announced {
+                return Err(LoadError::Parameter { index, value, announced });
             }
             if matches!(index, param::IOREQ_PFN | param::BUFIOREQ_PFN) {
-                self.guest.clear(value)?;
+                self.guest.clear(value).map_err(LoadError::guest)?;
             }
-            self.guest.set_hvm_param(HvmParam { index, value })?;
+            self.set_param(index, value)?;
         }
         Ok(())
     }
 
-    /// xg_sr_restore_x86_hvm.c: x86_hvm_stream_complete, but for the grants.
-    fn complete(&mut self) -> Result<(), String> {
+    fn set_param(&mut self, index: u64, value: u64) -> Result<(), LoadError> {
+        self.guest.set_hvm_param(HvmParam { index, value }).map_err(LoadError::guest)
+    }
+
+    /// Does what xg_sr_restore_x86_hvm.c: x86_hvm_stream_complete does, but for the grants.
+    fn complete(&mut self) -> Result<(), LoadError> {
         if self.context.is_empty() || !self.params_seen {
-            return Err("the stream ends without the guest's state".into());
+            return Err(LoadError::NoState);
         }
         let ports = self.guest.event_channels();
-        self.guest
-            .set_hvm_param(HvmParam { index: param::STORE_EVTCHN, value: ports.store.into() })?;
-        self.guest.set_hvm_param(HvmParam {
-            index: param::CONSOLE_EVTCHN,
-            value: ports.console.into(),
-        })?;
-        self.guest.set_hvm_context(&self.context)
+        self.set_param(param::STORE_EVTCHN, ports.store.into())?;
+        self.set_param(param::CONSOLE_EVTCHN, ports.console.into())?;
+        self.guest.set_hvm_context(&self.context).map_err(LoadError::guest)
     }
 }
 
 /// Whether a list of page numbers begins with all those of a superpage, in order.
 fn superpage_at(pfns: &[u64]) -> bool {
-    let Some(run) = pfns.get(..SUPERPAGE as usize) else { return false };
-    let first = run[0];
+    let (Some(run), Some(&first)) = (pfns.get(..SUPERPAGE as usize), pfns.first()) else {
+        return false;
+    };
     first.is_multiple_of(SUPERPAGE)
         && run.iter().zip(first..).all(|(pfn, expected)| *pfn == expected)
 }

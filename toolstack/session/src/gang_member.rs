@@ -18,14 +18,14 @@ use rxl_report::mpi::MpiPart;
 const LEADERLESS: &str = "the rxl that started this one is gone";
 
 /// See the module. Dropping it closes the line.
-pub struct Member {
+pub struct GangMember {
     to: Guarded,
     closed: Receiver<MpiPart>,
     cancel: Cancel,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Member {
+impl GangMember {
     /// Takes the line. The leader's words come as [`Event::Gang`], but for the last; its end as an
     /// [`ToMember::Abort`].
     pub fn new<D: Send + 'static>(
@@ -63,7 +63,7 @@ impl Member {
     }
 }
 
-/// The last word, when [`Member`] is gone.
+/// The last word, when [`GangMember`] is gone.
 pub fn end(line: UnixStream, ended: Ended) -> Result<(), Failure> {
     let to = Cancel::new().and_then(|cancel| {
         Guarded::new(OwnedFd::from(line), cancel, Some(deadlines::GANG_MESSAGE))
@@ -90,7 +90,7 @@ fn listen<D>(
     }
 }
 
-impl Drop for Member {
+impl Drop for GangMember {
     fn drop(&mut self) {
         self.cancel.pull();
         if let Some(thread) = self.thread.take() {

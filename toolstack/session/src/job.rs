@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::events::{Event, Events};
-use crate::gang_member::Member;
+use crate::gang_member::GangMember;
 use crate::gang_words::{FromMember, Place, ToMember};
 use rxl_core::domain::Domain;
 use rxl_core::error::{Exit, Failure};
@@ -22,7 +22,7 @@ use rxl_quiesce::host::AgentHost;
 use rxl_report::mpi::MpiPart;
 
 /// See the module.
-pub struct Job {
+pub struct HeldJob {
     level: Level,
     holder: Holder,
     figures: Option<MpiPart>,
@@ -32,12 +32,12 @@ pub struct Job {
 enum Holder {
     Nobody,
     Own(Box<Coordinator>),
-    Leader(Link),
+    Leader(LeaderLine),
 }
 
 /// A member's line, and what has been said on it.
-struct Link {
-    member: Member,
+struct LeaderLine {
+    member: GangMember,
     /// The barriers are kept.
     together: bool,
     asked: Option<Asked>,
@@ -98,7 +98,7 @@ pub fn required(problem: &NotQuiesced) -> Failure {
     failure.next("--mpi-quiesce=job moves the domain without, if need be")
 }
 
-impl Job {
+impl HeldJob {
     /// Of a migration without one.
     pub fn none() -> Self {
         Self { level: Level::Off, holder: Holder::Nobody, figures: None }
@@ -126,7 +126,7 @@ impl Job {
 
     /// Tells the leader that all is checked, and waits until it is so for all others.
     pub fn join<D: Send + 'static>(
-        mut member: Member,
+        mut member: GangMember,
         level: Level,
         domain: &Domain,
         events: &Events<D>,
@@ -134,7 +134,7 @@ impl Job {
         member.say(&FromMember::Prepared { name: domain.name.clone(), domid: domain.domid.0 });
         let (figures, together) = await_begin(events)?;
         let figures = figures.map(|figures| *figures);
-        let link = Link {
+        let line = LeaderLine {
             member,
             together,
             asked: None,
@@ -143,7 +143,7 @@ impl Job {
             flushed: false,
             go: None,
         };
-        Ok(Self { level, holder: Holder::Leader(link), figures })
+        Ok(Self { level, holder: Holder::Leader(line), figures })
     }
 
     /// Goes on without, or not at all.
@@ -164,14 +164,14 @@ impl Job {
         match &self.holder {
             Holder::Nobody => false,
             Holder::Own(coordinator) => coordinator.is_frozen(),
-            Holder::Leader(link) => link.together && link.asked.is_some(),
+            Holder::Leader(line) => line.together && line.asked.is_some(),
         }
     }
 
     /// Pre-copy is good enough: holds the job still.
     pub fn stop(&mut self) -> Result<Stop, Failure> {
         match &mut self.holder {
-            Holder::Leader(link) => Ok(link.stop()),
+            Holder::Leader(line) => Ok(line.stop()),
             Holder::Own(coordinator) if !coordinator.is_frozen() => match coordinator.freeze() {
                 Ok(()) => Ok(Stop::OneIteration),
                 Err(problem) => self.without(problem).map(|()| Stop::Now),
@@ -183,8 +183,8 @@ impl Job {
     /// The guest is to be suspended: waits until nothing of the job is on the wire. False when
     /// others have not come so far.
     pub fn may_suspend(&mut self) -> Result<bool, Failure> {
-        if let Holder::Leader(link) = &mut self.holder {
-            return Ok(link.may_suspend());
+        if let Holder::Leader(line) = &mut self.holder {
+            return Ok(line.may_suspend());
         }
         self.stop()?;
         if let Holder::Own(coordinator) = &mut self.holder {
@@ -202,9 +202,9 @@ impl Job {
                 Ok(())
             }
             Holder::Own(_) => self.without(unasked()),
-            Holder::Leader(link) if !link.together => Ok(()),
-            Holder::Leader(link) => {
-                link.member.say(if link.flushed {
+            Holder::Leader(line) if !line.together => Ok(()),
+            Holder::Leader(line) => {
+                line.member.say(if line.flushed {
                     &FromMember::Suspended
                 } else {
                     &FromMember::Unasked
@@ -216,8 +216,8 @@ impl Job {
 
     /// The target has everything: tells the leader, if there is one to be waited for.
     pub fn ready(&mut self) {
-        if let Holder::Leader(link) = &mut self.holder {
-            link.ask(Asked::Ready);
+        if let Holder::Leader(line) = &mut self.holder {
+            line.ask(Asked::Ready);
         }
     }
 
@@ -227,31 +227,36 @@ impl Job {
         match &self.holder {
             Holder::Nobody => Ok(true),
             Holder::Own(coordinator) => coordinator.check_outage().map(|()| true).map_err(too_long),
-            Holder::Leader(link) => Ok(!link.together || link.go.is_some()),
+            Holder::Leader(line) => Ok(!line.together || line.go.is_some()),
         }
+    }
+
+    /// Whether a leader has said Go: it may have told others, too.
+    pub fn was_told_go(&self) -> bool {
+        matches!(&self.holder, Holder::Leader(line) if line.together && line.go.is_some())
     }
 
     /// Asks the leader to cancel: it may have told others to go.
     pub fn ask_cancel(&mut self) {
-        if let Holder::Leader(link) = &mut self.holder {
-            link.member.say(&FromMember::Cancel);
+        if let Holder::Leader(line) = &mut self.holder {
+            line.member.say(&FromMember::Cancel);
         }
     }
 
     /// What the leader says before the line.
     pub fn heard(&mut self, word: ToMember) -> Result<(), Failure> {
-        let Holder::Leader(link) = &mut self.holder else { return Ok(()) };
+        let Holder::Leader(line) = &mut self.holder else { return Ok(()) };
         match word {
-            ToMember::Frozen => link.frozen = true,
+            ToMember::Frozen => line.frozen = true,
             ToMember::Flushed { figures } => {
-                link.flushed = true;
+                line.flushed = true;
                 self.figures = Some(*figures);
             }
             ToMember::Alone { figures } => {
-                link.together = false;
+                line.together = false;
                 self.figures = Some(*figures);
             }
-            ToMember::Go { agent_command } => link.go = Some(agent_command),
+            ToMember::Go { agent_command } => line.go = Some(agent_command),
             ToMember::Abort { reason } => return Err(given_up(&reason)),
             ToMember::Begin { .. } | ToMember::Closed { .. } => {}
         }
@@ -260,8 +265,8 @@ impl Job {
 
     /// The migration is given up; what is left is to clean up.
     pub fn failing(&mut self, failure: &Failure) {
-        if let Holder::Leader(link) = &mut self.holder {
-            link.member.say(&FromMember::Failing { what: failure.what.clone() });
+        if let Holder::Leader(line) = &mut self.holder {
+            line.member.say(&FromMember::Failing { what: failure.what.clone() });
         }
     }
 
@@ -270,7 +275,7 @@ impl Job {
         match &mut self.holder {
             Holder::Nobody => None,
             Holder::Own(coordinator) => Some(coordinator.hold()),
-            Holder::Leader(link) => link.go.clone(),
+            Holder::Leader(line) => line.go.clone(),
         }
     }
 
@@ -304,11 +309,11 @@ impl Job {
         match std::mem::replace(&mut self.holder, Holder::Nobody) {
             Holder::Nobody => {}
             Holder::Own(coordinator) => self.figures = Some(close_own(*coordinator, place)),
-            Holder::Leader(mut link) => {
-                link.member.say(&FromMember::Settled(place));
+            Holder::Leader(mut line) => {
+                line.member.say(&FromMember::Settled(place));
                 // Where the barriers were not kept there is nothing to wait for.
-                if link.together {
-                    self.figures = link.member.closed().or_else(|| self.figures.take());
+                if line.together {
+                    self.figures = line.member.closed().or_else(|| self.figures.take());
                 }
             }
         }
@@ -323,7 +328,7 @@ impl Job {
     }
 }
 
-impl Link {
+impl LeaderLine {
     /// Asks once.
     fn ask(&mut self, what: Asked) {
         if !self.together || self.asked >= Some(what) {

@@ -15,9 +15,9 @@
 //! Above the line every failure leads back to the domain running at the source and nothing left at
 //! the target. Below it the source never runs the domain again, unless the target itself says that
 //! it could not run it and has destroyed its copy. The two sides of the line are different types,
-//! [`source::Uncommitted`] and [`source::Committed`], so that the code above cannot do what only
-//! the code below may, and the other way round. At the target they are [`target::Receiving`] and
-//! [`target::Holding`].
+//! [`outgoing::Uncommitted`] and [`outgoing::Committed`], so that the code above cannot do what only
+//! the code below may, and the other way round. At the target they are [`incoming::Receiving`] and
+//! [`incoming::Holding`].
 //!
 //! Everything a session waits for comes as an [`Event`] through one queue, so every wait is one
 //! call with a deadline.
@@ -28,15 +28,13 @@ pub mod check;
 pub mod events;
 pub mod gang_member;
 pub mod gang_words;
+pub mod incoming;
 pub mod job;
-mod leaving;
-mod link;
 pub mod monitor;
+pub mod outgoing;
 mod record;
 pub mod request;
-pub mod restoring;
+pub mod rxl;
 pub mod savefile;
-pub mod source;
 mod steering;
-pub mod target;
 pub mod xl;

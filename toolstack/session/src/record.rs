@@ -1,51 +1,50 @@
 //! What the source gathers on the way, for the progress and the report.
 
-use std::sync::Arc;
-
 use crate::check::type_name;
 use crate::events::Events;
 use crate::monitor::{MigrationStatus, Monitor};
-use crate::request::Request;
+use crate::outgoing::{Measurements, Observer};
+use crate::request::MigrationRequest;
 use crate::steering::pages_per_second;
 use rxl_core::domain::Domain;
 use rxl_core::error::{Exit, Failure};
-use rxl_core::notes::{Note, NoteKind};
 use rxl_core::peer::Peer;
 use rxl_core::peer::Transport;
 use rxl_core::state_dir::StateDir;
-use rxl_core::target_spans::TargetSpans;
 use rxl_core::units::ms;
-use rxl_datapath::meter::Meter;
 use rxl_datapath::packing::Packing;
-use rxl_datapath::plain::Copied;
-use rxl_datapath::send::Sent;
-use rxl_precopy::policy::{Measured, Verdict, expected_downtime};
-use rxl_report::migration::{
-    ChecksumPart, CompressionPart, DomainPart, IterationPart, JudgedPart, PrecopyPart, RamPart,
-    Report, SCHEMA, Status, Timeline, TransportPart,
+use rxl_report::progress::{Phase, Progress, Snapshot};
+use rxl_report::schema::{
+    ChecksumPart, CompressionPart, DomainPart, IterationPart, RamPart, Report, SCHEMA, Status,
+    TransportPart,
 };
-use rxl_report::mpi::MpiPart;
-use rxl_report::progress::{Phase, Snapshot};
+use rxl_report::timeline::Timeline;
 
 /// What is gathered for the report on the way.
 pub struct Record {
     migration_id: String,
     domain: Domain,
     target_host: String,
-    /// Its moments.
-    pub timeline: Timeline,
-    /// What the data path counts.
-    pub meter: Arc<Meter>,
+    pub measured: Measurements,
     packing: Packing,
     transport: TransportPart,
-    precopy: PrecopyPart,
     monitor: Monitor,
-    /// What became of the MPI job.
-    pub mpi: Option<MpiPart>,
-    /// What was sent, once all of it is.
-    pub sent: Option<Sent>,
-    /// What the target measured, once it has said so.
-    pub target: Option<TargetSpans>,
+}
+
+/// A record that is filled, and shown on the way.
+pub struct Shown<'a> {
+    pub record: &'a mut Record,
+    pub progress: &'a mut dyn Progress,
+}
+
+impl Observer for Shown<'_> {
+    fn measured(&mut self) -> &mut Measurements {
+        &mut self.record.measured
+    }
+
+    fn show(&mut self, phase: Phase) {
+        self.progress.show(&self.record.snapshot(phase));
+    }
 }
 
 impl Record {
@@ -55,7 +54,7 @@ impl Record {
         migration_id: String,
         domain: &Domain,
         timeline: Timeline,
-        request: &Request,
+        request: &MigrationRequest,
         state: &StateDir,
         events: &Events<D>,
     ) -> Result<Self, Failure> {
@@ -64,7 +63,7 @@ impl Record {
     }
 
     /// What `rxl status` shows at the beginning.
-    fn status(domain: &Domain, request: &Request) -> MigrationStatus {
+    fn status(domain: &Domain, request: &MigrationRequest) -> MigrationStatus {
         MigrationStatus {
             domain: domain.name.clone(),
             domid: domain.domid.0,
@@ -79,7 +78,7 @@ impl Record {
         migration_id: String,
         domain: &Domain,
         timeline: Timeline,
-        request: &Request,
+        request: &MigrationRequest,
         monitor: Monitor,
     ) -> Self {
         let kind = match (request.peer, request.transport) {
@@ -91,68 +90,28 @@ impl Record {
             migration_id,
             domain: domain.clone(),
             target_host: request.route.host().into(),
-            timeline,
-            meter: Arc::new(Meter::default()),
+            measured: Measurements::new(timeline, request.limits.downtime),
             packing: match request.peer {
                 Peer::Xl => Packing { compress: false, level: 0, threads: 1 },
                 _ => request.packing,
             },
             transport: TransportPart { kind: kind.into(), connections: request.connections },
-            precopy: PrecopyPart::new(request.limits.downtime),
             monitor,
-            mpi: None,
-            sent: None,
-            target: None,
         }
-    }
-
-    /// The policy has judged an iteration.
-    pub fn judged(&mut self, measured: &Measured, verdict: Verdict) {
-        self.precopy.expected_downtime = expected_downtime(measured).map(ms);
-        self.precopy.judged.push(JudgedPart::new(measured));
-        match verdict {
-            Verdict::Stop(why) | Verdict::Cancel(why) => self.precopy.stopped = Some(why),
-            Verdict::Continue => {}
-        }
-    }
-
-    /// Takes what libxl tells into account.
-    pub fn note(&mut self, note: &Note) {
-        self.meter.note(&note.what);
-        match note.what {
-            NoteKind::SuspendRequested => self.timeline.suspend_asked = Some(note.at),
-            NoteKind::SuspendAcknowledged => self.timeline.acknowledged = Some(note.at),
-            NoteKind::Walker(walker) => self.precopy.walker = walker,
-            NoteKind::Suspended => self.timeline.suspended = Some(note.at),
-            _ => {}
-        }
-    }
-
-    /// The stream is complete.
-    pub fn sent(&mut self, sent: Sent) {
-        self.timeline.last_page = sent.last_page;
-        self.timeline.stream_end = Some(sent.stream_end);
-        self.sent = Some(sent);
-    }
-
-    /// The stream is complete, as it was.
-    pub fn copied(&mut self, copied: Copied) {
-        self.timeline.last_page = copied.last_page;
-        self.timeline.stream_end = Some(copied.stream_end);
     }
 
     /// This moment, for the progress and for `rxl status`.
     pub fn snapshot(&self, phase: Phase) -> Snapshot {
         let (current, rate) = {
-            let iterations = self.meter.iterations();
+            let iterations = self.measured.meter.iterations();
             (iterations.current(), pages_per_second(&iterations.list()))
         };
         let snapshot = Snapshot {
             domain: self.domain.name.clone(),
             phase,
             current,
-            wire_bytes: self.meter.wire_bytes(),
-            elapsed: self.timeline.began.elapsed(),
+            wire_bytes: self.measured.meter.wire_bytes(),
+            elapsed: self.measured.timeline.began.elapsed(),
         };
         self.monitor.update(|status| {
             status.state = phase.name().into();
@@ -162,7 +121,7 @@ impl Record {
                 status.dirty_pages = *total;
             }
             status.pages_per_second = rate;
-            status.expected_downtime = self.precopy.expected_downtime;
+            status.expected_downtime = self.measured.precopy.expected_downtime;
             status.eta = snapshot.eta().map(ms);
             status.transferred = snapshot.wire_bytes;
             status.total_time = ms(snapshot.elapsed);
@@ -172,9 +131,9 @@ impl Record {
 
     /// The report of a migration that has ended so.
     pub fn report(self, result: &Result<(), Failure>) -> Report {
-        let iterations = self.meter.iterations().list();
+        let iterations = self.measured.meter.iterations().list();
         let total = self.domain.max_memory_kib * 1024;
-        let (wire, raw) = (self.meter.wire_bytes(), self.meter.stream_bytes());
+        let (wire, raw) = (self.measured.meter.wire_bytes(), self.measured.meter.stream_bytes());
         let status = match result {
             Ok(()) => Status::Completed,
             Err(failure) => match failure.exit {
@@ -196,14 +155,14 @@ impl Record {
                 source_domid: self.domain.domid.0,
                 target_host: self.target_host,
             },
-            total_time: rxl_core::units::ms(self.timeline.began.elapsed()),
-            setup_time: self.timeline.setup(),
-            downtime: self.timeline.downtime(),
-            downtime_split: self.timeline.split(),
-            target: self.target,
+            total_time: rxl_core::units::ms(self.measured.timeline.began.elapsed()),
+            setup_time: self.measured.timeline.setup(),
+            downtime: self.measured.timeline.downtime(),
+            downtime_split: self.measured.timeline.split(),
+            target: self.measured.target,
             ram: RamPart::new(&iterations, total, wire, raw),
-            precopy: self.precopy,
-            mpi: self.mpi,
+            precopy: self.measured.precopy,
+            mpi: self.measured.mpi,
             iterations: iterations.iter().map(IterationPart::new).collect(),
             compression: CompressionPart {
                 codec: self.packing.codec_name().into(),
@@ -212,9 +171,9 @@ impl Record {
                 ratio: if wire > 0 { raw as f64 / wire as f64 } else { 0.0 },
             },
             checksum: ChecksumPart {
-                frames: self.target.map_or(0, |target| target.frames_verified),
+                frames: self.measured.target.map_or(0, |target| target.frames_verified),
                 errors: 0,
-                digest: self.sent.map(|sent| sent.digest),
+                digest: self.measured.sent.map(|sent| sent.digest),
             },
             transport: self.transport,
         }

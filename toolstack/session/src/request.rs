@@ -12,7 +12,7 @@ use rxl_precopy::policy::Limits;
 
 /// What the user asked for.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct MigrationRequest {
     /// Name or number.
     pub domain: String,
     /// How the target is reached.

@@ -41,7 +41,9 @@
 //! In code: only a `wire::Go` starts a domain at the receiver, and only reading all of GO makes
 //! one.
 
+mod inward;
 pub mod line;
+mod outward;
 pub mod receive;
 pub mod source;
 mod wire;

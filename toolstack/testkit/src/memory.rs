@@ -346,7 +346,7 @@ impl Host for MemoryHost {
 }
 
 fn failed(operation: &'static str, reason: impl ToString) -> HostError {
-    HostError::Failed { operation, reason: reason.to_string() }
+    HostError::failed(operation, reason.to_string())
 }
 
 fn abort() -> (Arc<AtomicBool>, Abort) {
@@ -416,7 +416,7 @@ impl Saving {
             memory,
             feed,
             steering: &mut *steering,
-            suspend: &mut || self.suspend().map_err(|e| e.to_string()),
+            suspend: &mut || self.suspend().map_err(Into::into),
             given_up: &|| aborted.load(Ordering::SeqCst),
         };
         walk.run(flags.live).map_err(|reason| failed("save", reason))?;

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
-use crate::ao::Canceller;
+use crate::canceller::Canceller;
 use crate::config::LibxlConfig;
 use crate::context::Context;
 use crate::failure::Failure;

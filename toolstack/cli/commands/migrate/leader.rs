@@ -12,7 +12,7 @@ use rxl_gang::barriers::{GangOutcome, Quiesce};
 use rxl_gang::leader::{self, Heard};
 use rxl_gang::members::Members;
 use rxl_gang::placement::{Placement, targets};
-use rxl_report::migration::gang_json;
+use rxl_report::schema::gang_json;
 use rxl_session::events::Events;
 use rxl_session::gang_words::Ended;
 use rxl_session::job::reach_agents;

@@ -15,11 +15,11 @@ use rxl_core::state_dir::StateDir;
 use rxl_datapath::send::Sent;
 use rxl_gang::placement::Placement;
 use rxl_link::ssh::Route;
-use rxl_report::migration::Report;
+use rxl_report::schema::Report;
 use rxl_session::events::Events;
-use rxl_session::gang_member::{self, Member};
+use rxl_session::gang_member::{self, GangMember};
 use rxl_session::gang_words::{Ended, Told};
-use rxl_session::source;
+use rxl_session::rxl::source;
 
 /// Moves the domain, and tells the leader how it ended. Where there is no leader any more, the user
 /// is told here.
@@ -59,7 +59,7 @@ fn migrate(options: &Migrate, placement: &Placement, line: UnixStream) -> Result
     let host = Arc::new(hosts::sending()?);
     let events: Events<Sent> = Events::default();
     signals::watch(events.sender())?;
-    let member = Some(Member::new(line, events.sender())?);
+    let member = Some(GangMember::new(line, events.sender())?);
     let request = request(options, &placement.domain, route)?;
     let mut progress = display(progress_mode(options));
     let (state, progress) = (StateDir::system(), progress.as_mut());

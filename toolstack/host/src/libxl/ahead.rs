@@ -4,15 +4,17 @@
 use std::io::Write;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use migrate_stream::{libxl, writer};
 
-use crate::save_helper::session::{Plugin, RestoreHelper};
+use crate::save_helper::socket::{RestoreHelper, SaveHelperListener};
 use rxl_core::domain::SpecialPages;
 use rxl_core::domain_config::{Disk, DomainConfig};
 use rxl_core::io::Guarded;
 use rxl_datapath::broken::Broken;
 use rxl_datapath::sink::StreamSink;
+use rxl_precopy::Cause;
 use rxl_precopy::load_memory::MemoryRestore;
 use rxl_xen::{BuiltGuest, Library};
 
@@ -87,7 +89,7 @@ fn is_block_device(path: &Path) -> bool {
 /// Where the stream goes.
 pub(super) struct Ahead<F> {
     library: Library,
-    plugin: Plugin,
+    listener: SaveHelperListener,
     special: SpecialPages,
     to_libxl: Option<Guarded>,
     /// libxl has given up, or is to.
@@ -99,14 +101,14 @@ pub(super) struct Ahead<F> {
 impl<F: Fn() -> bool + Send> Ahead<F> {
     pub(super) fn new(
         library: Library,
-        plugin: Plugin,
+        listener: SaveHelperListener,
         special: SpecialPages,
         to_libxl: Guarded,
         ended: F,
     ) -> Self {
         Self {
             library,
-            plugin,
+            listener,
             special,
             to_libxl: Some(to_libxl),
             ended,
@@ -119,10 +121,11 @@ impl<F: Fn() -> bool + Send> Ahead<F> {
     fn begin(&mut self) -> Result<MemoryRestore<BuiltGuest>, Broken> {
         let gone = || Broken::libxl("libxl has given the restore up");
         let mut to_libxl = self.to_libxl.take().ok_or_else(gone)?;
-        write(&mut to_libxl, &self.head[..HEAD])?;
-        let helper = self.plugin.restoring(&self.ended).map_err(Broken::libxl)?.ok_or_else(gone)?;
+        write(&mut to_libxl, self.head.get(..HEAD).unwrap_or(&self.head))?;
+        let helper = self.listener.restoring(&self.ended);
+        let helper = helper.map_err(Broken::libxl)?.ok_or_else(gone)?;
         let guest = BuiltGuest::open(self.library, helper.domid, helper.rings);
-        let guest = guest.map_err(|failure| Broken::here(failure.to_string()))?;
+        let guest = guest.map_err(Broken::here)?;
         Ok(MemoryRestore::new(guest, self.special, go_on(helper, to_libxl, self.special)))
     }
 }
@@ -132,19 +135,17 @@ fn go_on(
     mut helper: RestoreHelper,
     mut to_libxl: Guarded,
     special: SpecialPages,
-) -> impl FnMut(u32) -> Result<(), String> + Send {
+) -> impl FnMut(u32) -> Result<(), Cause> + Send {
     move |missing| {
         helper.restored(missing, special)?;
         let mut end = Vec::new();
         writer::libxl_end(&mut end);
-        write(&mut to_libxl, &end).map_err(|broken| broken.what)
+        Ok(write(&mut to_libxl, &end)?)
     }
 }
 
 fn write(to_libxl: &mut Guarded, bytes: &[u8]) -> Result<(), Broken> {
-    to_libxl
-        .write_all(bytes)
-        .map_err(|e| Broken::libxl(format!("libxl stopped reading its stream: {e}")))
+    to_libxl.write_all(bytes).map_err(|error| Broken::LibxlWrite(Arc::new(error)))
 }
 
 impl<F: Fn() -> bool + Send> StreamSink for Ahead<F> {
@@ -162,11 +163,10 @@ impl<F: Fn() -> bool + Send> StreamSink for Ahead<F> {
     }
 
     fn finish(&mut self) -> Result<(), Broken> {
-        let ended = self
-            .restorer
-            .as_mut()
-            .map_or(Err("the stream ended at its beginning".into()), MemoryRestore::finish);
-        ended.map_err(Broken::libxl)
+        let restorer = self.restorer.as_mut();
+        let restorer =
+            restorer.ok_or_else(|| Broken::libxl("the stream ended at its beginning"))?;
+        restorer.finish().map_err(Broken::libxl)
     }
 }
 

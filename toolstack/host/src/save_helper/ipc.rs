@@ -172,7 +172,7 @@ impl Body {
     /// Cut where it is too long or holds a NUL.
     fn string(&mut self, text: &str) -> &mut Self {
         let text = text.split('\0').next().unwrap_or_default().as_bytes();
-        let text = &text[..text.len().min(MAX_STRING)];
+        let text = text.get(..MAX_STRING).unwrap_or(text);
         self.u32(text.len() as u32 + 1).0.extend_from_slice(text);
         self.0.push(0);
         self

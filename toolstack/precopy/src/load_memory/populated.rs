@@ -12,14 +12,17 @@ const BLOCK: u64 = 4096;
 pub struct Populated(HashMap<u64, Box<[u64; (BLOCK / 64) as usize]>>);
 
 impl Populated {
-    /// Adds one. False when it was there.
+    /// Adds a page number. False when it was in the set before.
     pub fn insert(&mut self, pfn: u64) -> bool {
         let block =
             self.0.entry(pfn / BLOCK).or_insert_with(|| Box::new([0; (BLOCK / 64) as usize]));
-        let (word, bit) = (&mut block[(pfn % BLOCK / 64) as usize], 1 << (pfn % 64));
-        let new = *word & bit == 0;
-        *word |= bit;
-        new
+        let bit = 1 << (pfn % 64);
+        // The index is below the length, so the block always has this word.
+        block.get_mut((pfn % BLOCK / 64) as usize).is_some_and(|word| {
+            let new = *word & bit == 0;
+            *word |= bit;
+            new
+        })
     }
 }
 

@@ -43,6 +43,8 @@ impl Fake {
 }
 
 impl NewGuest for Fake {
+    type Error = String;
+
     fn set_cpu_policy(&mut self, cpuid: &[u8], msr: &[u8]) -> Result<(), String> {
         self.0.lock().unwrap().policy = (cpuid.len(), msr.len());
         Ok(())
@@ -87,14 +89,14 @@ impl NewGuest for Fake {
 const SPECIAL: SpecialPages = SpecialPages { store: 0xfeff9, console: 0xfefff };
 
 /// Restores this stream, given in pieces, and tells what became of it.
-fn restored(fake: &Fake, special: SpecialPages, pieces: &[&[u8]]) -> Result<(), String> {
+fn restored(fake: &Fake, special: SpecialPages, pieces: &[&[u8]]) -> Result<(), LoadError> {
     let built = fake.0.clone();
     let go_on = move |missing| {
         let mut built = built.lock().unwrap();
         assert_eq!(built.memory.len(), 2, "libxl waits for the special pages alone");
         assert!(built.granted.is_some() && built.gone_on.is_none());
         built.gone_on = Some(missing);
-        Ok(())
+        Ok::<(), String>(())
     };
     let mut restorer = MemoryRestore::new(fake.clone(), special, go_on);
     pieces.iter().try_for_each(|piece| restorer.take(piece))?;
@@ -103,8 +105,10 @@ fn restored(fake: &Fake, special: SpecialPages, pieces: &[&[u8]]) -> Result<(), 
 
 /// The libxl stream of an `xl save` of a PVH guest, as the lab's Xen wrote it.
 fn real_stream() -> Vec<u8> {
-    let file =
-        concat!(env!("CARGO_MANIFEST_DIR"), "/migrate-stream/tests/streams/pvh-small.xlsave.zst");
+    let file = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../migrate-stream/tests/streams/pvh-small.xlsave.zst"
+    );
     let saved = zstd::decode_all(std::fs::File::open(file).unwrap()).unwrap();
     let mut reader = StreamReader::new(Start::XlFile);
     let mut input = &saved[..];
@@ -260,7 +264,8 @@ fn pages_that_are_no_memory_are_not_made() {
 
 #[test]
 fn what_no_pvh_guest_has_is_refused() {
-    let refused = |stream: &[u8]| restored(&Fake::default(), SPECIAL, &[stream]).unwrap_err();
+    let refused =
+        |stream: &[u8]| restored(&Fake::default(), SPECIAL, &[stream]).unwrap_err().to_string();
     let table = vec![(1, PageType::Table { level: 1, pinned: false })];
     assert_eq!(refused(&stream(&[table], good_state)), "page 0x1 is a PV guest's page table");
     let many = ram(0..1025);
@@ -275,7 +280,9 @@ fn what_no_pvh_guest_has_is_refused() {
     assert!(restored(&Fake::default(), SPECIAL, &[&whole[..whole.len() - 1]]).is_err(), "cut off");
     assert!(refused(&[&whole[..], b"x"].concat()).contains("after the stream's end"));
     let same = SpecialPages { store: 5, console: 5 };
-    assert!(restored(&Fake::default(), same, &[&whole]).unwrap_err().contains("both 0x5"));
+    assert!(
+        restored(&Fake::default(), same, &[&whole]).unwrap_err().to_string().contains("both 0x5")
+    );
 }
 
 #[test]

@@ -69,23 +69,19 @@ fn copy(stream: &mut impl Read, mut file: File, stopped: &AtomicBool) -> Result<
     let mut reader = StreamReader::new(Start::Libxl);
     let mut buffer = vec![0; BUFFER];
     loop {
-        let length =
-            stream.read(&mut buffer).map_err(|e| Broken::libxl(format!("libxl's stream: {e}")))?;
+        let length = stream.read(&mut buffer).map_err(|e| Broken::LibxlRead(Arc::new(e)))?;
         if stopped.load(Ordering::SeqCst) {
-            return Err(Broken::here("the save was given up"));
+            return Err(Broken::GivenUp);
         }
         if length == 0 {
-            reader.finish().map_err(|e| Broken::libxl(e.to_string()))?;
+            reader.finish().map_err(|e| Broken::from(e))?;
             return Ok(reader.offset());
         }
         let mut rest = &buffer[..length];
-        while reader.next(&mut rest).map_err(|e| Broken::libxl(e.to_string()))?.is_some() {}
+        while reader.next(&mut rest).map_err(|e| Broken::from(e))?.is_some() {}
         if !rest.is_empty() {
-            return Err(Broken::libxl(format!(
-                "libxl wrote more after its stream's end at {}",
-                reader.offset()
-            )));
+            return Err(Broken::LibxlTail { offset: reader.offset() });
         }
-        file.write_all(&buffer[..length]).map_err(|e| Broken::peer(e.to_string()))?;
+        file.write_all(&buffer[..length]).map_err(|e| Broken::peer(e))?;
     }
 }

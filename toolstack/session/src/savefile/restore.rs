@@ -2,9 +2,10 @@
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::events::Events;
-use crate::restoring::Restoring;
+use crate::incoming::{Feeder, Origin, Receiving, restore_from};
 use rxl_agent_protocol::{Command, Stamp, Verb};
 use rxl_core::domain::{DomId, RestoreAs};
 use rxl_core::domain_config::DomainConfig;
@@ -12,9 +13,10 @@ use rxl_core::error::{Exit, Failure};
 use rxl_core::host_error::HostError;
 use rxl_core::io::{Cancel, Guarded};
 use rxl_core::names::lock_key;
+use rxl_core::operation::Operation;
 use rxl_core::state_dir::StateDir;
-use rxl_datapath::broken::Broken;
-use rxl_host::guard;
+use rxl_datapath::broken::{At, Broken};
+use rxl_host::guard_line::Word;
 use rxl_host::host::Host;
 use rxl_inspect::savefile::saved::Saved;
 use rxl_quiesce::epoch_now;
@@ -24,7 +26,7 @@ const BUFFER: usize = 1 << 20;
 
 /// What the user asked for.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct RestoreRequest {
     /// The file.
     pub path: PathBuf,
     /// Do not let it run.
@@ -46,7 +48,7 @@ pub struct Restored {
 pub fn restore(
     host: &dyn Host,
     state: &StateDir,
-    request: &Request,
+    request: &RestoreRequest,
     events: &Events<u64>,
 ) -> Result<Restored, Failure> {
     let saved = Saved::open(&request.path)?;
@@ -60,11 +62,17 @@ pub fn restore(
         Err(error) => return Err(Failure::from(error)),
     }
     saved.check()?;
-    let guard = guard::coming(host, &name, &lock);
-    let rebuilt = rebuild(host, &saved, &name, events);
+    let origin = FileOrigin { feeder: None, given: None };
+    let start = |origin: &mut FileOrigin| {
+        let (operation, feeder) = start(host, &saved, &name, events)?;
+        origin.feeder = Some(feeder);
+        Ok(operation)
+    };
+    let receiving = Receiving::begin(host, &name, &lock, origin, events, start)?;
+    let (built, origin) = receiving.run(events)?;
     // Before it may run: what runs is not to be destroyed.
-    guard.done();
-    let (domid, stream_bytes) = rebuilt?;
+    built.tell_guard(&Word::Done);
+    let (domid, stream_bytes) = (built.domid, origin.given.unwrap_or_default());
     let_ranks_run(host, domid, &name);
     if !request.leave_paused {
         host.unpause(domid).map_err(|error| {
@@ -85,25 +93,54 @@ fn let_ranks_run(host: &dyn Host, domid: DomId, name: &str) {
     }
 }
 
-fn rebuild(
+fn start(
     host: &dyn Host,
     saved: &Saved,
     name: &str,
     events: &Events<u64>,
-) -> Result<(DomId, u64), Failure> {
+) -> Result<(Operation<DomId>, Feeder), Failure> {
     let broken = |e| Failure::internal("data path", &e);
     let stream = saved.stream().map_err(broken)?;
     let restore_as = RestoreAs { name: name.into(), domid: None };
     let cancel = Cancel::new().map_err(broken)?;
     let give = move |to_libxl| give(stream, to_libxl);
-    Restoring::begin(host, saved.config_json(), &restore_as, events, cancel, give)?.run(events)
+    restore_from(host, saved.config_json(), &restore_as, events, cancel, give)
+}
+
+/// The file as the origin of a domain. Its stream checks itself while it is read.
+struct FileOrigin {
+    /// None before the data path has begun, and once it has been ended.
+    feeder: Option<Feeder>,
+    /// Bytes that libxl has been given, once that is all.
+    given: Option<u64>,
+}
+
+impl Origin for FileOrigin {
+    type Data = u64;
+
+    fn take_data(&mut self, bytes: u64) -> Result<(), Failure> {
+        self.given = Some(bytes);
+        Ok(())
+    }
+
+    fn is_complete(&self) -> bool {
+        self.given.is_some()
+    }
+
+    fn exit(&self, at: At) -> Exit {
+        if at == At::Peer { Exit::BadStream } else { Exit::Internal }
+    }
+
+    fn end_data(&mut self) {
+        self.feeder = None;
+    }
 }
 
 fn rename_it(name: &str) -> String {
     format!("`xl rename {name} NEW-NAME` makes room")
 }
 
-fn name_of(saved: &Saved, request: &Request) -> Result<String, Failure> {
+fn name_of(saved: &Saved, request: &RestoreRequest) -> Result<String, Failure> {
     let bad =
         |what: String| Failure::new(Exit::BadStream, format!("{}: {what}", request.path.display()));
     let config = DomainConfig::parse(saved.config_json())
@@ -117,12 +154,12 @@ fn give(mut stream: Box<dyn Read + Send>, mut to_libxl: Guarded) -> Result<u64, 
     let mut buffer = vec![0; BUFFER];
     let mut given = 0;
     loop {
-        let length = stream.read(&mut buffer).map_err(|e| Broken::peer(e.to_string()))?;
+        let length = stream.read(&mut buffer).map_err(|e| Broken::peer(e))?;
         if length == 0 {
             return Ok(given);
         }
         let written = to_libxl.write_all(&buffer[..length]);
-        written.map_err(|e| Broken::libxl(format!("libxl stopped reading its stream: {e}")))?;
+        written.map_err(|e| Broken::LibxlWrite(Arc::new(e)))?;
         given += length as u64;
     }
 }

@@ -45,6 +45,8 @@ impl Walked {
 }
 
 impl Memory for Walked {
+    type Error = String;
+
     fn pfns(&self) -> u64 {
         self.guest.pages * HOLES
     }

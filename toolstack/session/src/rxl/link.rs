@@ -18,7 +18,7 @@ use rxl_link::ssh::{RECEIVER, Remote, Route};
 use rxl_link::transport::Ticket;
 
 /// The control channel with the process behind it, dropped in this order.
-pub struct Link {
+pub struct TargetLink {
     /// The channel.
     pub control: Control,
     remote: Remote,
@@ -26,7 +26,7 @@ pub struct Link {
     pub host: String,
 }
 
-impl Link {
+impl TargetLink {
     /// Starts `rxl receive` there and says which migration this is.
     pub fn open(
         route: &Route,
@@ -62,7 +62,11 @@ impl Link {
 }
 
 /// Greets the target and asks it to take the domain.
-pub fn negotiate(link: &mut Link, offer: Offer, events: &Events<Sent>) -> Result<Accept, Failure> {
+pub fn negotiate(
+    link: &mut TargetLink,
+    offer: Offer,
+    events: &Events<Sent>,
+) -> Result<Accept, Failure> {
     let deadline = Instant::now() + deadlines::CONNECT;
     link.control.send(Message::Hello(Hello::ours()));
     match await_message(link, events, deadline)? {
@@ -88,7 +92,7 @@ fn refused(host: &str, what: String, next: Option<String>) -> Failure {
 
 /// A message before anything has begun: whatever else happens ends the attempt.
 fn await_message(
-    link: &mut Link,
+    link: &mut TargetLink,
     events: &Events<Sent>,
     deadline: Instant,
 ) -> Result<Message, Failure> {
