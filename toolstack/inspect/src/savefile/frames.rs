@@ -1,5 +1,5 @@
-//! Reads the frames of rxl's save file back into the libxl stream. Nothing of a frame is used before
-//! its checksums were compared.
+//! Reads the frames of rxl's save file back into the libxl stream. Nothing of a frame is used
+//! before its checksums were compared.
 
 use std::io::{self, Read};
 
