@@ -20,7 +20,7 @@ use rxl_core::level::Level;
 use rxl_core::state_dir::StateDir;
 use rxl_core::steering::Walker;
 use rxl_datapath::send::Sent;
-use rxl_gang::barriers::{Outcome, Quiesce};
+use rxl_gang::barriers::{GangOutcome, Quiesce};
 use rxl_gang::leader::{Heard, lead};
 use rxl_session::events::{Event, Events};
 use rxl_session::gang_member as member;
@@ -103,7 +103,7 @@ impl Scene {
         Quiesce { level, dry_run: false, hosts, targets: vec![1, 2] }
     }
 
-    fn run(&self, level: Level) -> Outcome {
+    fn run(&self, level: Level) -> GangOutcome {
         let (ours, theirs): (Vec<_>, Vec<_>) =
             DOMAINS.iter().map(|_| UnixStream::pair().unwrap()).unzip();
         let members: Vec<_> =
@@ -157,7 +157,7 @@ fn follow(host: &MemoryHost, state: &StateDir, request: &MigrationRequest, line:
         source::migrate_in_gang(host, state, request, Some(member), &events, &mut Silent);
     let ended = Ended {
         failure: result.as_ref().err().map(Told::from),
-        table: report.as_ref().map(rxl_report::migration::Report::to_table).unwrap_or_default(),
+        table: report.as_ref().map(rxl_report::schema::Report::to_table).unwrap_or_default(),
         report: report.map(|report| serde_json::to_value(report).unwrap()),
     };
     let _ = member::end(line, ended);
@@ -172,7 +172,7 @@ fn outcome(dir: &std::path::Path) -> serde_json::Value {
     serde_json::from_str(&std::fs::read_to_string(dir.join("outcome.json")).unwrap()).unwrap()
 }
 
-fn failure(outcome: &Outcome, member: usize) -> Failure {
+fn failure(outcome: &GangOutcome, member: usize) -> Failure {
     outcome.members[member]
         .failure
         .as_ref()

@@ -227,7 +227,7 @@ fn whatever_fails_before_commit_the_source_runs_on() {
         println!("{failure}");
         assert_eq!(failure.exit, Exit::FailedSourceRuns, "{failure}");
         assert!(failure.to_string().contains(words), "{failure}");
-        assert!(report.to_json().contains("\"status\": \"failed\""));
+        assert!(report.to_json().unwrap().contains("\"status\": \"failed\""));
         assert_source_untouched(&pair);
         assert_eq!(pair.outcome()["domains"].as_array().map(Vec::len), Some(0), "{failure}");
     }

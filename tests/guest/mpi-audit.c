@@ -3,22 +3,25 @@
  *
  *     mpi-audit SECONDS [SEED] [--until FILE] [--inject corrupt|drop|duplicate|reorder]
  *
- * 2 to 64 ranks repeat an iteration of five phases: a ring, an exchange in random pairs, an all-to-all, an allreduce, and a
- * flood of messages that nobody has asked for yet. Sizes lie on both sides of the 64 KiB at which Open MPI goes from eager to
- * rendezvous. All ranks draw them from the same generator, so no rank needs to tell another.
+ * 2 to 64 ranks repeat an iteration of five phases: a ring, an exchange in random pairs, an
+ * all-to-all, an allreduce, and a flood of messages that nobody has asked for yet. Sizes lie on
+ * both sides of the 64 KiB at which Open MPI goes from eager to rendezvous. All ranks draw them
+ * from the same generator, so no rank needs to tell another.
  *
- * Every message carries its source, its destination, its number in the stream between the two, its length, and the CRC-32 of
- * all of it. The receiver counts what is corrupt, what comes twice, what comes too late and what never comes; a flood ends
- * with a message that says how many were sent. --inject makes rank 0 do one of these things, in its first flood: a run that
- * does not notice it is worth nothing.
+ * Every message carries its source, its destination, its number in the stream between the two, its
+ * length, and the CRC-32 of all of it. The receiver counts what is corrupt, what comes twice, what
+ * comes too late and what never comes; a flood ends with a message that says how many were sent.
+ * --inject makes rank 0 do one of these things, in its first flood: a run that does not notice it
+ * is worth nothing.
  *
- * It ends after so many seconds, or when rank 0 finds the file that --until names; in both cases with all that is said below.
+ * It ends after so many seconds, or when rank 0 finds the file that --until names; in both cases
+ * with all that is said below.
  *
- * Rank 0 prints a line of JSON a second, with its longest iteration and its longest silence since the last, which began at
- * silent_from_s by its clock (Unix time), and one at the end:
- * sums over all ranks, then each rank's own figures. A stall is the time of an iteration less the median; a silence is the time
- * between the ends of two operations of MPI, in which nothing has come to an end. The exit status is 1 if anything was lost,
- * duplicated, reordered or corrupt.
+ * Rank 0 prints a line of JSON a second, with its longest iteration and its longest silence since
+ * the last, which began at silent_from_s by its clock (Unix time), and one at the end: sums over
+ * all ranks, then each rank's own figures. A stall is the time of an iteration less the median; a
+ * silence is the time between the ends of two operations of MPI, in which nothing has come to an
+ * end. The exit status is 1 if anything was lost, duplicated, reordered or corrupt.
  */
 #include <mpi.h>
 #include <stdint.h>
@@ -68,8 +71,8 @@ static struct {
     uint64_t next[STREAMS][MAX_RANKS];
     struct incoming incoming[STREAMS][MAX_RANKS];
     struct counts counts;
-    double ended;   /* when an operation of MPI last has */
-    double silence; /* the longest since the last line of progress, in seconds */
+    double ended;       /* when an operation of MPI last has */
+    double silence;     /* the longest since the last line of progress, in seconds */
     double silent_from; /* when it began, in seconds of Unix time */
     unsigned char *out, *in;
     size_t room; /* bytes in each of the two */
@@ -108,9 +111,9 @@ static uint32_t crc32_of(const unsigned char *data, size_t length)
 
     for (; length >= 8; length -= 8, data += 8) {
         crc ^= data[0] | (uint32_t)data[1] << 8 | (uint32_t)data[2] << 16 | (uint32_t)data[3] << 24;
-        crc = crc_table[7][crc & 0xff] ^ crc_table[6][crc >> 8 & 0xff] ^ crc_table[5][crc >> 16 & 0xff] ^
-              crc_table[4][crc >> 24] ^ crc_table[3][data[4]] ^ crc_table[2][data[5]] ^ crc_table[1][data[6]] ^
-              crc_table[0][data[7]];
+        crc = crc_table[7][crc & 0xff] ^ crc_table[6][crc >> 8 & 0xff] ^
+              crc_table[5][crc >> 16 & 0xff] ^ crc_table[4][crc >> 24] ^ crc_table[3][data[4]] ^
+              crc_table[2][data[5]] ^ crc_table[1][data[6]] ^ crc_table[0][data[7]];
     }
     while (length--)
         crc = crc_table[0][(crc ^ *data++) & 0xff] ^ (crc >> 8);
@@ -146,7 +149,8 @@ static uint32_t draw_size(uint32_t largest)
 /* Makes the next message of a stream. Its content depends on its place in it. */
 static void compose(unsigned char *message, enum stream stream, int destination, uint32_t length)
 {
-    struct header header = { self.next[stream][destination]++, (uint32_t)self.rank, (uint32_t)destination, length, 0 };
+    struct header header = { self.next[stream][destination]++, (uint32_t)self.rank,
+                             (uint32_t)destination, length, 0 };
     uint64_t content = header.sequence << 16 ^ (uint64_t)self.rank << 8 ^ (uint64_t)stream;
     size_t at = sizeof(header);
 
@@ -172,7 +176,8 @@ static void expect(struct incoming *incoming, uint64_t sequence)
     }
 }
 
-/* A number that is too high leaves a gap; one that is too low fills it, late, or has been there before. */
+/* A number that is too high leaves a gap; one that is too low fills it, late, or has been there
+ * before. */
 static void account(struct incoming *incoming, uint64_t sequence)
 {
     expect(incoming, sequence);
@@ -200,7 +205,8 @@ static void check(unsigned char *message, size_t length, enum stream stream, int
     crc = header.crc;
     header.crc = 0;
     memcpy(message, &header, sizeof(header));
-    /* A message with a wrong CRC cannot be asked for its number: it counts as the next, and as corrupt. */
+    /* A message with a wrong CRC cannot be asked for its number: it counts as the next, and as
+     * corrupt. */
     if (crc != crc32_of(message, length) || header.length != length) {
         self.counts.corrupt++;
         account(&self.incoming[stream][source], self.incoming[stream][source].expected);
@@ -257,7 +263,8 @@ static void ring(void)
     heard();
 }
 
-/* A random order of the ranks, in which neighbours are partners; with an odd number of ranks the last has none. */
+/* A random order of the ranks, in which neighbours are partners; with an odd number of ranks the
+ * last has none. */
 static int draw_partner(void)
 {
     int order[MAX_RANKS], partner = -1;
@@ -289,8 +296,8 @@ static void pairs(void)
     if (partner < 0)
         return;
     compose(self.out, PAIR, partner, size);
-    MPI_Sendrecv(self.out, (int)size, MPI_BYTE, partner, PAIR, self.in, (int)size, MPI_BYTE, partner, PAIR,
-                 MPI_COMM_WORLD, &status);
+    MPI_Sendrecv(self.out, (int)size, MPI_BYTE, partner, PAIR, self.in, (int)size, MPI_BYTE,
+                 partner, PAIR, MPI_COMM_WORLD, &status);
     heard();
     MPI_Get_count(&status, MPI_BYTE, &length);
     check(self.in, (size_t)length, PAIR, partner);
@@ -335,8 +342,8 @@ static void exchange(unsigned char *one, unsigned char *other, size_t length)
     memcpy(other, held, length);
 }
 
-/* Does one wrong thing to the messages of a flood that are about to be sent; returns how many there are then. What comes
-   twice comes in the place of another, which is lost. */
+/* Does one wrong thing to the messages of a flood that are about to be sent; returns how many there
+   are then. What comes twice comes in the place of another, which is lost. */
 static int spoil(unsigned char *messages, uint32_t size, int count)
 {
     unsigned char *third = messages + 2 * size, *fourth = third + size;
@@ -362,7 +369,8 @@ static int spoil(unsigned char *messages, uint32_t size, int count)
     return count;
 }
 
-/* What has not come when the end says how many there were is lost, unless a later flood brings it. */
+/* What has not come when the end says how many there were is lost, unless a later flood brings it.
+ */
 static void receive_flood(int left, uint32_t size)
 {
     uint64_t total;
@@ -382,10 +390,12 @@ static void receive_flood(int left, uint32_t size)
     expect(&self.incoming[FLOODED][left], total);
 }
 
-/* All send before anyone receives: the messages wait in the unexpected queue, in sockets, or at the sender. */
+/* All send before anyone receives: the messages wait in the unexpected queue, in sockets, or at the
+ * sender. */
 static void flood(void)
 {
-    int right = (self.rank + 1) % self.ranks, left = (self.rank + self.ranks - 1) % self.ranks, count = FLOOD;
+    int right = (self.rank + 1) % self.ranks, left = (self.rank + self.ranks - 1) % self.ranks,
+        count = FLOOD;
     static const uint32_t flood_sizes[] = { 32, 56, 64 };
     uint32_t size = flood_sizes[draw(3)];
     MPI_Request requests[FLOOD + 1];
@@ -397,7 +407,8 @@ static void flood(void)
     if (self.rank == 0)
         count = spoil(self.out, size, FLOOD);
     for (int n = 0; n < count; n++)
-        MPI_Isend(self.out + (size_t)n * size, (int)size, MPI_BYTE, right, FLOODED, MPI_COMM_WORLD, &requests[n]);
+        MPI_Isend(self.out + (size_t)n * size, (int)size, MPI_BYTE, right, FLOODED, MPI_COMM_WORLD,
+                  &requests[n]);
     MPI_Isend(&total, sizeof(total), MPI_BYTE, right, FLOODED, MPI_COMM_WORLD, &requests[count]);
     MPI_Barrier(MPI_COMM_WORLD);
     heard();
@@ -441,8 +452,8 @@ static void print_progress(double start, double now, double iteration)
     last = now;
     printf("{\"progress\":%llu,\"elapsed_ms\":%.0f,\"longest_ms\":%.0f,\"silence_ms\":%.0f,"
            "\"silent_from_s\":%.1f,\"bad\":%llu}\n",
-           (unsigned long long)self.counts.iterations, (now - start) * 1000, longest * 1000, self.silence * 1000,
-           self.silent_from, (unsigned long long)bad(&self.counts));
+           (unsigned long long)self.counts.iterations, (now - start) * 1000, longest * 1000,
+           self.silence * 1000, self.silent_from, (unsigned long long)bad(&self.counts));
     fflush(stdout);
     longest = self.silence = 0;
 }
@@ -505,12 +516,15 @@ static void iterate(double seconds)
 
 static void print_counts(const struct counts *counts)
 {
-    printf("\"sent\":%llu,\"received\":%llu,\"lost\":%llu,\"duplicated\":%llu,\"reordered\":%llu,\"corrupt\":%llu,"
-           "\"iterations\":%llu,\"longest_stall_ms\":%.1f,\"median_ms\":%.1f,\"longest_silence_ms\":%.1f",
-           (unsigned long long)counts->sent, (unsigned long long)counts->received, (unsigned long long)counts->lost,
-           (unsigned long long)counts->duplicated, (unsigned long long)counts->reordered,
-           (unsigned long long)counts->corrupt, (unsigned long long)counts->iterations, counts->longest_stall_ms,
-           counts->median_ms, counts->longest_silence_ms);
+    printf("\"sent\":%llu,\"received\":%llu,\"lost\":%llu,\"duplicated\":%llu,\"reordered\":%llu,"
+           "\"corrupt\":%llu,"
+           "\"iterations\":%llu,\"longest_stall_ms\":%.1f,\"median_ms\":%.1f,\"longest_silence_"
+           "ms\":%.1f",
+           (unsigned long long)counts->sent, (unsigned long long)counts->received,
+           (unsigned long long)counts->lost, (unsigned long long)counts->duplicated,
+           (unsigned long long)counts->reordered, (unsigned long long)counts->corrupt,
+           (unsigned long long)counts->iterations, counts->longest_stall_ms, counts->median_ms,
+           counts->longest_silence_ms);
 }
 
 static struct counts sum_of(const struct counts *all)
@@ -534,13 +548,15 @@ static struct counts sum_of(const struct counts *all)
     return sum;
 }
 
-/* One write for the whole line, which another process's may otherwise cut in two. Returns whether all was well. */
+/* One write for the whole line, which another process's may otherwise cut in two. Returns whether
+ * all was well. */
 static int report(void)
 {
     struct counts all[MAX_RANKS], sum;
     static char line[64 * 1024];
 
-    MPI_Gather(&self.counts, sizeof(self.counts), MPI_BYTE, all, sizeof(self.counts), MPI_BYTE, 0, MPI_COMM_WORLD);
+    MPI_Gather(&self.counts, sizeof(self.counts), MPI_BYTE, all, sizeof(self.counts), MPI_BYTE, 0,
+               MPI_COMM_WORLD);
     sum = self.counts;
     if (self.rank == 0) {
         sum = sum_of(all);

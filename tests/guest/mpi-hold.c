@@ -3,15 +3,19 @@
  *
  *     mpi-hold rendezvous|collective|window|uninterruptible FILE
  *
- * Rank 0 enters the operation; the last rank stays out of MPI until FILE is there, in its own domain. Then it takes part, all
- * that was sent is compared, and rank 0 prints how long it has waited.
+ * Rank 0 enters the operation; the last rank stays out of MPI until FILE is there, in its own
+ * domain. Then it takes part, all that was sent is compared, and rank 0 prints how long it has
+ * waited.
  *
- *     rendezvous       rank 0 sends 1 MiB, far above what goes unasked: it waits in MPI_Send for the other's answer
- *     collective       rank 0 has entered MPI_Allreduce, and waits in it
- *     window           rank 0 sends small messages without end; nobody reads, the last rank's window closes, and rank 0 waits
- *     uninterruptible  as collective, and the last rank waits in state D: in vfork, for its child
+ * - rendezvous: rank 0 sends 1 MiB, far above what goes unasked: it waits in MPI_Send for the
+ *   other's answer.
+ * - collective: rank 0 has entered MPI_Allreduce, and waits in it.
+ * - window: rank 0 sends small messages without end; nobody reads, the last rank's window closes,
+ *   and rank 0 waits.
+ * - uninterruptible: as collective, and the last rank waits in state D: in vfork, for its child.
  *
- * It prints "held" when rank 0 is about to enter the operation. The exit status is 1 if anything came damaged.
+ * It prints "held" when rank 0 is about to enter the operation. The exit status is 1 if anything
+ * came damaged.
  */
 #include <mpi.h>
 #include <stdint.h>
@@ -20,7 +24,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* 16 MiB in eager messages: more than a connection's buffers take at both ends (4 and 6 MiB where nobody has changed that). */
+/* 16 MiB in eager messages: more than a connection's buffers take at both ends (4 and 6 MiB where
+ * nobody has changed that). */
 enum { LARGE = 1 << 20, SMALL = 32 << 10, MESSAGES = 512, NUMBERS = LARGE / sizeof(uint64_t) };
 
 static int rank, last;
@@ -106,7 +111,8 @@ int main(int argc, char **argv)
     MPI_Comm_size(MPI_COMM_WORLD, &last);
     last--;
     if (argc != 3 || last < 1 || !data || !expected) {
-        fprintf(stderr, "usage: mpi-hold rendezvous|collective|window|uninterruptible FILE, on two ranks or more\n");
+        fprintf(stderr, "usage: mpi-hold rendezvous|collective|window|uninterruptible FILE, on two "
+                        "ranks or more\n");
         MPI_Abort(MPI_COMM_WORLD, 2);
     }
     /* Opens the connections. */

@@ -3,13 +3,17 @@
  *
  *     mpi-ring SECONDS [PAYLOAD_BYTES]
  *
- * A token goes round all ranks until SECONDS have passed (0: until killed). It carries a sequence number, the rank that
- * sent it and the CRC-32 of its payload, which every rank checks and then changes. Each rank times its iterations, from
- * one arrival of the token to the next. Rank 0 prints a line of JSON a second while the ring turns, and at the end
+ * A token goes round all ranks until SECONDS have passed (0: until killed). It carries a sequence
+ * number, the rank that sent it and the CRC-32 of its payload, which every rank checks and then
+ * changes. Each rank times its iterations, from one arrival of the token to the next. Rank 0 prints
+ * a line of JSON a second while the ring turns, with its longest iteration since the last, and at
+ * the end
  *
- *     {"rounds":N,"bad":N,"longest_stall_ms":X,"median_ms":X,"ranks":[{"rank":R,"longest_stall_ms":X,"median_ms":X},...]}
+ *     {"rounds":N,"bad":N,"longest_stall_ms":X,"median_ms":X,
+ *      "ranks":[{"rank":R,"longest_stall_ms":X,"median_ms":X},...]}
  *
- * where a stall is an iteration's time less the median, and the figures without a rank are the worst of all ranks.
+ * where a stall is an iteration's time less the median, and the figures without a rank are the
+ * worst of all ranks.
  */
 #include <mpi.h>
 #include <stdint.h>
@@ -21,7 +25,7 @@ struct token {
     uint64_t sequence;
     uint32_t source;
     uint32_t crc;
-    uint32_t last;   /* the ring ends with this round */
+    uint32_t last; /* the ring ends with this round */
     uint32_t unused;
 };
 
@@ -99,7 +103,8 @@ static void change_payload(unsigned char *payload, size_t length, uint64_t seque
         payload[at] = (unsigned char)(payload[at] * 5 + sequence + (unsigned)rank + 1);
 }
 
-static void send_token(unsigned char *message, size_t length, struct token token, int rank, int ranks)
+static void send_token(unsigned char *message, size_t length, struct token token, int rank,
+                       int ranks)
 {
     unsigned char *payload = message + sizeof(token);
 
@@ -107,12 +112,13 @@ static void send_token(unsigned char *message, size_t length, struct token token
     token.source = (uint32_t)rank;
     token.crc = crc32_of(payload, length);
     memcpy(message, &token, sizeof(token));
-    MPI_Send(message, (int)(sizeof(token) + length), MPI_BYTE, (rank + 1) % ranks, 0, MPI_COMM_WORLD);
+    MPI_Send(message, (int)(sizeof(token) + length), MPI_BYTE, (rank + 1) % ranks, 0,
+             MPI_COMM_WORLD);
 }
 
 /* Receives the token from the rank before; adds to *bad what is wrong with it. */
-static struct token receive_token(unsigned char *message, size_t length, uint64_t expected, int rank, int ranks,
-                                  uint64_t *bad)
+static struct token receive_token(unsigned char *message, size_t length, uint64_t expected,
+                                  int rank, int ranks, uint64_t *bad)
 {
     int before = (rank + ranks - 1) % ranks, count;
     struct token token;
@@ -121,27 +127,35 @@ static struct token receive_token(unsigned char *message, size_t length, uint64_
     MPI_Recv(message, (int)(sizeof(token) + length), MPI_BYTE, before, 0, MPI_COMM_WORLD, &status);
     MPI_Get_count(&status, MPI_BYTE, &count);
     memcpy(&token, message, sizeof(token));
-    if ((size_t)count != sizeof(token) + length || token.sequence != expected || token.source != (uint32_t)before ||
+    if ((size_t)count != sizeof(token) + length || token.sequence != expected ||
+        token.source != (uint32_t)before ||
         token.crc != crc32_of(message + sizeof(token), length)) {
         (*bad)++;
-        fprintf(stderr, "mpi-ring: rank %d: bad token in round %llu\n", rank, (unsigned long long)expected);
+        fprintf(stderr, "mpi-ring: rank %d: bad token in round %llu\n", rank,
+                (unsigned long long)expected);
     }
     return token;
 }
 
-static void print_progress(double start, double now, uint64_t rounds, uint64_t bad)
+static void print_progress(double start, double now, double iteration, uint64_t rounds,
+                           uint64_t bad)
 {
-    static double last;
+    static double last, longest;
 
+    if (iteration > longest)
+        longest = iteration;
     if (now - last < 1.0)
         return;
     last = now;
-    printf("{\"progress\":%llu,\"bad\":%llu,\"elapsed_ms\":%.0f}\n", (unsigned long long)rounds,
-           (unsigned long long)bad, (now - start) * 1000);
+    printf("{\"progress\":%llu,\"bad\":%llu,\"elapsed_ms\":%.0f,\"longest_ms\":%.0f}\n",
+           (unsigned long long)rounds, (unsigned long long)bad, (now - start) * 1000,
+           longest * 1000);
     fflush(stdout);
+    longest = 0;
 }
 
-static struct summary turn(unsigned char *message, size_t length, double seconds, int rank, int ranks)
+static struct summary turn(unsigned char *message, size_t length, double seconds, int rank,
+                           int ranks)
 {
     double start = MPI_Wtime(), last_arrival = start;
     struct samples samples = { 0 };
@@ -162,11 +176,11 @@ static struct summary turn(unsigned char *message, size_t length, double seconds
         /* The first iteration holds the other ranks' start. */
         if (sequence > 0)
             add_sample(&samples, (now - last_arrival) * 1000);
-        last_arrival = now;
         if (rank != 0)
             send_token(message, length, token, rank, ranks);
         else
-            print_progress(start, now, sequence + 1, bad);
+            print_progress(start, now, now - last_arrival, sequence + 1, bad);
+        last_arrival = now;
     }
     summary = summarize(&samples, bad);
     free(samples.ms);
@@ -185,11 +199,11 @@ static void print_summaries(const struct summary *all, int ranks)
             worst.median_ms = all[rank].median_ms;
     }
     printf("{\"rounds\":%llu,\"bad\":%llu,\"longest_stall_ms\":%.1f,\"median_ms\":%.1f,\"ranks\":[",
-           (unsigned long long)worst.rounds + 1, (unsigned long long)worst.bad, worst.longest_stall_ms,
-           worst.median_ms);
+           (unsigned long long)worst.rounds + 1, (unsigned long long)worst.bad,
+           worst.longest_stall_ms, worst.median_ms);
     for (int rank = 0; rank < ranks; rank++)
-        printf("%s{\"rank\":%d,\"longest_stall_ms\":%.1f,\"median_ms\":%.1f}", rank ? "," : "", rank,
-               all[rank].longest_stall_ms, all[rank].median_ms);
+        printf("%s{\"rank\":%d,\"longest_stall_ms\":%.1f,\"median_ms\":%.1f}", rank ? "," : "",
+               rank, all[rank].longest_stall_ms, all[rank].median_ms);
     printf("]}\n");
 }
 

@@ -14,9 +14,19 @@ pub const MIGRATION: Duration = Duration::from_secs(400);
 /// For commands that take moments.
 pub const COMMAND: Duration = Duration::from_secs(60);
 
+/// dom0's weight on hosts that share their processors, by Xen's documentation; a guest's is 256, so
+/// it keeps a third. With more for dom0 the ranks stand still all through pre-copy, whoever moves
+/// them.
+pub const SHARED_WEIGHT: u32 = 512;
+
+const AGENT_RUNS: &str = "systemctl is-active rxl-guest-agent";
+
+/// Carries less than any guest's pre-copy would take, so that it lasts for half a minute and can be
+/// met in it.
+const SLOW_LINK: &str = "tc qdisc replace dev eth1 root tbf rate 8mbit burst 64kb latency 400ms";
+
 /// Nested Xen hosts with rxl.
 pub struct Cluster {
-    /// The lab.
     pub lab: Lab,
 }
 
@@ -32,8 +42,13 @@ impl Cluster {
         Ok(Self { lab })
     }
 
-    /// Installs the agent's package in a guest. `make deb` builds it beside the other programs.
+    /// Installs the agent's package in a guest that has none. `make deb` builds it beside the other
+    /// programs.
     pub fn install_agent(&self, guest: &str) -> Result<()> {
+        let guest = self.lab.guest(guest)?;
+        if guest.run(AGENT_RUNS, COMMAND)?.success() {
+            return Ok(());
+        }
         let here = std::env::current_exe()?;
         let debian = here
             .ancestors()
@@ -41,13 +56,27 @@ impl Cluster {
             .and_then(Path::parent)
             .context("target")?;
         let package = newest_package(&debian.join("debian"))?;
-        let guest = self.lab.guest(guest)?;
         guest.put(&package, "/root/agent.deb", COMMAND * 2)?;
-        let installed =
-            guest.check("dpkg --install --force-depends /root/agent.deb", COMMAND * 3)?;
+        let install = "dpkg --install --force-depends /root/agent.deb";
+        let installed = guest.check(&format!("{install} && {AGENT_RUNS}"), COMMAND * 3)?;
         ensure!(installed.stdout.contains("rxl-guest-agent"), "{}", installed.stdout);
-        guest.check("systemctl is-active rxl-guest-agent", COMMAND)?;
         Ok(())
+    }
+
+    /// The host on which a domain of this name runs.
+    pub fn home_of(&self, name: &str) -> Result<Node> {
+        for node in self.lab.nodes() {
+            if self.domid(*node, name)?.is_some() {
+                return Ok(*node);
+            }
+        }
+        bail!("{name} runs nowhere")
+    }
+
+    /// Where a domain is, and where a migration takes it.
+    pub fn way_of(&self, name: &str) -> Result<(Node, Node)> {
+        let home = self.home_of(name)?;
+        Ok((home, home.other()))
     }
 
     /// Tells a host which others its jobs may be on.
@@ -95,6 +124,21 @@ impl Cluster {
         })
     }
 
+    /// Sets dom0's share of every host's processor. Schedulers without weights ignore it.
+    pub fn weigh_dom0(&self, weight: u32) -> Result<()> {
+        let command = format!("xl sched-credit2 --domain=Domain-0 --weight={weight}");
+        self.lab.on_each(|node| self.lab.node(node).run(&command, COMMAND).map(drop))
+    }
+
+    /// Lets nodeA send next to nothing to the other hosts while something is done.
+    pub fn on_a_slow_link<T>(&self, action: impl FnOnce() -> Result<T>) -> Result<T> {
+        let source = self.lab.node(Node::A);
+        source.check(SLOW_LINK, COMMAND)?;
+        let done = action()?;
+        source.check("tc qdisc del dev eth1 root", COMMAND)?;
+        Ok(done)
+    }
+
     /// Bytes that a host has sent on the link between the hosts.
     pub fn link_bytes(&self, node: Node) -> Result<u64> {
         let text =
@@ -102,9 +146,10 @@ impl Cluster {
         text.stdout.trim().parse().context("a byte count")
     }
 
-    /// Waits until a command succeeds on a host.
+    /// Waits until a command succeeds on a host. A look costs the host's one processor, which the
+    /// migration needs, a tenth of a second and more.
     pub fn wait_until(&self, node: Node, command: &str) -> Result<()> {
-        let poll = format!("for i in $(seq 600); do {command} && exit 0; sleep 0.1; done; exit 1");
+        let poll = format!("for i in $(seq 250); do {command} && exit 0; sleep 0.3; done; exit 1");
         self.lab.node(node).check(&poll, Duration::from_secs(90)).map(drop)
     }
 }

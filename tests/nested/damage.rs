@@ -30,30 +30,39 @@ close($to);
 exit($? >> 8);
 "#;
 
-pub fn a_flipped_bit_is_refused_where_xl_restores_it(cluster: &Cluster) -> Result<()> {
-    let source = cluster.lab.node(Node::A);
+/// Installs the transport on small's host. Returns where small goes from and to.
+fn prepare(cluster: &Cluster) -> Result<(Node, Node)> {
+    let (from, to) = cluster.way_of("small")?;
+    let source = cluster.lab.node(from);
     source.write("/root/flip", FLIP.as_bytes(), COMMAND)?;
     source.check("chmod +x /root/flip", COMMAND)?;
-    // In a frame's header, in the first pages, and near the end.
-    for place in [70, 5_000, 9_000_000] {
-        let (code, said) = cluster
-            .migrate_fails(Node::A, &format!("-s '/root/flip {place} 1 ssh' small nodeB"))?;
+    Ok((from, to))
+}
+
+pub fn a_flipped_bit_is_refused(cluster: &Cluster) -> Result<()> {
+    let (from, to) = prepare(cluster)?;
+    // In the first pages, and near the end; tests/sessions.rs has every kind of place.
+    for place in [5_000, 9_000_000] {
+        let command = format!("-s '/root/flip {place} 1 ssh' small {to}");
+        let (code, said) = cluster.migrate_fails(from, &command)?;
         println!("  rxl, byte {place}: {code}: {said}");
         ensure!(code == 11, "not refused before READY: {said}");
         ensure!(said.contains("runs on here"), "{said}");
-        cluster.check_clean("small", Node::A)?;
+        cluster.check_clean("small", from)?;
     }
+    Ok(())
+}
+
+pub fn stock_xl_restores_a_flipped_bit(cluster: &Cluster) -> Result<()> {
+    let (from, to) = prepare(cluster)?;
     // In the middle of the 128 MiB of page data: past it all is checked by nobody.
     let place = 60_000_000;
-    let xl = format!("xl migrate -s '/root/flip {place} 0 ssh' small nodeB");
-    let output = source.run(&xl, MIGRATION)?;
-    println!(
-        "  xl, byte {place}: exit status {}, {}",
-        output.status,
-        output.stderr.lines().last().unwrap_or("")
-    );
+    let xl = format!("xl migrate -s '/root/flip {place} 0 ssh' small {to}");
+    let output = cluster.lab.node(from).run(&xl, MIGRATION)?;
+    let last = output.stderr.lines().last().unwrap_or("");
+    println!("  xl, byte {place}: exit status {}, {last}", output.status);
     ensure!(output.stderr.contains("flipped a bit"), "nothing was flipped: {}", output.stderr);
     ensure!(output.success(), "xl noticed: {}", output.stderr);
-    ensure!(cluster.domid(Node::B, "small")?.is_some(), "small is not on nodeB");
+    ensure!(cluster.domid(to, "small")?.is_some(), "small is not on {to}");
     Ok(())
 }

@@ -11,39 +11,45 @@ use crate::quiesce::{
 };
 use rxl_lab::Node;
 
-/// dom3 is on nodeA from the beginning.
 const GANG: [&str; 2] = ["dom3", "dom4"];
 
-fn together(cluster: &Cluster) -> Result<()> {
+/// Brings both to one host, dom3's, where an earlier scenario has not left them there.
+fn together(cluster: &Cluster) -> Result<Node> {
     prepare(cluster)?;
-    let report = cluster.migrate(Node::B, "dom4 nodeA")?;
-    println!("  dom4 to nodeA alone: total {:.1} s", number(&report, "/total-time")? / 1e3);
-    cluster.check_clean("dom4", Node::A)
+    let [home, other] = [cluster.home_of("dom3")?, cluster.home_of("dom4")?];
+    if home != other {
+        let report = cluster.migrate(other, &format!("dom4 {home}"))?;
+        println!("  dom4 to {home} alone: total {:.1} s", number(&report, "/total-time")? / 1e3);
+        cluster.check_clean("dom4", home)?;
+    }
+    Ok(home)
 }
 
 pub fn two_domains_of_a_job_move_together(cluster: &Cluster) -> Result<()> {
-    together(cluster)?;
+    let from = together(cluster)?;
+    let to = from.other();
     let dry = cluster
         .lab
-        .node(Node::A)
-        .check("rxl migrate --dry-run dom3 dom4 nodeB --mpi-quiesce", MIGRATION)?;
+        .node(from)
+        .check(&format!("rxl migrate --dry-run dom3 dom4 {to} --mpi-quiesce"), MIGRATION)?;
     ensure!(dry.stderr.matches("every check passed").count() == 2, "{}", dry.stderr);
-    moved(cluster, "dom3 dom4 nodeB", [Node::B, Node::B])?;
-    check_found_from(cluster, Node::A, [Node::B, Node::B])
+    moved(cluster, from, &format!("dom3 dom4 {to}"), [to, to])?;
+    check_found_from(cluster, from, [to, to])
 }
 
 pub fn two_domains_of_a_job_move_to_two_hosts(cluster: &Cluster) -> Result<()> {
-    together(cluster)?;
-    moved(cluster, "dom3:nodeB dom4:nodeC", [Node::B, Node::C])?;
-    check_found_from(cluster, Node::A, [Node::B, Node::C])
+    let from = together(cluster)?;
+    ensure!(from == Node::A, "the snapshot has dom3 on nodeA");
+    moved(cluster, from, "dom3:nodeB dom4:nodeC", [Node::B, Node::C])?;
+    check_found_from(cluster, from, [Node::B, Node::C])
 }
 
-/// Moves both from nodeA while their job runs, which is then ended and audited.
-fn moved(cluster: &Cluster, arguments: &str, homes: [Node; 2]) -> Result<()> {
+/// Moves both while their job runs, which is then ended and audited.
+fn moved(cluster: &Cluster, from: Node, arguments: &str, homes: [Node; 2]) -> Result<()> {
     let mut job = start_job(cluster, Node::B)?;
     std::thread::sleep(some_moment());
     let begun = Instant::now();
-    let all = cluster.migrate(Node::A, &format!("{arguments} --mpi-quiesce"))?;
+    let all = cluster.migrate(from, &format!("{arguments} --mpi-quiesce"))?;
     println!("  {arguments}: {:.1} s in all", begun.elapsed().as_secs_f64());
     ensure!(job.is_running()?, "the job ended before the migration did: {}", job.stdout());
     check_reports(&all)?;
@@ -96,7 +102,8 @@ fn tell(report: &Value) -> Result<()> {
 /// The targets die while the job stands still; then the leader is killed during pre-copy. Both
 /// times the job runs on where it was.
 pub fn what_fails_before_go_leaves_both_at_home(cluster: &Cluster) -> Result<()> {
-    together(cluster)?;
+    let home = together(cluster)?;
+    ensure!(home == Node::A, "{home}, where nodeA was asked for");
     let job = start_job(cluster, Node::B)?;
     let (source, target) = (cluster.lab.node(Node::A), cluster.lab.node(Node::B));
     let command = "exec rxl migrate --progress none --mpi-quiesce dom3 dom4 nodeB";

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::cluster::{COMMAND, Cluster, MIGRATION, failed, number};
-use crate::failures::wait_for_precopy;
+use crate::failures::{check_recovered, wait_for_no_process, wait_for_precopy, watch_small};
 use crate::mpi::RING;
 use crate::survival::check_memory;
 use rxl_lab::{Node, guest};
@@ -83,27 +83,40 @@ pub fn to_a_host_with_xl_alone_and_back(cluster: &Cluster) -> Result<()> {
 
 /// What breaks while a stock receiver takes pages leaves nothing there and the guest here.
 pub fn a_stock_receiver_killed_and_a_cancel(cluster: &Cluster) -> Result<()> {
-    let (source, target) = (cluster.lab.node(Node::A), cluster.lab.node(Node::B));
-    let mut migration = source.spawn("rxl migrate --peer xl --progress none dom3 nodeB")?;
-    wait_for_precopy(cluster)?;
+    let mut probe = watch_small(cluster)?;
+    cluster.on_a_slow_link(|| {
+        a_stock_receiver_killed(cluster)?;
+        cluster.check_clean("small", Node::A)?;
+        cancelled_before_a_stock_receiver(cluster)
+    })?;
+    cluster.wait_until(Node::B, "! xl list small--incoming >/dev/null 2>&1")?;
+    check_recovered(cluster, &mut probe, "after the cancel")
+}
+
+const TO_XL: &str = "rxl migrate --peer xl --progress none small nodeB";
+
+fn a_stock_receiver_killed(cluster: &Cluster) -> Result<()> {
+    let target = cluster.lab.node(Node::B);
+    let mut migration = cluster.lab.node(Node::A).spawn(TO_XL)?;
+    wait_for_precopy(cluster, &mut migration)?;
     target.check("pkill -KILL -f '[x]l migrate-receive'", COMMAND)?;
     let (code, said) = failed(&migration.wait(MIGRATION)?)?;
     println!("  killed: {code}: {said}");
     ensure!(code == 11 && said.contains("runs on here"), "{code}: {said}");
     // xl, when it is killed, cannot take its half-built domain with it.
-    cluster.wait_until(Node::B, "! pgrep libxl-save-help >/dev/null")?;
-    target.run("xl destroy dom3--incoming", COMMAND)?;
-    cluster.check_clean("dom3", Node::A)?;
+    wait_for_no_process(cluster, Node::B)?;
+    target.run("xl destroy small--incoming", COMMAND).map(drop)
+}
 
-    let mut migration = source.spawn("rxl migrate --peer xl --progress none dom3 nodeB")?;
-    wait_for_precopy(cluster)?;
-    source.check("rxl status dom3 | grep -q nodeB && rxl cancel dom3", COMMAND)?;
+fn cancelled_before_a_stock_receiver(cluster: &Cluster) -> Result<()> {
+    let source = cluster.lab.node(Node::A);
+    let mut migration = source.spawn(TO_XL)?;
+    wait_for_precopy(cluster, &mut migration)?;
+    source.check("rxl status small | grep -q nodeB && rxl cancel small", COMMAND)?;
     let (code, said) = failed(&migration.wait(MIGRATION)?)?;
     println!("  cancelled: {code}: {said}");
     ensure!(code == 12 && said.contains("runs on here"), "{code}: {said}");
-    cluster.wait_until(Node::B, "! xl list dom3--incoming >/dev/null 2>&1")?;
-    cluster.check_clean("dom3", Node::A)?;
-    cluster.lab.guest("dom3")?.check("uptime", COMMAND).map(drop)
+    Ok(())
 }
 
 /// Over TCP a job survives that way, too.

@@ -5,15 +5,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rxl_lab::{Node, RemoteProcess};
 use serde_json::Value;
 
-use crate::cluster::{COMMAND, Cluster, MIGRATION, median, number};
-use crate::quiesce::{check_cut, figures, prepare, some_moment, start_job, summary, weigh_dom0};
-use rxl_lab::{Node, RemoteProcess};
-
-/// What Xen's documentation gives dom0 on hosts that share their processors: guests keep a third.
-/// With more the ranks stand still for dom0 all through pre-copy, whoever moves them.
-const WEIGHT: u32 = 512;
+use crate::cluster::{COMMAND, Cluster, MIGRATION, SHARED_WEIGHT, median, number};
+use crate::quiesce::{check_cut, figures, prepare, some_moment, start_job, summary};
 
 /// Lines of the job's progress after a migration: the first may be of an iteration from before its
 /// end.
@@ -68,7 +64,7 @@ pub fn an_audited_job_by_level(cluster: &Cluster) -> Result<()> {
     let ways: Vec<&str> = ways.split_whitespace().collect();
     let runs: usize = std::env::var("RXL_QUIESCE_RUNS").map_or(Ok(1), |runs| runs.parse())?;
     prepare(cluster)?;
-    weigh_dom0(cluster, WEIGHT)?;
+    cluster.weigh_dom0(SHARED_WEIGHT)?;
     let mut job = Job { process: start_job(cluster, Node::B)?, read: 0 };
     let (mut costs, mut at) = (BTreeMap::<&str, Way>::new(), Node::A);
     for round in 0..runs {

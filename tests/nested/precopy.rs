@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::cluster::{COMMAND, Cluster, MIGRATION, failed, number};
+use crate::failures::{check_recovered, wait_for_no_process, wait_for_precopy, watch_small};
 use crate::survival::check_memory;
 use rxl_lab::{Node, guest};
 
@@ -93,69 +94,68 @@ pub fn stock_xl_with_our_helper(cluster: &Cluster) -> Result<()> {
     let mut probe = cluster.lab.watch_memcheck(Node::B, guest("small")?.ip)?;
     let with = "LIBXL_SAVE_HELPER=/usr/bin/rxl-save-helper RXL_DOWNTIME_LIMIT=2000 \
                 RXL_SAVE_REPORT=/root/save.json";
-    let source = cluster.lab.node(Node::A);
-    source.check(&format!("{with} xl migrate small nodeB"), MIGRATION)?;
+    let (from, to) = cluster.way_of("small")?;
+    let source = cluster.lab.node(from);
+    source.check(&format!("{with} xl migrate small {to}"), MIGRATION)?;
     let report = source.check("cat /root/save.json", COMMAND)?;
     println!("  {}", report.stdout.split_whitespace().collect::<String>());
     let report: Value = serde_json::from_str(&report.stdout)?;
     ensure!(report["rounds"].as_array().is_some_and(|rounds| !rounds.is_empty()), "{report}");
     ensure!(report["stopped"].is_string() && report["suspended"].is_number(), "{report}");
     check_memory(&mut probe, "moved by xl with our helper")?;
-    cluster.check_clean("small", Node::B)
+    cluster.check_clean("small", to)
 }
 
 /// Kills something on the source in pre-copy; the guest runs on, and nothing is left but what the
 /// next rxl sweeps.
 fn killed_in_precopy(cluster: &Cluster, what: &str, code: Option<i32>) -> Result<()> {
     let source = cluster.lab.node(Node::A);
-    let mut migration = source.spawn("exec rxl migrate --progress none dom3 nodeB")?;
-    cluster.wait_until(Node::B, "xl list dom3--incoming >/dev/null 2>&1")?;
-    cluster.wait_until(Node::A, "rxl status dom3 2>/dev/null | grep -q 'round 0'")?;
+    let mut migration = source.spawn("exec rxl migrate --progress none small nodeB")?;
+    wait_for_precopy(cluster, &mut migration)?;
     source.check(&format!("pkill -KILL -x {what}"), COMMAND)?;
     let output = migration.wait(MIGRATION)?;
     println!("  {what} killed: {}: {}", output.status, output.stderr.trim());
     ensure!(code.is_none_or(|code| output.status == code), "{}", output.stderr);
     for node in Node::PAIR {
-        cluster.wait_until(
-            node,
-            "! pgrep -x 'rxl|rxl-guard|rxl-save-helper|libxl-save-help' >/dev/null",
-        )?;
+        wait_for_no_process(cluster, node)?;
         cluster.lab.node(node).check("rxl status", COMMAND)?;
     }
-    cluster.check_clean("dom3", Node::A)?;
-    cluster.lab.guest("dom3")?.check("uptime", COMMAND).map(drop)
+    cluster.check_clean("small", Node::A)
 }
 
 pub fn helper_and_rxl_killed(cluster: &Cluster) -> Result<()> {
-    killed_in_precopy(cluster, "rxl-save-helper", Some(11))?;
-    killed_in_precopy(cluster, "rxl", None)?;
-    cluster.migrate(Node::A, "dom3 nodeB")?;
-    cluster.check_clean("dom3", Node::B)
+    let mut probe = watch_small(cluster)?;
+    cluster.on_a_slow_link(|| {
+        killed_in_precopy(cluster, "rxl-save-helper", Some(11))?;
+        killed_in_precopy(cluster, "rxl", None)
+    })?;
+    check_recovered(cluster, &mut probe, "after the helper and rxl were killed")
 }
 
-/// From another terminal.
+/// A migration is looked at and cancelled by other processes than the one that runs it.
 pub fn status_and_cancel(cluster: &Cluster) -> Result<()> {
     let source = cluster.lab.node(Node::A);
+    let mut probe = watch_small(cluster)?;
     let idle = source.check("rxl status", COMMAND)?;
     ensure!(idle.stdout.contains("no migration"), "{}", idle.stdout);
-    let mut migration = source.spawn("rxl migrate --progress none dom3 nodeB")?;
-    cluster.wait_until(Node::A, "rxl status dom3 2>/dev/null | grep -q 'round 0'")?;
-    let shown = source.check("rxl status; rxl status --json", COMMAND)?.stdout;
-    let (line, json) = shown.split_once('\n').context("a line")?;
-    println!("  {line}");
-    let list: Value = serde_json::from_str(json)?;
-    ensure!(
-        list[0]["domain"] == "dom3" && list[0]["state"] == "precopy" && line.contains("precopy"),
-        "{shown}"
-    );
-    source.check("rxl cancel dom3", COMMAND)?;
-    let (code, said) = failed(&migration.wait(MIGRATION)?)?;
-    println!("  {code}: {said}");
-    ensure!(code == 12 && said.contains("runs on here"), "{said}");
-    let (code, said) = failed(&source.run("rxl cancel dom3", COMMAND)?)?;
+    cluster.on_a_slow_link(|| {
+        let mut migration = source.spawn("rxl migrate --progress none small nodeB")?;
+        wait_for_precopy(cluster, &mut migration)?;
+        let shown = source.check("rxl status; rxl status --json", COMMAND)?.stdout;
+        let (line, json) = shown.split_once('\n').context("a line")?;
+        println!("  {line}");
+        let list: Value = serde_json::from_str(json)?;
+        ensure!(list[0]["domain"] == "small" && list[0]["state"] == "precopy", "{shown}");
+        ensure!(line.contains("precopy"), "{shown}");
+        source.check("rxl cancel small", COMMAND)?;
+        let (code, said) = failed(&migration.wait(MIGRATION)?)?;
+        println!("  {code}: {said}");
+        ensure!(code == 12 && said.contains("runs on here"), "{said}");
+        Ok(())
+    })?;
+    let (code, said) = failed(&source.run("rxl cancel small", COMMAND)?)?;
     ensure!(code == 4 && said.contains("not being migrated"), "{said}");
-    cluster.wait_until(Node::B, "! pgrep -x 'rxl|rxl-guard' >/dev/null")?;
-    cluster.check_clean("dom3", Node::A)
+    check_recovered(cluster, &mut probe, "after the cancel")
 }
 
 /// RXL_ROUND_TRIPS: there and back so often, with a guest that dirties its memory. Nothing piles up

@@ -18,50 +18,28 @@ const STOP: &str = "/run/mpi-audit.stop";
 /// hosts. The lab's end ends it, too.
 const LAST_SECOND: u32 = 4 * 3600;
 
-/// Agents from their package; the busy guest that no test here needs gives its processor back.
+/// Installs the agents' package, on hosts that may have served other ranks. The busy guest that no
+/// test here needs gives its processor back.
 pub fn prepare(cluster: &Cluster) -> Result<()> {
     cluster.lab.bind_processors()?;
-    cluster.lab.node(Node::A).check("xl destroy small", COMMAND)?;
     // Ranks spin; with two on one host dom0 would get a third of its only processor, and all takes
     // twice as long.
-    weigh_dom0(cluster, 2048)?;
-    lengthen_slices(cluster)?;
+    cluster.weigh_dom0(2048)?;
     cluster.lab.on_each(|node| {
+        let host = cluster.lab.node(node);
+        host.run("xl destroy small 2>/dev/null; rm -f /etc/rxl/cluster.toml", COMMAND)?;
         let mut here = cluster
             .lab
             .domains(node)?
             .into_iter()
             .filter(|domain| GUESTS.contains(&domain.name.as_str()));
-        here.try_for_each(|domain| cluster.install_agent(&domain.name))
-    })?;
-    let shown = cluster.lab.node(Node::A).check("rxl jobs", COMMAND)?.stdout;
-    ensure!(shown.contains("dom3") && shown.contains("idle"), "{shown}");
-    Ok(())
-}
-
-/// dom0's share of a host's processor; a guest's weight is 256. A scheduler without weights has
-/// none.
-pub fn weigh_dom0(cluster: &Cluster, weight: u32) -> Result<()> {
-    schedule(cluster, &format!("--domain=Domain-0 --weight={weight}"))
-}
-
-fn schedule(cluster: &Cluster, options: &str) -> Result<()> {
-    let command = format!("xl sched-credit2 {options}");
-    cluster
-        .lab
-        .nodes()
-        .iter()
-        .try_for_each(|node| cluster.lab.node(*node).run(&command, COMMAND).map(drop))
-}
-
-/// How long a domain keeps a processor at least, in microseconds (credit2's `ratelimit_us`; Xen's
-/// default is 1000). A switch between domains empties an emulator's caches of what it has
-/// translated. With 1000 on a host with two spinning ranks and a dom0 that copies, Xen had half of
-/// the processor, and the same migration took 142 s where it took 87 and 124 s with more.
-const SLICE_US: u32 = 5000;
-
-fn lengthen_slices(cluster: &Cluster) -> Result<()> {
-    schedule(cluster, &format!("--schedparam --cpupool=Pool-0 --ratelimit_us={SLICE_US}"))
+        here.try_for_each(|domain| {
+            cluster.install_agent(&domain.name)?;
+            let shown = host.check("rxl jobs", COMMAND)?.stdout;
+            ensure!(shown.contains(&domain.name) && shown.contains("idle"), "{shown}");
+            Ok(())
+        })
+    })
 }
 
 /// The report's `mpi` part, in a line.

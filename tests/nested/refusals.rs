@@ -1,4 +1,8 @@
 //! Bad input and bad circumstances: one line each, a code of its own, and the guest runs on.
+//!
+//! Here are those that a real Xen, ssh or libxl has to notice. tests/sessions.rs and tests/cli.rs
+//! have the others: a name that is taken, a report that cannot be written, a wrong command line;
+//! interop.rs has a target without rxl.
 
 use std::time::Duration;
 
@@ -8,15 +12,16 @@ use crate::cluster::{COMMAND, Cluster};
 use rxl_lab::Node;
 
 struct Case {
-    /// Run on nodeA before, on nodeB before, and to undo them.
+    /// Commands for nodeA and for nodeB, run before.
     before: [&'static str; 2],
+    /// Commands that undo those.
     after: [&'static str; 2],
     arguments: &'static str,
     code: i32,
     says: &'static str,
 }
 
-const NOTHING: [&str; 2] = ["true", "true"];
+const NOTHING: [&str; 2] = ["", ""];
 
 const CASES: &[Case] = &[
     Case { before: NOTHING, after: NOTHING, arguments: "nosuch nodeB", code: 4, says: "xl list" },
@@ -28,50 +33,22 @@ const CASES: &[Case] = &[
         says: "ssh nodeC true",
     },
     Case {
-        before: NOTHING,
-        after: NOTHING,
-        arguments: "-s 'ssh -p 2222' small nodeB",
-        code: 8,
-        says: "cannot reach",
-    },
-    Case {
-        before: ["true", "mv /usr/bin/rxl /usr/bin/rxl.away"],
-        after: ["true", "mv /usr/bin/rxl.away /usr/bin/rxl"],
-        arguments: "small nodeB",
-        code: 9,
-        says: "install",
-    },
-    Case {
-        before: ["true", "xl create -q -p /etc/xen/small.cfg"],
-        after: ["true", "xl destroy small"],
-        arguments: "small nodeB",
-        code: 10,
-        says: "is there already",
-    },
-    Case {
         before: [
-            "true",
+            "",
             "xl create -q -p /etc/xen/small.cfg 'name=\"eater\"' memory=$(($(xl info free_memory) \
              - 100))",
         ],
-        after: ["true", "xl destroy eater"],
+        after: ["", "xl destroy eater"],
         arguments: "small nodeB",
         code: 10,
         says: "MiB are free",
     },
     Case {
-        before: ["xl pause small", "true"],
-        after: ["xl unpause small", "true"],
+        before: ["xl pause small", ""],
+        after: ["xl unpause small", ""],
         arguments: "small nodeB",
         code: 5,
         says: "xl unpause",
-    },
-    Case {
-        before: NOTHING,
-        after: NOTHING,
-        arguments: "--report /nowhere/report small nodeB",
-        code: 1,
-        says: "nothing was begun",
     },
     Case {
         before: NOTHING,
@@ -84,7 +61,8 @@ const CASES: &[Case] = &[
 
 pub fn each_in_one_line_with_its_own_code(cluster: &Cluster) -> Result<()> {
     let on_both = |commands: [&str; 2]| -> Result<()> {
-        for (node, command) in Node::PAIR.into_iter().zip(commands) {
+        let given = Node::PAIR.into_iter().zip(commands).filter(|(_, command)| !command.is_empty());
+        for (node, command) in given {
             cluster.lab.node(node).check(command, Duration::from_secs(120))?;
         }
         Ok(())

@@ -77,20 +77,22 @@ fn check_report(report: &serde_json::Value) -> Result<()> {
 
 pub fn over_parallel_tcp_connections(cluster: &Cluster) -> Result<()> {
     let mut probe = cluster.lab.watch_memcheck(Node::B, guest("small")?.ip)?;
-    let report =
-        cluster.migrate(Node::A, "--transport tcp --parallel-connections 3 small nodeB")?;
+    let (from, to) = cluster.way_of("small")?;
+    let options = "--transport tcp --parallel-connections 3";
+    let report = cluster.migrate(from, &format!("{options} small {to}"))?;
     check_report(&report)?;
     ensure!(report["transport"]["connections"] == 3, "{report}");
     check_memory(&mut probe, "over three TCP connections")?;
-    cluster.check_clean("small", Node::B)
+    cluster.check_clean("small", to)
 }
 
 /// Moved as other guests, with one of each.
 pub fn a_guest_with_two_vcpus_and_two_vifs(cluster: &Cluster) -> Result<()> {
-    let change = r#"s/^vcpus = .*/vcpus = 2/; s/^vif = \["\([^"]*\):20,\([^"]*\)"\]/vif = ["\1:20,\2", "\1:2f,\2"]/"#;
+    let vcpus = "s/^vcpus = .*/vcpus = 2/";
+    let vifs = r#"s/^vif = \["\([^"]*\):20,\([^"]*\)"\]/vif = ["\1:20,\2", "\1:2f,\2"]/"#;
     let create = format!(
-        "xl destroy small && sed '{change}' /etc/xen/small.cfg > /root/two.cfg && xl create \
-         /root/two.cfg"
+        "xl destroy small && sed '{vcpus}; {vifs}' /etc/xen/small.cfg > /root/two.cfg && xl \
+         create /root/two.cfg"
     );
     cluster.lab.node(Node::A).check(&create, COMMAND)?;
     let small = guest("small")?;
@@ -134,21 +136,21 @@ pub fn a_pv_guest_without_live_migration(cluster: &Cluster) -> Result<()> {
 
 /// -p, -D, -C, --debug and --dry-run.
 pub fn options_of_xl(cluster: &Cluster) -> Result<()> {
-    let node = |node| cluster.lab.node(node);
-    let dry = node(Node::A).check("rxl migrate --dry-run small nodeB", MIGRATION)?;
+    let (from, to) = cluster.way_of("small")?;
+    let [source, target] = [cluster.lab.node(from), cluster.lab.node(to)];
+    let dry = source.check(&format!("rxl migrate --dry-run small {to}"), MIGRATION)?;
     ensure!(dry.stderr.contains("every check passed"), "{}", dry.stderr);
-    cluster.check_clean("small", Node::A)?;
+    cluster.check_clean("small", from)?;
 
-    let domid = cluster.domid(Node::A, "small")?.context("small on nodeA")?;
-    let free = node(Node::B).run(&format!("xl list {domid}"), COMMAND)?;
+    let domid = cluster.domid(from, "small")?.context("small at its source")?;
+    let free = target.run(&format!("xl list {domid}"), COMMAND)?;
     let preserve = if free.success() { "" } else { "-D" };
-    cluster
-        .migrate(Node::A, &format!("-p {preserve} --debug -C /etc/xen/small.cfg small nodeB"))?;
-    let moved = cluster.lab.domains(Node::B)?.into_iter().find(|domain| domain.name == "small");
-    let moved = moved.context("small on nodeB")?;
+    cluster.migrate(from, &format!("-p {preserve} --debug -C /etc/xen/small.cfg small {to}"))?;
+    let moved = cluster.lab.domains(to)?.into_iter().find(|domain| domain.name == "small");
+    let moved = moved.context("small at its target")?;
     ensure!(moved.state.contains('p'), "-p leaves it paused: {moved:?}");
     ensure!(preserve.is_empty() || moved.domid == domid, "-D keeps its number: {moved:?}");
-    node(Node::B).check("xl unpause small", COMMAND)?;
+    target.check("xl unpause small", COMMAND)?;
     let mut probe = cluster.lab.watch_memcheck(Node::A, guest("small")?.ip)?;
     check_memory(&mut probe, "after -p -D -C --debug")
 }

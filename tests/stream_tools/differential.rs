@@ -96,8 +96,11 @@ fn is_vcpu(record_type: RecordType) -> bool {
 }
 
 fn difference(verified: &Verified, said: &str) -> Option<Difference> {
-    let optional =
-        verified.findings.list().iter().any(|finding| finding.problem == Problem::UnknownOptional);
+    let optional = verified
+        .findings
+        .list()
+        .iter()
+        .any(|finding| matches!(finding.problem, Problem::UnknownOptional));
     if optional && said.contains("Unrecognised record type") {
         return Some(Difference::OptionalRecord);
     }

@@ -177,7 +177,7 @@ fn the_text_tells_the_same() {
             "domain small",
             "saved by Xen 4.17",
             "PAGE_DATA",
-            "pass",
+            "iteration",
             "zstd level 1",
             "█",
         ] {

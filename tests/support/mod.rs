@@ -19,7 +19,7 @@ use rxl_datapath::packing::Packing;
 use rxl_datapath::send::Sent;
 use rxl_link::ssh::Route;
 use rxl_precopy::policy::{Limits, Otherwise};
-use rxl_report::migration::Report;
+use rxl_report::schema::Report;
 use rxl_session::events::Events;
 use rxl_session::request::MigrationRequest;
 use rxl_session::rxl::source;

@@ -11,7 +11,7 @@ use rxl_core::level::Level;
 use rxl_core::peer::Peer;
 use rxl_core::peer::Transport;
 use rxl_link::ssh::Route;
-use rxl_report::migration::Report;
+use rxl_report::schema::Report;
 use rxl_session::events::{Event, Events};
 use rxl_session::xl;
 use rxl_session::xl::line::Said;
@@ -232,7 +232,7 @@ fn after_go_only_a_domain_that_was_given_back_runs_again() {
         }
         assert_eq!(failure.exit, Exit::Undecided, "{failure}");
         assert!(failure.next.is_some());
-        assert!(report.unwrap().to_json().contains("\"status\": \"undecided\""));
+        assert!(report.unwrap().to_json().unwrap().contains("\"status\": \"undecided\""));
         assert_kept_away(&pair, &failure);
     }
 }

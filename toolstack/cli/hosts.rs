@@ -7,15 +7,15 @@ use rxl_core::error::Failure;
 use rxl_core::host_error::HostError;
 use rxl_core::state_dir::StateDir;
 use rxl_host::libxl::LibxlHost;
-use rxl_host::save_helper::session::{Announced, Plugin};
+use rxl_host::save_helper::socket::{SaveHelperListener, SaveHelperSocket};
 
 /// A host whose saves go through rxl's own save helper, where that is installed.
 pub fn sending() -> Result<LibxlHost, Failure> {
     let host = LibxlHost::new().map_err(Failure::from)?;
     let state = StateDir::system();
     state.sweep()?;
-    match Plugin::install(&state) {
-        Ok(plugin) => Ok(host.with_plugin(plugin)),
+    match SaveHelperListener::install(&state) {
+        Ok(listener) => Ok(host.with_save_helper(listener)),
         Err(reason) => {
             tracing::warn!("libxl's stock save helper is used, with its own policy: {reason}");
             Ok(host)
@@ -26,8 +26,8 @@ pub fn sending() -> Result<LibxlHost, Failure> {
 /// A host that fills a domain's memory by itself, where rxl's own save helper is installed.
 pub fn receiving(state: &StateDir) -> Result<LibxlHost, HostError> {
     let host = LibxlHost::new()?;
-    Ok(match Announced::announce(state) {
-        Ok(announced) => host.with_announced(announced),
+    Ok(match SaveHelperSocket::announce(state) {
+        Ok(socket) => host.with_restore_helper(socket),
         Err(reason) => {
             tracing::warn!("domains are restored by libxl's stock save helper: {reason}");
             host

@@ -1,5 +1,6 @@
 #!/bin/bash
-# base.tar: Debian bookworm with its security updates, systemd and sshd; what dom0 and the guests have in common.
+# base.tar: Debian bookworm with its security updates, systemd and sshd; what dom0 and the guests
+# have in common.
 . "$(dirname "$0")/common.sh"
 
 root=$out/root
@@ -19,7 +20,8 @@ chmod 755 "$root/usr/sbin/policy-rc.d"
 
 in_root "$root" apt-get -o Acquire::Retries=3 update
 in_root "$root" apt-get -o Acquire::Retries=3 -y dist-upgrade
-install_packages "$root" systemd-sysv dbus udev kmod openssh-server openssh-client iproute2 iputils-ping procps psmisc
+install_packages "$root" systemd-sysv dbus udev kmod openssh-server openssh-client iproute2 \
+    iputils-ping procps psmisc
 in_root "$root" apt-get clean
 
 for mounted in dev sys proc; do umount "$root/$mounted"; done

@@ -1,5 +1,6 @@
 #!/bin/bash
-# big.ext4: the root file system of the guests that run MPI ranks; mounted read-only by any number of them at once.
+# big.ext4: the root file system of the guests that run MPI ranks; mounted read-only by any number
+# of them at once.
 . "$(dirname "$0")/common.sh"
 
 root=$out/root
@@ -18,9 +19,10 @@ btl_tcp_if_include = eth0
 oob_tcp_if_include = eth0
 CONF
 printf 'OMPI_ALLOW_RUN_AS_ROOT=1\nOMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1\n' >>"$root/etc/environment"
-mask_units "$root" apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service \
-    fstrim.timer systemd-timesyncd.service networking.service systemd-networkd.service systemd-tmpfiles-clean.timer \
-    systemd-journal-flush.service systemd-remount-fs.service systemd-update-utmp.service logrotate.timer \
+mask_units "$root" apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer \
+    e2scrub_reap.service fstrim.timer systemd-timesyncd.service networking.service \
+    systemd-networkd.service systemd-tmpfiles-clean.timer systemd-journal-flush.service \
+    systemd-remount-fs.service systemd-update-utmp.service logrotate.timer \
     getty@tty1.service systemd-udev-settle.service
 
 finish_root "$root"

@@ -1,5 +1,5 @@
-# Shared by the image recipes. A recipe is run as `RECIPE OUTPUT_DIR`, in a mount namespace of its own, with the
-# directories of the parts that it builds on in RXL_LAB_<PART>.
+# Shared by the image recipes. A recipe is run as `RECIPE OUTPUT_DIR`, in a mount namespace of its
+# own, with the directories of the parts that it builds on in RXL_LAB_<PART>.
 set -euo pipefail
 umask 022
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
@@ -9,18 +9,22 @@ out=${1:?usage: $0 OUTPUT_DIR}
 
 # The mirrors of the machine's own apt configuration, as lines "URI SUITE COMPONENT".
 configured_mirrors() {
-    apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 2>/dev/null || true
+    apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' \
+        'Created-By: Packages' 2>/dev/null || true
 }
 
 # mirror_of SUITE DEFAULT: the URI that serves a suite of Debian.
 mirror_of() {
-    configured_mirrors | awk -v suite="$1" -v uri="$2" '$2 == suite && $3 == "main" { uri = $1; exit } END { print uri }'
+    configured_mirrors | awk -v suite="$1" -v uri="$2" '
+        $2 == suite && $3 == "main" { uri = $1; exit }
+        END { print uri }'
 }
 
 main_mirror=$(mirror_of bookworm http://deb.debian.org/debian/)
 security_mirror=$(mirror_of bookworm-security http://deb.debian.org/debian-security/)
 
-# in_root ROOT COMMAND...: runs a command in a root tree, with what package scripts expect to find mounted.
+# in_root ROOT COMMAND...: runs a command in a root tree, with what package scripts expect to find
+# mounted.
 in_root() {
     local root=$1
     shift
@@ -28,8 +32,8 @@ in_root() {
     mountpoint -q "$root/sys" || mount -t sysfs -o ro sysfs "$root/sys"
     mountpoint -q "$root/dev" || mount --bind /dev "$root/dev"
     cp --remove-destination /etc/resolv.conf "$root/etc/resolv.conf"
-    chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C DEBIAN_FRONTEND=noninteractive \
-        ${http_proxy:+http_proxy="$http_proxy"} "$@"
+    chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C \
+        DEBIAN_FRONTEND=noninteractive ${http_proxy:+http_proxy="$http_proxy"} "$@"
 }
 
 install_packages() {
@@ -44,8 +48,8 @@ finish_root() {
     for mounted in dev sys proc; do
         ! mountpoint -q "$root/$mounted" || umount "$root/$mounted"
     done
-    rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root/etc/resolv.conf" "$root/usr/sbin/policy-rc.d" \
-        "$root"/var/log/*.log "$root"/var/log/apt
+    rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root/etc/resolv.conf" \
+        "$root/usr/sbin/policy-rc.d" "$root"/var/log/*.log "$root"/var/log/apt
     # systemd takes an empty machine-id for "not the first boot, make one up".
     : >"$root/etc/machine-id"
     rm -f "$root/var/lib/dbus/machine-id"
@@ -61,7 +65,8 @@ allow_lab_key() {
     install -m 644 "$images/files/ssh_config" "$root/etc/ssh/ssh_config.d/lab.conf"
     install -m 644 "$images/files/sshd_config" "$root/etc/ssh/sshd_config.d/lab.conf"
     # Without these, a login waits for pam_systemd and for the message of the day.
-    sed -i -e '/pam_motd/d' -e '/pam_mail/d' -e '/pam_lastlog/d' "$root/etc/pam.d/sshd" "$root/etc/pam.d/login"
+    sed -i -e '/pam_motd/d' -e '/pam_mail/d' -e '/pam_lastlog/d' \
+        "$root/etc/pam.d/sshd" "$root/etc/pam.d/login"
     sed -i -e '/pam_systemd/d' "$root/etc/pam.d/common-session"
 }
 
@@ -73,8 +78,8 @@ mask_units() {
     done
 }
 
-# make_ext4 ROOT IMAGE SIZE: no loop device needed; no journal to replay, lazy initialisation off so that the image
-# does not grow by itself after the first mount.
+# make_ext4 ROOT IMAGE SIZE: no loop device needed; no journal to replay, lazy initialisation off so
+# that the image does not grow by itself after the first mount.
 make_ext4() {
     rm -f "$2"
     truncate -s "$3" "$2"
@@ -83,5 +88,6 @@ make_ext4() {
 
 # pack_initramfs ROOT FILE
 pack_initramfs() {
-    (cd "$1" && find . -print0 | LC_ALL=C sort -z | cpio --quiet -0 -o -H newc -R 0:0) | gzip -9n >"$2"
+    (cd "$1" && find . -print0 | LC_ALL=C sort -z | cpio --quiet -0 -o -H newc -R 0:0) |
+        gzip -9n >"$2"
 }

@@ -1,6 +1,6 @@
 #!/bin/bash
-# deps.sh [PACKAGE...]: installs what the lab itself needs on the machine that runs it, and these packages. Idempotent;
-# returns at once when all is there.
+# deps.sh [PACKAGE...]: installs what the lab itself needs on the machine that runs it, and these
+# packages. Idempotent; returns at once when all is there.
 set -euo pipefail
 
 packages=(qemu-system-x86 qemu-utils debootstrap e2fsprogs openssh-client zstd cpio busybox-static
@@ -21,7 +21,8 @@ missing_of() {
     done
 }
 
-# qemu-utils from a newer suite has files of bookworm's qemu-system-x86: both must be of one version.
+# qemu-utils from a newer suite has files of bookworm's qemu-system-x86: both must be of one
+# version.
 same_qemu() {
     [ "$(sed -n 's/^qemu-system-x86 //p' <<<"$1")" = "$(sed -n 's/^qemu-utils //p' <<<"$1")" ]
 }
@@ -37,7 +38,8 @@ export DEBIAN_FRONTEND=noninteractive
 "${apt[@]}" update
 if ! same_qemu "$present" || [[ " ${missing[*]}" == *" qemu"* ]]; then
     # The candidate of bookworm itself, whatever a backports suite offers.
-    version=$(apt-cache madison qemu-system-x86 | awk '/bookworm/ && !/backports/ { print $3; exit }')
+    version=$(apt-cache madison qemu-system-x86 |
+        awk '/bookworm/ && !/backports/ { print $3; exit }')
     "${apt[@]}" install --no-install-recommends --allow-downgrades \
         "qemu-system-x86=$version" "qemu-system-common=$version" "qemu-utils=$version"
 fi

@@ -23,7 +23,7 @@ const PROBE_LIMIT: Duration = Duration::from_secs(15);
 pub(crate) enum Accelerator {
     /// Hardware virtualisation, with nesting.
     Kvm,
-    /// QEMU's translator.
+    /// QEMU's translator, which runs everywhere and 20 to 50 times slower.
     Tcg,
 }
 
@@ -42,7 +42,8 @@ impl Accelerator {
         match self {
             Self::Kvm => "host",
             Self::Tcg => {
-                "qemu64,+svm,+npt,+nrip-save,+ssse3,+sse4.1,+sse4.2,+popcnt,+pclmulqdq,+cx16,+rdrand"
+                "qemu64,+svm,+npt,+nrip-save,+ssse3,+sse4.1,+sse4.2,+popcnt,+pclmulqdq,+cx16,\
+                 +rdrand"
             }
         }
     }

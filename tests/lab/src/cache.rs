@@ -124,7 +124,7 @@ pub(crate) fn remove(dir: &Path) -> Result<()> {
 }
 
 /// Hash of a recipe: words, and the names and contents of files; a directory stands for all files
-/// in it.
+/// in it. Lines of comment in Rust and shell do not count: to word one better rebuilds nothing.
 pub(crate) fn recipe_hash(words: &[&str], files: &[PathBuf]) -> Result<String> {
     let mut hasher = Sha256::new();
     for word in words {
@@ -150,8 +150,22 @@ fn hash_path(hasher: &mut Sha256, path: &Path) -> Result<()> {
     if !path.is_file() {
         bail!("{} is no file", path.display());
     }
-    hash_field(hasher, &fs::read(path).with_context(|| format!("reading {}", path.display()))?);
+    let contents = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    hash_field(hasher, &without_comments(path, contents));
     Ok(())
+}
+
+fn without_comments(path: &Path, contents: Vec<u8>) -> Vec<u8> {
+    let comment = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("rs") => "//",
+        Some("sh") => "#",
+        _ => return contents,
+    };
+    let Ok(text) = str::from_utf8(&contents) else { return contents };
+    text.split_inclusive('\n')
+        .filter(|line| !line.trim_start().starts_with(comment))
+        .collect::<String>()
+        .into_bytes()
 }
 
 /// Lengths keep "ab" + "c" apart from "a" + "bc".
@@ -227,6 +241,20 @@ mod tests {
         File::open(&foreign).unwrap().set_modified(SystemTime::now() - UNUSED_LIMIT * 2).unwrap();
         scratch.0.prune("disk").unwrap();
         assert!(!old.exists() && new.exists() && foreign.exists());
+    }
+
+    #[test]
+    fn the_hash_leaves_comments_out_where_it_knows_them() {
+        let scratch = Scratch::new("comments");
+        let hash = |name: &str, text: &str| {
+            let file = scratch.0.root().join(name);
+            fs::write(&file, text).unwrap();
+            recipe_hash(&[], &[file]).unwrap()
+        };
+        assert_eq!(hash("a.rs", "/// One.\nlet a = 1;\n"), hash("a.rs", "let a = 1;\n"));
+        assert_eq!(hash("a.sh", "  # One.\na=1\n"), hash("a.sh", "a=1\n"));
+        assert_ne!(hash("a.sh", "a=1 # One.\n"), hash("a.sh", "a=1\n"));
+        assert_ne!(hash("a.cfg", "# One.\na=1\n"), hash("a.cfg", "a=1\n"));
     }
 
     #[test]

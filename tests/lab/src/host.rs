@@ -188,7 +188,8 @@ pub(crate) fn write_ssh_config(run_dir: &Path, key: &Path, ports: &[(Node, u16)]
     text += &format!(
         "Host *\n    User root\n    IdentityFile {}\n    IdentitiesOnly yes\n    BatchMode \
          yes\n    StrictHostKeyChecking no\n    UserKnownHostsFile \
-         /dev/null\n    GlobalKnownHostsFile /dev/null\n    LogLevel ERROR\n    ConnectTimeout \
+         /dev/null\n    GlobalKnownHostsFile /dev/null\n    KexAlgorithms \
+         curve25519-sha256\n    LogLevel ERROR\n    ConnectTimeout \
          60\n    ControlMaster auto\n    ControlPersist 3600\n    ControlPath {}/%n.ssh\n",
         key.display(),
         run_dir.display()

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::accelerator::Accelerator;
 use crate::cache::Cache;
+use crate::domain::Domain;
 use crate::golden::Golden;
 use crate::host::{self, Host};
 use crate::images::Images;
@@ -16,6 +17,7 @@ use crate::machines::{Machines, on_each};
 use crate::memcheck::MemcheckProbe;
 use crate::ping::PingProbe;
 use crate::process::wait_for;
+use crate::processor::ProcessorTime;
 use crate::qemu::{self, Life, Start};
 use crate::run_dir;
 use crate::topology::{self, Guest, MEMCHECK_PORT, Node};
@@ -58,35 +60,6 @@ pub struct Lab {
     keep_logs: Option<PathBuf>,
     /// Of a lab that this process owns.
     watchdog: Option<Watchdog>,
-}
-
-/// A line of `xl list`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Domain {
-    /// The domain's name.
-    pub name: String,
-    /// Its id on its host.
-    pub domid: u32,
-    /// xl's flags: running, blocked, paused, shut down, crashed, dying; `-` where not.
-    pub state: String,
-}
-
-impl Domain {
-    /// The domains that `xl list` printed.
-    ///
-    /// # Errors
-    /// A line is no line of it.
-    pub fn parse_list(list: &str) -> Result<Vec<Self>> {
-        let parse = |line: &str| {
-            let mut fields = line.split_ascii_whitespace();
-            let (name, domid) = (fields.next()?.to_owned(), fields.next()?.parse().ok()?);
-            Some(Self { name, domid, state: fields.nth(2)?.to_owned() })
-        };
-        list.lines()
-            .skip(1)
-            .map(|line| parse(line).with_context(|| format!("xl list: {line}")))
-            .collect()
-    }
 }
 
 impl Lab {
@@ -165,6 +138,11 @@ impl Lab {
     /// process owns.
     pub fn woken(&self, node: Node) -> u32 {
         self.watchdog.as_ref().map_or(0, |watchdog| watchdog.woken(node))
+    }
+
+    /// What each host's QEMU has had of the processors, in the order of [`Lab::nodes`].
+    pub fn processor_times(&self) -> Vec<ProcessorTime> {
+        self.machines.processor_times()
     }
 
     fn run_hosts(&self) -> Result<()> {
@@ -398,22 +376,4 @@ pub(crate) fn create_guest(host: &Host, guest: Guest, deadline: Duration) -> Res
 fn last_words(host: &Host, guest: &str) -> String {
     let tail = format!("tail -n 4 /var/log/xen/console/guest-{guest}.log");
     host.run(&tail, ANSWER_LIMIT).map_or_else(|error| format!("{error:#}"), |said| said.stdout)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn domains_are_read_from_xl() {
-        let list = "Name                                        ID   Mem \
-                    VCPUs\tState\tTime(s)\nDomain-0                                     0  1024     1     r-----     103.5\nsmall--incoming                              2   128     1     --p---     131.1\n";
-        let domains = Domain::parse_list(list).unwrap();
-        assert_eq!(domains.len(), 2);
-        assert_eq!(
-            domains[1],
-            Domain { name: "small--incoming".to_owned(), domid: 2, state: "--p---".to_owned() }
-        );
-        assert!(Domain::parse_list("Name\nsomething else\n").is_err());
-    }
 }

@@ -17,6 +17,7 @@
 
 mod accelerator;
 mod cache;
+mod domain;
 mod golden;
 mod host;
 mod images;
@@ -33,12 +34,14 @@ mod run_dir;
 mod topology;
 mod watchdog;
 
+pub use domain::Domain;
 pub use host::Host;
-pub use lab::{Domain, Lab, Options};
+pub use lab::{Lab, Options};
 pub use memcheck::{MemcheckProbe, MemcheckStatus};
 pub use nix::sys::signal::Signal;
 pub use ping::{PingProbe, PingReport};
 pub use process::Output;
+pub use processor::ProcessorTime;
 pub use qemu::Life;
 pub use remote::RemoteProcess;
 pub use topology::{GUESTS, Guest, MEMCHECK_PORT, Node, guest};

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::accelerator::Accelerator;
 use crate::monitor::Monitor;
 use crate::process::{ProcessId, wait_for};
-use crate::processor;
+use crate::processor::{self, ProcessorTime};
 use crate::qemu::{self, Life, Parts, Qemu, SNAPSHOT, Start};
 use crate::run_dir::State;
 use crate::topology::Node;
@@ -90,6 +90,11 @@ impl Machines {
             .iter()
             .zip(&self.qemus)
             .try_for_each(|(node, qemu)| processor::bind(qemu.id().pid(), *node))
+    }
+
+    /// What each has had of the processors, in the order of the nodes.
+    pub(crate) fn processor_times(&self) -> Vec<ProcessorTime> {
+        self.qemus.iter().map(|qemu| ProcessorTime::of(qemu.id().pid())).collect()
     }
 
     /// A connection to a node's monitor.

@@ -53,14 +53,14 @@ enum Action {
         lab: Name,
         /// The local file.
         file: PathBuf,
-        /// HOST:PATH
+        /// The host and the path there, as HOST:PATH.
         target: String,
     },
     /// Copy a host's file here.
     Get {
         #[command(flatten)]
         lab: Name,
-        /// HOST:PATH
+        /// The host and the path there, as HOST:PATH.
         source: String,
         /// The local file.
         file: PathBuf,
@@ -69,7 +69,7 @@ enum Action {
     Logs {
         #[command(flatten)]
         lab: Name,
-        /// The directory.
+        /// Where the logs go; created where it is missing.
         dir: PathBuf,
     },
 }
@@ -159,7 +159,7 @@ fn status() -> Result<()> {
     Ok(())
 }
 
-/// Becomes ssh.
+/// Replaces this process by ssh.
 fn ssh(host: &Host, command: &[String]) -> Result<()> {
     let mut ssh = host.ssh();
     if command.is_empty() {

@@ -123,7 +123,10 @@ mod tests {
 
     fn line(sequence: u64) -> String {
         format!(
-            "{{\"sequence\":{sequence},\"pages\":6144,\"generation_sum\":3,\"verified_passes\":1,\"dirtied\":4,\"errors\":0,\"first_error\":null,\"uptime_ms\":6509,\"longest_tick_gap_ms\":59,\"longest_tick_gap_at_ms\":1604,\"largest_wall_jump_ms\":-2}}\n"
+            "{{\"sequence\":{sequence},\"pages\":6144,\"generation_sum\":3,\
+             \"verified_passes\":1,\"dirtied\":4,\"errors\":0,\"first_error\":null,\
+             \"uptime_ms\":6509,\"longest_tick_gap_ms\":59,\
+             \"longest_tick_gap_at_ms\":1604,\"largest_wall_jump_ms\":-2}}\n"
         )
     }
 

@@ -19,7 +19,7 @@ pub struct PingProbe {
 /// What a ping saw.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PingReport {
-    /// Echo requests sent.
+    /// Echo requests that ping has sent, by its own summary.
     pub sent: u64,
     /// Replies received, duplicates left out.
     pub received: u64,
@@ -83,9 +83,11 @@ mod tests {
                       [100.000000] 64 bytes from 10.77.0.20: icmp_seq=1 ttl=64 time=4.2 ms\n\
                       [100.050000] 64 bytes from 10.77.0.20: icmp_seq=2 ttl=64 time=4.2 ms\n\
                       [101.550000] 64 bytes from 10.77.0.20: icmp_seq=32 ttl=64 time=4.2 ms\n\
-                      [101.600000] 64 bytes from 10.77.0.20: icmp_seq=33 ttl=64 time=4.2 ms (DUP!)\n\n\
+                      [101.600000] 64 bytes from 10.77.0.20: icmp_seq=33 ttl=64 time=4.2 ms \
+                      (DUP!)\n\n\
                       --- 10.77.0.20 ping statistics ---\n\
-                      33 packets transmitted, 3 received, +1 duplicates, 90.9091% packet loss, time 1600ms\n";
+                      33 packets transmitted, 3 received, +1 duplicates, \
+                      90.9091% packet loss, time 1600ms\n";
         let report = parse(output).unwrap();
         assert_eq!((report.sent, report.received), (33, 3));
         assert!((report.longest_gap_ms - 1500.0).abs() < 0.001, "{report:?}");

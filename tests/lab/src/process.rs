@@ -26,7 +26,7 @@ pub struct Output {
     pub status: i32,
     /// Standard output; bytes that are not UTF-8 are replaced.
     pub stdout: String,
-    /// Standard error, likewise.
+    /// Standard error; bytes that are not UTF-8 are replaced.
     pub stderr: String,
 }
 
@@ -224,12 +224,12 @@ impl ProcessId {
         (state != "Z").then_some(Self { pid: i32::try_from(pid).ok()?, start })
     }
 
-    /// The number alone.
+    /// Its number, which another process may have later.
     pub(crate) fn pid(self) -> i32 {
         self.pid
     }
 
-    /// This process.
+    /// The process that calls.
     pub(crate) fn own() -> Option<Self> {
         Self::of(std::process::id())
     }

@@ -147,7 +147,8 @@ mod tests {
 
     fn lapic(current: u32, irr: &str) -> String {
         format!(
-            "dumping local APIC state for CPU 0\n\nLVTT\t 0x000000fa active-hi edge  one-shot  Fixed  (vec 250)\n\
+            "dumping local APIC state for CPU 0\n\n\
+             LVTT\t 0x000000fa active-hi edge  one-shot  Fixed  (vec 250)\n\
              Timer\t DCR=0xb (divide by 1) initial_count = 1031730 current_count = {current}\n\
              ISR\t (none)\nIRR\t {irr}\n\nAPR 0x00 TPR 0x10\n"
         )

@@ -10,7 +10,7 @@ use crate::arguments::{Compress, Migrate};
 use crate::progress::display;
 use crate::report_file::ReportFile;
 use crate::{hosts, signals, standard_io, xl_config};
-use rxl_core::error::Failure;
+use rxl_core::error::{Exit, Failure};
 use rxl_core::peer::Peer;
 use rxl_core::state_dir::StateDir;
 use rxl_core::steering::SaveFlags;
@@ -19,8 +19,8 @@ use rxl_datapath::send::Sent;
 use rxl_gang::placement::{Placement, placements};
 use rxl_link::ssh::Route;
 use rxl_link::transport::resolve;
-use rxl_report::migration::Report;
 use rxl_report::progress::Progress;
+use rxl_report::schema::Report;
 use rxl_session::events::Events;
 use rxl_session::request::MigrationRequest;
 use rxl_session::rxl::source;
@@ -45,7 +45,10 @@ fn alone(options: &Migrate, placement: &Placement) -> Result<(), Failure> {
     let report_file = options.report.as_deref().map(ReportFile::create).transpose()?;
     let (result, report) = migrate_one(options, &placement.domain, route)?;
     let Some(report) = report.filter(|_| !options.dry_run) else { return result };
-    let json = report.to_json();
+    let json = match report.to_json() {
+        Ok(json) => json,
+        Err(error) => return result.and(Err(report_lost(error))),
+    };
     match (options.json, &result) {
         (true, _) => standard_io::print(&json),
         (false, Ok(())) => standard_io::print(&report.to_table()),
@@ -53,6 +56,11 @@ fn alone(options: &Migrate, placement: &Placement) -> Result<(), Failure> {
     }
     let written = report_file.map_or(Ok(()), |file| file.write(&json));
     result.and(written)
+}
+
+fn report_lost(error: serde_json::Error) -> Failure {
+    let what = format!("the report could not be made: {error}");
+    Failure::new(Exit::MovedWithWarnings, what).caused_by(error)
 }
 
 fn migrate_one(options: &Migrate, domain: &str, route: Route) -> Result<Moved, Failure> {

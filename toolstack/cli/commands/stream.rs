@@ -7,7 +7,7 @@ use std::path::Path;
 use migrate_stream::{savefile, writer};
 
 use crate::arguments::{StreamCommand, StreamInspect, StreamVerify};
-use crate::standard_io::{print, refuse_terminal};
+use crate::standard_io::{print, print_json, refuse_terminal};
 use rxl_core::error::{Exit, Failure};
 use rxl_inspect::finding::Findings;
 use rxl_inspect::inspect::{Options, inspect};
@@ -28,11 +28,11 @@ pub fn run(command: &StreamCommand) -> Result<(), Failure> {
 fn run_inspect(options: &StreamInspect) -> Result<(), Failure> {
     let Input { stream, name, container } = open(&options.file)?;
     let inspected = inspect(stream, Options { map: options.map, container });
-    print(&if options.json {
-        inspected.summary.to_json()
+    if options.json {
+        print_json("summary", &inspected.summary)?;
     } else {
-        inspected.summary.to_text(&name)
-    });
+        print(&inspected.summary.to_text(&name));
+    }
     if let Some(path) = &options.map_image {
         let written = File::create(path).and_then(|file| inspected.map.write_image(file));
         written.map_err(|e| Failure::internal(format_args!("image {}", path.display()), &e))?;
@@ -43,7 +43,11 @@ fn run_inspect(options: &StreamInspect) -> Result<(), Failure> {
 fn run_verify(options: &StreamVerify) -> Result<(), Failure> {
     let Input { stream, name, container } = open(&options.file)?;
     let verified = Verified { container, ..verify(stream) };
-    print(&if options.json { verified.to_json() } else { verified.to_text(&name) });
+    if options.json {
+        print_json("verdict", &verified.json())?;
+    } else {
+        print(&verified.to_text(&name));
+    }
     judge(&name, &verified.findings, "do not restore it")
 }
 

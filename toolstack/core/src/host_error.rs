@@ -1,12 +1,18 @@
-//! Why a host did not do what was asked.
+//! The errors of operations on a host.
 
-/// Why a host did not do what was asked. One line: what, where and, when known, why.
+use std::error::Error;
+
+/// The error that made an operation of a host fail.
+type Cause = Box<dyn Error + Send + Sync>;
+
+/// The error of an operation on a host. Its text is one line: what failed, where and, if known,
+/// why.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
-    /// No domain of that name or number.
+    /// The host has no domain of that name or domid.
     #[error("no domain {0} here; `xl list` shows those that are")]
     NoSuchDomain(String),
-    /// There is a domain of that name already.
+    /// Another domain has that name already.
     #[error("a domain named {0} is here already")]
     NameTaken(String),
     /// The operation was aborted as asked.
@@ -14,13 +20,25 @@ pub enum HostError {
     Aborted(&'static str),
     /// Xen or its toolstack is not there, not reachable or not the one that rxl was built for.
     #[error("{0}")]
-    NoXen(String),
+    NoXen(#[source] Cause),
     /// The operation failed: its name, what libxl returned and its last error lines.
-    #[error("{operation} failed: {reason}")]
+    #[error("{operation} failed: {source}")]
     Failed {
-        /// Which, in libxl's terms.
+        /// The operation's name, in libxl's terms if libxl ran it.
         operation: &'static str,
-        /// What libxl said.
-        reason: String,
+        /// What libxl said, or why rxl's own part failed.
+        source: Cause,
     },
+}
+
+impl HostError {
+    /// The error of a host without a Xen that rxl can drive.
+    pub fn no_xen(cause: impl Into<Cause>) -> Self {
+        Self::NoXen(cause.into())
+    }
+
+    /// The error of an operation that failed for this reason.
+    pub fn failed(operation: &'static str, cause: impl Into<Cause>) -> Self {
+        Self::Failed { operation, source: cause.into() }
+    }
 }

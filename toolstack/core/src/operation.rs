@@ -40,15 +40,14 @@ impl<T: Send + 'static> Operation<T> {
         let thread = std::thread::Builder::new()
             .name(name.into())
             .spawn(work)
-            .map_err(|e| HostError::Failed { operation: name, reason: e.to_string() })?;
+            .map_err(|error| HostError::failed(name, error))?;
         Ok(Self { name, abort, thread: Some(thread) })
     }
 
     /// Waits for its end. Call it when the operation's notes have ended: then it returns at once.
     pub fn wait(mut self) -> Result<T, HostError> {
         let name = self.name;
-        let panicked =
-            |_| Err(HostError::Failed { operation: name, reason: "its thread panicked".into() });
+        let panicked = |_| Err(HostError::failed(name, "its thread panicked"));
         match self.thread.take() {
             Some(thread) => thread.join().unwrap_or_else(panicked),
             None => panicked(Box::new(())),
@@ -64,10 +63,8 @@ impl<T: Send + 'static> Operation<T> {
                 // Nobody can end a thread that libxl holds; the rest of the session must go on.
                 self.thread = None;
                 let seconds = deadlines::ABORT.as_secs();
-                Err(HostError::Failed {
-                    operation: self.name,
-                    reason: format!("did not end {seconds} s after an abort"),
-                })
+                let late = format!("did not end {seconds} s after an abort");
+                Err(HostError::failed(self.name, late))
             }
         }
     }

@@ -20,7 +20,7 @@
 
 pub mod backlog;
 pub mod broken;
-mod buffers;
+pub mod buffers;
 pub mod codec;
 pub mod drain;
 pub mod feed;

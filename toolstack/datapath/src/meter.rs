@@ -18,6 +18,15 @@ pub struct Meter {
     wire_bytes: AtomicU64,
 }
 
+/// Length of a part of the stream, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    /// In libxl's stream.
+    pub stream: u64,
+    /// On the wire, frame headers not included.
+    pub wire: u64,
+}
+
 impl Meter {
     /// Iterations over memory so far.
     pub fn iterations(&self) -> MutexGuard<'_, Iterations> {
@@ -52,12 +61,18 @@ impl Meter {
         part.batches.iter().map(&mut of).collect()
     }
 
-    /// Adds a part, sent as so many bytes, to its iterations: records that share it share its bytes
-    /// by their length. `zero_pages` are those that were not counted when it was read.
-    pub(crate) fn packed(&self, part: &Part, indices: &[usize], zero_pages: u64, wire_bytes: u64) {
+    /// Adds the records of a part to their iterations, by index. Records share the part's bytes on
+    /// the wire by their length. `zero_pages` are those that were not counted when it was read.
+    pub(crate) fn packed(
+        &self,
+        batches: &[Counted],
+        indices: &[usize],
+        zero_pages: u64,
+        sizes: Sizes,
+    ) {
         let mut iterations = self.iterations();
-        for (counted, index) in part.batches.iter().zip(indices) {
-            let share = wire_bytes * counted.raw_len / (part.raw.len() as u64).max(1);
+        for (counted, index) in batches.iter().zip(indices) {
+            let share = sizes.wire * counted.raw_len / sizes.stream.max(1);
             let zero = counted.zero_pages + zero_pages;
             iterations.packed(
                 *index,

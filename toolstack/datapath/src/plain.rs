@@ -12,10 +12,9 @@ use std::time::Instant;
 use migrate_stream::frame::FrameKind;
 
 use crate::broken::Broken;
-use crate::buffers::Buffers;
 use crate::drain::drain;
 use crate::feed::{Fed, Taker, take_all};
-use crate::meter::Meter;
+use crate::meter::{Meter, Sizes};
 use crate::split::{Part, Splitter, count_zero_pages_of};
 use rxl_core::io::{Cancel, Guarded};
 use rxl_core::worker::Worker;
@@ -48,13 +47,7 @@ impl Copier {
         let shared = meter.clone();
         let run = move || {
             let mut splitter = Splitter::new(stream, &fed.buffers);
-            let mut copy = Copy {
-                connection,
-                meter: &shared,
-                buffers: &fed.buffers,
-                parts: 0,
-                last_page: None,
-            };
+            let mut copy = Copy { connection, meter: &shared, parts: 0, last_page: None };
             match take_all(&mut splitter, &fed.parts, &mut copy) {
                 Ok(()) => {
                     on_end(Ok(Copied { last_page: copy.last_page, stream_end: Instant::now() }))
@@ -84,7 +77,6 @@ impl Copier {
 struct Copy<'a> {
     connection: Guarded,
     meter: &'a Meter,
-    buffers: &'a Buffers,
     parts: u64,
     last_page: Option<Instant>,
 }
@@ -107,8 +99,8 @@ impl Taker for Copy<'_> {
             .write_all(&part.raw)
             .map_err(|error| Broken::PlainConnection(Arc::new(error)))?;
         self.meter.written(length);
-        self.meter.packed(&part, &iterations, zero_pages, length);
-        self.buffers.give(part.raw);
+        let sizes = Sizes { stream: length, wire: length };
+        self.meter.packed(&part.batches, &iterations, zero_pages, sizes);
         self.parts += 1;
         self.meter.backlog.restored(self.parts);
         Ok(())

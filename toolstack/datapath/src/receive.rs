@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver as Queue, Sender as Jobs, bounded};
 use migrate_stream::frame::{Digest, FRAME_HEADER_LEN, FrameHeader, FrameKind, Totals};
 
 use crate::broken::{Broken, Verdict, caught};
-use crate::buffers::Buffers;
+use crate::buffers::{Buffer, Buffers};
 use crate::codec::{Decoder, read_end};
 use crate::packing::Packing;
 use crate::sink::StreamSink;
@@ -56,7 +56,8 @@ impl Receiver {
             on_restored: Box::new(on_restored),
             window: Window::new(packing.window()),
             threads: packing.threads,
-            buffers: Buffers::default(),
+            payloads: Arc::default(),
+            records: Arc::default(),
             verdict: Verdict::new(on_end),
             cancel: cancel.clone(),
         };
@@ -68,13 +69,13 @@ impl Receiver {
 /// A frame on its way to a worker.
 struct Job {
     header: FrameHeader,
-    payload: Vec<u8>,
+    payload: Buffer,
 }
 
 /// A frame on its way to the sink.
 struct Decoded {
     header: FrameHeader,
-    raw: Vec<u8>,
+    raw: Buffer,
 }
 
 /// libxl's pipe.
@@ -94,7 +95,8 @@ struct Run {
     on_restored: Box<dyn Fn(u64) + Send + Sync>,
     window: Window<Decoded>,
     threads: usize,
-    buffers: Buffers,
+    payloads: Arc<Buffers>,
+    records: Arc<Buffers>,
     verdict: Verdict<Received>,
     cancel: Cancel,
 }
@@ -160,9 +162,11 @@ impl Run {
         }
     }
 
-    fn read_payload(&self, from: &mut impl Read, header: &FrameHeader) -> Result<Vec<u8>, Broken> {
-        let mut payload = self.buffers.take();
-        payload.resize(header.wire_len as usize, 0);
+    fn read_payload(&self, from: &mut impl Read, header: &FrameHeader) -> Result<Buffer, Broken> {
+        let length = header.wire_len as usize;
+        let mut payload = self.payloads.take_stale();
+        payload.grow(length);
+        payload.truncate(length);
         from.read_exact(&mut payload).map_err(cut)?;
         Ok(payload)
     }
@@ -179,12 +183,12 @@ impl Run {
 
     fn work(&self, queue: &Queue<Job>) -> Result<(), Broken> {
         let mut decoder = Decoder::new().map_err(Broken::Decoder)?;
-        for Job { header, payload } in queue {
-            let mut raw = self.buffers.take();
+        for Job { header, mut payload } in queue {
+            let mut raw = self.records.take();
             let sequence = header.sequence;
-            let decoded = decoder.decode(&header, &payload, &mut raw);
+            let decoded = decoder.decode(&header, &mut payload, &mut raw);
             decoded.map_err(|error| Broken::Frame { sequence, error })?;
-            self.buffers.give(payload);
+            drop(payload);
             match self.window.put(sequence, Decoded { header, raw }) {
                 Ok(()) => {}
                 Err(PutError::Closed) => return Ok(()),
@@ -202,7 +206,6 @@ impl Run {
                     digest.frame(&header);
                     sink.put(&raw)?;
                     (self.on_restored)(sequence + 1);
-                    self.buffers.give(raw);
                 }
                 Ok(None) => break,
                 Err(_) => return Err(Broken::FramesMissing),

@@ -13,12 +13,15 @@ use crate::buffers::Buffers;
 use crate::codec::{Encoded, Encoder, end_frame};
 use crate::drain::drain;
 use crate::feed::{Fed, Taker, take_all};
-use crate::meter::Meter;
+use crate::meter::{Meter, Sizes};
 use crate::packing::Packing;
 use crate::split::{Part, Splitter};
 use crate::window::Window;
 use rxl_core::io::{Cancel, Guarded};
 use rxl_core::worker::Worker;
+
+/// Most pieces that one `writev` takes (Linux, limits.h: `IOV_MAX`).
+const MAX_SLICES: usize = 1024;
 
 /// What was sent in all.
 #[derive(Clone, Debug)]
@@ -58,7 +61,8 @@ impl Sender {
     ) -> std::io::Result<Self> {
         let run = Run {
             window: Window::new(packing.window()),
-            buffers: fed.buffers,
+            records: fed.buffers,
+            payloads: Arc::default(),
             digest: Mutex::new(Digest::new()),
             verdict: Verdict::new(on_end),
             cancel: cancel.clone(),
@@ -89,7 +93,8 @@ struct Job {
 
 struct Run {
     window: Window<Encoded>,
-    buffers: Arc<Buffers>,
+    records: Arc<Buffers>,
+    payloads: Arc<Buffers>,
     digest: Mutex<Digest>,
     verdict: Verdict<Sent>,
     cancel: Cancel,
@@ -138,7 +143,7 @@ impl Run {
         fed: Receiver<Part>,
         jobs: &crossbeam_channel::Sender<Job>,
     ) -> Result<Ends, Broken> {
-        let mut splitter = Splitter::new(stream, &self.buffers);
+        let mut splitter = Splitter::new(stream, &self.records);
         let mut queue = Queue { run: self, jobs, sequence: 0, last_page: None };
         let result = take_all(&mut splitter, &fed, &mut queue).map(|()| {
             self.window.finish(queue.sequence);
@@ -163,11 +168,12 @@ impl Run {
     }
 
     fn work(&self, queue: &Receiver<Job>) -> Result<(), Broken> {
-        let mut encoder = Encoder::new(self.packing)?;
-        for Job { sequence, part, iterations } in queue {
-            let encoded = encoder.encode(part.kind, sequence, &part.raw, self.buffers.take())?;
-            self.meter.packed(&part, &iterations, encoded.zero_pages, encoded.payload.len() as u64);
-            self.buffers.give(part.raw);
+        let mut encoder = Encoder::new(self.packing, self.payloads.clone())?;
+        for Job { sequence, part: Part { kind, raw, batches, .. }, iterations } in queue {
+            let stream = raw.len() as u64;
+            let encoded = encoder.encode(kind, sequence, raw)?;
+            let sizes = Sizes { stream, wire: encoded.header.wire_len.into() };
+            self.meter.packed(&batches, &iterations, encoded.zero_pages, sizes);
             if self.window.put(sequence, encoded).is_err() {
                 return Ok(());
             }
@@ -180,16 +186,15 @@ impl Run {
     fn write(&self, mut connection: Guarded) -> Result<(), Broken> {
         while let Some(Encoded { header, payload, .. }) = self.next_frame() {
             let bytes = header.to_bytes();
-            write_frame(&mut connection, &bytes, &payload)?;
-            self.meter.written((bytes.len() + payload.len()) as u64);
-            self.buffers.give(payload);
+            write_frame(&mut connection, &bytes, payload.pieces())?;
+            self.meter.written(bytes.len() as u64 + u64::from(header.wire_len));
         }
         if self.cancel.pulled() {
             return Ok(());
         }
         let totals = self.digest.lock().unwrap_or_else(PoisonError::into_inner).totals();
         let (header, payload) = end_frame(&totals);
-        write_frame(&mut connection, &header.to_bytes(), &payload)
+        write_frame(&mut connection, &header.to_bytes(), [payload.as_slice()].into_iter())
     }
 
     /// Takes and digests under one lock, so that the digest sees the frames in order.
@@ -238,13 +243,24 @@ impl Taker for Queue<'_> {
     }
 }
 
-/// Header and payload in one call, where the connection takes them: one packet less.
-fn write_frame(connection: &mut Guarded, header: &[u8], payload: &[u8]) -> Result<(), Broken> {
-    let mut write = || {
-        let written = connection.write_vectored(&[IoSlice::new(header), IoSlice::new(payload)])?;
-        connection.write_all(header.get(written..).unwrap_or_default())?;
-        connection
-            .write_all(payload.get(written.saturating_sub(header.len())..).unwrap_or_default())
-    };
-    write().map_err(|error: std::io::Error| Broken::Connection(Arc::new(error)))
+/// Writes header and payload together: one call where the connection takes them, and one packet
+/// less.
+fn write_frame<'a>(
+    connection: &mut Guarded,
+    header: &'a [u8],
+    payload: impl Iterator<Item = &'a [u8]>,
+) -> Result<(), Broken> {
+    let mut slices: Vec<_> = std::iter::once(header).chain(payload).map(IoSlice::new).collect();
+    let mut rest = slices.as_mut_slice();
+    // Empty pieces at the front are passed over: a write of nothing would look like the end.
+    IoSlice::advance_slices(&mut rest, 0);
+    while !rest.is_empty() {
+        let next = rest.get(..MAX_SLICES).unwrap_or(rest);
+        match connection.write_vectored(next) {
+            Ok(0) => return Err(Broken::ConnectionCut),
+            Ok(written) => IoSlice::advance_slices(&mut rest, written),
+            Err(error) => return Err(Broken::Connection(Arc::new(error))),
+        }
+    }
+    Ok(())
 }

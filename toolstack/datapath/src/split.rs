@@ -14,7 +14,7 @@ use migrate_stream::libxl;
 use migrate_stream::reader::{Event, Start, StreamError, StreamReader};
 
 use crate::broken::Broken;
-use crate::buffers::Buffers;
+use crate::buffers::{Buffer, Buffers};
 
 /// A stretch of bytes is cut at this length.
 const MAX_BYTES: usize = 256 << 10;
@@ -32,7 +32,7 @@ pub struct Part {
     /// Bytes or pages.
     pub kind: FrameKind,
     /// The stream's own bytes.
-    pub raw: Vec<u8>,
+    pub raw: Buffer,
     /// The PAGE_DATA records in it: one in a part of kind pages, any number of small ones in one of
     /// kind bytes.
     pub batches: Vec<Counted>,
@@ -57,8 +57,10 @@ pub struct Counted {
 pub struct Splitter<'a, R> {
     input: BufReader<R>,
     reader: StreamReader,
-    buffers: &'a Buffers,
-    part: Vec<u8>,
+    buffers: &'a Arc<Buffers>,
+    /// The next part: its first `filled` bytes, and then what the buffer held before.
+    part: Buffer,
+    filled: usize,
     batches: Vec<Counted>,
     /// Where in `part` the header of a PAGE_DATA record begins, when that is all that was read of
     /// it.
@@ -67,12 +69,13 @@ pub struct Splitter<'a, R> {
 
 impl<'a, R: Read> Splitter<'a, R> {
     /// At the beginning of what `libxl_domain_suspend` writes.
-    pub fn new(input: R, buffers: &'a Buffers) -> Self {
+    pub fn new(input: R, buffers: &'a Arc<Buffers>) -> Self {
         Self {
             input: BufReader::with_capacity(READ_AHEAD, input),
             reader: StreamReader::new(Start::Libxl),
             buffers,
-            part: buffers.take(),
+            part: buffers.take_stale(),
+            filled: 0,
             batches: Vec::new(),
             pages_at: None,
         }
@@ -85,7 +88,7 @@ impl<'a, R: Read> Splitter<'a, R> {
 
     /// What libxl writes before the libxc stream, as one part.
     pub fn before_libxc(&mut self) -> Result<Part, Broken> {
-        while self.part.len() < libxl::HEADER_LEN + libxl::RECORD_HEADER_LEN {
+        while self.filled < libxl::HEADER_LEN + libxl::RECORD_HEADER_LEN {
             self.step()?;
         }
         Ok(self.cut(FrameKind::Bytes))
@@ -117,7 +120,7 @@ impl<'a, R: Read> Splitter<'a, R> {
             } else {
                 self.pages_at = self.step()?;
             }
-            if self.part.len() >= MAX_BYTES && self.pages_at.is_none() {
+            if self.filled >= MAX_BYTES && self.pages_at.is_none() {
                 return Ok(Some(self.cut(FrameKind::Bytes)));
             }
         }
@@ -127,9 +130,9 @@ impl<'a, R: Read> Splitter<'a, R> {
     /// Reads what the reader wants next and lets it judge. Where that was the header of a PAGE_DATA
     /// record that fits into one frame, tells where it begins.
     fn step(&mut self) -> Result<Option<usize>, Broken> {
-        let from = self.part.len();
+        let from = self.filled;
         self.fill(self.reader.wanted().min(MAX_BYTES as u64))?;
-        let mut input = self.part.get(from..).unwrap_or_default();
+        let mut input = self.part.get(from..self.filled).unwrap_or_default();
         let mut pages = None;
         while let Some(event) = self.reader.next(&mut input)? {
             if let Event::LibxcRecord { header, .. } = event {
@@ -142,9 +145,12 @@ impl<'a, R: Read> Splitter<'a, R> {
 
     /// Gives out the bytes before a PAGE_DATA header, which begins the next part.
     fn cut_before(&mut self, header: usize) -> Part {
-        let next = self.part.split_off(header);
+        let next = self.part.get(header..self.filled).unwrap_or_default().to_vec();
+        self.filled = header;
         let part = self.cut(FrameKind::Bytes);
-        self.part.extend_from_slice(&next);
+        self.part.grow(next.len());
+        self.part.iter_mut().zip(&next).for_each(|(to, from)| *to = *from);
+        self.filled = next.len();
         self.pages_at = Some(0);
         part
     }
@@ -155,29 +161,30 @@ impl<'a, R: Read> Splitter<'a, R> {
         header: usize,
         before_pages: &impl Fn(u64) -> Result<(), Broken>,
     ) -> Result<(), Broken> {
-        let from = self.part.len();
+        let from = self.filled;
         let wanted = self.reader.wanted();
         // A body too short for its count is left for the parser to refuse.
         let head = wanted.min(PageData::HEADER_LEN as u64);
         self.fill(head)?;
-        let count = self.part.get(from..).unwrap_or_default().first_chunk();
+        let count = self.part.get(from..self.filled).unwrap_or_default().first_chunk();
         before_pages(count.map_or(0, |count| u32::from_le_bytes(*count).into()))?;
         self.fill(wanted - head)?;
-        let body = self.part.get(from..).unwrap_or_default();
+        let body = self.part.get(from..self.filled).unwrap_or_default();
         let mut input = body;
         while self.reader.next(&mut input)?.is_some() {}
         let body = PageData::parse(body)
             .map_err(|error| Broken::LibxlPages { offset: self.reader.offset(), error })?;
         let small = wanted <= SMALL_RECORD;
         let zero_pages = if small { count_zero_pages(&body) } else { 0 };
-        let raw_len = (self.part.len() - header) as u64;
+        let raw_len = (self.filled - header) as u64;
         self.batches.push(Counted { batch: Batch::of(&body), raw_len, zero_pages });
         self.pages_at = None;
         Ok(())
     }
 
     fn cut(&mut self, kind: FrameKind) -> Part {
-        let raw = std::mem::replace(&mut self.part, self.buffers.take());
+        let mut raw = std::mem::replace(&mut self.part, self.buffers.take_stale());
+        raw.truncate(std::mem::take(&mut self.filled));
         Part {
             kind,
             raw,
@@ -188,7 +195,7 @@ impl<'a, R: Read> Splitter<'a, R> {
     }
 
     fn last_part(&mut self) -> Result<Option<Part>, Broken> {
-        if !self.part.is_empty() {
+        if self.filled > 0 {
             return Ok(Some(self.cut(FrameKind::Bytes)));
         }
         match self.input.read(&mut [0; 1]) {
@@ -200,17 +207,18 @@ impl<'a, R: Read> Splitter<'a, R> {
 
     /// Appends exactly so many bytes of the stream: never more than a frame may hold.
     fn fill(&mut self, wanted: u64) -> Result<(), Broken> {
-        let from = self.part.len();
+        let from = self.filled;
         let end = from + usize::try_from(wanted).unwrap_or(usize::MAX);
-        self.part.resize(end, 0);
+        self.part.grow(end);
         let mut got = from;
         while got < end {
-            match self.input.read(self.part.get_mut(got..).unwrap_or_default()) {
+            match self.input.read(self.part.get_mut(got..end).unwrap_or_default()) {
                 Ok(0) => return Err(self.truncated(from..got)),
                 Ok(more) => got += more,
                 Err(error) => return Err(Broken::LibxlRead(Arc::new(error))),
             }
         }
+        self.filled = end;
         Ok(())
     }
 

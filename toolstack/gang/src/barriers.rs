@@ -4,6 +4,7 @@
 use rxl_core::deadlines;
 use std::time::{Duration, Instant};
 
+use crate::seats::{Seats, Step};
 use rxl_core::error::{Exit, Failure};
 use rxl_core::level::Level;
 use rxl_core::text::one_line;
@@ -17,9 +18,9 @@ use rxl_session::job::{job_is_busy, required, too_long, unasked};
 
 /// What is to be held still.
 pub struct Quiesce {
-    /// How far.
+    /// How far the job is to be held still.
     pub level: Level,
-    /// Nothing is to be done but to look.
+    /// The job is only to be looked for; none of it is held still.
     pub dry_run: bool,
     /// Where agents are to be found; none where nothing is held still.
     pub hosts: Option<Vec<AgentHost>>,
@@ -27,26 +28,14 @@ pub struct Quiesce {
     pub targets: Vec<usize>,
 }
 
-/// How far a member has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Step {
-    Checking,
-    Prepared,
-    Stop,
-    Suspend,
-    Ready,
-    Settled,
-    Ended,
-}
-
-/// How far the gang has.
+/// How far the gang has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     Checking,
     Copying,
     Frozen,
     Flushed,
-    /// Below the line.
+    /// All have been told to go: nothing is given up together any more.
     Gone,
     /// Given up: members clean up.
     Aborted,
@@ -54,18 +43,11 @@ enum Stage {
     Open,
 }
 
-struct Seat {
-    step: Step,
-    domid: u32,
-    name: String,
-    ended: Option<Ended>,
-}
-
 /// The gang, as its leader knows it. What is to be said is given to `say`: a member's place, and
 /// the word.
 pub struct Gang<S> {
     say: S,
-    seats: Vec<Seat>,
+    seats: Seats,
     stage: Stage,
     deadline: Option<Instant>,
     quiesce: Quiesce,
@@ -74,28 +56,22 @@ pub struct Gang<S> {
     first: Option<usize>,
 }
 
-/// How it all ended.
-pub struct Outcome {
-    /// Each member's end, in their order.
+/// What came of a gang.
+pub struct GangOutcome {
+    /// What each member has ended with, in their order.
     pub members: Vec<Ended>,
-    /// What the gang as such has failed of.
+    /// Why the gang as a whole has failed, if it has.
     pub failure: Option<Failure>,
     /// The member that failed first.
     pub first: Option<usize>,
 }
 
 impl<S: FnMut(usize, &ToMember)> Gang<S> {
-    /// Of members that move these domains, by the names that the user gave.
+    /// A gang of members that move these domains, by the names that the user gave.
     pub fn new(names: &[String], quiesce: Quiesce, say: S) -> Self {
-        let seat = |name: &String| Seat {
-            step: Step::Checking,
-            domid: 0,
-            name: one_line(name),
-            ended: None,
-        };
         Self {
             say,
-            seats: names.iter().map(seat).collect(),
+            seats: Seats::new(names),
             stage: Stage::Checking,
             deadline: Some(Instant::now() + deadlines::GANG_PREPARE),
             quiesce,
@@ -112,7 +88,7 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
 
     /// All members have ended.
     pub fn is_over(&self) -> bool {
-        self.all_at(Step::Ended)
+        self.seats.all_at(Step::Ended)
     }
 
     /// A member has said something.
@@ -120,7 +96,9 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
         tracing::debug!(member, ?word, "gang");
         match word {
             FromMember::Prepared { name, domid } => {
-                (self.seats[member].name, self.seats[member].domid) = (one_line(&name), domid);
+                if let Some(seat) = self.seats.get_mut(member) {
+                    (seat.name, seat.domid) = (one_line(&name), domid);
+                }
                 self.reached(member, Step::Prepared);
             }
             FromMember::Stop => self.reached(member, Step::Stop),
@@ -136,7 +114,7 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
             }
             // The others go their own ways already.
             FromMember::Unasked => {}
-            FromMember::Cancel => self.fail(format!("{} was cancelled", self.seats[member].name)),
+            FromMember::Cancel => self.fail(format!("{} was cancelled", self.seats.name(member))),
             FromMember::Failing { what } => self.failing(member, &what),
             FromMember::Settled(place) => self.settled(member, place),
             FromMember::Ended(ended) => self.ended(member, *ended),
@@ -147,10 +125,10 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
     /// A member's line has ended. One that had not said its last word has died: its save helper
     /// lets the guest run on.
     pub fn lost(&mut self, member: usize) {
-        if self.seats[member].step == Step::Ended {
+        if self.seats.step(member) == Step::Ended {
             return;
         }
-        let settled = self.seats[member].step == Step::Settled;
+        let settled = self.seats.step(member) == Step::Settled;
         let (place, exit) = match self.stage {
             _ if settled => (None, Exit::MovedWithWarnings),
             Stage::Gone | Stage::Open => (Some(Place::Elsewhere), Exit::Undecided),
@@ -175,11 +153,7 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
 
     /// The deadline has passed. False when there is nothing left to wait for.
     pub fn expired(&mut self) -> bool {
-        let late = |step: Step| {
-            let names =
-                self.seats.iter().filter(|seat| seat.step < step).map(|seat| seat.name.as_str());
-            names.collect::<Vec<_>>().join(", ")
-        };
+        let late = |step| self.seats.late(step);
         self.deadline = None;
         let what = match self.stage {
             Stage::Checking => format!("{} could not begin in time", late(Step::Prepared)),
@@ -202,26 +176,24 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
     }
 
     /// What came of it. A member that has not ended has been given up.
-    pub fn outcome(self) -> Outcome {
+    pub fn outcome(self) -> GangOutcome {
         let stuck = || Failure::new(Exit::Undecided, "the process that moved it did not end");
-        let end = |seat: Seat| {
+        let end = |ended: Option<Ended>| {
             let none = || Ended { failure: Some(Told::from(&stuck())), ..Ended::default() };
-            seat.ended.unwrap_or_else(none)
+            ended.unwrap_or_else(none)
         };
-        Outcome {
-            members: self.seats.into_iter().map(end).collect(),
+        GangOutcome {
+            members: self.seats.into_ends().map(end).collect(),
             failure: self.failure,
             first: self.first,
         }
     }
 
-    fn all_at(&self, step: Step) -> bool {
-        self.seats.iter().all(|seat| seat.step >= step)
-    }
-
     /// The first at a barrier starts its clock.
     fn reached(&mut self, member: usize, step: Step) {
-        self.seats[member].step = self.seats[member].step.max(step);
+        if let Some(seat) = self.seats.get_mut(member) {
+            seat.step = seat.step.max(step);
+        }
         let patience = match (self.stage, step) {
             (Stage::Copying, Step::Stop | Step::Suspend) => deadlines::GANG_STOP,
             (Stage::Flushed, Step::Ready) => deadlines::GANG_READY,
@@ -232,14 +204,14 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
 
     fn advance(&mut self) {
         match self.stage {
-            Stage::Checking if self.all_at(Step::Prepared) => self.begin(),
-            Stage::Copying if self.all_at(Step::Stop) => self.freeze(),
-            Stage::Flushed if self.all_at(Step::Ready) => self.go(),
-            Stage::Gone if self.all_at(Step::Settled) => self.close(),
+            Stage::Checking if self.seats.all_at(Step::Prepared) => self.begin(),
+            Stage::Copying if self.seats.all_at(Step::Stop) => self.freeze(),
+            Stage::Flushed if self.seats.all_at(Step::Ready) => self.go(),
+            Stage::Gone if self.seats.all_at(Step::Settled) => self.close(),
             _ => {}
         }
         // A domain may have come to the second of them without the first.
-        if self.stage == Stage::Frozen && self.all_at(Step::Suspend) {
+        if self.stage == Stage::Frozen && self.seats.all_at(Step::Suspend) {
             self.flush();
         }
     }
@@ -249,8 +221,7 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
     }
 
     fn tell(&mut self, word: &ToMember) {
-        for member in (0..self.seats.len()).filter(|member| self.seats[*member].step < Step::Ended)
-        {
+        for member in self.seats.running() {
             (self.say)(member, word);
         }
     }
@@ -374,7 +345,7 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
 
     fn failing(&mut self, member: usize, what: &str) {
         self.first.get_or_insert(member);
-        self.fail(format!("{}: {}", self.seats[member].name, one_line(what)));
+        self.fail(format!("{}: {}", self.seats.name(member), one_line(what)));
     }
 
     fn settled(&mut self, member: usize, place: Place) {
@@ -396,7 +367,9 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
         if let Some(failure) = &ended.failure {
             self.failing(member, &failure.what);
         }
-        self.seats[member].ended = Some(ended);
+        if let Some(seat) = self.seats.get_mut(member) {
+            seat.ended = Some(ended);
+        }
         self.reached(member, Step::Ended);
     }
 }

@@ -7,23 +7,23 @@
 //! socket.
 //!
 //! ```text
-//!  leader                                              each member
-//!                              <---------------- Prepared   checked, and its target accepts; nothing has begun
+//!  leader                                        each member
+//!                        <---------------- Prepared   checked, its target accepts, nothing begun
 //!  all prepared: survey, lock the job
-//!  Begin  ----------------------------------------------->  pre-copy
-//!                              <-------------------- Stop   the policy has had enough: meanwhile live iterations
+//!  Begin  ----------------------------------------->  pre-copy
+//!                        <-------------------- Stop   enough pre-copy; meanwhile live iterations
 //!  all want to stop: prepare, freeze
-//!  Frozen ----------------------------------------------->  one more live iteration
-//!                              <----------------- Suspend
+//!  Frozen ----------------------------------------->  one more live iteration
+//!                        <----------------- Suspend
 //!  all want to suspend: flush
-//!  Flushed  --------------------------------------------->  the guest is suspended, last pages
-//!                              <------------------- Ready   the target has all of it
-//!  ======================= all are ready: Go to all ========================
-//!  Go, with `hold` -------------------------------------->  commits, alone
-//!                              <----------------- Settled   it runs there, or here, or nobody knows
-//!  all have settled: their agents' words, thaw
-//!  Closed, with the job's figures ----------------------->
-//!                              <------------------- Ended   result and report
+//!  Flushed  --------------------------------------->  the guest is suspended, last pages
+//!                        <------------------- Ready   the target has all of it
+//!  ==================== all are ready: Go to all =====================
+//!  Go, with `hold` -------------------------------->  commits, alone
+//!                        <----------------- Settled   it runs there, or here, or nobody knows
+//!  all have settled: the agents say so, thaw
+//!  Closed, with the job's figures ----------------->
+//!                        <------------------- Ended   result and report
 //! ```
 //! Above the line the first failure is everybody's: the job is let go, and all domains run on where
 //! they were (`Abort`). A user's cancel of a member that is ready comes to the leader (`Cancel`),
@@ -34,8 +34,8 @@
 //! nothing after `Begin`.
 //!
 //! A leader that dies closes the members' sockets: those above the line cancel, the others finish.
-//! A member that dies counts as failed. Every barrier has a deadline ([`barriers`]); a target waits
-//! 120 s for its GO, so the one before Go is the shortest.
+//! A member that dies counts as failed. Every barrier has a deadline ([`barriers`]), related to
+//! those of the targets in [`rxl_core::deadlines`].
 
 #![forbid(unsafe_code)]
 
@@ -43,3 +43,4 @@ pub mod barriers;
 pub mod leader;
 pub mod members;
 pub mod placement;
+mod seats;

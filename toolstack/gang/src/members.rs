@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use rxl_core::error::Failure;
 
-/// How often that is looked at.
-const GLANCE: Duration = Duration::from_millis(10);
+/// Pause between two looks whether a member has ended.
+const EXIT_PAUSE: Duration = Duration::from_millis(10);
 
 /// Running members. Dropping them waits for their end for a moment, then kills and reaps them.
 pub struct Members(Vec<Child>);
@@ -49,7 +49,7 @@ impl Drop for Members {
         let deadline = Instant::now() + deadlines::MEMBER_EXIT;
         for child in &mut self.0 {
             while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
-                std::thread::sleep(GLANCE);
+                std::thread::sleep(EXIT_PAUSE);
             }
             // Neither fails but for one that is reaped.
             let _ = child.kill();

@@ -9,9 +9,9 @@ use rxl_link::ssh::Route;
 /// A domain and its target, as the user named them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
-    /// Name or number.
+    /// The domain's name or number on this host.
     pub domain: String,
-    /// As ssh knows it.
+    /// The target as ssh knows it.
     pub host: String,
 }
 

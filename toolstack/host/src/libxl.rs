@@ -1,7 +1,7 @@
 //! [`Host`] over libxl.
 //!
-//! Each call opens a libxl context of its own; see [`rxl_xen`] for what that buys and for what
-//! it asks of the process: no SIGCHLD handler, children reaped by pid, fd 0 open, close-on-exec on
+//! Each call opens a libxl context of its own; [`rxl_xen`] says why, and what that asks of the
+//! process: no SIGCHLD handler, children reaped by pid, fd 0 open, close-on-exec on
 //! every descriptor.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::announce;
 use crate::guard_line::Guard;
 use crate::host::{Host, RestoreAhead, RestoreRequest, Save};
-use crate::save_helper::session::{Announced, Plugin, Saving};
+use crate::save_helper::socket::{SaveHelperListener, SaveHelperSocket};
 use rxl_core::deadlines;
 use rxl_core::domain::Vif;
 use rxl_core::domain::{DomId, Domain, GuestType, HostFacts, SpecialPages};
@@ -21,12 +21,14 @@ use rxl_core::operation::{Abort, Operation};
 use rxl_core::state_dir::DomainLock;
 use rxl_core::steering::Walker;
 use rxl_xen as xen;
-use rxl_xen::{Canceller, Context, Failure, GuestMemory, Library, PhysInfo};
-use rxl_xenstore::{Store, StoreError};
+use rxl_xen::{Canceller, Context, Failure, Library, LibraryError, PhysInfo};
+use rxl_xenstore::Store;
 
 mod ahead;
+mod saving;
 
 use ahead::Ahead;
+use saving::LibxlSave;
 
 /// KiB of a page as Xen counts them.
 const PAGE_KIB: u64 = 4;
@@ -34,8 +36,8 @@ const PAGE_KIB: u64 = 4;
 /// This Xen host.
 pub struct LibxlHost {
     library: Library,
-    plugin: Option<Arc<Plugin>>,
-    announced: Option<Announced>,
+    save_helper: Option<Arc<SaveHelperListener>>,
+    restore_helper: Option<SaveHelperSocket>,
 }
 
 impl LibxlHost {
@@ -43,21 +45,21 @@ impl LibxlHost {
     /// toolstack answers.
     pub fn new() -> Result<Self, HostError> {
         Library::open()
-            .map(|library| Self { library, plugin: None, announced: None })
-            .map_err(HostError::NoXen)
+            .map(|library| Self { library, save_helper: None, restore_helper: None })
+            .map_err(HostError::no_xen)
     }
 
-    /// Saves through our own save helper instead of libxl's.
-    pub fn with_plugin(self, plugin: Plugin) -> Self {
-        Self { plugin: Some(Arc::new(plugin)), ..self }
+    /// Saves through rxl's save helper in place of libxl's.
+    pub fn with_save_helper(self, listener: SaveHelperListener) -> Self {
+        Self { save_helper: Some(Arc::new(listener)), ..self }
     }
 
-    /// Restores through our own save helper where [`Host::restore_ahead`] is asked for.
-    pub fn with_announced(self, announced: Announced) -> Self {
-        Self { announced: Some(announced), ..self }
+    /// Restores through rxl's save helper where [`Host::restore_ahead`] is asked for.
+    pub fn with_restore_helper(self, socket: SaveHelperSocket) -> Self {
+        Self { restore_helper: Some(socket), ..self }
     }
 
-    /// Starts `libxl_domain_create_restore`. `ended` is set when it has.
+    /// Starts `libxl_domain_create_restore`. `ended` becomes true when the operation has ended.
     fn start_restore(
         &self,
         request: RestoreRequest,
@@ -79,10 +81,10 @@ impl LibxlHost {
         })
     }
 
-    /// Who can walk: rxl over PVH and HVM guests, libxc over all; with VERIFY only libxc; without
-    /// our helper libxl's own.
+    /// The walker for a save. rxl walks over PVH and HVM guests, libxc over all. A stream that is
+    /// to be verified comes from libxc alone. Without rxl's helper libxl runs its own.
     fn walker(&self, domid: DomId, save: &Save) -> Result<Walker, HostError> {
-        if self.plugin.is_none() {
+        if self.save_helper.is_none() {
             return Ok(Walker::Stock);
         }
         let pv = self.domain(domid)?.guest_type == GuestType::Pv;
@@ -107,7 +109,11 @@ impl LibxlHost {
     }
 
     fn check_name_free(&self, name: &str, except: Option<DomId>) -> Result<(), HostError> {
-        match self.context()?.domid_of_name(name).map_err(|f| failed("libxl_name_to_domid", &f))? {
+        match self
+            .context()?
+            .domid_of_name(name)
+            .map_err(|failure| HostError::failed("libxl_name_to_domid", failure))?
+        {
             Some(domid) if except != Some(DomId(domid)) => Err(HostError::NameTaken(name.into())),
             _ => Ok(()),
         }
@@ -117,11 +123,17 @@ impl LibxlHost {
 impl Host for LibxlHost {
     fn facts(&self) -> Result<HostFacts, HostError> {
         let context = self.context()?;
-        let info = context.physinfo().map_err(|f| failed("libxl_get_physinfo", &f))?;
+        let info = context
+            .physinfo()
+            .map_err(|failure| HostError::failed("libxl_get_physinfo", failure))?;
         Ok(HostFacts {
-            xen_version: context.xen_version().map_err(|f| failed("libxl_get_version_info", &f))?,
+            xen_version: context
+                .xen_version()
+                .map_err(|failure| HostError::failed("libxl_get_version_info", failure))?,
             free_memory_kib: free_memory_kib(&info),
-            autoballoon: context.autoballoon().map_err(|f| failed("libxl_get_version_info", &f))?,
+            autoballoon: context
+                .autoballoon()
+                .map_err(|failure| HostError::failed("libxl_get_version_info", failure))?,
             shadow_paging: info.shadow,
             hap: info.hap,
         })
@@ -131,7 +143,7 @@ impl Host for LibxlHost {
         let domid = self
             .context()?
             .domid_of(name_or_domid)
-            .map_err(|f| failed("libxl_name_to_domid", &f))?;
+            .map_err(|failure| HostError::failed("libxl_name_to_domid", failure))?;
         let not_here = || HostError::NoSuchDomain(name_or_domid.into());
         match self.domain(DomId(domid.ok_or_else(not_here)?)) {
             Err(HostError::NoSuchDomain(_)) => Err(not_here()),
@@ -148,50 +160,15 @@ impl Host for LibxlHost {
     }
 
     fn save(&self, domid: DomId, save: Save) -> Result<Operation<()>, HostError> {
-        let walker = self.walker(domid, &save)?;
-        let (library, plugin) = (self.library, self.plugin.clone());
         let canceller = Canceller::default();
-        Operation::spawn("save", abort_of(&canceller), move || {
-            let notes = save.notes.clone();
-            let context = Context::for_operation(library, notes, canceller.clone())
-                .map_err(unreachable_toolstack)?;
-            let ended = Arc::new(AtomicBool::new(false));
-            let Save { stream, flags, notes, steering, feed, .. } = save;
-            let served = plugin.map(|plugin| {
-                let (is_over, cancelled) = (ended.clone(), canceller.clone());
-                let ended =
-                    Arc::new(move || is_over.load(Ordering::SeqCst) || cancelled.is_pulled());
-                let saving = Saving {
-                    domid: domid.0,
-                    live: flags.live,
-                    walker,
-                    steering,
-                    notes,
-                    feed,
-                    ended,
-                };
-                std::thread::spawn(move || {
-                    saving.serve(&plugin, |domid| open_memory(library, domid))
-                })
-            });
-            let result = context.save(domid.0, stream.as_fd(), flags);
-            ended.store(true, Ordering::SeqCst);
-            // At once: whoever reads the other end waits for this.
-            drop(stream);
-            let served = served.map_or(Ok(()), |thread| {
-                thread.join().unwrap_or_else(|_| Err("its thread panicked".into()))
-            });
-            match (result, served) {
-                (Ok(()), _) => Ok(()),
-                // What stopped the walk tells more than what libxl makes of it.
-                (Err(_), Err(reason)) if !canceller.is_pulled() => {
-                    Err(HostError::Failed { operation: "saving", reason })
-                }
-                (Err(failure), _) => {
-                    Err(ended_early("save", "libxl_domain_suspend", failure, &canceller))
-                }
-            }
-        })
+        let libxl_save = LibxlSave {
+            library: self.library,
+            domid: domid.0,
+            walker: self.walker(domid, &save)?,
+            listener: self.save_helper.clone(),
+            canceller: canceller.clone(),
+        };
+        Operation::spawn("save", abort_of(&canceller), move || libxl_save.run(save))
     }
 
     fn restore(
@@ -216,22 +193,22 @@ impl Host for LibxlHost {
         special: SpecialPages,
         cancel: &Cancel,
     ) -> Result<Option<RestoreAhead>, HostError> {
-        let Some(announced) = &self.announced else { return Ok(None) };
+        let Some(socket) = &self.restore_helper else { return Ok(None) };
         if let Err(why) = ahead::check(request.config()) {
             let name = request.name();
             tracing::info!("{name}: its devices are attached when its memory has come: {why}");
             return Ok(None);
         }
-        let broken = |reason: String| HostError::Failed { operation: "restore", reason };
-        let plugin = announced.listen().map_err(broken)?;
-        let (reading, writing) = pipe().map_err(|e| broken(e.to_string()))?;
-        let to_libxl = Guarded::new(writing, cancel.clone(), Some(deadlines::STALL))
-            .map_err(|e| broken(e.to_string()))?;
+        let broken = |error| HostError::failed("restore", error);
+        let listener = socket.listen().map_err(|error| HostError::failed("restore", error))?;
+        let (reading, writing) = pipe().map_err(broken)?;
+        let to_libxl =
+            Guarded::new(writing, cancel.clone(), Some(deadlines::STALL)).map_err(broken)?;
         let ended = Arc::new(AtomicBool::new(false));
         let operation = self.start_restore(request.clone(), reading, ended.clone())?;
         let cancel = cancel.clone();
         let ended = move || ended.load(Ordering::SeqCst) || cancel.pulled();
-        let sink = Box::new(Ahead::new(self.library, plugin, special, to_libxl, ended));
+        let sink = Box::new(Ahead::new(self.library, listener, special, to_libxl, ended));
         Ok(Some(RestoreAhead { operation, sink }))
     }
 
@@ -262,13 +239,13 @@ impl Host for LibxlHost {
 
     fn vifs(&self, domid: DomId) -> Result<Vec<Vif>, HostError> {
         let vifs = Store::connect().and_then(|store| announce::vifs(&store, domid.0));
-        vifs.map_err(|error| failed_in_store("listing interfaces", &error))
+        vifs.map_err(|error| HostError::failed("listing interfaces", error))
     }
 
     fn tell_agent(&self, domid: DomId, command: &str) -> Result<(), HostError> {
         let path = format!("/local/domain/{domid}/{}", rxl_agent_protocol::path::COMMAND);
         let told = Store::connect().and_then(|store| store.write(&path, command));
-        told.map_err(|error| failed_in_store("telling the agent", &error))
+        told.map_err(|error| HostError::failed("telling the agent", error))
     }
 
     fn logdirty_off(&self, domid: DomId) -> Result<(), HostError> {
@@ -276,12 +253,8 @@ impl Host for LibxlHost {
     }
 }
 
-fn open_memory(library: Library, domid: u32) -> Result<GuestMemory, String> {
-    GuestMemory::open(library, domid).map_err(|failure| failure.to_string())
-}
-
 fn unreachable_toolstack(failure: Failure) -> HostError {
-    HostError::NoXen(format!("cannot reach Xen's toolstack: {failure}"))
+    HostError::no_xen(LibraryError::Unreachable(failure))
 }
 
 fn abort_of(canceller: &Canceller) -> Abort {
@@ -289,19 +262,11 @@ fn abort_of(canceller: &Canceller) -> Abort {
     Abort::new(move || canceller.pull())
 }
 
-fn failed(operation: &'static str, failure: &Failure) -> HostError {
-    HostError::Failed { operation, reason: failure.to_string() }
-}
-
-fn failed_in_store(operation: &'static str, error: &StoreError) -> HostError {
-    HostError::Failed { operation, reason: error.to_string() }
-}
-
 fn failed_on(domid: DomId, operation: &'static str, failure: Failure) -> HostError {
     if failure.is_not_found() {
         return HostError::NoSuchDomain(domid.to_string());
     }
-    failed(operation, &failure)
+    HostError::failed(operation, failure)
 }
 
 /// An operation that was asked to stop and failed was aborted, whichever of its parts noticed
@@ -316,7 +281,7 @@ fn ended_early(
         tracing::debug!("{operation} was aborted: {failure}");
         return HostError::Aborted(name);
     }
-    failed(operation, &failure)
+    HostError::failed(operation, failure)
 }
 
 /// Scrubbing pages can be allocated; claimed ones belong to domains under construction.
@@ -366,8 +331,7 @@ mod tests {
     #[test]
     fn a_domain_that_is_gone_has_its_own_error() {
         let gone = Failure { rc: libxl_sys::ERROR_DOMAIN_NOTFOUND, lines: vec![] };
-        assert!(
-            matches!(failed_on(DomId(7), "libxl_domain_info", gone), HostError::NoSuchDomain(d) if d == "7")
-        );
+        let told = failed_on(DomId(7), "libxl_domain_info", gone);
+        assert!(matches!(told, HostError::NoSuchDomain(domid) if domid == "7"));
     }
 }

@@ -1,5 +1,5 @@
-//! What pages hold: zeroes, contents seen before, and what compression would make of them. In
-//! bounded memory and in less time than it takes to read them.
+//! The contents of pages: how many were seen before, and how well they compress. Memory is bounded,
+//! and the time is less than that of reading the pages.
 
 use std::collections::HashSet;
 
@@ -9,19 +9,19 @@ use serde::Serialize;
 use twox_hash::XxHash3_64;
 use zstd::bulk::Compressor;
 
-/// Different contents that are remembered. When there are more, every second one is forgotten,
-/// again and again, and the counts become estimates. 19 MiB, of which only what is used counts.
+/// Most different contents that are remembered. Whenever there are more, half of them are
+/// forgotten, and the counts become estimates. The table takes 19 MiB of address space, and of
+/// memory only what is used.
 const MOST_REMEMBERED: usize = 1 << 20;
 
-/// Tells contents that have come before from new ones, by XXH3's 64 bits: two of a million
-/// different pages share them with a probability of 1 in 37 million.
+/// The contents seen so far, by XXH3 with 64 bits: among a million different pages two have the
+/// same hash with a probability of 1 in 37 million.
 pub struct Seen {
     hashes: HashSet<u64>,
-    /// Hashes are remembered whose lowest so many bits are zero: a sample of contents, not of
-    /// pages, so that a content is either remembered wherever it comes or never.
+    /// Only hashes whose lowest `bits` bits are zero are remembered. This samples contents, not
+    /// pages: a content is remembered wherever it occurs, or nowhere.
     bits: u32,
-    /// Pages taken while so many bits counted, and those of them that had come before: for contents
-    /// in the sample.
+    /// Estimated number of pages whose contents were seen before.
     repeated: f64,
 }
 
@@ -32,10 +32,13 @@ impl Default for Seen {
 }
 
 impl Seen {
-    /// Takes a page that is not zero. Whether its contents have come before, as far as is
-    /// remembered.
+    /// Takes a page that is not zero. Returns whether its contents are remembered from an earlier
+    /// page.
     pub fn page(&mut self, page: &[u8; PAGE_SIZE]) -> bool {
-        let hash = XxHash3_64::oneshot(page);
+        self.hash(XxHash3_64::oneshot(page))
+    }
+
+    fn hash(&mut self, hash: u64) -> bool {
         if !self.samples(hash) {
             return false;
         }
@@ -59,44 +62,43 @@ impl Seen {
         f64::from(self.bits).exp2()
     }
 
-    /// Pages whose contents had come before.
+    /// Number of pages whose contents were seen before.
     pub fn repeated(&self) -> Count {
         Count { pages: self.repeated as u64, exact: self.bits == 0 }
     }
 }
 
-/// A number of pages.
+/// A number of pages, counted or estimated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Count {
-    /// How many.
     pub pages: u64,
-    /// Counted, not estimated from a sample.
+    /// Whether the number was counted, not estimated from a sample.
     pub exact: bool,
 }
 
-/// The level that `rxl migrate` uses when no other is asked for.
+/// zstd's level, the default of `rxl migrate`.
 const LEVEL: i32 = 1;
 
-/// Pages of a block. A record has up to 1024, so blocks compress a little less well than rxl's
-/// frames do.
+/// Number of pages in a block. A record has up to 1024, so blocks compress slightly less than rxl's
+/// frames.
 const BLOCK: u32 = 128;
 
-/// Bytes that are compressed before only one of [`STRIDE`] blocks is.
+/// Number of bytes that are all compressed. After them only one of [`STRIDE`] blocks is.
 const DENSE_BYTES: u64 = 32 << 20;
 
-/// Of a long stream every so many-th block is compressed: small ones from everywhere, because one
-/// part of memory tells little of another.
+/// In a long stream one block of this many is compressed. Small blocks from all over the stream
+/// give a better estimate than a large one, because one part of memory says little about another.
 const STRIDE: u32 = 32;
 
-/// Estimates what rxl's frames would make of the pages, by compressing some of them: short streams
-/// whole, of long ones a part that costs little beside reading them.
+/// Estimates the size of the pages in rxl's frames by compressing a sample: all pages of a short
+/// stream, and of a long one so few that it costs little beside reading it.
 pub struct Sampler {
     zstd: Option<Compressor<'static>>,
-    /// Blocks that the one under way stands for; 0: it is passed over.
+    /// Number of blocks for which the one under way stands; 0 if it is not compressed.
     weight: u32,
-    /// Blocks passed over since the last that was not.
-    passed: u32,
-    /// Pages of the block so far.
+    /// Number of blocks skipped since the last that was compressed.
+    skipped: u32,
+    /// Number of pages in the block under way.
     pages: u32,
     block: Vec<u8>,
     out: Vec<u8>,
@@ -105,17 +107,17 @@ pub struct Sampler {
     packed: u64,
 }
 
-/// What compression would make of a stream.
+/// The estimated size of a stream in rxl's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Compression {
-    /// `zstd`.
+    /// The codec, always `zstd`.
     pub codec: &'static str,
-    /// zstd's level.
+    /// The compression level.
     pub level: i32,
-    /// Pages that were compressed to estimate it, those of zeroes included.
+    /// Number of pages in the sample, those of zeroes included.
     pub sampled_pages: u64,
-    /// The stream's bytes over those of its frames.
+    /// The stream's bytes divided by those of the frames.
     pub ratio: f64,
     /// Bytes of the frames, headers included.
     pub frame_bytes: u64,
@@ -126,7 +128,7 @@ impl Default for Sampler {
         Self {
             zstd: Compressor::new(LEVEL).ok(),
             weight: 1,
-            passed: 0,
+            skipped: 0,
             pages: 0,
             block: Vec::new(),
             out: Vec::new(),
@@ -138,8 +140,8 @@ impl Default for Sampler {
 }
 
 impl Sampler {
-    /// Takes the next page; `contents` where there are some that are not zero, for rxl's frames
-    /// leave zeroes out.
+    /// Takes the next page. `contents` is none if it has none or if they are all zero, because
+    /// rxl's frames leave zero pages out.
     pub fn page(&mut self, page: PageEntry, contents: Option<&[u8; PAGE_SIZE]>) {
         if self.weight > 0 {
             self.block.extend_from_slice(&page.value().to_le_bytes());
@@ -160,14 +162,16 @@ impl Sampler {
             self.packed += length as u64 * u64::from(self.weight);
             self.sampled_bytes += self.block.len() as u64;
             self.block.clear();
-            self.passed = 0;
+            self.skipped = 0;
         } else {
-            self.passed += 1;
+            self.skipped += 1;
         }
-        self.weight = match self.sampled_bytes < DENSE_BYTES {
-            true => 1,
-            false if self.passed == STRIDE - 1 => STRIDE,
-            false => 0,
+        self.weight = if self.sampled_bytes < DENSE_BYTES {
+            1
+        } else if self.skipped == STRIDE - 1 {
+            STRIDE
+        } else {
+            0
         };
     }
 
@@ -177,8 +181,8 @@ impl Sampler {
         self.zstd.as_mut()?.compress_to_buffer(&self.block, &mut self.out).ok()
     }
 
-    /// For a stream of so many bytes, of which so many in so many PAGE_DATA records. None: there
-    /// were no pages.
+    /// The estimate for a stream of `stream_bytes`, of which `page_bytes` are in `page_records`
+    /// PAGE_DATA records. None if there were no pages.
     pub fn estimate(
         mut self,
         stream_bytes: u64,
@@ -191,7 +195,7 @@ impl Sampler {
         if self.sampled_pages == 0 {
             return None;
         }
-        // What is not pages is little, and is taken as it is.
+        // All other records are few, and are counted without compression.
         let others = stream_bytes.saturating_sub(page_bytes);
         let frame_bytes = self.packed + page_records * FRAME_HEADER_LEN as u64 + others;
         let ratio = stream_bytes as f64 / frame_bytes.max(1) as f64;
@@ -236,8 +240,9 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let mut seen = Seen::default();
-        for hash in 0..3 * MOST_REMEMBERED as u64 {
-            seen.page(&page(hash));
+        // Hashes of short texts: those of 3 million pages would take a minute without optimisation.
+        for number in 0..3 * MOST_REMEMBERED as u64 {
+            seen.hash(XxHash3_64::oneshot(&number.to_le_bytes()));
         }
         assert!(
             seen.hashes.len() < MOST_REMEMBERED && seen.bits == 2,

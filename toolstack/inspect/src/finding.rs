@@ -1,88 +1,86 @@
-//! What is wrong with a stream, or odd about it, and where.
-
-use std::borrow::Cow;
+//! Problems of a stream, and where in it they are.
 
 use migrate_stream::libxc::BodyError;
 use migrate_stream::order::OrderError;
 use migrate_stream::reader::{Place, Problem as Parsing};
 use serde::Serialize;
 
+use rxl_core::domain_config::ConfigError;
 use rxl_core::text::one_line;
 
-/// Findings of a severity that are kept one by one. More of them are only counted: a damaged stream
+/// Most findings of one severity that are kept one by one. More are only counted: a damaged stream
 /// of many GiB can have any number.
 const MOST_FINDINGS: usize = 100;
 
-/// How much a finding weighs.
+/// Whether a finding makes `rxl stream verify` refuse the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
-    /// A rule of the formats is broken.
+    /// The stream breaks a rule of its formats.
     Error,
-    /// Allowed, but odd, or not wholly checked.
+    /// The stream breaks no rule, but is unusual, or was not checked in full.
     Warning,
 }
 
-/// What was found.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// A problem of a stream. Its text is one line, without the place.
+#[derive(Debug, thiserror::Error)]
 pub enum Problem {
-    /// What the parsers of [`migrate_stream`] find.
+    /// A violation that the parsers of [`migrate_stream`] found.
     #[error("{0}")]
     Parsing(Parsing),
-    /// The input begins like none of the formats.
+    /// The input begins like none of the known formats.
     #[error("neither xl's save file nor a libxl or libxc stream begins here")]
     Format,
     /// Reading the input failed.
     #[error("cannot be read: {0}")]
-    Unreadable(String),
-    /// Where a record should begin there is nothing like one.
+    Unreadable(#[source] std::io::Error),
+    /// The bytes where a record should begin are no record's header.
     #[error(
         "type {record_type:#010x} with {length} bytes is no record: what follows cannot be told \
          apart"
     )]
     FramingLost {
-        /// The type.
         record_type: u32,
-        /// The length in bytes.
+        /// The length in bytes, by the header.
         length: u32,
     },
     /// The domain's configuration is not what libxl writes.
     #[error("the configuration {0}")]
-    Config(String),
-    /// The record comes after one that needs it.
+    Config(#[source] ConfigError),
+    /// The record comes after another that needs it.
     #[error("comes after {0}, which needs it")]
     After(&'static str),
-    /// The record needs one that has not come.
+    /// The record comes before another that it needs.
     #[error("comes before {0}")]
     Before(&'static str),
     /// Xen's own savers write HVM_CONTEXT first, against the specification.
     #[error("comes after HVM_CONTEXT, as Xen writes it; the specification asks for the opposite")]
     ParamsAfterContext,
-    /// The stream has no such record.
+    /// The stream ended without a record that it must have.
     #[error("there is no {0}")]
     Missing(&'static str),
     /// The record does not fit the word size in X86_PV_INFO.
     #[error("does not fit the word size in X86_PV_INFO")]
     GuestWidth,
-    /// The record may be ignored by those who do not know it.
+    /// The record's type is unknown, and marked as optional: a restorer may ignore it.
     #[error("not known; restorers may ignore it")]
     UnknownOptional,
-    /// A record that says nothing.
+    /// The record is empty.
     #[error("has no contents; savers should leave it out")]
     NoContents,
-    /// The record is too long to be kept in memory whole.
+    /// The record's contents were not checked: it is too long to be kept in memory.
     #[error("{length} bytes, too long to be looked at inside")]
     NotLookedAt {
-        /// Its body's length in bytes.
+        /// The body's length in bytes.
         length: u32,
     },
-    /// A device model's key with characters that xenstore does not have.
+    /// A device model's key has characters that xenstore does not allow.
     #[error("key {0:?} has characters other than letters, digits and -/_@")]
     XenstoreKey(String),
-    /// A device model's value that people could not read.
+    /// A device model's value is not printable ASCII.
     #[error("the value of {0:?} is not readable ASCII")]
     XenstoreValue(String),
-    /// More bytes after the end.
+    /// The input goes on after the stream's end.
     #[error("{0} bytes follow, which nobody reads")]
     Trailing(u64),
 }
@@ -94,7 +92,6 @@ impl<E: Into<Parsing>> From<E> for Problem {
 }
 
 impl Problem {
-    /// How much it weighs.
     pub fn severity(&self) -> Severity {
         match self {
             Self::ParamsAfterContext
@@ -107,7 +104,7 @@ impl Problem {
         }
     }
 
-    /// The rule's name, for programs. docs/stream.md lists them.
+    /// The name of the rule, as JSON has it. docs/stream.md lists them.
     pub fn rule(&self) -> &'static str {
         match self {
             Self::Parsing(parsing) => parsing_rule(parsing),
@@ -161,32 +158,31 @@ fn body_rule(error: &BodyError) -> &'static str {
     }
 }
 
-/// A finding.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A problem with its place, and how often it occurs.
+#[derive(Debug)]
 pub struct Finding {
-    /// In which header or record.
+    /// The kind of header or record that has the problem.
     pub place: Place,
-    /// Where that begins, in bytes from the input's first.
+    /// First byte of the first such header or record, from the input's first.
     pub offset: u64,
-    /// What.
     pub problem: Problem,
-    /// How often the same rule was broken in such a record, this time included.
+    /// How often the same rule is broken in headers or records of this kind, at least 1.
     pub times: u64,
 }
 
-/// A finding as programs get it.
+/// A finding's JSON form.
 #[derive(Debug, Serialize)]
-pub struct Told<'a> {
+pub struct FindingJson {
     severity: Severity,
     rule: &'static str,
-    record: Cow<'a, str>,
+    record: String,
     offset: u64,
     what: String,
     times: u64,
 }
 
 impl Finding {
-    /// One line for people.
+    /// The finding as text, one line.
     pub fn line(&self) -> String {
         let word = match self.problem.severity() {
             Severity::Error => "error",
@@ -200,12 +196,12 @@ impl Finding {
         one_line(&format!("{word}: {self}{more}"))
     }
 
-    /// For programs.
-    pub fn told(&self) -> Told<'_> {
-        Told {
+    /// The finding as `--json` prints it.
+    pub fn json(&self) -> FindingJson {
+        FindingJson {
             severity: self.problem.severity(),
             rule: self.problem.rule(),
-            record: self.place.to_string().into(),
+            record: self.place.to_string(),
             offset: self.offset,
             what: one_line(&self.problem.to_string()),
             times: self.times,
@@ -220,19 +216,20 @@ impl std::fmt::Display for Finding {
 }
 
 /// All findings of a stream, in its order.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Findings {
     list: Vec<Finding>,
-    /// Breaches of rules.
+    /// Number of findings of severity [`Severity::Error`].
     pub errors: u64,
-    /// Oddities.
+    /// Number of findings of severity [`Severity::Warning`].
     pub warnings: u64,
-    /// Findings that are counted above and not in the list.
+    /// Number of findings that are counted above and not in the list.
     pub left_out: u64,
 }
 
 impl Findings {
-    /// Takes a finding. One like an earlier one is counted with that.
+    /// Adds a problem. If the same rule was broken in the same kind of record before, it is counted
+    /// with that finding.
     pub fn add(&mut self, place: Place, offset: u64, problem: Problem) {
         let severity = problem.severity();
         match severity {
@@ -252,12 +249,12 @@ impl Findings {
         }
     }
 
-    /// Those that are kept.
+    /// The findings that are kept one by one.
     pub fn list(&self) -> &[Finding] {
         &self.list
     }
 
-    /// The first breach of a rule.
+    /// The first violation of a rule, if there is one.
     pub fn first_error(&self) -> Option<&Finding> {
         self.list.iter().find(|finding| finding.problem.severity() == Severity::Error)
     }

@@ -1,15 +1,14 @@
-//! Which records a libxc stream must have, and in which order, beyond what restorers refuse
-//! ([`migrate_stream::order`]): the rules of the specification's chapter "Layout".
+//! The records that a libxc stream must have, and their order, by the specification's chapter
+//! "Layout". [`migrate_stream::order`] has those of its rules that restorers enforce.
 
 use migrate_stream::libxc::{Body, DomainType, GuestWidth, RecordType};
 use migrate_stream::order::LibxcOrder;
 
 use crate::finding::Problem;
 
-/// The records of a stream so far.
+/// What the records of a stream so far say about the next ones.
 pub struct Layout {
-    /// None where the domain header did not tell what kind of guest it is: then the order cannot be
-    /// judged.
+    /// None if the domain header named no known kind of guest: then the order cannot be checked.
     order: Option<(LibxcOrder, DomainType)>,
     width: Option<GuestWidth>,
     p2m_frames: bool,
@@ -19,7 +18,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// For a stream of this version and kind of guest.
+    /// The rules for a stream of this version and kind of guest.
     pub fn new(version: u32, domain_type: Option<DomainType>) -> Self {
         let order =
             domain_type.map(|domain_type| (LibxcOrder::new(version, domain_type), domain_type));
@@ -33,7 +32,7 @@ impl Layout {
         }
     }
 
-    /// Takes the next record's type and says what is wrong with its place.
+    /// Takes the next record's type and reports violations of the order.
     pub fn record(&mut self, record_type: RecordType, mut find: impl FnMut(Problem)) {
         use RecordType as T;
         let Some((order, domain_type)) = &mut self.order else { return };
@@ -77,7 +76,7 @@ impl Layout {
         }
     }
 
-    /// Takes a body and says what in it contradicts another record, or that it says nothing.
+    /// Takes a body and returns the problem if it contradicts an earlier record, or is empty.
     pub fn body(&mut self, body: &Body<'_>) -> Option<Problem> {
         match body {
             Body::PvInfo(info) => self.width = Some(info.width),

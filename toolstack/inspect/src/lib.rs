@@ -1,8 +1,9 @@
-//! Looking at saved domains and migration streams, without Xen: `rxl stream inspect` and `rxl
-//! stream verify`.
+//! Saved domains and migration streams, inspected and verified without Xen.
 //!
-//! Both go through the input once, from a file or a pipe, in memory that does not depend on its
-//! length ([`walk`]). docs/stream.md tells what they print.
+//! [`inspect`](mod@inspect) and [`verify`](mod@verify) are `rxl stream inspect` and `rxl stream
+//! verify`. Both go through the input once, from a file or a pipe, in memory that does not depend
+//! on its length ([`walk`](mod@walk)). [`savefile`] reads the files that `rxl restore` takes.
+//! docs/stream.md describes what the commands print.
 
 #![forbid(unsafe_code)]
 
@@ -10,9 +11,11 @@ mod content;
 pub mod finding;
 pub mod inspect;
 mod layout;
+mod listing;
 mod map;
 pub mod savefile;
 mod source;
+pub mod summary;
 mod text;
 pub mod verify;
 pub mod walk;

@@ -1,36 +1,35 @@
-//! A picture of guest memory: what the stream holds of it, by page number.
+//! A picture of guest memory: what the stream holds for each page number.
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 
-/// Cells kept. Each stands for as many pages as are needed for all of the guest's to fit: a power
-/// of two.
+/// Number of cells. Each stands for so many pages, a power of two, that all of the guest's fit.
 const CELLS: usize = 1 << 16;
 
-/// Characters in a line of the picture, each for one cell or more.
+/// Number of characters in a line of the picture. Each stands for one cell or more.
 const COLUMNS: usize = 64;
 
-/// Most lines of the picture.
+/// Largest number of lines in the picture.
 const ROWS: usize = 32;
 
-/// Pixels in a line of the image.
+/// Number of pixels in a line of the image.
 const IMAGE_WIDTH: usize = 256;
 
-/// What a page is, as the picture shows it.
+/// The classes of pages that the picture shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shade {
-    /// Named, without contents: a hole, or broken.
+    /// The stream names the page and has no contents for it: a hole, or a broken page.
     Hole,
-    /// All zero.
+    /// Contents that are all zero.
     Zero,
-    /// Contents that have come before, at this page or another.
+    /// Contents that the stream had before, for this page or another.
     Repeated,
     /// A page table of a PV guest.
     Table,
     /// Any other contents.
     Data,
-    /// In an iteration after the first: it was written to meanwhile.
+    /// Contents in an iteration after the first: the guest wrote to the page meanwhile.
     Again,
 }
 
@@ -60,7 +59,7 @@ impl Shade {
         }
     }
 
-    /// Red, green, blue.
+    /// Red, green and blue, 0 to 255.
     fn colour(self) -> [u32; 3] {
         match self {
             Self::Hole => [48, 48, 48],
@@ -73,14 +72,15 @@ impl Shade {
     }
 }
 
-/// Pages of each shade in a cell.
+/// The number of pages of each shade in a cell, in the order of [`SHADES`].
 type Cell = [u32; SHADES.len()];
 
-/// What is known of each page, in fixed memory.
+/// The classes of all pages, in memory of a fixed size.
 pub struct Map {
     cells: Vec<Cell>,
-    /// A cell stands for 2 to the power of this pages.
+    /// A cell stands for `1 << shift` pages.
     shift: u32,
+    /// The highest page number so far.
     last_pfn: Option<u64>,
 }
 
@@ -94,47 +94,46 @@ impl Default for Map {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Picture {
-    /// What the characters mean.
+    /// The characters and their meanings.
     pub legend: Vec<(char, &'static str)>,
-    /// Pages for which a character stands.
+    /// Number of pages for which a character stands.
     pub pages_per_character: u64,
-    /// Pages for which a line stands.
+    /// Number of pages for which a line stands.
     pub pages_per_line: u64,
-    /// From page 0 on. A blank: the stream does not name any of these pages.
+    /// The lines, from page 0 on. A blank stands for pages that the stream does not name.
     pub lines: Vec<String>,
 }
 
 impl Map {
-    /// Takes a page.
     pub fn page(&mut self, pfn: u64, shade: Shade) {
         while pfn >> self.shift >= CELLS as u64 {
             self.halve();
         }
         self.last_pfn = self.last_pfn.max(Some(pfn));
-        let count = &mut self.cells[(pfn >> self.shift) as usize][shade as usize];
-        *count = count.saturating_add(1);
+        let cell = self.cells.get_mut((pfn >> self.shift) as usize);
+        if let Some(count) = cell.and_then(|cell| cell.get_mut(shade as usize)) {
+            *count = count.saturating_add(1);
+        }
     }
 
     /// Makes each cell stand for twice as many pages.
     fn halve(&mut self) {
-        for index in 0..CELLS / 2 {
-            self.cells[index] = added(&self.cells[2 * index..2 * index + 2]);
-        }
-        self.cells[CELLS / 2..].fill(Cell::default());
+        self.cells = self.cells.chunks(2).map(sum).collect();
+        self.cells.resize(CELLS, Cell::default());
         self.shift += 1;
     }
 
     /// Cells up to the last page that was named.
     fn used(&self) -> &[Cell] {
         let used = self.last_pfn.map_or(0, |pfn| (pfn >> self.shift) as usize + 1);
-        &self.cells[..used]
+        self.cells.get(..used).unwrap_or(&self.cells)
     }
 
-    /// For people.
+    /// The picture in characters.
     pub fn picture(&self) -> Picture {
         let together = self.used().len().div_ceil(COLUMNS * ROWS).next_power_of_two();
         let shades: Vec<Option<Shade>> =
-            self.used().chunks(together).map(|cells| shade(&added(cells))).collect();
+            self.used().chunks(together).map(|cells| shade(&sum(cells))).collect();
         let line = |shades: &[Option<Shade>]| {
             shades.iter().map(|shade| shade.map_or(' ', Shade::character)).collect()
         };
@@ -147,38 +146,44 @@ impl Map {
         }
     }
 
-    /// As an image, a PPM file: a pixel for each cell, 256 to a line, from the top left; its colour
-    /// is the mixture of its pages' colours, black where the stream names none.
+    /// Writes the picture as an image, a PPM file: a pixel for each cell, 256 in a line, from the
+    /// top left. Its colour is the mixture of its pages' colours, black if the stream names none.
     pub fn write_image(&self, mut out: impl Write) -> io::Result<()> {
         let height = self.used().len().div_ceil(IMAGE_WIDTH).max(1);
         let mut image = format!("P6\n{IMAGE_WIDTH} {height}\n255\n").into_bytes();
-        image.extend(self.cells[..height * IMAGE_WIDTH].iter().flat_map(colour));
+        image.extend(self.cells.iter().take(height * IMAGE_WIDTH).flat_map(colour));
         out.write_all(&image)
     }
 }
 
-fn added(cells: &[Cell]) -> Cell {
+fn sum(cells: &[Cell]) -> Cell {
     let mut sum = Cell::default();
-    for (total, index) in sum.iter_mut().zip(0..) {
-        *total = cells.iter().fold(0, |total, cell: &Cell| total.saturating_add(cell[index]));
+    for cell in cells {
+        sum.iter_mut().zip(cell).for_each(|(total, count)| *total = total.saturating_add(*count));
     }
     sum
 }
 
-/// What most pages are; holes count only where there is nothing else.
+/// Each shade with its number of pages in the cell.
+fn counts(cell: &Cell) -> impl Iterator<Item = (Shade, u32)> {
+    SHADES.into_iter().zip(*cell)
+}
+
+/// The shade of most pages. Holes count only if there is nothing else; none without any page.
 fn shade(cell: &Cell) -> Option<Shade> {
-    let most = SHADES[1..].iter().max_by_key(|&&shade| cell[shade as usize]).copied();
-    let named = |shade: &Shade| cell[*shade as usize] > 0;
-    most.filter(named).or(Some(Shade::Hole).filter(named))
+    let named = || counts(cell).filter(|(_, count)| *count > 0);
+    let most = named().filter(|(shade, _)| *shade != Shade::Hole).max_by_key(|(_, count)| *count);
+    most.or_else(|| named().next()).map(|(shade, _)| shade)
 }
 
 fn colour(cell: &Cell) -> [u8; 3] {
     let pages: u64 = cell.iter().map(|&count| u64::from(count)).sum();
-    [0, 1, 2].map(|channel| {
-        let weighted =
-            |shade: &Shade| u64::from(cell[*shade as usize]) * u64::from(shade.colour()[channel]);
-        (SHADES.iter().map(weighted).sum::<u64>().checked_div(pages).unwrap_or(0)) as u8
-    })
+    let mut sums = [0_u64; 3];
+    for (shade, count) in counts(cell) {
+        let channels = sums.iter_mut().zip(shade.colour());
+        channels.for_each(|(sum, colour)| *sum += u64::from(count) * u64::from(colour));
+    }
+    sums.map(|sum| sum.checked_div(pages).unwrap_or(0) as u8)
 }
 
 #[cfg(test)]

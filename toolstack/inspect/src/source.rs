@@ -1,56 +1,55 @@
-//! Reads a stream through one buffer: headers and pages come as contiguous slices of it, and the
-//! rest is skipped in place.
+//! An input that is read through one buffer: headers and pages are contiguous slices of it, all
+//! else is skipped in place.
 
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
+use std::ops::Range;
 
-/// Bytes of the buffer, and so the most that [`Source::exact`] gives: large enough that system
-/// calls do not count, small enough to stay in a processor's cache.
+/// Size of the buffer in bytes, and so the most that [`Source::exact`] returns. It is large enough
+/// that the cost of system calls does not matter, and fits into a processor's cache.
 pub const BUFFER: usize = 512 << 10;
 
-/// Why the next bytes cannot be had.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why the next bytes cannot be read.
+#[derive(Debug)]
 pub enum Cut {
-    /// The input has ended.
+    /// The input ends too early.
     Truncated {
-        /// Its length in bytes.
+        /// The input's length in bytes.
         at: u64,
-        /// Bytes that are certainly missing.
+        /// Least number of bytes that are missing.
         missing: u64,
     },
-    /// Reading failed.
-    Io(String),
+    /// The read failed.
+    Io(io::Error),
 }
 
 /// An input with a position.
 pub struct Source<R> {
     input: R,
     buffer: Vec<u8>,
-    /// What of the buffer has been read and not yet been given out.
-    held: std::ops::Range<usize>,
+    /// The part of the buffer that holds bytes of the input which were not returned yet.
+    held: Range<usize>,
     offset: u64,
 }
 
 impl<R: Read> Source<R> {
-    /// At the input's first byte, which is byte 0.
+    /// A source at the input's first byte, which has the offset 0.
     pub fn new(input: R) -> Self {
         Self { input, buffer: vec![0; BUFFER], held: 0..0, offset: 0 }
     }
 
-    /// Bytes given out or skipped so far.
+    /// Number of bytes returned or skipped so far.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// The next bytes, as many as there are up to `most` (at most [`BUFFER`]), without giving them
-    /// out.
+    /// The next bytes, as many as there are up to `most` (at most [`BUFFER`]). The offset stays.
     pub fn peek(&mut self, most: usize) -> Result<&[u8], Cut> {
         while self.held.len() < most {
             if self.fill(most)? == 0 {
                 break;
             }
         }
-        let until = self.held.end.min(self.held.start + most);
-        Ok(&self.buffer[self.held.start..until])
+        Ok(self.held(most))
     }
 
     /// The next `length` bytes, at most [`BUFFER`].
@@ -58,44 +57,51 @@ impl<R: Read> Source<R> {
         if self.held.len() < length && self.peek(length)?.len() < length {
             return Err(self.truncated(length as u64));
         }
-        let from = self.held.start;
-        self.held.start += length;
+        let exact = self.held.start..self.held.start + length;
+        self.held.start = exact.end;
         self.offset += length as u64;
-        Ok(&self.buffer[from..from + length])
+        Ok(self.buffer.get(exact).unwrap_or_default())
     }
 
-    /// The next `N` bytes: a header.
+    /// The next `N` bytes, a header.
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Cut> {
         let mut array = [0; N];
         array.copy_from_slice(self.exact(N)?);
         Ok(array)
     }
 
-    /// Passes over `length` bytes, showing them in pieces.
+    /// The bytes that are in the buffer already, up to `most`.
+    fn held(&self, most: usize) -> &[u8] {
+        let until = self.held.end.min(self.held.start + most);
+        self.buffer.get(self.held.start..until).unwrap_or_default()
+    }
+
+    /// Skips `length` bytes, and shows them in pieces.
     pub fn pieces(&mut self, length: u64, mut show: impl FnMut(&[u8])) -> Result<(), Cut> {
         let mut left = length;
         while left > 0 {
             if self.held.is_empty() && self.fill(1)? == 0 {
                 return Err(self.truncated(left));
             }
-            let piece = self.held.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            show(&self.buffer[self.held.start..self.held.start + piece]);
-            self.held.start += piece;
-            self.offset += piece as u64;
-            left -= piece as u64;
+            let piece = self.held(usize::try_from(left).unwrap_or(BUFFER).min(BUFFER));
+            show(piece);
+            let length = piece.len();
+            self.held.start += length;
+            self.offset += length as u64;
+            left -= length as u64;
         }
         Ok(())
     }
 
-    /// Passes over all that follows, and says how many bytes that were.
+    /// Skips all bytes that follow, and returns their number.
     pub fn rest(&mut self) -> Result<u64, Cut> {
-        let mut passed = 0;
+        let mut skipped = 0;
         while !self.held.is_empty() || self.fill(1)? > 0 {
-            passed += self.held.len() as u64;
+            skipped += self.held.len() as u64;
             self.held.start = self.held.end;
         }
-        self.offset += passed;
-        Ok(passed)
+        self.offset += skipped;
+        Ok(skipped)
     }
 
     fn truncated(&self, wanted: u64) -> Cut {
@@ -103,7 +109,8 @@ impl<R: Read> Source<R> {
         Cut::Truncated { at: self.offset + held, missing: wanted - held }
     }
 
-    /// Reads once, after making room for `length` bytes in all. 0: the input has ended.
+    /// Reads once, after making room for `length` bytes in all, and returns the number of bytes
+    /// read; 0 at the input's end.
     fn fill(&mut self, length: usize) -> Result<usize, Cut> {
         if self.held.is_empty() {
             self.held = 0..0;
@@ -112,13 +119,14 @@ impl<R: Read> Source<R> {
             self.held = 0..self.held.len();
         }
         loop {
-            match self.input.read(&mut self.buffer[self.held.end..]) {
+            let room = self.buffer.get_mut(self.held.end..).unwrap_or_default();
+            match self.input.read(room) {
                 Ok(got) => {
                     self.held.end += got;
                     return Ok(got);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(Cut::Io(error.to_string())),
+                Err(error) => return Err(Cut::Io(error)),
             }
         }
     }
@@ -128,7 +136,7 @@ impl<R: Read> Source<R> {
 mod tests {
     use super::*;
 
-    /// Gives its bytes in pieces of 7.
+    /// Returns at most 7 bytes from each read.
     struct Slow<'a>(&'a [u8]);
 
     impl Read for Slow<'_> {
@@ -154,11 +162,12 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_told_to_the_byte() {
+    fn the_end_is_reported_to_the_byte() {
         let mut source = Source::new(&[0; 10][..]);
         source.exact(4).unwrap();
-        assert_eq!(source.exact(8), Err(Cut::Truncated { at: 10, missing: 2 }));
+        assert!(matches!(source.exact(8), Err(Cut::Truncated { at: 10, missing: 2 })));
         assert_eq!(source.peek(8).unwrap().len(), 6);
-        assert_eq!(source.pieces(9, |_| ()), Err(Cut::Truncated { at: 10, missing: 3 }));
+        let cut = source.pieces(9, |_| ());
+        assert!(matches!(cut, Err(Cut::Truncated { at: 10, missing: 3 })));
     }
 }

@@ -1,21 +1,22 @@
-//! What `rxl stream` prints for people.
+//! The text form of what `rxl stream inspect` found.
 
 use std::fmt::Write as _;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
-use crate::inspect::{IterationPart, PagesPart, Run, Summary};
+use crate::content::Compression;
 use crate::map::Picture;
+use crate::summary::{IterationPart, PagesPart, Run, Summary};
 use rxl_core::units::bytes;
 
-/// Runs of records that are shown.
+/// Most runs of records that are shown.
 const MOST_RUNS: usize = 40;
 
-/// Iterations that are shown.
+/// Most iterations that are shown.
 const MOST_ITERATIONS: usize = 40;
 
 impl Summary {
-    /// The form for people. `name` is the input's.
+    /// The summary as text of several lines. `name` is the input's.
     pub fn to_text(&self, name: &str) -> String {
         let format = self.format.unwrap_or("of no known format");
         let mut text = match self.container {
@@ -27,30 +28,23 @@ impl Summary {
         self.write_headers(&mut text);
         if !self.runs.is_empty() {
             let _ = writeln!(text, "\n{}", run_table(&self.runs));
-            left_out(
-                &mut text,
-                (self.runs.len().saturating_sub(MOST_RUNS)) as u64 + self.runs_left_out,
-                "runs of records",
-            );
+            let not_shown = self.runs.len().saturating_sub(MOST_RUNS) as u64;
+            left_out(&mut text, not_shown + self.runs_left_out, "runs of records");
             self.write_totals(&mut text);
         }
         if self.pages.named > 0 {
             write_pages(&mut text, &self.pages);
             let _ = writeln!(text, "\n{}", iteration_table(&self.iterations));
-            let more = (self.iterations.len().saturating_sub(MOST_ITERATIONS)) as u64
-                + self.iterations_left_out;
-            left_out(&mut text, more, "passes");
+            let not_shown = self.iterations.len().saturating_sub(MOST_ITERATIONS) as u64;
+            left_out(&mut text, not_shown + self.iterations_left_out, "iterations");
         }
         if let Some(compression) = &self.compression {
+            let Compression { codec, level, ratio, sampled_pages, frame_bytes } = compression;
+            let size = bytes(*frame_bytes);
             let _ = writeln!(
                 text,
-                "compression: {} level {} would make {} of it (x {:.1}), estimated from {} of its \
-                 pages",
-                compression.codec,
-                compression.level,
-                bytes(compression.frame_bytes),
-                compression.ratio,
-                compression.sampled_pages,
+                "compression: {codec} level {level} would make {size} of it (x {ratio:.1}), \
+                 estimated from {sampled_pages} of its pages",
             );
         }
         if let Some(picture) = &self.map {
@@ -124,7 +118,7 @@ fn right(text: impl ToString) -> Cell {
 
 fn run_table(runs: &[Run]) -> Table {
     let mut table = table(&["offset", "stream", "record", "records", "bytes", "body"]);
-    for run in &runs[..runs.len().min(MOST_RUNS)] {
+    for run in runs.iter().take(MOST_RUNS) {
         let body = if run.shortest == run.longest {
             run.longest.to_string()
         } else {
@@ -167,27 +161,23 @@ fn write_pages(text: &mut String, pages: &PagesPart) {
 }
 
 fn iteration_table(iterations: &[IterationPart]) -> Table {
-    let mut table = table(&["pass", "records", "named", "with contents", "zero", "bytes"]);
-    for iteration in &iterations[..iterations.len().min(MOST_ITERATIONS)] {
-        let label = if iteration.verify {
-            format!("{} (verify)", iteration.iteration)
-        } else {
-            iteration.iteration.to_string()
-        };
+    let mut table = table(&["iteration", "records", "named", "with contents", "zero", "bytes"]);
+    for part in iterations.iter().take(MOST_ITERATIONS) {
+        let verify = if part.verify { " (verify)" } else { "" };
         let cells = [
-            label,
-            iteration.records.to_string(),
-            iteration.named.to_string(),
-            iteration.with_contents.to_string(),
-            iteration.zero.to_string(),
-            bytes(iteration.bytes),
+            format!("{}{verify}", part.iteration),
+            part.records.to_string(),
+            part.named.to_string(),
+            part.with_contents.to_string(),
+            part.zero.to_string(),
+            bytes(part.bytes),
         ];
         table.add_row(cells.map(right));
     }
     table
 }
 
-/// Lines that are the same as the one before are folded into a star, as hexdump does.
+/// Writes the picture. Lines that equal the one before are replaced by one star, as in hexdump.
 fn write_picture(text: &mut String, picture: &Picture) {
     let legend: Vec<String> = picture
         .legend

@@ -5,8 +5,8 @@ use std::io::Read;
 
 use serde::Serialize;
 
-use crate::finding::{Findings, Told};
-use crate::walk::{Sink, walk};
+use crate::finding::{FindingJson, Findings};
+use crate::walk::{Format, Sink, walk};
 
 /// Name and version of the JSON form. A field that changes its meaning changes the number.
 pub const SCHEMA: &str = "rxl-stream-verify/1";
@@ -14,20 +14,19 @@ pub const SCHEMA: &str = "rxl-stream-verify/1";
 /// The verdict on a stream.
 #[derive(Debug)]
 pub struct Verified {
-    /// What the input was taken out of: `rxl save file`, or nothing.
+    /// The kind of file that the stream was taken out of, `rxl save file`; none for a bare stream.
     pub container: Option<&'static str>,
-    /// What the input begins with; none: with nothing known.
+    /// The format that the input begins with; none if it is none that rxl knows.
     pub format: Option<&'static str>,
-    /// Bytes that were read.
+    /// Number of bytes that were read.
     pub bytes: u64,
-    /// What is wrong or odd.
     pub findings: Findings,
 }
 
-/// The verdict as programs get it.
+/// The verdict's JSON form.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Json<'a> {
+pub struct VerifiedJson {
     schema: &'static str,
     verdict: &'static str,
     container: Option<&'static str>,
@@ -35,21 +34,21 @@ struct Json<'a> {
     bytes: u64,
     errors: u64,
     warnings: u64,
-    findings: Vec<Told<'a>>,
+    findings: Vec<FindingJson>,
     findings_left_out: u64,
 }
 
-/// Looks at every record and at none of the pages.
+/// Has every record checked, and no page shown.
 struct Rules;
 
 impl Sink for Rules {}
 
-/// Judges an input, read to its end.
+/// Verifies an input, to its end.
 pub fn verify(input: impl Read) -> Verified {
     let walked = walk(input, &mut Rules);
     Verified {
         container: None,
-        format: walked.format.map(super::walk::Format::name),
+        format: walked.format.map(Format::name),
         bytes: walked.bytes,
         findings: walked.findings,
     }
@@ -61,9 +60,9 @@ impl Verified {
         self.findings.errors == 0
     }
 
-    /// The JSON form, indented, with a line's end.
-    pub fn to_json(&self) -> String {
-        let json = Json {
+    /// The verdict as `--json` prints it.
+    pub fn json(&self) -> VerifiedJson {
+        VerifiedJson {
             schema: SCHEMA,
             verdict: if self.accepted() { "accepted" } else { "refused" },
             container: self.container,
@@ -71,11 +70,9 @@ impl Verified {
             bytes: self.bytes,
             errors: self.findings.errors,
             warnings: self.findings.warnings,
-            findings: self.findings.list().iter().map(|finding| finding.told()).collect(),
+            findings: self.findings.list().iter().map(|finding| finding.json()).collect(),
             findings_left_out: self.findings.left_out,
-        };
-        // Only maps with keys that are not strings could fail, and there are none.
-        serde_json::to_string_pretty(&json).map(|json| json + "\n").unwrap_or_default()
+        }
     }
 
     /// A line for each finding, and the verdict.

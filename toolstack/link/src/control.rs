@@ -10,7 +10,7 @@
 //!    | <------------------------ Accept | Refuse |
 //!    |           (data connections open, pages flow on them)
 //!    | <------------------------ Restored{frames} |   again and again
-//!    | StreamEnd{digest} ----------------------> |   the guest is suspended, all of it is on the wire
+//!    | StreamEnd{digest} ----------------------> |   the guest is suspended, all is on the wire
 //!    | <------------------------- Ready | Failed |   digest agrees, libxl restored: a paused copy
 //!    | Go -------------------------------------> |   from here the source never runs it again
 //!    | <----------------------- Done | GivenBack |   renamed, unpaused

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!  rxl migrate                                     target
-//!    |- ssh HOST rxl receive   (control) ------->  rxl receive     listens on /run/rxl/receive-ID.sock
-//!    |- ssh HOST rxl receive   (data 0)  ------->  rxl receive --- hands its stdin over there, waits
-//!    `- TCP                    (data 1)  ------->  the first one's listener, when asked for
+//!    |- ssh HOST rxl receive   (control) ----->  rxl receive   listens on /run/rxl/receive-ID.sock
+//!    |- ssh HOST rxl receive   (data 0)  ----->  rxl receive - hands its stdin over there, waits
+//!    `- TCP                    (data 1)  ----->  the first one's listener, when asked for
 //! ```
 //! Every connection, the control channel's included, begins with the same 64-byte preamble: role,
 //! index, migration id, token. The token is 32 random bytes that the control channel brought;

@@ -305,8 +305,8 @@ mod tests {
     fn a_server_answers_or_says_why_not() {
         let runtime = runtime().unwrap();
         let host = served_by(
-            r#"read a; echo "{\"locked\":true}"; read a; echo "{\"error\":\"a b\"}"; read a; echo "\"done\"";
-            read a; exit 127"#,
+            r#"read a; echo "{\"locked\":true}"; read a; echo "{\"error\":\"a b\"}"
+            read a; echo "\"done\""; read a; exit 127"#,
         );
         assert!(runtime.block_on(host.lock(Lock::Survey)).unwrap());
         let refused = runtime.block_on(host.greet()).unwrap_err();

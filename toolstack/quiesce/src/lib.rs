@@ -6,23 +6,25 @@
 //! hosts, never over the guests' network, which is what is being frozen.
 //!
 //! ```text
-//!  session                       this host's agents        other hosts' agents     target's rxl
-//!    | survey ------------------------> all of the cluster's domains
+//!  session                   this host's agents     other hosts' agents     target's rxl
+//!    | survey --------------------> all of the cluster's domains
 //!    |   (checks, pre-copy; the job runs)
 //!    |  policy: the rest is below the limit
-//!    | prepare -----------------------> all domains of the job        nack: nothing has been frozen yet
-//!    | freeze ------------------------> all: barrier
-//!    | flush -------------------------> all: what is sent again meanwhile finds room in the receivers
+//!    | prepare -------------------> all domains of the job; on a nack nothing has been frozen yet
+//!    | freeze --------------------> all: barrier
+//!    | flush ---------------------> all: receivers make room for what is sent again meanwhile
 //!    |   (one more live iteration: ranks that stand still dirty nothing)
-//!    | flush -------------------------> all: barrier; again, for 2 s, while the cut's two ends disagree, unless what is
-//!    |                                  in flight is sent again only after that; for 5 s while less is left each time
-//!    |   (suspend, last pages, READY)                                    leases of the others are renewed
-//!    | GO, with `hold` ---------------------------------------------------> into the new tree, then unpause
-//!    | <------------------------------------------------------------ Done |
-//!    | wait for `resumed` from the domain that moved, in its new home, and until its bridges forward to it
-//!    | thaw --------------------------> all, the one that moved among them
-//!    | finish ------------------------> all: what was retransmitted
+//!    | flush ---------------------> all: barrier; again while the cut's two ends disagree (1)
+//!    |   (suspend, last pages, READY; leases of the others are renewed)
+//!    | GO, with `hold` --------------------------------------------> into the new tree, unpause
+//!    | <------------------------------------------------------------------------------ Done |
+//!    | wait for `resumed` from the domain that moved, and until its bridges forward to it
+//!    | thaw ----------------------> all, the one that moved among them
+//!    | finish --------------------> all: what was retransmitted
 //! ```
+//! (1) For [`FLUSH`](rxl_core::deadlines::FLUSH), unless what is in flight is sent again only after
+//! that; for [`LONGEST_FLUSH`](rxl_core::deadlines::LONGEST_FLUSH) while less is left each time.
+//!
 //! What fails before the guest is suspended thaws the job, and then either the migration is given
 //! up (`require`) or goes on without: a job over TCP survives that. After GO the ranks are thawed
 //! whatever happens, by word or by the end of their lease. Nobody waits for MPI progress, only for

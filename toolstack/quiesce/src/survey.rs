@@ -52,7 +52,7 @@ impl Found {
     }
 }
 
-/// See [`crate::coordinator::Coordinator::survey`].
+/// What [`crate::coordinator::Coordinator::survey`] does, on the runtime.
 ///
 /// An agent obeys whoever has the latest epoch, and a survey is a command. So surveys that concern
 /// a host come one after the other, and leave those agents alone that another coordinator holds: it

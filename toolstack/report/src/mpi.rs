@@ -13,50 +13,49 @@ use rxl_core::units::seconds;
 /// Most directions that a report lists. Thousands of ranks have millions of connections.
 const LONGEST_CUT: usize = 256;
 
-/// What became of the job. Times are ms on the source's monotonic clock, but for those that say
-/// otherwise; a figure is null where the step was not reached.
+/// How the job was quiesced. Times are ms on the source's monotonic clock if nothing else is said;
+/// a figure is null if its step was not reached.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct MpiPart {
-    /// As asked.
+    /// The level that was asked for.
     pub level: Level,
     /// Why the job was not quiesced, or not to the end.
     pub problem: Option<String>,
-    /// Number of the attempt, as the agents know it.
+    /// Number of the attempt, as in the agents' logs.
     pub epoch: u64,
     /// The launcher's names for the jobs.
     pub jobs: Vec<String>,
-    /// Which launcher.
     pub launcher: String,
-    /// Ranks of the job, as the launcher says.
+    /// Number of ranks in the whole job, by the launcher.
     pub size: u32,
-    /// Those that were held still; those that moved come first.
+    /// The frozen domains; those that moved come first.
     pub domains: Vec<MpiDomain>,
-    /// Those that moved in this epoch, where there are several.
+    /// The names of the domains that moved in this epoch, if there were several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gang: Vec<String>,
-    /// Processes that were frozen.
+    /// Number of processes that were frozen.
     pub processes: u32,
-    /// TCP connections of theirs.
+    /// Number of their TCP connections, each end counted.
     pub connections: u32,
-    /// The least time, ms, for which one of these bears to hear nothing. None where there are none.
+    /// Shortest silence, ms, after which one of these connections gives up. None if there are none.
     pub patience: Option<f64>,
-    /// Until all domains were ready to freeze.
+    /// Time until all domains were ready to freeze.
     pub prepare: Option<f64>,
-    /// Until all ranks of all domains stood still.
+    /// Time until all ranks of all domains were frozen.
     pub freeze: Option<f64>,
-    /// The same on the slowest domain's own clock.
+    /// The same time on the slowest domain's own clock.
     pub freeze_in_guest: Option<f64>,
-    /// Until nothing was on the wire, and both ends of all connections had been compared.
+    /// Time until nothing was on the wire, and both ends of all connections had been compared.
     pub flush: Option<f64>,
-    /// Nothing was unacknowledged, and what was not sent waited for a closed window.
+    /// Whether nothing was unacknowledged, and all that was not sent waited for a closed window.
     pub clean: Option<bool>,
-    /// Connections both of whose ends say the same: what one has had acknowledged, the other has
+    /// Number of connections whose two ends agree: what one has had acknowledged, the other has
     /// received.
     pub connections_agreed: Option<usize>,
-    /// Those whose ends do not.
+    /// Number of connections whose two ends do not agree.
     pub connections_disagreed: Option<usize>,
-    /// Those of which one end only was found.
+    /// Number of connections of which only one end was found.
     pub connections_one_ended: Option<usize>,
     /// Bytes in flight at the cut.
     pub unacked: Option<u64>,
@@ -64,40 +63,38 @@ pub struct MpiPart {
     pub notsent: Option<u64>,
     /// Bytes at the cut in the receivers' queues, not yet read.
     pub unread: Option<u64>,
-    /// When the last of what was in flight at the cut would be sent again, or of what a probe takes
-    /// along, ms after it. None where there was neither.
+    /// Time from the cut, ms, until the last of what was in flight would be retransmitted, or sent
+    /// by a window probe. None if there was neither.
     pub resend: Option<f64>,
-    /// The cut, a direction of a connection each: those that do not agree first, 256 at most. The
-    /// counts above are of all.
+    /// The directions of the connections at the cut, at most 256, those that do not agree first.
+    /// The counts above are of all directions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cut: Vec<Direction>,
-    /// From the target's word that the domain runs to its agent's.
+    /// Time from the target's message that the domain runs to its agent's answer.
     pub resume: Option<f64>,
-    /// From the target's word until its network forwarded to the domain; none where it did not in
-    /// time.
+    /// Time from that message until the target's network forwarded to the domain; none if it did
+    /// not in time.
     pub network: Option<f64>,
-    /// Until all ranks ran again.
+    /// Time until all ranks ran again.
     pub thaw: Option<f64>,
-    /// From the first freeze to the last thaw: what the application stood still. Not the blackout,
-    /// which is `downtime`.
+    /// Time from the first freeze to the last thaw, in which the application did not run. The
+    /// blackout, `downtime`, is a part of it.
     pub application_pause: Option<f64>,
-    /// Connections that were lost meanwhile.
+    /// Number of connections that were lost between freeze and thaw.
     pub connections_lost: Option<u32>,
-    /// Segments retransmitted from the cut to the thaw.
+    /// Number of segments retransmitted from the cut to the thaw.
     pub retransmits: Option<u64>,
-    /// Segments retransmitted in the second after the thaw.
+    /// Number of segments retransmitted in the second after the thaw.
     pub retransmits_later: Option<u64>,
 }
 
-/// A domain of a job.
+/// A domain in which ranks of the job run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct MpiDomain {
-    /// Its name.
     pub name: String,
-    /// Where it was.
+    /// The host on which it ran before the migration.
     pub host: String,
-    /// Its ranks.
     pub ranks: Vec<u32>,
 }
 
@@ -107,12 +104,12 @@ pub struct MpiDomain {
 pub struct Direction {
     /// The sender's end.
     pub from: SocketAddr,
-    /// The receiver's.
+    /// The receiver's end.
     pub to: SocketAddr,
     /// Bytes that the sender has had acknowledged. Linux counts the SYN of the end that opened the
     /// connection.
     pub acked: u64,
-    /// Bytes that the receiver has received; none where its end was not found.
+    /// Bytes that the receiver has received; none if its end was not found.
     pub received: Option<u64>,
     /// Bytes in flight.
     pub unacked: u32,
@@ -125,7 +122,7 @@ pub struct Direction {
 }
 
 impl Direction {
-    /// Of the ends of all connections in all domains.
+    /// The directions of all connections, from the ends that were found in all domains.
     pub fn all(ends: &[Connection]) -> Vec<Self> {
         let by_name: HashMap<_, _> =
             ends.iter().map(|end| ((end.local, end.remote), end)).collect();
@@ -150,7 +147,7 @@ impl Direction {
 }
 
 impl MpiPart {
-    /// Of a job that was found.
+    /// The part of a job that was found, without figures.
     pub fn new(level: Level, epoch: u64, jobs: Vec<String>, launcher: String, size: u32) -> Self {
         Self {
             level,
@@ -187,17 +184,17 @@ impl MpiPart {
         }
     }
 
-    /// Of one that was not.
+    /// The part where no job was found.
     pub fn none(level: Level, problem: String) -> Self {
         Self { problem: Some(problem), ..Self::new(level, 0, Vec::new(), String::new(), 0) }
     }
 
-    /// Nothing was on the wire, at no connection.
+    /// Whether nothing was on the wire on any connection.
     pub fn is_cut_clean(&self) -> bool {
         self.clean == Some(true) && self.connections_disagreed == Some(0)
     }
 
-    /// For people; from the second line on with two spaces before it.
+    /// The part as text of several lines. All but the first are indented by two spaces.
     pub fn describe(&self) -> String {
         if self.domains.is_empty() {
             return format!("mpi: {}", self.problem.as_deref().unwrap_or("no rank runs in it"));
@@ -221,6 +218,14 @@ impl MpiPart {
         if !self.gang.is_empty() {
             let _ = write!(text, "\n  mpi: moved together: {}", self.gang.join(", "));
         }
+        self.describe_cut(&mut text);
+        if let Some(problem) = &self.problem {
+            let _ = write!(text, "\n  mpi: {problem}");
+        }
+        text
+    }
+
+    fn describe_cut(&self, text: &mut String) {
         if let Some(agreed) = self.connections_agreed {
             let cut = if self.is_cut_clean() { "clean" } else { "NOT clean" };
             let _ = write!(text, "\n  mpi: cut {cut}, {agreed} connections agree at both ends");
@@ -235,9 +240,5 @@ impl MpiPart {
         if let Some(retransmits) = self.retransmits {
             let _ = write!(text, ", {retransmits} segments retransmitted until the thaw");
         }
-        if let Some(problem) = &self.problem {
-            let _ = write!(text, "\n  mpi: {problem}");
-        }
-        text
     }
 }

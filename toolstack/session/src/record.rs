@@ -13,11 +13,12 @@ use rxl_core::peer::Transport;
 use rxl_core::state_dir::StateDir;
 use rxl_core::units::ms;
 use rxl_datapath::packing::Packing;
-use rxl_report::migration::{
-    ChecksumPart, CompressionPart, DomainPart, IterationPart, RamPart, Report, SCHEMA, Status,
-    Timeline, TransportPart,
-};
 use rxl_report::progress::{Phase, Progress, Snapshot};
+use rxl_report::schema::{
+    ChecksumPart, CompressionPart, DomainPart, IterationPart, RamPart, Report, SCHEMA, Status,
+    TransportPart,
+};
+use rxl_report::timeline::Timeline;
 
 /// What is gathered for the report on the way.
 pub struct Record {

@@ -376,7 +376,7 @@ impl Host for MemoryHost {
 }
 
 fn failed(operation: &'static str, reason: impl ToString) -> HostError {
-    HostError::Failed { operation, reason: reason.to_string() }
+    HostError::failed(operation, reason.to_string())
 }
 
 fn abort() -> (Arc<AtomicBool>, Abort) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
-use crate::ao::{Canceller, Shared};
+use crate::canceller::{Canceller, ForkWatch};
 use crate::failure::Failure;
 use crate::library::Library;
 use crate::log::Logger;
@@ -30,25 +30,11 @@ pub struct Context {
     forks: Box<ForkWatch>,
 }
 
-/// Tells a canceller of libxl's children.
-struct ForkWatch {
-    raw: libxl_sys::xlshim_fork_watch,
-    canceller: Canceller,
-}
-
-impl ForkWatch {
-    fn new(canceller: Canceller) -> Box<Self> {
-        let owner = nix::unistd::getpid().as_raw();
-        let user = canceller.as_user();
-        let raw = libxl_sys::xlshim_fork_watch { owner, forked: Some(Shared::on_fork), user };
-        Box::new(Self { raw, canceller })
-    }
-}
-
 // SAFETY: libxl contexts may be used from several threads at once (libxl.h, "libxl_ctx"): each has
 // a lock.
 unsafe impl Send for Context {}
-// SAFETY: as above.
+// SAFETY: that lock serialises the calls of several threads; `Logger` is Sync, and a `ForkWatch`
+// is not changed after its creation.
 unsafe impl Sync for Context {}
 
 /// A host's memory and paging modes (`libxl_physinfo`).
@@ -89,7 +75,7 @@ impl Context {
     ) -> Result<Self, Failure> {
         let log = Logger::new(notes)?;
         let forks = ForkWatch::new(canceller);
-        let fork_user = (&raw const forks.raw).cast_mut().cast();
+        let fork_user = forks.as_user();
         let library = library.0;
         let raw = with_sigchld_blocked(|| {
             let mut raw = std::ptr::null_mut();
@@ -111,7 +97,7 @@ impl Context {
     }
 
     pub(super) fn canceller(&self) -> &Canceller {
-        &self.forks.canceller
+        self.forks.canceller()
     }
 
     pub(super) fn functions(&self) -> &'static libxl_sys::Libxl {

@@ -11,14 +11,14 @@ use nix::libc;
 use crate::failure::Failure;
 use crate::interface::Interface;
 
-/// What a mapping is for.
+/// Whether a mapping may be written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
     Read,
     Write,
 }
 
-/// libxenforeignmemory's handle.
+/// A handle of libxenforeignmemory.
 pub(super) struct Foreign {
     functions: &'static libxl_sys::Libxl,
     raw: NonNull<libxl_sys::xenforeignmemory_handle>,
@@ -86,16 +86,20 @@ pub(super) struct Mapping<'a> {
 }
 
 impl Mapping<'_> {
-    /// Why this page is not there. The functions below must not be called for it.
+    /// Why this page is not there; none where it is.
     pub(super) fn error(&self, index: usize) -> Option<Errno> {
-        // libxenforeignmemory gives negative numbers, and positive ones on some kernels.
-        (self.errors[index] != 0).then(|| Errno::from_raw(self.errors[index].abs()))
+        match self.errors.get(index) {
+            Some(0) => None,
+            // libxenforeignmemory gives negative numbers, and positive ones on some kernels.
+            Some(error) => Some(Errno::from_raw(error.saturating_abs())),
+            None => Some(Errno::EFAULT),
+        }
     }
 
-    /// Appends one page. The guest may be writing to it: the copy is whatever the processor reads,
-    /// and the page is then dirty again and will be sent again.
-    pub(super) fn append(&self, index: usize, out: &mut Vec<u8>) {
-        let from = self.page(index);
+    /// Appends one page; false where it is not there. The guest may be writing to it: the copy is
+    /// whatever the processor reads, and the page is then dirty again and will be sent again.
+    pub(super) fn append(&self, index: usize, out: &mut Vec<u8>) -> bool {
+        let Some(from) = self.page(index) else { return false };
         let to = out.len();
         out.reserve(PAGE_SIZE);
         // SAFETY: `reserve` made room for one page behind `to`.
@@ -103,24 +107,30 @@ impl Mapping<'_> {
         // SAFETY: both are a page long and apart. No reference is made to memory that a guest may
         // change: the bytes are copied by address alone.
         unsafe { std::ptr::copy_nonoverlapping(from, into, PAGE_SIZE) };
-        // SAFETY: that page is initialised now.
+        // SAFETY: the copy above initialised that page, and `reserve` made room for it.
         unsafe { out.set_len(to + PAGE_SIZE) };
+        true
     }
 
-    /// Fills one page of a mapping for writing.
-    pub(super) fn fill(&mut self, index: usize, contents: &[u8; PAGE_SIZE]) {
-        assert_eq!(self.access, Access::Write);
-        let into = self.page(index);
+    /// Fills one page; false where it is not there, or where the mapping is for reading.
+    pub(super) fn fill(&mut self, index: usize, contents: &[u8; PAGE_SIZE]) -> bool {
+        let Some(into) = self.page(index).filter(|_| self.access == Access::Write) else {
+            return false;
+        };
         // SAFETY: both are a page long and apart, and the mapping may be written to; no reference
         // is made to the guest's memory.
         unsafe { std::ptr::copy_nonoverlapping(contents.as_ptr(), into, PAGE_SIZE) };
+        true
     }
 
-    fn page(&self, index: usize) -> *mut u8 {
-        assert_eq!(self.errors[index], 0);
-        // SAFETY: `errors` has an element for each page of the mapping, so page `index` is inside
-        // it.
-        unsafe { self.at.as_ptr().cast::<u8>().add(index * PAGE_SIZE) }
+    /// Where one page of the mapping is; none where it is not there.
+    fn page(&self, index: usize) -> Option<*mut u8> {
+        if self.error(index).is_some() {
+            return None;
+        }
+        // SAFETY: `errors` has an element for each page of the mapping, and one for `index`, which
+        // is 0: so the page is inside the mapping, and there.
+        Some(unsafe { self.at.as_ptr().cast::<u8>().add(index * PAGE_SIZE) })
     }
 }
 

@@ -1,11 +1,13 @@
 //! A guest's memory and processor state, read from outside: what a saver of PVH and HVM guests
 //! needs of Xen.
 //!
-//! The calls and their order are those of xg_sr_save.c and xg_sr_save_x86_hvm.c; [`rxl_precopy::save_memory`]
-//! makes the stream.
+//! The calls and their order are those of xg_sr_save.c and xg_sr_save_x86_hvm.c;
+//! [`rxl_precopy::save_memory`] makes the stream.
 
 use std::ffi::c_int;
 use std::ptr::NonNull;
+
+use nix::errno::Errno;
 
 use migrate_stream::libxc::{HvmParam, PAGE_SIZE, TscInfo};
 
@@ -48,11 +50,12 @@ pub struct GuestMemory {
     types: Vec<libxl_sys::xen_pfn_t>,
 }
 
-// SAFETY: as `Interface`; the bitmap's memory belongs to this value alone.
+// SAFETY: `Interface` and `Foreign` may be moved between threads, as they say; the bitmap's memory
+// belongs to this value alone, and its pointers are used under `&self` or `&mut self` only.
 unsafe impl Send for GuestMemory {}
 
 impl GuestMemory {
-    /// Opens it and makes room for its log-dirty bitmap.
+    /// Opens a domain's memory and makes room for its log-dirty bitmap.
     pub fn open(library: Library, domid: u32) -> Result<Self, Failure> {
         let xen = Interface::open(library, domid)?;
         let mut pfns = 0;
@@ -69,7 +72,7 @@ impl GuestMemory {
         Ok(Self { xen, foreign, bitmap, pfns, types: Vec::new() })
     }
 
-    /// Asks Xen for the types, into `self.types`.
+    /// Asks Xen for the types of these pages, into `self.types`.
     fn ask_types(&mut self, pfns: &[u64]) -> Result<(), Failure> {
         self.types.clear();
         self.types.extend_from_slice(pfns);
@@ -91,13 +94,13 @@ impl GuestMemory {
 }
 
 impl Memory for GuestMemory {
-    type Error = String;
+    type Error = Failure;
 
     fn pfns(&self) -> u64 {
         self.pfns
     }
 
-    fn start_log_dirty(&mut self) -> Result<(), String> {
+    fn start_log_dirty(&mut self) -> Result<(), Failure> {
         let enable = libxl_sys::XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY;
         // On already, for a display or left by someone who died: only a fresh start has an empty
         // bitmap.
@@ -106,16 +109,16 @@ impl Memory for GuestMemory {
                 .shadow(libxl_sys::XEN_DOMCTL_SHADOW_OP_OFF)
                 .and_then(|()| self.xen.shadow(enable))
         });
-        on.map_err(|errno| format!("log-dirty mode cannot be switched on: {}", errno.desc()))
+        on.map_err(|errno| log_dirty_failed("on", errno))
     }
 
-    fn stop_log_dirty(&mut self) -> Result<(), String> {
+    fn stop_log_dirty(&mut self) -> Result<(), Failure> {
         let off = self.xen.shadow(libxl_sys::XEN_DOMCTL_SHADOW_OP_OFF);
-        off.map_err(|errno| format!("log-dirty mode cannot be switched off: {}", errno.desc()))
+        off.map_err(|errno| log_dirty_failed("off", errno))
     }
 
-    fn resident(&mut self) -> Result<u64, String> {
-        self.xen.info().map(|info| info.tot_pages).map_err(|failure| failure.to_string())
+    fn resident(&mut self) -> Result<u64, Failure> {
+        self.xen.info().map(|info| info.tot_pages)
     }
 
     fn xen_version(&self) -> (u32, u32) {
@@ -123,7 +126,7 @@ impl Memory for GuestMemory {
         (major.parse().unwrap_or(0), minor.parse().unwrap_or(0))
     }
 
-    fn collect_dirty(&mut self, last: bool) -> Result<(), String> {
+    fn collect_dirty(&mut self, last: bool) -> Result<(), Failure> {
         let (xen, clean) = (&self.xen, libxl_sys::XEN_DOMCTL_SHADOW_OP_CLEAN);
         let mode = if last { libxl_sys::XEN_DOMCTL_SHADOW_LOGDIRTY_FINAL } else { 0 };
         let mut stats = libxl_sys::xc_shadow_op_stats_t { fault_count: 0, dirty_count: 0 };
@@ -145,7 +148,7 @@ impl Memory for GuestMemory {
         if u64::try_from(got) == Ok(pfns) {
             Ok(())
         } else {
-            Err(xen.failure("XEN_DOMCTL_SHADOW_OP_CLEAN").to_string())
+            Err(xen.failure("XEN_DOMCTL_SHADOW_OP_CLEAN"))
         }
     }
 
@@ -153,47 +156,43 @@ impl Memory for GuestMemory {
         self.bitmap.words()
     }
 
-    fn kinds(&mut self, pfns: &[u64], kinds: &mut Vec<PageKind>) -> Result<(), String> {
-        self.ask_types(pfns).map_err(|failure| failure.to_string())?;
+    fn kinds(&mut self, pfns: &[u64], kinds: &mut Vec<PageKind>) -> Result<(), Failure> {
+        self.ask_types(pfns)?;
         kinds.clear();
         for (pfn, value) in pfns.iter().zip(&self.types) {
             kinds.push(kind(*value).ok_or_else(|| {
-                format!("page {pfn:#x} has type {value:#x}, which no such guest has")
+                Failure::of(format!("page {pfn:#x} has type {value:#x}, which no such guest has"))
             })?);
         }
         Ok(())
     }
 
-    fn copy(&mut self, pfns: &[u64], out: &mut Vec<u8>) -> Result<Vec<usize>, String> {
+    fn copy(&mut self, pfns: &[u64], out: &mut Vec<u8>) -> Result<Vec<usize>, Failure> {
         if pfns.is_empty() {
             return Ok(Vec::new());
         }
-        let mapping = self
-            .foreign
-            .map(&self.xen, pfns, Access::Read)
-            .map_err(|failure| failure.to_string())?;
+        let mapping = self.foreign.map(&self.xen, pfns, Access::Read)?;
         let mut failed = Vec::new();
         for index in 0..pfns.len() {
-            match mapping.error(index) {
-                None => mapping.append(index, out),
-                Some(_) => failed.push(index),
+            if !mapping.append(index, out) {
+                failed.push(index);
             }
         }
         Ok(failed)
     }
 
-    fn cpu_policy(&mut self) -> Result<(Vec<u8>, Vec<u8>), String> {
-        CpuPolicy::of(&self.xen).map_err(|failure| failure.to_string())
+    fn cpu_policy(&mut self) -> Result<(Vec<u8>, Vec<u8>), Failure> {
+        CpuPolicy::of(&self.xen)
     }
 
-    fn is_suspended(&mut self) -> Result<bool, String> {
-        let flags = self.xen.info().map_err(|failure| failure.to_string())?.flags;
+    fn is_suspended(&mut self) -> Result<bool, Failure> {
+        let flags = self.xen.info()?.flags;
         let reason =
             (flags >> libxl_sys::XEN_DOMINF_shutdownshift) & libxl_sys::XEN_DOMINF_shutdownmask;
         Ok(flags & libxl_sys::XEN_DOMINF_shutdown != 0 && reason == libxl_sys::SHUTDOWN_suspend)
     }
 
-    fn tsc_info(&mut self) -> Result<TscInfo, String> {
+    fn tsc_info(&mut self) -> Result<TscInfo, Failure> {
         let mut tsc = TscInfo { mode: 0, khz: 0, nsec: 0, incarnation: 0 };
         let xen = &self.xen;
         let (mode, nsec) = (&raw mut tsc.mode, &raw mut tsc.nsec);
@@ -209,17 +208,17 @@ impl Memory for GuestMemory {
                 incarnation,
             )
         };
-        xen.check("XEN_DOMCTL_gettscinfo", rc).map(|_| tsc).map_err(|failure| failure.to_string())
+        xen.check("XEN_DOMCTL_gettscinfo", rc).map(|_| tsc)
     }
 
-    fn hvm_context(&mut self) -> Result<Vec<u8>, String> {
+    fn hvm_context(&mut self) -> Result<Vec<u8>, Failure> {
         let xen = &self.xen;
         let get = |at: *mut u8, room: u32| {
             // SAFETY: null with no room asks for the size; otherwise `room` bytes are there.
             let rc = unsafe {
                 xen.functions().xc_domain_hvm_getcontext(xen.as_ptr(), xen.domid(), at, room)
             };
-            xen.check("XEN_DOMCTL_gethvmcontext", rc).map_err(|failure| failure.to_string())
+            xen.check("XEN_DOMCTL_gethvmcontext", rc)
         };
         let size = get(std::ptr::null_mut(), 0)?.unsigned_abs();
         let mut context = vec![0; size as usize];
@@ -228,15 +227,19 @@ impl Memory for GuestMemory {
         Ok(context)
     }
 
-    fn hvm_params(&mut self) -> Result<Vec<HvmParam>, String> {
+    fn hvm_params(&mut self) -> Result<Vec<HvmParam>, Failure> {
         let read = |index: u32| {
             self.xen.hvm_param(index).map(|value| HvmParam { index: index.into(), value })
         };
         let params: Result<Vec<_>, _> = PARAMS.into_iter().map(read).collect();
-        let mut params = params.map_err(|failure| failure.to_string())?;
+        let mut params = params?;
         params.retain(|param| param.value != 0);
         Ok(params)
     }
+}
+
+fn log_dirty_failed(way: &str, errno: Errno) -> Failure {
+    Failure::of(format!("log-dirty mode cannot be switched {way}: {}", errno.desc()))
 }
 
 impl Drop for GuestMemory {
@@ -245,7 +248,8 @@ impl Drop for GuestMemory {
     }
 }
 
-/// A type of domctl.h's `XEN_DOMCTL_PFINFO_*`; pagetable types are a PV guest's alone.
+/// The kind that one of domctl.h's `XEN_DOMCTL_PFINFO_*` stands for. Only PV guests have the types
+/// of page tables.
 fn kind(value: libxl_sys::xen_pfn_t) -> Option<PageKind> {
     match value >> 28 {
         0x0 => Some(PageKind::Ram),
@@ -255,7 +259,7 @@ fn kind(value: libxl_sys::xen_pfn_t) -> Option<PageKind> {
     }
 }
 
-/// One bit a pfn, in memory that Xen may write to.
+/// One bit for each pfn, in memory that Xen may write to.
 struct Bitmap {
     buffer: libxl_sys::xc_hypercall_buffer_t,
     words: usize,
@@ -286,7 +290,7 @@ impl Bitmap {
         }
     }
 
-    /// The bits as Xen last wrote them.
+    /// The bits as Xen last wrote them, 64 to a word.
     fn words(&self) -> &[u64] {
         // SAFETY: page-aligned, at least so many words long, zeroed by mmap, and written by Xen
         // only during `collect_dirty`, which borrows the whole memory mutably.
@@ -306,7 +310,7 @@ impl Bitmap {
     }
 }
 
-/// Frees libxenguest's object.
+/// A CPU policy of libxenguest's, freed on drop.
 struct CpuPolicy<'a> {
     xen: &'a Interface,
     raw: NonNull<libxl_sys::xc_cpu_policy_t>,

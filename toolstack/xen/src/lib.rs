@@ -49,6 +49,7 @@ use std::ffi::OsStr;
 mod ao;
 mod balloon;
 mod c_string;
+mod canceller;
 mod config;
 mod context;
 mod domain;
@@ -64,13 +65,14 @@ mod new_guest;
 mod notes;
 mod stream;
 mod suspend;
+mod this_host;
 mod xenstore;
 
-pub use ao::Canceller;
+pub use canceller::Canceller;
 pub use context::{Context, PhysInfo};
 pub use failure::Failure;
 pub use guest_memory::GuestMemory;
-pub use library::Library;
+pub use library::{Library, LibraryError};
 pub use libxc_save::{LibxcCallbacks, save_with_libxc};
 pub use new_guest::{BuiltGuest, Rings};
 
@@ -100,16 +102,27 @@ pub fn resident_pages(library: Library, domid: u32) -> Result<u64, Failure> {
     Interface::open(library, domid)?.info().map(|info| info.tot_pages)
 }
 
-/// Sets environment variables that libxl and its children read. It refuses where another thread
-/// might be reading the environment just then.
-pub fn export(variables: &[(&str, &OsStr)]) -> Result<(), String> {
-    let tasks = std::fs::read_dir("/proc/self/task")
-        .map_err(|error| format!("/proc/self/task: {error}"))?;
+/// Why the environment was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The kernel does not say how many threads there are.
+    #[error("/proc/self/task: {0}")]
+    Unknown(#[source] std::io::Error),
+    /// Another thread might be reading the environment just then.
+    #[error("the environment cannot be changed once there are several threads")]
+    SeveralThreads,
+}
+
+/// Sets environment variables that libxl and its children read. To be called while the process has
+/// one thread.
+pub fn export(variables: &[(&str, &OsStr)]) -> Result<(), ExportError> {
+    let tasks = std::fs::read_dir("/proc/self/task").map_err(ExportError::Unknown)?;
     if tasks.count() != 1 {
-        return Err("the environment cannot be changed once there are several threads".into());
+        return Err(ExportError::SeveralThreads);
     }
     for (name, value) in variables {
-        // SAFETY: this is the only thread.
+        // SAFETY: this is the only thread, as was just counted, so nobody reads the environment
+        // meanwhile, and nobody else can start a thread.
         unsafe { std::env::set_var(name, value) };
     }
     Ok(())

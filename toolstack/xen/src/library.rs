@@ -1,53 +1,53 @@
-//! Whether there is a Xen host here that this build can drive.
+//! The table of libxl's functions, loaded at run time.
 
-use rxl_core::dom0;
+use crate::failure::Failure;
 
-use crate::context::Context;
-
-/// libxl, loaded, of the release that this build was made for. Having one means that this is a Xen
-/// dom0 that matches.
+/// libxl of the release that this build was made for, loaded. `Library::open` also makes sure that
+/// this is a Xen dom0 that matches.
 #[derive(Clone, Copy)]
 pub struct Library(pub(super) &'static libxl_sys::Libxl);
 
-impl Library {
-    /// Loads libxl after checking, in this order: a hypervisor, dom0, root, the library, the
-    /// running Xen's release.
-    ///
-    /// The error is one line for people.
-    pub fn open() -> Result<Self, String> {
-        dom0::check().map_err(|not_dom0| not_dom0.to_string())?;
-        let library = Self::load()?;
-        let context =
-            Context::open(library).map_err(|e| format!("cannot reach Xen's toolstack: {e}"))?;
-        let version =
-            context.xen_version().map_err(|e| format!("cannot ask Xen for its version: {e}"))?;
-        check_version(&version)?;
-        Ok(library)
-    }
+/// Why this build cannot drive the Xen of this host.
+#[derive(Debug, thiserror::Error)]
+pub enum LibraryError {
+    /// No Xen, not dom0, or not root.
+    #[error(transparent)]
+    NotDom0(#[from] rxl_core::dom0::NotDom0),
+    /// The library of this build's release is not installed.
+    #[error(
+        "{soname} not found: rxl was built for Xen {version}; install libxenmisc{version} or use \
+         an rxl built for this host's Xen",
+        soname = libxl_sys::SONAME,
+        version = libxl_sys::XEN_VERSION
+    )]
+    NotInstalled,
+    /// The dynamic loader refused the library, and says why.
+    #[error("{soname} cannot be used: {0}", soname = libxl_sys::SONAME)]
+    Unusable(&'static str),
+    /// libxl cannot reach the hypervisor or xenstore.
+    #[error("cannot reach Xen's toolstack: {0}")]
+    Unreachable(#[source] Failure),
+    /// Xen does not tell its version.
+    #[error("cannot ask Xen for its version: {0}")]
+    NoVersion(#[source] Failure),
+    /// Another release runs than the one that this build was made for.
+    #[error("running Xen is {0}, rxl was built for {version}", version = libxl_sys::XEN_VERSION)]
+    OtherRelease(String),
+}
 
+impl Library {
     /// Loads libxl without looking for a hypervisor.
-    pub(super) fn load() -> Result<Self, String> {
+    pub(super) fn load() -> Result<Self, LibraryError> {
         libxl_sys::library().map(Self).map_err(cannot_load)
     }
 }
 
-fn cannot_load(loader_says: &str) -> String {
-    let (soname, version) = (libxl_sys::SONAME, libxl_sys::XEN_VERSION);
+fn cannot_load(loader_says: &'static str) -> LibraryError {
     if loader_says.contains("cannot open shared object file") {
-        return format!(
-            "{soname} not found: rxl was built for Xen {version}; install libxenmisc{version} or \
-             use an rxl built for this host's Xen"
-        );
+        LibraryError::NotInstalled
+    } else {
+        LibraryError::Unusable(loader_says)
     }
-    format!("{soname} cannot be used: {loader_says}")
-}
-
-fn check_version(running: &str) -> Result<(), String> {
-    let built_for = libxl_sys::XEN_VERSION;
-    if running == built_for {
-        return Ok(());
-    }
-    Err(format!("running Xen is {running}, rxl was built for {built_for}"))
 }
 
 #[cfg(test)]
@@ -55,22 +55,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_release_is_refused() {
-        assert_eq!(check_version(libxl_sys::XEN_VERSION), Ok(()));
-        let line = check_version("3.4").unwrap_err();
-        assert_eq!(
-            line,
-            format!("running Xen is 3.4, rxl was built for {}", libxl_sys::XEN_VERSION)
-        );
-    }
-
-    #[test]
     fn a_missing_library_names_its_package() {
         let line = cannot_load(
             "libxenlight.so.4.17: cannot open shared object file: No such file or directory",
-        );
+        )
+        .to_string();
         assert!(line.contains(&format!("install libxenmisc{}", libxl_sys::XEN_VERSION)), "{line}");
-        let line = cannot_load("undefined symbol: libxl_ao_abort");
+        let line = cannot_load("undefined symbol: libxl_ao_abort").to_string();
         assert!(line.contains("undefined symbol"), "{line}");
     }
 }

@@ -1,9 +1,11 @@
 //! A domain that is being built: what a restorer of PVH guests needs of Xen.
 //!
-//! The calls are those of xg_sr_restore.c and xg_sr_restore_x86_hvm.c; [`rxl_precopy::load_memory`] says in
-//! which order.
+//! The calls are those of xg_sr_restore.c and xg_sr_restore_x86_hvm.c;
+//! [`rxl_precopy::load_memory`] says in which order.
 
 use std::ffi::c_int;
+
+use nix::errno::Errno;
 
 use migrate_stream::libxc::{CpuidLeaf, CpuidPolicy, HvmParam, MsrEntry, MsrPolicy, TscInfo};
 
@@ -17,21 +19,21 @@ use rxl_precopy::load_memory::{Contents, EventChannels, NewGuest, SUPERPAGE};
 /// Order of a superpage of 2 MiB.
 const SUPERPAGE_ORDER: u32 = SUPERPAGE.trailing_zeros();
 
-/// Who is at the other end of a new domain's rings, and through which of its ports: what libxl
-/// tells its save helper.
+/// The domains at the other end of a new domain's rings, and the new domain's ports to them. libxl
+/// tells its save helper so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Rings {
-    /// Port to xenstored.
+    /// The new domain's event channel to xenstored.
     pub store_port: u32,
-    /// xenstored's domain.
+    /// The domain in which xenstored runs.
     pub store_domid: u32,
-    /// Port to xenconsoled.
+    /// The new domain's event channel to xenconsoled.
     pub console_port: u32,
-    /// xenconsoled's domain.
+    /// The domain in which xenconsoled runs.
     pub console_domid: u32,
 }
 
-/// One new PVH domain.
+/// A new PVH domain, whose memory is to be filled.
 pub struct BuiltGuest {
     xen: Interface,
     foreign: Foreign,
@@ -72,13 +74,10 @@ impl BuiltGuest {
         self.numbers.extend(pages.iter().map(|(pfn, _)| *pfn));
         let mut mapping = self.foreign.map(&self.xen, &self.numbers, Access::Write)?;
         for (index, (pfn, contents)) in pages.iter().enumerate() {
-            if let Some(errno) = mapping.error(index) {
-                return Err(Failure::of(format!(
-                    "page {pfn:#x} cannot be mapped: {}",
-                    errno.desc()
-                )));
+            if !mapping.fill(index, contents) {
+                let why = mapping.error(index).unwrap_or(Errno::EFAULT).desc();
+                return Err(Failure::of(format!("page {pfn:#x} cannot be mapped: {why}")));
             }
-            mapping.fill(index, contents);
         }
         Ok(())
     }
@@ -116,33 +115,33 @@ impl BuiltGuest {
         xen.check(&call, rc).map(drop)
     }
 
-    fn checked(&self, call: &str, rc: c_int) -> Result<(), String> {
-        self.xen.check(call, rc).map(drop).map_err(|failure| failure.to_string())
+    fn checked(&self, call: &str, rc: c_int) -> Result<(), Failure> {
+        self.xen.check(call, rc).map(drop)
     }
 }
 
 impl NewGuest for BuiltGuest {
-    type Error = String;
+    type Error = Failure;
 
-    fn set_cpu_policy(&mut self, cpuid: &[u8], msr: &[u8]) -> Result<(), String> {
-        self.set_policy(cpuid, msr).map_err(|failure| failure.to_string())
+    fn set_cpu_policy(&mut self, cpuid: &[u8], msr: &[u8]) -> Result<(), Failure> {
+        self.set_policy(cpuid, msr)
     }
 
-    fn populate(&mut self, pfns: &[u64]) -> Result<(), String> {
-        self.give(pfns, 0).map_err(|failure| failure.to_string())
+    fn populate(&mut self, pfns: &[u64]) -> Result<(), Failure> {
+        self.give(pfns, 0)
     }
 
     /// A failure is taken for a lack of memory in one piece, as Xen does not tell (xg_sr_restore.c:
     /// populate_small_superpage).
-    fn populate_superpage(&mut self, first: u64) -> Result<bool, String> {
+    fn populate_superpage(&mut self, first: u64) -> Result<bool, Failure> {
         Ok(self.give(&[first], SUPERPAGE_ORDER).is_ok())
     }
 
-    fn write(&mut self, pages: &[Contents<'_>]) -> Result<(), String> {
-        self.put(pages).map_err(|failure| failure.to_string())
+    fn write(&mut self, pages: &[Contents<'_>]) -> Result<(), Failure> {
+        self.put(pages)
     }
 
-    fn clear(&mut self, pfn: u64) -> Result<(), String> {
+    fn clear(&mut self, pfn: u64) -> Result<(), Failure> {
         let xen = &self.xen;
         // SAFETY: the handle is open; Xen checks the number.
         let rc =
@@ -150,7 +149,7 @@ impl NewGuest for BuiltGuest {
         self.checked("clearing a page", rc)
     }
 
-    fn grant(&mut self, special: SpecialPages) -> Result<(), String> {
+    fn grant(&mut self, special: SpecialPages) -> Result<(), Failure> {
         let (xen, Rings { store_domid, console_domid, .. }) = (&self.xen, self.rings);
         let SpecialPages { store, console } = special;
         // SAFETY: the handle is open; only numbers are passed.
@@ -168,7 +167,7 @@ impl NewGuest for BuiltGuest {
         self.checked("xc_dom_gnttab_seed", rc)
     }
 
-    fn set_tsc_info(&mut self, tsc: &TscInfo) -> Result<(), String> {
+    fn set_tsc_info(&mut self, tsc: &TscInfo) -> Result<(), Failure> {
         let (xen, TscInfo { mode, khz, nsec, incarnation }) = (&self.xen, *tsc);
         // SAFETY: the handle is open; only numbers are passed.
         let rc = unsafe {
@@ -184,19 +183,19 @@ impl NewGuest for BuiltGuest {
         self.checked("XEN_DOMCTL_settscinfo", rc)
     }
 
-    fn set_hvm_param(&mut self, param: HvmParam) -> Result<(), String> {
+    fn set_hvm_param(&mut self, param: HvmParam) -> Result<(), Failure> {
         let (xen, HvmParam { index, value }) = (&self.xen, param);
-        let index =
-            u32::try_from(index).map_err(|_| format!("parameter {index} is none of Xen's"))?;
+        let index = u32::try_from(index)
+            .map_err(|_| Failure::of(format!("parameter {index} is none of Xen's")))?;
         // SAFETY: the handle is open; only numbers are passed.
         let rc =
             unsafe { xen.functions().xc_hvm_param_set(xen.as_ptr(), xen.domid(), index, value) };
         self.checked(&format!("HVMOP_set_param {index} to {value:#x}"), rc)
     }
 
-    fn set_hvm_context(&mut self, context: &[u8]) -> Result<(), String> {
+    fn set_hvm_context(&mut self, context: &[u8]) -> Result<(), Failure> {
         let (xen, mut context) = (&self.xen, context.to_vec());
-        let size = u32::try_from(context.len()).map_err(|e| e.to_string())?;
+        let size = u32::try_from(context.len()).map_err(|error| Failure::of(error.to_string()))?;
         // SAFETY: `size` bytes are there, which are only read.
         let rc = unsafe {
             xen.functions().xc_domain_hvm_setcontext(

@@ -8,17 +8,20 @@ use nix::fcntl::OFlag;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, poll};
 
-use crate::ao::Canceller;
+use crate::canceller::Canceller;
 use crate::failure::Failure;
 
 /// The stream's header and the header of its first record (libxl-migration-stream.pandoc).
 const START: usize = 16 + 8;
 
-/// "LibxlFmt", big-endian.
+/// The first field of the header: "LibxlFmt", big-endian.
 const IDENT: [u8; 8] = 0x4c69_6278_6c46_6d74_u64.to_be_bytes();
 
-/// Of the format, big-endian.
+/// The version of the format, big-endian.
 const VERSION: [u8; 4] = 2_u32.to_be_bytes();
+
+/// Bytes of the options, big-endian.
+const OPTIONS: usize = 4;
 
 /// Bit 0 of the options says that the records are big-endian; then libxl refuses them.
 const OPTION_BIG_ENDIAN: u8 = 1;
@@ -26,7 +29,7 @@ const OPTION_BIG_ENDIAN: u8 = 1;
 /// Type 1, LIBXC_CONTEXT, and a length of 0, little-endian: what starts the helper.
 const LIBXC_CONTEXT: [u8; 8] = [1, 0, 0, 0, 0, 0, 0, 0];
 
-/// How often a wait for the first bytes looks whether it is still wanted, in ms.
+/// How often a wait for the first bytes looks for a cancel, in ms.
 const GLANCE_MS: u8 = 100;
 
 /// Pause while a start is incomplete: poll cannot wait for more than one byte.
@@ -56,7 +59,7 @@ fn wait_readable(stream: BorrowedFd<'_>) -> Result<Option<PollFlags>, Failure> {
     let mut fds = [PollFd::new(stream, PollFlags::POLLIN)];
     match poll(&mut fds, GLANCE_MS) {
         Ok(0) | Err(Errno::EINTR) => Ok(None),
-        Ok(_) => Ok(fds[0].revents()),
+        Ok(_) => Ok(fds.first().and_then(|fd| fd.revents())),
         Err(e) => Err(failed("poll", e)),
     }
 }
@@ -86,14 +89,18 @@ fn failed(call: &str, e: Errno) -> Failure {
     Failure::of(format!("{call} on the stream's pipe: {}", e.desc()))
 }
 
+/// The start as the format has it; fewer bytes than [`START`] are none.
 fn check(start: &[u8]) -> Result<(), Failure> {
-    let complaint = if start[..8] != IDENT {
+    let (ident, rest) = start.split_at_checked(IDENT.len()).unwrap_or_default();
+    let (version, rest) = rest.split_at_checked(VERSION.len()).unwrap_or_default();
+    let (options, record) = rest.split_at_checked(OPTIONS).unwrap_or_default();
+    let complaint = if ident != IDENT {
         "this is no libxl stream"
-    } else if start[8..12] != VERSION {
+    } else if version != VERSION {
         "the libxl stream has another version than 2"
-    } else if start[15] & OPTION_BIG_ENDIAN != 0 {
+    } else if options.last().is_none_or(|options| options & OPTION_BIG_ENDIAN != 0) {
         "the libxl stream is big-endian"
-    } else if start[16..] != LIBXC_CONTEXT {
+    } else if record != LIBXC_CONTEXT {
         "the libxl stream does not begin with the domain's memory"
     } else {
         return Ok(());

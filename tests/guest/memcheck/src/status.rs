@@ -45,7 +45,11 @@ impl Counters {
         let first_error =
             self.first_error.as_ref().map_or("null".to_owned(), |error| format!("\"{error}\""));
         format!(
-            "{{\"sequence\":{sequence},\"pages\":{},\"generation_sum\":{},\"verified_passes\":{},\"dirtied\":{},\"errors\":{},\"first_error\":{first_error},\"uptime_ms\":{},\"longest_tick_gap_ms\":{},\"longest_tick_gap_at_ms\":{},\"largest_wall_jump_ms\":{}}}",
+            "{{\"sequence\":{sequence},\"pages\":{},\"generation_sum\":{},\
+             \"verified_passes\":{},\"dirtied\":{},\"errors\":{},\
+             \"first_error\":{first_error},\"uptime_ms\":{},\
+             \"longest_tick_gap_ms\":{},\"longest_tick_gap_at_ms\":{},\
+             \"largest_wall_jump_ms\":{}}}",
             self.pages,
             self.generation_sum,
             self.verified_passes,

@@ -8,11 +8,11 @@ use crate::{signals, standard_io};
 use rxl_core::error::{Exit, Failure};
 use rxl_core::own_program::OWN_PROGRAM;
 use rxl_core::peer::Peer;
-use rxl_gang::barriers::{Outcome, Quiesce};
+use rxl_gang::barriers::{GangOutcome, Quiesce};
 use rxl_gang::leader::{self, Heard};
 use rxl_gang::members::Members;
 use rxl_gang::placement::{Placement, targets};
-use rxl_report::migration::gang_json;
+use rxl_report::schema::gang_json;
 use rxl_session::events::Events;
 use rxl_session::gang_words::Ended;
 use rxl_session::job::reach_agents;
@@ -58,7 +58,7 @@ fn conclude(
     options: &Migrate,
     file: Option<ReportFile>,
     names: &[String],
-    outcome: Outcome,
+    outcome: GangOutcome,
 ) -> Result<(), Failure> {
     let json = gang_json(outcome.members.iter().filter_map(|member| member.report.as_ref()));
     if !options.dry_run {
@@ -72,15 +72,15 @@ fn conclude(
     Err(last)
 }
 
-fn tables(outcome: &Outcome) -> String {
+fn tables(outcome: &GangOutcome) -> String {
     let succeeded = outcome.members.iter().filter(|member| member.failure.is_none());
     succeeded.map(|member| member.table.as_str()).collect()
 }
 
 /// All failures, the most important one last: an undecided domain, about which the user has to do
 /// something, or else the one that came first.
-fn failures(names: &[String], outcome: Outcome) -> Vec<Failure> {
-    let Outcome { members, failure, first } = outcome;
+fn failures(names: &[String], outcome: GangOutcome) -> Vec<Failure> {
+    let GangOutcome { members, failure, first } = outcome;
     let failed = |(index, (name, ended)): (usize, (&String, &Ended))| {
         let failure = Failure::from(ended.failure.as_ref()?);
         Some((Some(index), failure.context(name)))

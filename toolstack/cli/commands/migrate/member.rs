@@ -15,7 +15,7 @@ use rxl_core::state_dir::StateDir;
 use rxl_datapath::send::Sent;
 use rxl_gang::placement::Placement;
 use rxl_link::ssh::Route;
-use rxl_report::migration::Report;
+use rxl_report::schema::Report;
 use rxl_session::events::Events;
 use rxl_session::gang_member::{self, GangMember};
 use rxl_session::gang_words::{Ended, Told};

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use migrate_stream::{libxl, writer};
 
-use crate::save_helper::session::{Plugin, RestoreHelper};
+use crate::save_helper::socket::{RestoreHelper, SaveHelperListener};
 use rxl_core::domain::SpecialPages;
 use rxl_core::domain_config::{Disk, DomainConfig};
 use rxl_core::io::Guarded;
 use rxl_datapath::broken::Broken;
 use rxl_datapath::sink::StreamSink;
+use rxl_precopy::Cause;
 use rxl_precopy::load_memory::MemoryRestore;
 use rxl_xen::{BuiltGuest, Library};
 
@@ -85,13 +86,13 @@ fn is_block_device(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device())
 }
 
-/// Where the stream goes.
+/// Takes the stream of a domain whose memory rxl fills, and tells libxl when it may go on.
 pub(super) struct Ahead<F> {
     library: Library,
-    plugin: Plugin,
+    listener: SaveHelperListener,
     special: SpecialPages,
     to_libxl: Option<Guarded>,
-    /// libxl has given up, or is to.
+    /// Whether libxl's operation has ended, or is to end.
     ended: F,
     head: Vec<u8>,
     restorer: Option<MemoryRestore<BuiltGuest>>,
@@ -100,14 +101,14 @@ pub(super) struct Ahead<F> {
 impl<F: Fn() -> bool + Send> Ahead<F> {
     pub(super) fn new(
         library: Library,
-        plugin: Plugin,
+        listener: SaveHelperListener,
         special: SpecialPages,
         to_libxl: Guarded,
         ended: F,
     ) -> Self {
         Self {
             library,
-            plugin,
+            listener,
             special,
             to_libxl: Some(to_libxl),
             ended,
@@ -116,14 +117,16 @@ impl<F: Fn() -> bool + Send> Ahead<F> {
         }
     }
 
-    /// libxl has what it needs to make the domain; its helper tells which one that is.
+    /// Gives libxl the head of the stream, from which it makes the domain, and waits for the
+    /// helper, which tells the domain's number.
     fn begin(&mut self) -> Result<MemoryRestore<BuiltGuest>, Broken> {
         let gone = || Broken::libxl("libxl has given the restore up");
         let mut to_libxl = self.to_libxl.take().ok_or_else(gone)?;
-        write(&mut to_libxl, &self.head[..HEAD])?;
-        let helper = self.plugin.restoring(&self.ended).map_err(Broken::libxl)?.ok_or_else(gone)?;
+        write(&mut to_libxl, self.head.get(..HEAD).unwrap_or(&self.head))?;
+        let helper = self.listener.restoring(&self.ended);
+        let helper = helper.map_err(Broken::libxl)?.ok_or_else(gone)?;
         let guest = BuiltGuest::open(self.library, helper.domid, helper.rings);
-        let guest = guest.map_err(|failure| Broken::here(failure.to_string()))?;
+        let guest = guest.map_err(Broken::here)?;
         Ok(MemoryRestore::new(guest, self.special, go_on(helper, to_libxl, self.special)))
     }
 }
@@ -133,12 +136,12 @@ fn go_on(
     mut helper: RestoreHelper,
     mut to_libxl: Guarded,
     special: SpecialPages,
-) -> impl FnMut(u32) -> Result<(), String> + Send {
+) -> impl FnMut(u32) -> Result<(), Cause> + Send {
     move |missing| {
         helper.restored(missing, special)?;
         let mut end = Vec::new();
         writer::libxl_end(&mut end);
-        write(&mut to_libxl, &end).map_err(|broken| broken.to_string())
+        Ok(write(&mut to_libxl, &end)?)
     }
 }
 
@@ -189,7 +192,11 @@ mod tests {
     fn devices_may_come_early_that_cannot_see_stale_data() {
         let none = || ("x", json!([]));
         assert_eq!(checked(json!([]), none()), Ok(()));
-        let disks = |readwrite, backend: &str, path: &str| json!([{"pdev_path": path, "vdev": "xvda", "backend": backend, "readwrite": readwrite}]);
+        let disks = |readwrite, backend: &str, path: &str| {
+            json!([{
+                "pdev_path": path, "vdev": "xvda", "backend": backend, "readwrite": readwrite,
+            }])
+        };
         assert_eq!(checked(disks(0, "qdisk", "/images/root.img"), none()), Ok(()));
         let refused = checked(disks(1, "phy", "/dev/null"), none()).unwrap_err();
         assert_eq!(refused, "its disk xvda (/dev/null) is no block device");

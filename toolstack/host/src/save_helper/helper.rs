@@ -1,6 +1,6 @@
 //! `rxl-save-helper`: what runs in the stock helper's place.
 //!
-//! Without a session, as under a stock `xl migrate`, it walks with libxc and decides by the same
+//! Without a session, as under a stock `xl migrate`, it lets libxc walk and decides by the same
 //! [`rxl_precopy::policy`] as a session would, with limits from the environment:
 //!
 //! | variable | meaning | default |
@@ -12,8 +12,8 @@
 //! | RXL_WHEN_BUSY | `cancel` or `force` | force |
 //! | RXL_SAVE_REPORT | a file for its report, as JSON | none |
 //!
-//! A restore is the session's where one waits for it ([`rxl_precopy::load_memory`]), and else left to the
-//! stock helper, which it becomes.
+//! A restore is left to the session where one waits for it ([`rxl_precopy::load_memory`]). Else the
+//! helper replaces itself by the stock one.
 
 use rxl_core::deadlines;
 use std::os::unix::net::UnixStream;
@@ -21,14 +21,18 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use crate::save_helper::words::{FromHelper, Line, SOCKET_VARIABLE, ToHelper, VERSION};
+use crate::save_helper::messages::{FromHelper, HelperLine, SOCKET_VARIABLE, ToHelper, VERSION};
+use rxl_core::json_lines::JsonLineError;
 use rxl_core::steering::Walker;
-use rxl_xen::Library;
+use rxl_xen::{Library, LibraryError};
 
 mod alone;
+mod error;
 mod libxc;
 mod relay;
 mod restore;
+
+use error::HelperError;
 
 /// Where Xen's own helper may be, for this release of Xen.
 fn stock_places() -> [PathBuf; 4] {
@@ -44,9 +48,9 @@ fn stock_places() -> [PathBuf; 4] {
 /// libxl's arguments for a save (libxl_save_callout.c: libxl__xc_domain_save).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct SaveArguments {
-    /// Where the libxc stream goes.
+    /// The descriptor that the libxc stream goes to.
     stream: i32,
-    /// COLO's.
+    /// The back channel of COLO, which rxl does not use.
     receive: i32,
     domid: u32,
     /// XCFLAGS_LIVE 1, XCFLAGS_DEBUG 2.
@@ -90,12 +94,12 @@ pub fn run(arguments: &[String]) -> ExitCode {
     };
     let done = match std::env::var_os(SOCKET_VARIABLE) {
         Some(path) => steered(save, Path::new(&path), arguments),
-        None => load().and_then(|library| alone::save(library, save)),
+        None => load().map_err(HelperError::from).and_then(|library| alone::save(library, save)),
     };
     ended(save.domid, done)
 }
 
-fn ended(domid: u32, result: Result<(), String>) -> ExitCode {
+fn ended(domid: u32, result: Result<(), HelperError>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -105,24 +109,25 @@ fn ended(domid: u32, result: Result<(), String>) -> ExitCode {
     }
 }
 
-fn load() -> Result<Library, String> {
+fn load() -> Result<Library, LibraryError> {
     Library::open()
 }
 
-fn steered(save: SaveArguments, socket: &Path, arguments: &[String]) -> Result<(), String> {
-    let lost = |error: std::io::Error| format!("no session at {}: {error}", socket.display());
-    let stream = UnixStream::connect(socket).map_err(lost)?;
-    let mut session = Line::new(stream, deadlines::HELPER_QUESTION).map_err(lost)?;
-    session.say(&FromHelper::Hello { version: VERSION, domid: save.domid }).map_err(lost)?;
-    match session.hear().map_err(lost)? {
+fn steered(save: SaveArguments, socket: &Path, arguments: &[String]) -> Result<(), HelperError> {
+    let lost = |source: JsonLineError| HelperError::NoSession { socket: socket.into(), source };
+    let connected = UnixStream::connect(socket)
+        .and_then(|stream| HelperLine::new(stream, deadlines::HELPER_QUESTION));
+    let mut session = connected.map_err(|error| lost(error.into()))?;
+    session.send(&FromHelper::Hello { version: VERSION, domid: save.domid }).map_err(lost)?;
+    match session.receive().map_err(lost)? {
         Some(ToHelper::Walk(Walker::Rxl)) => relay::run(load()?, save, session),
         Some(ToHelper::Walk(Walker::Libxc)) => libxc::steered(load()?, save, session),
         Some(ToHelper::Walk(Walker::Stock)) => {
             drop(session);
             become_stock(arguments);
-            Err("the stock helper cannot be started".into())
+            Err(HelperError::NoStockHelper)
         }
-        other => Err(format!("the session said {other:?} at first")),
+        other => Err(HelperError::OutOfTurn(format!("{other:?}"))),
     }
 }
 

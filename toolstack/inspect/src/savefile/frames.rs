@@ -1,25 +1,16 @@
-//! Reads the frames of rxl's save file back into the libxl stream, and believes none of them before
-//! it is checked.
+//! Reads the frames of rxl's save file back into the libxl stream. Nothing of a frame is used
+//! before its checksums were compared.
 
 use std::io::{self, Read};
 
 use migrate_stream::frame::{Digest, FRAME_HEADER_LEN, FrameHeader, FrameKind};
 
+use super::damage::{Damage, DamageKind};
 use rxl_datapath::codec::{Decoder, read_end};
 
-/// What is wrong with a file, and where. One line.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("damaged at byte {offset} of the file: {what}")]
-pub struct Damage {
-    /// First byte of the header or frame in which it is, from the file's first.
-    pub offset: u64,
-    /// What.
-    pub what: String,
-}
-
-/// Gives the bytes of the libxl stream. Each is covered by a CRC that was right; the end of the
-/// file is given as such only when the digest over all frames is right, too. Errors hold a
-/// [`Damage`]. Memory: three buffers of a frame.
+/// Reads as the bytes of the libxl stream. Each is covered by a CRC that matched. The end of the
+/// stream is reported only if the digest over all frames matched, too. Errors hold a [`Damage`].
+/// Memory: three buffers of a frame.
 pub struct Frames<R> {
     input: R,
     offset: u64,
@@ -27,13 +18,15 @@ pub struct Frames<R> {
     digest: Digest,
     sequence: u64,
     payload: Vec<u8>,
+    /// The bytes of the frame that is being read from.
     raw: Vec<u8>,
+    /// Number of these that have been read.
     given: usize,
     ended: bool,
 }
 
 impl<R: Read> Frames<R> {
-    /// At the first frame, which is at this offset of the file.
+    /// A reader of the frames in `input`, whose first byte has this offset in the file.
     pub fn new(input: R, offset: u64) -> io::Result<Self> {
         Ok(Self {
             input,
@@ -48,63 +41,56 @@ impl<R: Read> Frames<R> {
         })
     }
 
-    /// The digest over all frames so far, in hexadecimal.
+    /// The digest over all frames that have been read, in hexadecimal.
     pub fn digest(&self) -> String {
         self.digest.totals().digest.to_string()
     }
 
-    /// Rebuilds the next frame's bytes, none at the proper end.
-    fn next(&mut self) -> Result<(), Damage> {
-        let began = self.offset;
-        let damage = |what: String| Damage { offset: began, what };
+    /// Reads the next frame and rebuilds its bytes. After the end frame there are none.
+    fn next(&mut self) -> Result<(), DamageKind> {
         let mut header = [0; FRAME_HEADER_LEN];
-        self.fill(&mut header).map_err(damage)?;
-        let header = FrameHeader::parse(&header).map_err(|e| damage(e.to_string()))?;
+        self.fill(&mut header)?;
+        let header = FrameHeader::parse(&header).map_err(DamageKind::FrameHeader)?;
         if header.sequence != self.sequence {
-            return Err(damage(format!(
-                "frame {} where frame {} should be",
-                header.sequence, self.sequence
-            )));
+            let (found, expected) = (header.sequence, self.sequence);
+            return Err(DamageKind::Sequence { found, expected });
         }
         let mut payload = std::mem::take(&mut self.payload);
         payload.resize(header.wire_len as usize, 0);
         let filled = self.fill(&mut payload);
         self.payload = payload;
-        filled.map_err(damage)?;
+        filled?;
         self.raw.clear();
         self.given = 0;
         if header.kind == FrameKind::End {
-            return self.end(&header).map_err(damage);
+            return self.end(&header);
         }
-        let decoded = self.decoder.decode(&header, &self.payload, &mut self.raw);
-        decoded.map_err(|error| damage(format!("frame {}: {error}", header.sequence)))?;
+        let decoded = self.decoder.decode(&header, &mut self.payload, &mut self.raw);
+        let sequence = header.sequence;
+        decoded.map_err(|source| DamageKind::Frame { sequence, source })?;
         self.digest.frame(&header);
         self.sequence += 1;
         Ok(())
     }
 
-    fn end(&mut self, header: &FrameHeader) -> Result<(), String> {
-        let saved = read_end(header, &self.payload).map_err(|e| e.to_string())?;
+    /// Compares the end frame's digest with that of all frames.
+    fn end(&mut self, header: &FrameHeader) -> Result<(), DamageKind> {
+        let saved = read_end(header, &self.payload).map_err(DamageKind::EndFrame)?;
         let found = self.digest.totals();
         if saved != found {
-            return Err(format!(
-                "digest mismatch: {} over all frames, {} when it was saved",
-                found.digest, saved.digest
-            ));
+            return Err(DamageKind::Digest { found: found.digest, saved: saved.digest });
         }
-        if self.input.read(&mut [0]).map_err(|e| e.to_string())? > 0 {
-            return Err("more bytes follow the end frame".into());
+        if self.input.read(&mut [0]).map_err(DamageKind::Read)? > 0 {
+            return Err(DamageKind::Trailing);
         }
         self.ended = true;
         Ok(())
     }
 
-    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), String> {
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), DamageKind> {
         self.input.read_exact(bytes).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => {
-                "the file was cut off: its end frame is missing".to_owned()
-            }
-            _ => error.to_string(),
+            io::ErrorKind::UnexpectedEof => DamageKind::NoEndFrame,
+            _ => DamageKind::Read(error),
         })?;
         self.offset += bytes.len() as u64;
         Ok(())
@@ -114,11 +100,12 @@ impl<R: Read> Frames<R> {
 impl<R: Read> Read for Frames<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         while self.given == self.raw.len() && !self.ended && !into.is_empty() {
-            self.next().map_err(|damage| io::Error::new(io::ErrorKind::InvalidData, damage))?;
+            let began = self.offset;
+            let damage = |kind: DamageKind| -> Damage { kind.at(began) };
+            let next = self.next().map_err(damage);
+            next.map_err(|damage| io::Error::new(io::ErrorKind::InvalidData, damage))?;
         }
-        let left = &self.raw[self.given..];
-        let length = left.len().min(into.len());
-        into[..length].copy_from_slice(&left[..length]);
+        let length = self.raw.get(self.given..).unwrap_or_default().read(into)?;
         self.given += length;
         Ok(length)
     }

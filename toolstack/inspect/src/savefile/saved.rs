@@ -1,4 +1,4 @@
-//! A saved domain, in either format.
+//! A saved domain's file, in rxl's or xl's format.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -6,31 +6,34 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use migrate_stream::savefile::{self, SaveFileError};
+use migrate_stream::savefile;
 use migrate_stream::xl;
 
 use crate::finding::{Finding, Problem};
-use crate::savefile::frames::{Damage, Frames};
+use crate::savefile::damage::{Damage, DamageKind};
+use crate::savefile::frames::Frames;
 use crate::verify::verify;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::save_format::Format;
 
-/// Bytes read at once.
+/// Number of bytes that are read at once.
 const READ_AHEAD: usize = 256 << 10;
 
-/// A file whose head has been read: whatever stands in its place later, this reads the one that was
-/// opened.
+/// An open file whose head has been read. What is renamed to its path later does not matter: the
+/// file that was opened is read.
 pub struct Saved {
+    /// The path, for messages.
     name: String,
     file: Arc<File>,
     format: Format,
     config_json: String,
+    /// First byte of the stream in the file.
     stream_at: u64,
 }
 
 impl Saved {
-    /// Opens a file and reads its head. The configuration has not been looked at, nor has the
-    /// stream: see [`Saved::check`].
+    /// Opens a file and reads its head. Neither configuration nor stream are checked here: see
+    /// [`Saved::check`].
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let name = path.display().to_string();
         let failed = |e: io::Error| Failure::internal(&name, &e);
@@ -42,41 +45,35 @@ impl Saved {
             );
         }
         let file = Arc::new(file);
-        let mut input = At { file: file.clone(), offset: 0 };
+        let mut input = PositionedReader { file: file.clone(), offset: 0 };
         let mut mark = [0; savefile::MAGIC.len()];
-        let damaged = |damage: Damage| damaged(&name, &damage.to_string());
-        input.read_exact(&mut mark).map_err(|e| damaged(unreadable(0, &e)))?;
+        let damaged = |damage: Damage| damaged(&name, &damage.to_string()).caused_by(damage);
+        input.read_exact(&mut mark).map_err(|e| damaged(DamageKind::of_head(e).at(0)))?;
         input.offset = 0;
         let (format, head) = match mark {
             savefile::MAGIC => (Format::Rxl, rxl_head(&mut input)),
             _ if xl::MAGIC.starts_with(&mark) => (Format::Plain, xl_head(&mut input)),
-            _ => {
-                return Err(damaged(Damage {
-                    offset: 0,
-                    what: "no saved domain begins here".into(),
-                }));
-            }
+            _ => return Err(damaged(DamageKind::Format.at(0))),
         };
         let config_json = head.map_err(damaged)?;
         Ok(Self { name, file, format, config_json, stream_at: input.offset })
     }
 
-    /// How it was written.
     pub fn format(&self) -> Format {
         self.format
     }
 
-    /// The domain's configuration, as libxl's JSON.
+    /// The domain's configuration, libxl's JSON.
     pub fn config_json(&self) -> &str {
         &self.config_json
     }
 
-    /// The domain's libxl stream, from its beginning. It is checked as it is read, as far as the
-    /// format can be.
+    /// The domain's libxl stream, from its beginning. Reading checks it, as far as the format has
+    /// checksums.
     pub fn stream(&self) -> io::Result<Box<dyn Read + Send>> {
         let input = BufReader::with_capacity(
             READ_AHEAD,
-            At { file: self.file.clone(), offset: self.stream_at },
+            PositionedReader { file: self.file.clone(), offset: self.stream_at },
         );
         Ok(match self.format {
             Format::Rxl => Box::new(Frames::new(input, self.stream_at)?),
@@ -84,20 +81,20 @@ impl Saved {
         })
     }
 
-    /// Reads all of it: checksums and digest where the format has them, and in either format every
-    /// rule of the stream. The length of the stream in bytes.
+    /// Reads and checks the whole file: checksums and digest where the format has them, and in
+    /// either format every rule of the stream. Returns the length of the stream in bytes.
     pub fn check(&self) -> Result<u64, Failure> {
         let whole: Box<dyn Read> = match self.format {
             Format::Rxl => self.stream().map_err(|e| Failure::internal(&self.name, &e))?,
-            // With its header, so that offsets are the file's.
-            Format::Plain => Box::new(At { file: self.file.clone(), offset: 0 }),
+            // From the file's header on, so that offsets are the file's.
+            Format::Plain => Box::new(PositionedReader { file: self.file.clone(), offset: 0 }),
         };
         let verified = verify(whole);
         match verified.findings.first_error() {
             None => Ok(verified.bytes),
-            // Where it is in the file says more than how far the stream came.
+            // A damage has its own offset, in the file. The finding's offset is one in the stream.
             Some(Finding { problem: Problem::Unreadable(damage), .. }) => {
-                Err(damaged(&self.name, damage))
+                Err(damaged(&self.name, &damage.to_string()))
             }
             Some(finding) => Err(damaged(&self.name, &finding.to_string())),
         }
@@ -108,49 +105,41 @@ fn damaged(name: &str, what: &str) -> Failure {
     Failure::new(Exit::BadStream, format!("{name}: {what}")).next("nothing was restored")
 }
 
-fn unreadable(offset: u64, error: &io::Error) -> Damage {
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof => Damage { offset, what: "the file was cut off".into() },
-        _ => Damage { offset, what: error.to_string() },
-    }
-}
-
-/// Reads the head of rxl's format: the configuration.
+/// Reads the head of rxl's format, and returns the configuration.
 pub fn rxl_head(input: &mut impl Read) -> Result<String, Damage> {
     let mut header = [0; savefile::HEADER_LEN];
-    input.read_exact(&mut header).map_err(|e| unreadable(0, &e))?;
-    let wrong = |offset| move |error: SaveFileError| Damage { offset, what: error.to_string() };
-    let header = savefile::Header::parse(&header).map_err(wrong(0))?;
+    input.read_exact(&mut header).map_err(|e| DamageKind::of_head(e).at(0))?;
+    let header = savefile::Header::parse(&header).map_err(|e| DamageKind::Head(e).at(0))?;
     let offset = savefile::HEADER_LEN as u64;
     let mut config = vec![0; header.config_len as usize];
-    input.read_exact(&mut config).map_err(|e| unreadable(offset, &e))?;
-    header.config(&config).map(str::to_owned).map_err(wrong(offset))
+    input.read_exact(&mut config).map_err(|e| DamageKind::of_head(e).at(offset))?;
+    let config = header.config(&config).map_err(|e| DamageKind::Head(e).at(offset))?;
+    Ok(config.to_owned())
 }
 
+/// Reads the head of xl's format, and returns the configuration.
 fn xl_head(input: &mut impl Read) -> Result<String, Damage> {
     let mut header = [0; xl::HEADER_LEN];
-    input.read_exact(&mut header).map_err(|e| unreadable(0, &e))?;
-    let header =
-        xl::Header::parse(&header).map_err(|e| Damage { offset: 0, what: e.to_string() })?;
+    input.read_exact(&mut header).map_err(|e| DamageKind::of_head(e).at(0))?;
+    let header = xl::Header::parse(&header).map_err(|e| DamageKind::XlHead(e).at(0))?;
     let offset = xl::HEADER_LEN as u64;
-    let wrong = |what: String| Damage { offset, what };
     let mut optional = vec![0; header.optional_data_len as usize];
-    input.read_exact(&mut optional).map_err(|e| unreadable(offset, &e))?;
-    let optional = xl::OptionalData::parse(&optional).map_err(|e| wrong(e.to_string()))?;
-    let json = optional.json().map_err(|e| wrong(e.to_string()))?;
+    input.read_exact(&mut optional).map_err(|e| DamageKind::of_head(e).at(offset))?;
+    let json = xl::OptionalData::parse(&optional).and_then(|optional| optional.json());
+    let json = json.map_err(|e| DamageKind::XlHead(e).at(offset))?;
     match json {
         Some(json) if header.mandatory_flags & xl::FLAG_JSON != 0 => Ok(json.to_owned()),
-        _ => Err(wrong("it holds no configuration in JSON".into())),
+        _ => Err(DamageKind::NoConfig.at(offset)),
     }
 }
 
 /// Reads a file without moving its position, which all handles of it share.
-struct At {
+struct PositionedReader {
     file: Arc<File>,
     offset: u64,
 }
 
-impl Read for At {
+impl Read for PositionedReader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let length = self.file.read_at(into, self.offset)?;
         self.offset += length as u64;

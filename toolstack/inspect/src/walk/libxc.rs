@@ -8,19 +8,19 @@ use migrate_stream::libxc::{
 };
 use migrate_stream::reader::{Place, Problem as Parsing};
 
+use super::{CannotContinue, Location, MOST_BODY, Sink, StreamWalker};
 use crate::finding::Problem;
 use crate::layout::Layout;
-use crate::walk::{At, MOST_BODY, Sink, Stop, StreamWalker};
 
 impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
-    pub(super) fn libxc(&mut self) -> Result<(), Stop> {
+    pub(super) fn libxc(&mut self) -> Result<(), CannotContinue> {
         let version = self.image_header()?.version;
         let mut layout = Layout::new(version, self.domain_header()?);
         while self.libxc_record(&mut layout)? != RecordType::End {}
         Ok(())
     }
 
-    fn image_header(&mut self) -> Result<ImageHeader, Stop> {
+    fn image_header(&mut self) -> Result<ImageHeader, CannotContinue> {
         let at = self.here(Place::ImageHeader);
         let bytes: [u8; IMAGE_HEADER_LEN] = self.array(at)?;
         let header = self.header(at, bytes, ImageHeader::parse, |error, bytes| {
@@ -35,8 +35,9 @@ impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
         Ok(header)
     }
 
-    /// None: a kind of guest that nobody knows; its records can still be told apart.
-    fn domain_header(&mut self) -> Result<Option<DomainType>, Stop> {
+    /// Returns none for a kind of guest that the specification does not name: its records can still
+    /// be told apart.
+    fn domain_header(&mut self) -> Result<Option<DomainType>, CannotContinue> {
         let at = self.here(Place::DomainHeader);
         let bytes: [u8; DOMAIN_HEADER_LEN] = self.array(at)?;
         let unknown = std::cell::Cell::new(false);
@@ -59,10 +60,10 @@ impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
         Ok(Some(header.domain_type))
     }
 
-    fn libxc_record(&mut self, layout: &mut Layout) -> Result<RecordType, Stop> {
+    fn libxc_record(&mut self, layout: &mut Layout) -> Result<RecordType, CannotContinue> {
         let at = self.here(Place::LibxcRecordHeader);
         let RecordHeader { record_type, length } = RecordHeader::parse(&self.array(at)?);
-        let at = At { place: Place::Libxc(record_type), ..at };
+        let at = Location { place: Place::Libxc(record_type), ..at };
         self.sink.record(at, length);
         if let RecordType::Unknown(value) = record_type {
             self.check_framing(at, value, length)?;
@@ -89,11 +90,11 @@ impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
 
     fn libxc_body(
         &mut self,
-        at: At,
+        at: Location,
         record_type: RecordType,
         length: u32,
         layout: &mut Layout,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), CannotContinue> {
         if length > MOST_BODY {
             return self.long_body(at, record_type, length);
         }
@@ -112,8 +113,14 @@ impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
         Ok(())
     }
 
-    /// The parser tells the first fault only, which for a vCPU's state is its length.
-    fn vcpu_reserved(&mut self, at: At, record_type: RecordType, body: &[u8], first: BodyError) {
+    /// The parser reports only the first violation, which for a vCPU's state is its length.
+    fn vcpu_reserved(
+        &mut self,
+        at: Location,
+        record_type: RecordType,
+        body: &[u8],
+        first: BodyError,
+    ) {
         use RecordType as T;
         let vcpu = matches!(
             record_type,
@@ -127,12 +134,18 @@ impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
         }
     }
 
-    /// A body that is not kept: its length is judged, and whether anything inside was to be.
-    fn long_body(&mut self, at: At, record_type: RecordType, length: u32) -> Result<(), Stop> {
+    /// Checks the length of a body that is too long to be kept, and reports if it has contents that
+    /// should have been checked.
+    fn long_body(
+        &mut self,
+        at: Location,
+        record_type: RecordType,
+        length: u32,
+    ) -> Result<(), CannotContinue> {
         match (RecordHeader { record_type, length }).check_length() {
-            // Told already.
+            // Reported already.
             _ if length > MAX_RECORD_LEN => {}
-            // No rules inside.
+            // The specification has no rules for the contents.
             Ok(()) if matches!(record_type, RecordType::HvmContext | RecordType::Unknown(_)) => {}
             Ok(()) => self.find(at, Problem::NotLookedAt { length }),
             Err(error) => self.find(at, error),

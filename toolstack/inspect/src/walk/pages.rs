@@ -1,23 +1,23 @@
-//! PAGE_DATA, page by page: such a record may be of 128 MiB, which is more than this keeps.
+//! PAGE_DATA records, read page by page: one may have 128 MiB, more than is kept in memory.
 
 use std::io::Read;
 
 use migrate_stream::libxc::{BodyError, PAGE_SIZE, PageData, PageEntry};
 
+use super::{CannotContinue, Location, Sink, StreamWalker};
 use crate::finding::Problem;
-use crate::walk::{At, Sink, Stop, StreamWalker};
 
-/// Most pfns of a record whose contents are looked at. libxc writes at most 1024
+/// Most pfns of a record whose contents are inspected. libxc writes at most 1024
 /// (`MAX_BATCH_SIZE`).
 const MOST_PFNS: u32 = 65_536;
 
-/// Entries of the list read at once.
+/// Number of entries of the list that are read at once.
 const ENTRIES: u32 = 8192;
 
 impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
-    /// The body of a record: the same rules as [`PageData::parse`]'s, but every entry that is wrong
-    /// is told.
-    pub(super) fn page_data(&mut self, at: At, length: u32) -> Result<(), Stop> {
+    /// Checks a record's body by the rules of [`PageData::parse`], and reports every wrong entry,
+    /// not only the first.
+    pub(super) fn page_data(&mut self, at: Location, length: u32) -> Result<(), CannotContinue> {
         if (length as usize) < PageData::LEAST_LEN {
             self.find(
                 at,
@@ -54,7 +54,7 @@ impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
         }
     }
 
-    fn count(&mut self, at: At) -> Result<u32, Stop> {
+    fn count(&mut self, at: Location) -> Result<u32, CannotContinue> {
         let head = u64::from_le_bytes(self.array(at)?);
         let (count, reserved) = (head as u32, head >> 32);
         if reserved != 0 {
@@ -63,9 +63,9 @@ impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
         Ok(count)
     }
 
-    /// Reads the list into [`StreamWalker::entries`] and counts the pages with contents; none when
-    /// an entry is wrong, for then nobody knows how many there are.
-    fn list(&mut self, at: At, count: u32) -> Result<Option<u64>, Stop> {
+    /// Reads the list into [`StreamWalker::entries`] and counts the pages with contents. Returns
+    /// none if an entry is wrong, for then the number of pages is not known.
+    fn list(&mut self, at: Location, count: u32) -> Result<Option<u64>, CannotContinue> {
         self.entries.clear();
         let (mut pages, mut sound) = (0, true);
         for first in (0..count).step_by(ENTRIES as usize) {
@@ -92,12 +92,13 @@ impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
         Ok(sound.then_some(pages))
     }
 
-    fn contents(&mut self, at: At, length: u64) -> Result<(), Stop> {
+    /// Hands the pages to the sink. `length` is that of their contents.
+    fn contents(&mut self, at: Location, length: u64) -> Result<(), CannotContinue> {
         if !self.sink.page_list(&self.entries) {
             return self.skip(at, length);
         }
-        for index in 0..self.entries.len() {
-            let entry = self.entries[index];
+        let entries = std::mem::take(&mut self.entries);
+        for &entry in &entries {
             if !entry.page_type.has_contents() {
                 self.sink.page(entry, None);
                 continue;
@@ -107,6 +108,7 @@ impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
                 Err(cut) => return Err(self.cut(at, cut)),
             }
         }
+        self.entries = entries;
         Ok(())
     }
 }

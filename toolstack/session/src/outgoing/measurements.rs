@@ -10,9 +10,10 @@ use rxl_datapath::meter::Meter;
 use rxl_datapath::plain::Copied;
 use rxl_datapath::send::Sent;
 use rxl_precopy::policy::{Measured, Verdict, expected_downtime};
-use rxl_report::migration::{JudgedPart, PrecopyPart, Timeline};
 use rxl_report::mpi::MpiPart;
 use rxl_report::progress::Phase;
+use rxl_report::schema::{JudgedPart, PrecopyPart};
+use rxl_report::timeline::Timeline;
 
 /// What is measured while a domain leaves.
 pub struct Measurements {

@@ -23,8 +23,9 @@ use rxl_datapath::send::{Sender, Sent};
 use rxl_host::host::Host;
 use rxl_link::control::{Accept, Offer};
 use rxl_link::transport::{Connections, Destination, Ticket};
-use rxl_report::migration::{Report, Timeline};
 use rxl_report::progress::{Phase, Progress};
+use rxl_report::schema::Report;
+use rxl_report::timeline::Timeline;
 
 /// Runs a whole migration. The report tells how far it came, whatever the end.
 pub fn migrate(

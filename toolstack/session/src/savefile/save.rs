@@ -27,8 +27,8 @@ use rxl_datapath::feed::feed;
 use rxl_datapath::packing::Packing;
 use rxl_host::host::Host;
 use rxl_quiesce::host::AgentHost;
-use rxl_report::migration::Timeline;
 use rxl_report::mpi::MpiPart;
+use rxl_report::timeline::Timeline;
 
 /// What becomes of the domain when its file is in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

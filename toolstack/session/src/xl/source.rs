@@ -25,8 +25,9 @@ use rxl_datapath::plain::Copier;
 use rxl_host::host::Host;
 use rxl_link::ssh::{Route, XL_RECEIVER};
 use rxl_link::transport::Ticket;
-use rxl_report::migration::{Report, Timeline};
 use rxl_report::progress::{Phase, Progress};
+use rxl_report::schema::Report;
+use rxl_report::timeline::Timeline;
 
 /// Runs a whole migration. The report tells how far it came, whatever the end.
 pub fn migrate(

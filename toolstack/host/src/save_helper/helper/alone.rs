@@ -1,11 +1,13 @@
 //! Without a session: decides by itself, and writes down what it saw.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::save_helper::helper::SaveArguments;
+use crate::save_helper::helper::error::HelperError;
 use crate::save_helper::helper::libxc;
 use crate::save_helper::helper::libxc::Decider;
 use rxl_core::steering::{Decision, PrecopyStats};
@@ -16,30 +18,33 @@ use rxl_precopy::policy::{
 use rxl_xen as xen;
 use rxl_xen::Library;
 
-pub(super) fn save(library: Library, save: SaveArguments) -> Result<(), String> {
+pub(super) fn save(library: Library, save: SaveArguments) -> Result<(), HelperError> {
     let limits = limits(|name| std::env::var(name).ok())?;
     let report = std::env::var_os("RXL_SAVE_REPORT").map(PathBuf::from);
-    let resident =
-        xen::resident_pages(library, save.domid).map_err(|failure| failure.to_string())?;
+    let resident = xen::resident_pages(library, save.domid)?;
     let mut alone = Alone::new(limits, resident);
     let result = libxc::run(library, save, &mut alone);
     if let Some(path) = report {
-        let json =
-            serde_json::to_vec_pretty(&alone.report(save.domid)).map_err(|e| e.to_string())?;
-        std::fs::write(&path, json).map_err(|e| format!("{}: {e}", path.display()))?;
+        let json = serde_json::to_vec_pretty(&alone.report(save.domid)).map_err(io::Error::from);
+        let written = json.and_then(|json| std::fs::write(&path, json));
+        written.map_err(|source| HelperError::Report { path, source })?;
     }
     result
 }
 
-fn limits(variable: impl Fn(&str) -> Option<String>) -> Result<Limits, String> {
-    let number = |name: &str| -> Result<Option<u64>, String> {
-        let Some(value) = variable(name) else { return Ok(None) };
-        value.parse().map(Some).map_err(|_| format!("{name}={value}: not a whole number"))
+fn limits(variable: impl Fn(&str) -> Option<String>) -> Result<Limits, HelperError> {
+    let bad = |name: &str, value: String, wanted| HelperError::Variable {
+        name: name.into(),
+        value,
+        wanted,
     };
-    let otherwise = |name: &str, default| -> Result<Otherwise, String> {
+    let number = |name: &str| -> Result<Option<u64>, HelperError> {
+        let Some(value) = variable(name) else { return Ok(None) };
+        value.parse().map(Some).map_err(|_| bad(name, value, "not a whole number"))
+    };
+    let otherwise = |name: &str, default| -> Result<Otherwise, HelperError> {
         let Some(value) = variable(name) else { return Ok(default) };
-        Otherwise::from_name(&value)
-            .ok_or_else(|| format!("{name}={value}: neither cancel nor force"))
+        Otherwise::from_name(&value).ok_or_else(|| bad(name, value, "neither cancel nor force"))
     };
     Ok(Limits {
         downtime: number("RXL_DOWNTIME_LIMIT")?.map_or(DEFAULT_DOWNTIME, Duration::from_millis),
@@ -185,7 +190,7 @@ mod tests {
             (Some(Duration::from_secs(7)), Otherwise::Force)
         );
         let error = limits(|name| (name == "RXL_MAX_ROUNDS").then(|| "many".into())).unwrap_err();
-        assert_eq!(error, "RXL_MAX_ROUNDS=many: not a whole number");
+        assert_eq!(error.to_string(), "RXL_MAX_ROUNDS=many: not a whole number");
     }
 
     #[test]

@@ -3,28 +3,29 @@
 use std::os::unix::net::UnixStream;
 
 use crate::save_helper::helper::SaveArguments;
+use crate::save_helper::helper::error::HelperError;
 use crate::save_helper::ipc::{Libxl, Message};
-use crate::save_helper::words::{FromHelper, Line, ToHelper};
+use crate::save_helper::messages::{FromHelper, HelperLine, ToHelper};
 use rxl_core::steering::{Decision, PrecopyStats};
 use rxl_xen as xen;
 use rxl_xen::{Library, LibxcCallbacks};
 
-/// Who decides.
+/// Decides while libxc walks.
 pub(super) trait Decider {
-    /// After each live iteration.
+    /// Asked after each live iteration.
     fn precopy(&mut self, stats: &PrecopyStats) -> Decision;
-    /// Before the suspend.
+    /// Asked before the guest is suspended.
     fn may_suspend(&mut self) -> bool;
-    /// Of what libxl said to the suspend.
+    /// Told whether libxl has suspended the guest.
     fn suspended(&mut self, _ok: bool) {}
 }
 
-/// The session. Where it does not answer nothing is decided for it: the save is given up.
-struct Session(Line<UnixStream>);
+/// The session decides. Where it does not answer, the save is given up.
+struct SessionDecider(HelperLine<UnixStream>);
 
-impl Decider for Session {
+impl Decider for SessionDecider {
     fn precopy(&mut self, stats: &PrecopyStats) -> Decision {
-        let asked = self.0.say(&FromHelper::Precopy(*stats)).and_then(|()| self.0.hear());
+        let asked = self.0.send(&FromHelper::Precopy(*stats)).and_then(|()| self.0.receive());
         match asked {
             Ok(Some(ToHelper::Decision(decision))) => decision,
             _ => Decision::Abort,
@@ -32,7 +33,7 @@ impl Decider for Session {
     }
 
     fn may_suspend(&mut self) -> bool {
-        let asked = self.0.say(&FromHelper::MaySuspend).and_then(|()| self.0.hear());
+        let asked = self.0.send(&FromHelper::MaySuspend).and_then(|()| self.0.receive());
         matches!(asked, Ok(Some(ToHelper::Allow(true))))
     }
 }
@@ -40,9 +41,9 @@ impl Decider for Session {
 pub(super) fn steered(
     library: Library,
     save: SaveArguments,
-    session: Line<UnixStream>,
-) -> Result<(), String> {
-    run(library, save, &mut Session(session))
+    session: HelperLine<UnixStream>,
+) -> Result<(), HelperError> {
+    run(library, save, &mut SessionDecider(session))
 }
 
 /// The whole save. libxl hears of a failure, too.
@@ -50,8 +51,8 @@ pub(super) fn run(
     library: Library,
     save: SaveArguments,
     decider: &mut dyn Decider,
-) -> Result<(), String> {
-    let libxl = Libxl::inherited().map_err(|e| e.to_string())?;
+) -> Result<(), HelperError> {
+    let libxl = Libxl::inherited().map_err(HelperError::Libxl)?;
     let mut callbacks = Callbacks { libxl, decider, suspend_asked: false };
     let (stream, receive) = (save.stream, save.receive);
     let done =
@@ -61,9 +62,9 @@ pub(super) fn run(
         return Ok(());
     };
     if callbacks.suspend_asked {
-        xen::abandon_suspend(library, save.domid).map_err(|failure| failure.to_string())?;
+        xen::abandon_suspend(library, save.domid)?;
     }
-    Err(format!("libxl is gone ({gone})"))
+    Err(HelperError::LibxlGone(gone))
 }
 
 struct Callbacks<'a> {

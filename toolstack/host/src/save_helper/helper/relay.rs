@@ -14,23 +14,24 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::save_helper::helper::SaveArguments;
+use crate::save_helper::helper::error::HelperError;
 use crate::save_helper::ipc::{Libxl, Message};
-use crate::save_helper::words::{FromHelper, Line, ToHelper};
+use crate::save_helper::messages::{FromHelper, HelperLine, ToHelper};
 use rxl_xen as xen;
 use rxl_xen::Library;
 
 pub(super) fn run(
     library: Library,
     save: SaveArguments,
-    session: Line<UnixStream>,
-) -> Result<(), String> {
+    session: HelperLine<UnixStream>,
+) -> Result<(), HelperError> {
     let sigterm = SigSet::from(Signal::SIGTERM);
-    sigterm.thread_block().map_err(|errno| errno.desc())?;
+    sigterm.thread_block().map_err(HelperError::Signal)?;
     let terminated =
-        SignalFd::with_flags(&sigterm, SfdFlags::SFD_CLOEXEC).map_err(|errno| errno.desc())?;
+        SignalFd::with_flags(&sigterm, SfdFlags::SFD_CLOEXEC).map_err(HelperError::Signal)?;
     let mut relay = Relay {
         domid: save.domid,
-        libxl: Libxl::inherited().map_err(|e| e.to_string())?,
+        libxl: Libxl::inherited().map_err(HelperError::Libxl)?,
         session,
         terminated: terminated.as_fd(),
         is_terminated: false,
@@ -39,21 +40,21 @@ pub(super) fn run(
     };
     match relay.serve() {
         Ok(End::Completed) => Ok(()),
-        Ok(End::Unanswered) => Err("ended by libxl while the guest was being suspended".into()),
+        Ok(End::Unanswered) => Err(HelperError::EndedInSuspend),
         Err(error) => {
             clean_up(library, save, relay.suspend_asked)?;
-            Err(format!("the session is gone ({error})"))
+            Err(HelperError::SessionGone(error.into()))
         }
     }
 }
 
 /// libxl went with the session. What it would have done is done here.
-fn clean_up(library: Library, save: SaveArguments, suspend_asked: bool) -> Result<(), String> {
+fn clean_up(library: Library, save: SaveArguments, suspend_asked: bool) -> Result<(), HelperError> {
     if save.live() {
-        xen::log_dirty_off(library, save.domid).map_err(|failure| failure.to_string())?;
+        xen::log_dirty_off(library, save.domid)?;
     }
     if suspend_asked {
-        xen::abandon_suspend(library, save.domid).map_err(|failure| failure.to_string())?;
+        xen::abandon_suspend(library, save.domid)?;
     }
     Ok(())
 }
@@ -67,7 +68,7 @@ enum End {
 struct Relay<'a> {
     domid: u32,
     libxl: Libxl,
-    session: Line<UnixStream>,
+    session: HelperLine<UnixStream>,
     terminated: BorrowedFd<'a>,
     /// The session knows: a suspend ordered from now on gets no answer.
     is_terminated: bool,
@@ -84,7 +85,7 @@ impl Relay<'_> {
                 self.tell_terminated()?;
                 continue;
             }
-            match self.session.hear()? {
+            match self.session.receive()? {
                 Some(ToHelper::Suspend) if self.is_terminated => {}
                 Some(ToHelper::Suspend) => self.suspend()?,
                 Some(ToHelper::DeviceModelLogDirty { .. }) if self.unanswered => self.done(true)?,
@@ -111,7 +112,7 @@ impl Relay<'_> {
 
     fn tell_terminated(&mut self) -> io::Result<()> {
         self.is_terminated = true;
-        self.session.say(&FromHelper::Terminated)
+        Ok(self.session.send(&FromHelper::Terminated)?)
     }
 
     fn suspend(&mut self) -> io::Result<()> {
@@ -139,7 +140,7 @@ impl Relay<'_> {
     }
 
     fn done(&mut self, ok: bool) -> io::Result<()> {
-        self.session.say(&FromHelper::Done { ok })
+        Ok(self.session.send(&FromHelper::Done { ok })?)
     }
 }
 
@@ -150,7 +151,10 @@ fn first_ready(fds: [BorrowedFd<'_>; 2]) -> io::Result<usize> {
         match poll(&mut polled, PollTimeout::NONE) {
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
-            Ok(_) => return Ok(usize::from(!polled[0].any().unwrap_or(true))),
+            Ok(_) => {
+                let [first, _] = &polled;
+                return Ok(usize::from(!first.any().unwrap_or(true)));
+            }
         }
     }
 }
@@ -165,7 +169,7 @@ mod tests {
 
     /// A relay on a thread, and the three that it talks to.
     struct Scene {
-        session: Line<UnixStream>,
+        session: HelperLine<UnixStream>,
         libxl: UnixStream,
         terminate: OwnedFd,
         thread: std::thread::JoinHandle<(io::Result<End>, bool)>,
@@ -180,7 +184,7 @@ mod tests {
             let mut relay = Relay {
                 domid: 5,
                 libxl: Libxl::over(helper.try_clone().unwrap().into(), helper.into()),
-                session: Line::new(theirs, patience).unwrap(),
+                session: HelperLine::new(theirs, patience).unwrap(),
                 terminated: terminated.as_fd(),
                 is_terminated: false,
                 unanswered: false,
@@ -190,7 +194,7 @@ mod tests {
             (end, relay.suspend_asked)
         });
         libxl.set_read_timeout(Some(patience)).unwrap();
-        Scene { session: Line::new(session, patience).unwrap(), libxl, terminate, thread }
+        Scene { session: HelperLine::new(session, patience).unwrap(), libxl, terminate, thread }
     }
 
     impl Scene {
@@ -206,12 +210,12 @@ mod tests {
             self.libxl.write_all(&answer.to_ne_bytes()).unwrap();
         }
 
-        fn session_hears(&mut self, word: FromHelper) {
-            assert_eq!(self.session.hear::<FromHelper>().unwrap(), Some(word));
+        fn session_hears(&mut self, message: FromHelper) {
+            assert_eq!(self.session.receive::<FromHelper>().unwrap(), Some(message));
         }
 
-        fn say(&mut self, word: ToHelper) {
-            self.session.say(&word).unwrap();
+        fn say(&mut self, message: ToHelper) {
+            self.session.send(&message).unwrap();
         }
     }
 

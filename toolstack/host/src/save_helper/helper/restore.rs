@@ -3,8 +3,11 @@
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
+use crate::save_helper::helper::error::HelperError;
 use crate::save_helper::ipc::{Libxl, Message};
-use crate::save_helper::words::{FromHelper, Line, SOCKET_VARIABLE, ToHelper, VERSION};
+use crate::save_helper::messages::{FromHelper, HelperLine, SOCKET_VARIABLE, ToHelper, VERSION};
+use rxl_core::deadlines;
+use rxl_core::domain::SpecialPages;
 use rxl_xen::Rings;
 
 /// libxl's arguments for a restore (libxl_save_callout.c: libxl__xc_domain_restore).
@@ -20,8 +23,8 @@ impl RestoreArguments {
         let [mode, _stream, _back, numbers @ ..] = arguments else { return None };
         let numbers: Vec<u32> =
             numbers.iter().map(|number| number.parse().ok()).collect::<Option<_>>()?;
-        let &[domid, store_port, store_domid, console_port, console_domid, _callbacks, stream_type] =
-            &numbers[..]
+        let &[domid, store_port, store_domid, console_port, console_domid, _, stream_type] =
+            numbers.as_slice()
         else {
             return None;
         };
@@ -36,41 +39,45 @@ impl RestoreArguments {
         UnixStream::connect(path).ok()
     }
 
-    pub(super) fn run(&self, session: UnixStream) -> Result<(), String> {
-        let libxl = Libxl::inherited().map_err(|e| e.to_string())?;
+    pub(super) fn run(&self, session: UnixStream) -> Result<(), HelperError> {
+        let libxl = Libxl::inherited().map_err(HelperError::Libxl)?;
         self.serve(session, libxl)
     }
 
     /// libxl ends a helper that it does not want any more with SIGTERM, and then with SIGKILL;
     /// there is nothing to clean up.
-    fn serve(&self, session: UnixStream, mut libxl: Libxl) -> Result<(), String> {
-        let lost = |error: std::io::Error| format!("the session is gone ({error})");
-        let mut session = Line::new(session, rxl_core::deadlines::HELPER_QUESTION).map_err(lost)?;
-        session
-            .say(&FromHelper::Restore { version: VERSION, domid: self.domid, rings: self.rings })
-            .map_err(lost)?;
-        match session.hear().map_err(lost)? {
+    fn serve(&self, session: UnixStream, mut libxl: Libxl) -> Result<(), HelperError> {
+        let lost = HelperError::SessionGone;
+        let mut session = HelperLine::new(session, deadlines::HELPER_QUESTION)
+            .map_err(|error| lost(error.into()))?;
+        let hello = FromHelper::Restore { version: VERSION, domid: self.domid, rings: self.rings };
+        session.send(&hello).map_err(lost)?;
+        match session.receive().map_err(lost)? {
             Some(ToHelper::Restored { missing, special }) => {
-                let libxls = |error: std::io::Error| format!("libxl: {error}");
-                if libxl.ask(&Message::StaticDataDone { missing }).map_err(libxls)? != 0 {
-                    return Err("libxl cannot complete the CPU policy".into());
-                }
-                let results =
-                    Message::RestoreResults { store: special.store, console: special.console };
-                libxl.tell(&results).map_err(libxls)?;
-                libxl.ask(&Message::Complete { retval: 0, errno: 0 }).map_err(libxls)?;
-                session.say(&FromHelper::Done { ok: true }).map_err(lost)
+                go_on(&mut libxl, missing, special)?;
+                session.send(&FromHelper::Done { ok: true }).map_err(lost)
             }
-            Some(other) => Err(format!("the session said {other:?} at first")),
-            None => Err("the session has given the restore up".into()),
+            Some(other) => Err(HelperError::OutOfTurn(format!("{other:?}"))),
+            None => Err(HelperError::GivenUp),
         }
     }
+}
+
+/// Tells libxl all that the stock helper tells it at the end of a restore.
+fn go_on(libxl: &mut Libxl, missing: u32, special: SpecialPages) -> Result<(), HelperError> {
+    let completed = libxl.ask(&Message::StaticDataDone { missing }).map_err(HelperError::Libxl)?;
+    if completed != 0 {
+        return Err(HelperError::NoCpuPolicy);
+    }
+    let results = Message::RestoreResults { store: special.store, console: special.console };
+    libxl.tell(&results).map_err(HelperError::Libxl)?;
+    libxl.ask(&Message::Complete { retval: 0, errno: 0 }).map_err(HelperError::Libxl)?;
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rxl_core::domain::SpecialPages;
     use std::io::{Read, Write};
     use std::time::Duration;
 
@@ -105,14 +112,17 @@ mod tests {
         let thread = std::thread::spawn(move || {
             restore().serve(theirs, Libxl::over(helper.try_clone().unwrap().into(), helper.into()))
         });
-        let mut session = Line::new(session, Duration::from_secs(5)).unwrap();
-        let hello = session.hear::<FromHelper>().unwrap().unwrap();
+        let mut session = HelperLine::new(session, Duration::from_secs(5)).unwrap();
+        let hello = session.receive::<FromHelper>().unwrap().unwrap();
         assert_eq!(
             hello,
             FromHelper::Restore { version: VERSION, domid: 7, rings: restore().rings }
         );
         session
-            .say(&ToHelper::Restored { missing: 2, special: SpecialPages { store: 5, console: 6 } })
+            .send(&ToHelper::Restored {
+                missing: 2,
+                special: SpecialPages { store: 5, console: 6 },
+            })
             .unwrap();
         let mut hears = |message: Message<'_>, answer: Option<i32>| {
             let mut expected = Vec::new();
@@ -127,8 +137,8 @@ mod tests {
         hears(Message::StaticDataDone { missing: 2 }, Some(0));
         hears(Message::RestoreResults { store: 5, console: 6 }, None);
         hears(Message::Complete { retval: 0, errno: 0 }, Some(0));
-        assert_eq!(session.hear::<FromHelper>().unwrap(), Some(FromHelper::Done { ok: true }));
-        assert_eq!(thread.join().unwrap(), Ok(()));
+        assert_eq!(session.receive::<FromHelper>().unwrap(), Some(FromHelper::Done { ok: true }));
+        assert!(thread.join().unwrap().is_ok());
     }
 
     #[test]

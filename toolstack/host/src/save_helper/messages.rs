@@ -1,7 +1,7 @@
-//! What session and helper say to each other: one JSON value a line, over a Unix socket that only
+//! The messages between session and helper: one JSON value a line, over a Unix socket that only
 //! root can reach.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -9,71 +9,71 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use rxl_core::domain::SpecialPages;
+use rxl_core::json_lines::{JsonLineError, JsonLines};
 use rxl_core::steering::{Decision, PrecopyStats, Walker};
 use rxl_xen::Rings;
 
-/// Version of these words. Session and helper are installed together; another version is refused.
+/// Version of these messages. Session and helper are installed together; another version is
+/// refused.
 pub const VERSION: u32 = 1;
 
 /// Where the helper finds its session: the path of a socket.
 pub const SOCKET_VARIABLE: &str = "RXL_HELPER_SOCKET";
 
-/// Longest line in bytes.
-const MAX_LINE: u64 = 4096;
+/// Longest message in bytes.
+const MAX_LINE: usize = 4096;
 
-/// What the helper says.
+const LINES: JsonLines = JsonLines::up_to(MAX_LINE);
+
+/// What the helper sends.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FromHelper {
-    /// First of all.
+    /// The first message of a save.
     Hello {
-        /// [`VERSION`].
+        /// [`VERSION`] of the helper.
         version: u32,
         /// The domain it was started for.
         domid: u32,
     },
-    /// First of all, where a domain is to be restored.
+    /// The first message of a restore.
     Restore {
-        /// [`VERSION`].
+        /// [`VERSION`] of the helper.
         version: u32,
         /// The domain that libxl has made for it.
         domid: u32,
-        /// Its rings.
         rings: Rings,
     },
-    /// Walking with libxc: what next?
+    /// libxc walks: asks what comes next.
     Precopy(PrecopyStats),
-    /// Walking with libxc: may the guest be suspended now?
+    /// libxc walks: asks whether the guest may be suspended now.
     MaySuspend,
     /// An order was carried out, or libxl refused.
     Done {
-        /// libxl agreed.
+        /// Whether libxl agreed.
         ok: bool,
     },
-    /// libxl wants an end (SIGTERM). The session is to complete with a failure.
+    /// libxl has sent SIGTERM. The session is to complete the save with a failure.
     Terminated,
 }
 
-/// What the session says.
+/// What the session sends.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ToHelper {
-    /// In answer to the hello: who walks.
+    /// Answers the hello: who walks.
     Walk(Walker),
-    /// In answer to [`FromHelper::Precopy`].
+    /// Answers [`FromHelper::Precopy`]: what comes next.
     Decision(Decision),
-    /// In answer to [`FromHelper::MaySuspend`].
+    /// Answers [`FromHelper::MaySuspend`]: whether it may.
     Allow(bool),
     /// Order: have libxl suspend the guest.
     Suspend,
     /// Order: have libxl switch the device model's log-dirty mode.
-    DeviceModelLogDirty {
-        /// On or off.
-        enable: bool,
-    },
+    DeviceModelLogDirty { enable: bool },
     /// Order: tell libxl that the save has ended, and exit.
     Complete {
-        /// It worked.
+        /// Whether the save succeeded.
         ok: bool,
     },
     /// Order: tell libxl that the domain is restored, and exit.
@@ -86,12 +86,12 @@ pub enum ToHelper {
 }
 
 /// One end of the socket.
-pub struct Line<S> {
+pub struct HelperLine<S> {
     stream: BufReader<S>,
 }
 
-impl Line<UnixStream> {
-    /// Every wait ends after `patience`.
+impl HelperLine<UnixStream> {
+    /// One end of the socket, on which every wait ends after `patience`.
     pub fn new(stream: UnixStream, patience: Duration) -> io::Result<Self> {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(patience))?;
@@ -99,37 +99,26 @@ impl Line<UnixStream> {
         Ok(Self { stream: BufReader::new(stream) })
     }
 
-    /// The socket, to wait for, unless [`Line::has_more`].
+    /// The socket, for polling. It may be silent although [`HelperLine::has_more`].
     pub fn socket(&self) -> &UnixStream {
         self.stream.get_ref()
     }
 
-    /// Something has been read already that has not been heard.
+    /// Whether more was read from the socket than has been received as messages.
     pub fn has_more(&self) -> bool {
         !self.stream.buffer().is_empty()
     }
 }
 
-impl<S: Read + Write> Line<S> {
-    /// Says something.
-    pub fn say(&mut self, word: &impl Serialize) -> io::Result<()> {
-        let mut line = serde_json::to_vec(word)?;
-        line.push(b'\n');
-        self.stream.get_mut().write_all(&line)
+impl<S: Read + Write> HelperLine<S> {
+    /// Sends a message.
+    pub fn send(&mut self, message: &impl Serialize) -> Result<(), JsonLineError> {
+        LINES.write(self.stream.get_mut(), message)
     }
 
-    /// Hears something. None when the other side is gone.
-    pub fn hear<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
-        let mut line = Vec::new();
-        (&mut self.stream).take(MAX_LINE).read_until(b'\n', &mut line)?;
-        match line.pop() {
-            None => Ok(None),
-            Some(b'\n') => Ok(Some(serde_json::from_slice(&line)?)),
-            Some(_) => Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "a line that was cut or is too long",
-            )),
-        }
+    /// Receives a message. None when the other side is gone.
+    pub fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>, JsonLineError> {
+        LINES.read(&mut self.stream)
     }
 }
 
@@ -137,14 +126,14 @@ impl<S: Read + Write> Line<S> {
 mod tests {
     use super::*;
 
-    fn pair() -> (Line<UnixStream>, Line<UnixStream>) {
+    fn pair() -> (HelperLine<UnixStream>, HelperLine<UnixStream>) {
         let (one, other) = UnixStream::pair().unwrap();
         let patience = Duration::from_millis(200);
-        (Line::new(one, patience).unwrap(), Line::new(other, patience).unwrap())
+        (HelperLine::new(one, patience).unwrap(), HelperLine::new(other, patience).unwrap())
     }
 
     #[test]
-    fn words_arrive_as_they_were_said() {
+    fn messages_arrive_as_they_were_sent() {
         let (mut helper, mut session) = pair();
         let stats = PrecopyStats { iteration: 3, written: u64::MAX, dirty: 7 };
         let said = [
@@ -152,27 +141,27 @@ mod tests {
             FromHelper::Precopy(stats),
             FromHelper::Terminated,
         ];
-        said.iter().for_each(|word| helper.say(word).unwrap());
-        for word in said {
-            assert_eq!(session.hear::<FromHelper>().unwrap(), Some(word));
+        said.iter().for_each(|message| helper.send(message).unwrap());
+        for message in said {
+            assert_eq!(session.receive::<FromHelper>().unwrap(), Some(message));
         }
-        session.say(&ToHelper::Decision(Decision::StopAndCopy)).unwrap();
+        session.send(&ToHelper::Decision(Decision::StopAndCopy)).unwrap();
         assert_eq!(
-            helper.hear::<ToHelper>().unwrap(),
+            helper.receive::<ToHelper>().unwrap(),
             Some(ToHelper::Decision(Decision::StopAndCopy))
         );
         drop(session);
-        assert_eq!(helper.hear::<ToHelper>().unwrap(), None);
+        assert_eq!(helper.receive::<ToHelper>().unwrap(), None);
     }
 
     #[test]
     fn silence_rubbish_and_endless_lines_are_errors() {
         let (mut helper, mut session) = pair();
-        assert!(session.hear::<FromHelper>().is_err(), "silence");
+        assert!(session.receive::<FromHelper>().is_err(), "silence");
         helper.socket().write_all(b"{\"done\":{\"ok\":2}}\n").unwrap();
-        assert!(session.hear::<FromHelper>().is_err(), "rubbish");
-        helper.socket().write_all(&vec![b' '; MAX_LINE as usize + 1]).unwrap();
-        assert!(session.hear::<FromHelper>().is_err(), "endless");
-        helper.say(&FromHelper::MaySuspend).unwrap();
+        assert!(session.receive::<FromHelper>().is_err(), "rubbish");
+        helper.socket().write_all(&vec![b' '; MAX_LINE + 1]).unwrap();
+        assert!(session.receive::<FromHelper>().is_err(), "endless");
+        helper.send(&FromHelper::MaySuspend).unwrap();
     }
 }
