@@ -13,7 +13,7 @@ use rxl_quiesce::host::AgentHost;
 use rxl_quiesce::nodes::{AgentGuest, Lock, Nodes};
 use rxl_testkit::locks::MemoryLocks;
 
-/// One domain's.
+/// The agent of one domain.
 #[derive(Default)]
 struct Agent {
     name: String,

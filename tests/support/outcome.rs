@@ -11,7 +11,8 @@ pub fn leave_outcome(dir: &Path, host: &MemoryHost, failure: Option<String>) {
         .into_iter()
         .map(|kept| {
             let stream = kept.stream.unwrap_or_default();
-            serde_json::json!({"name": kept.domain.name, "state": format!("{:?}", kept.domain.state), "stream": stream})
+            let state = format!("{:?}", kept.domain.state);
+            serde_json::json!({"name": kept.domain.name, "state": state, "stream": stream})
         })
         .collect();
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

@@ -12,7 +12,7 @@ pub struct MemoryLocks {
 }
 
 impl MemoryLocks {
-    /// As [`rxl_quiesce::nodes::Nodes::lock`].
+    /// What [`rxl_quiesce::nodes::Nodes::lock`] answers.
     pub fn take(&mut self, lock: Lock) -> bool {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let is_free = !all.contains(&lock);
@@ -23,7 +23,7 @@ impl MemoryLocks {
         is_free
     }
 
-    /// As [`rxl_quiesce::nodes::Nodes::unlock`].
+    /// What [`rxl_quiesce::nodes::Nodes::unlock`] does.
     pub fn give_back(&mut self, lock: Lock) {
         if self.mine.contains(&lock) {
             self.mine.retain(|mine| *mine != lock);

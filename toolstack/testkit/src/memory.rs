@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -13,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use migrate_stream::libxc::PAGE_SIZE;
-use migrate_stream::reader::{Start, StreamReader};
 
 use rxl_core::domain::Vif;
 use rxl_core::domain::{DomId, Domain, GuestType, HostFacts, RunState};
@@ -21,12 +19,16 @@ use rxl_core::host_error::HostError;
 use rxl_core::operation::{Abort, Operation};
 use rxl_core::state_dir::DomainLock;
 use rxl_core::steering::Walker;
-use rxl_host::guard_line::{Guard, Listener, Word};
+use rxl_host::guard_line::{Guard, Word};
 use rxl_host::host::{Host, RestoreRequest, Save};
 
+mod guard;
+mod restore;
 mod save;
 mod walked;
 
+use guard::Heard;
+use restore::read_stream;
 use save::{SyntheticSave, page};
 
 /// What a synthetic guest is like.
@@ -55,11 +57,11 @@ pub struct Faults {
     pub restore_after: Option<u64>,
     /// A restore fails when it has read everything.
     pub restore_at_end: bool,
-    /// Renaming fails.
+    /// No domain can be renamed.
     pub rename: bool,
-    /// Unpausing fails.
+    /// No domain can be unpaused.
     pub unpause: bool,
-    /// Destroying fails.
+    /// No domain can be destroyed.
     pub destroy: bool,
     /// A save cannot be started.
     pub save_start: bool,
@@ -88,7 +90,7 @@ pub struct Kept {
     guest: Option<Guest>,
 }
 
-/// The host.
+/// A host in memory. A clone is the same host.
 #[derive(Clone)]
 pub struct MemoryHost(Arc<Mutex<State>>);
 
@@ -160,7 +162,7 @@ impl MemoryHost {
         }
     }
 
-    /// All domains.
+    /// All domains, by their numbers.
     pub fn domains(&self) -> Vec<Kept> {
         self.lock().domains.values().cloned().collect()
     }
@@ -241,7 +243,9 @@ impl Host for MemoryHost {
     fn config_json(&self, domid: DomId) -> Result<String, HostError> {
         let domain = self.domain(domid)?;
         let (name, kib) = (&domain.name, domain.max_memory_kib);
-        Ok(serde_json::json!({"c_info": {"name": name, "domid": domid.0}, "b_info": {"max_memkb": kib}}).to_string())
+        let create_info = serde_json::json!({"name": name, "domid": domid.0});
+        let build_info = serde_json::json!({"max_memkb": kib});
+        Ok(serde_json::json!({"c_info": create_info, "b_info": build_info}).to_string())
     }
 
     fn save(&self, domid: DomId, save: Save) -> Result<Operation<()>, HostError> {
@@ -404,54 +408,5 @@ impl<F> Summing<F> {
 
     fn sum(self) -> (u64, u32) {
         (self.bytes, self.crc.finalize())
-    }
-}
-
-/// Takes a stream as libxl does: it must be whole and well-formed.
-fn read_stream(
-    mut input: Summing<File>,
-    aborted: &AtomicBool,
-    limit: Option<u64>,
-) -> Result<(u64, u32), HostError> {
-    let mut reader = StreamReader::new(Start::Libxl);
-    let mut buffer = vec![0; 1 << 20];
-    while !reader.is_complete() {
-        let got = input.file.read(&mut buffer).map_err(|e| failed("restore", e))?;
-        if aborted.load(Ordering::SeqCst) {
-            return Err(HostError::Aborted("restore"));
-        }
-        if got == 0 {
-            reader.finish().map_err(|e| failed("restore", e))?;
-        }
-        if limit.is_some_and(|limit| input.bytes > limit) {
-            return Err(failed("restore", "as asked"));
-        }
-        input.passed(&buffer[..got]);
-        let mut rest = &buffer[..got];
-        while reader.next(&mut rest).map_err(|e| failed("restore", e))?.is_some() {}
-    }
-    // libxl attaches devices after the stream.
-    std::thread::sleep(Duration::from_millis(1));
-    Ok(input.sum())
-}
-
-/// A guard that only hears: what it is told goes to the test.
-#[derive(Debug)]
-struct Heard {
-    words: Sender<Word>,
-    exit: Duration,
-}
-
-impl Drop for Heard {
-    fn drop(&mut self) {
-        std::thread::sleep(self.exit);
-    }
-}
-
-impl Listener for Heard {
-    fn tell(&self, word: &Word) -> std::io::Result<()> {
-        // A test that has ended hears nothing more.
-        let _ = self.words.send(word.clone());
-        Ok(())
     }
 }

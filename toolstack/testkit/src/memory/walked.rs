@@ -71,7 +71,9 @@ impl Memory for Walked {
         let count = self.next_count();
         let stride = self.guest.pages.checked_div(count).unwrap_or(1).max(1);
         for pfn in (0..count).map(|n| n * stride) {
-            self.dirty[(pfn / 64) as usize] |= 1 << (pfn % 64);
+            if let Some(word) = self.dirty.get_mut((pfn / 64) as usize) {
+                *word |= 1 << (pfn % 64);
+            }
         }
         self.generation += 1;
         Ok(())
