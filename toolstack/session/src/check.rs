@@ -98,7 +98,6 @@ fn check_log_dirty(domain: &Domain, facts: &HostFacts) -> Result<(), Failure> {
 
 /// A domain that wants to come, as far as the checks need to know it.
 pub struct Arrival<'a> {
-    /// Its name.
     pub name: &'a str,
     /// Memory it may have, in KiB.
     pub max_memory_kib: u64,
@@ -259,7 +258,8 @@ mod tests {
         let plain =
             r#"{"c_info":{"name":"dom3"},"b_info":{"max_vcpus":1},"disks":[{"vdev":"xvda"}]}"#;
         may_leave("dom3", plain).unwrap();
-        let pci = r#"{"b_info":{},"pcidevs":[{"dev":2,"bus":3,"func":1,"domain":0,"msitranslate":false}]}"#;
+        let device = r#"{"dev":2,"bus":3,"func":1,"domain":0,"msitranslate":false}"#;
+        let pci = &format!(r#"{{"b_info":{{}},"pcidevs":[{device}]}}"#);
         let failure = may_leave("dom3", pci).unwrap_err();
         assert_eq!(failure.exit, Exit::GuestUnsupported);
         assert!(

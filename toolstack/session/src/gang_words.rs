@@ -37,10 +37,7 @@ pub enum FromMember {
     /// The user wants it cancelled, and it may not do so by itself.
     Cancel,
     /// It gives up, and cleans up next.
-    Failing {
-        /// Why.
-        what: String,
-    },
+    Failing { what: String },
     /// Where the domain is now.
     Settled(Place),
     /// The last word.
@@ -74,15 +71,14 @@ pub struct Ended {
     pub table: String,
 }
 
-/// A [`Failure`].
+/// A [`Failure`], as it travels from a member to its leader.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Told {
-    /// Its exit code.
+    /// The exit code that rxl would end with.
     pub exit: u8,
-    /// What.
     pub what: String,
-    /// What to do next.
+    /// What the user can do next.
     pub next: Option<String>,
 }
 
@@ -101,12 +97,12 @@ pub enum ToMember {
     Frozen,
     /// The job could not be held still, and nobody is to be waited for.
     Alone {
-        /// With the reason.
+        /// They have the reason.
         figures: Box<MpiPart>,
     },
     /// Nothing of the job is on the wire.
     Flushed {
-        /// So far.
+        /// What has been measured so far.
         figures: Box<MpiPart>,
     },
     /// All are ready.
@@ -115,13 +111,10 @@ pub enum ToMember {
         agent_command: String,
     },
     /// All is to be given up.
-    Abort {
-        /// Why.
-        reason: String,
-    },
+    Abort { reason: String },
     /// The job runs.
     Closed {
-        /// All of them.
+        /// What was measured of the whole epoch.
         figures: Box<MpiPart>,
     },
 }

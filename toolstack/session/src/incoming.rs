@@ -31,7 +31,7 @@ pub use receiving::Receiving;
 use std::time::Duration;
 
 use rxl_core::error::{Exit, Failure};
-use rxl_datapath::broken::At;
+use rxl_datapath::broken::{At, Cause};
 use rxl_link::control::Incoming;
 
 use crate::events::Events;
@@ -73,13 +73,13 @@ pub trait Wire: Origin + Sized {
     const KEEPS_UNDECIDED: bool;
 
     /// Says that a paused copy stands here.
-    fn say_ready(&mut self, built: &Built<'_>) -> Result<(), String>;
+    fn say_ready(&mut self, built: &Built<'_>) -> Result<(), Cause>;
 
     /// Waits for the other host's decision. An interrupt is too late here.
     fn await_decision(&mut self, events: &Events<Self::Data>) -> Decision;
 
     /// Says that the domain runs here, and how long it took from GO.
-    fn say_runs(&mut self, took: Duration) -> Result<(), String>;
+    fn say_runs(&mut self, took: Duration) -> Result<(), Cause>;
 
     /// Says that the copy does not run and will not, and whether it is destroyed.
     fn say_not_run(&mut self, end: NotRun, reason: &str, destroyed: bool);

@@ -3,11 +3,9 @@
 //! A migration of one domain has its own coordinator. A member of a gang ([`rxl_gang`]) asks its
 //! leader, and waits.
 
-use rxl_core::deadlines;
 use std::path::Path;
-use std::time::Instant;
 
-use crate::events::{Event, Events};
+use crate::events::Events;
 use crate::gang_member::GangMember;
 use crate::gang_words::{FromMember, Place, ToMember};
 use rxl_core::domain::Domain;
@@ -21,7 +19,12 @@ use rxl_quiesce::error::{JobBusy, NotFound, NotQuiesced};
 use rxl_quiesce::host::AgentHost;
 use rxl_report::mpi::MpiPart;
 
-/// See the module.
+mod leader_line;
+
+use leader_line::{Asked, LeaderLine, await_begin};
+
+/// The MPI job of the domain that moves: held still by this process, by a gang's leader, or by
+/// nobody.
 pub struct HeldJob {
     level: Level,
     holder: Holder,
@@ -33,26 +36,6 @@ enum Holder {
     Nobody,
     Own(Box<Coordinator>),
     Leader(LeaderLine),
-}
-
-/// A member's line, and what has been said on it.
-struct LeaderLine {
-    member: GangMember,
-    /// The barriers are kept.
-    together: bool,
-    asked: Option<Asked>,
-    frozen: bool,
-    /// The iteration after the freeze has begun.
-    last_iteration: bool,
-    flushed: bool,
-    go: Option<String>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Asked {
-    Stop,
-    Suspend,
-    Ready,
 }
 
 /// What comes after a live iteration that was good enough.
@@ -99,7 +82,7 @@ pub fn required(problem: &NotQuiesced) -> Failure {
 }
 
 impl HeldJob {
-    /// Of a migration without one.
+    /// For a migration that holds no job still.
     pub fn none() -> Self {
         Self { level: Level::Off, holder: Holder::Nobody, figures: None }
     }
@@ -134,15 +117,7 @@ impl HeldJob {
         member.say(&FromMember::Prepared { name: domain.name.clone(), domid: domain.domid.0 });
         let (figures, together) = await_begin(events)?;
         let figures = figures.map(|figures| *figures);
-        let line = LeaderLine {
-            member,
-            together,
-            asked: None,
-            frozen: false,
-            last_iteration: false,
-            flushed: false,
-            go: None,
-        };
+        let line = LeaderLine::new(member, together);
         Ok(Self { level, holder: Holder::Leader(line), figures })
     }
 
@@ -319,45 +294,12 @@ impl HeldJob {
         }
     }
 
-    /// For the report.
+    /// What was measured, for the report.
     pub fn figures(&self) -> Option<MpiPart> {
         match &self.holder {
             Holder::Own(coordinator) => Some(coordinator.figures()),
             _ => self.figures.clone(),
         }
-    }
-}
-
-impl LeaderLine {
-    /// Asks once.
-    fn ask(&mut self, what: Asked) {
-        if !self.together || self.asked >= Some(what) {
-            return;
-        }
-        self.asked = Some(what);
-        self.member.say(match what {
-            Asked::Stop => &FromMember::Stop,
-            Asked::Suspend => &FromMember::Suspend,
-            Asked::Ready => &FromMember::Ready,
-        });
-    }
-
-    fn stop(&mut self) -> Stop {
-        self.ask(Asked::Stop);
-        if !self.together {
-            Stop::Now
-        } else if !self.frozen {
-            Stop::NotYet
-        } else if std::mem::replace(&mut self.last_iteration, true) {
-            Stop::Now
-        } else {
-            Stop::OneIteration
-        }
-    }
-
-    fn may_suspend(&mut self) -> bool {
-        self.ask(Asked::Suspend);
-        !self.together || self.flushed
     }
 }
 
@@ -372,35 +314,6 @@ pub fn too_long(problem: NotQuiesced) -> Failure {
 /// Why a guest is suspended that the job has not been held still for.
 pub fn unasked() -> NotQuiesced {
     NotQuiesced::Unasked
-}
-
-fn await_begin<D: Send + 'static>(
-    events: &Events<D>,
-) -> Result<(Option<Box<MpiPart>>, bool), Failure> {
-    let deadline = Instant::now() + deadlines::BEGIN;
-    loop {
-        match events.next(deadline) {
-            Some(Event::Gang(ToMember::Begin { figures, together })) => {
-                return Ok((figures, together));
-            }
-            Some(Event::Gang(ToMember::Abort { reason })) => return Err(given_up(&reason)),
-            Some(Event::Interrupt) => {
-                return Err(Failure::new(Exit::Cancelled, "cancelled before anything began"));
-            }
-            Some(Event::Control(incoming)) => {
-                let what =
-                    format!("the target has not waited for the other domains ({incoming:?})");
-                return Err(Failure::new(Exit::FailedSourceRuns, what));
-            }
-            Some(_) => {}
-            None => {
-                return Err(Failure::new(
-                    Exit::FailedSourceRuns,
-                    "the other domains were not ready to begin in time",
-                ));
-            }
-        }
-    }
 }
 
 /// What the leader's Abort is to the user.

@@ -49,7 +49,7 @@ use rxl_core::deadlines;
 use rxl_core::error::Failure;
 use rxl_core::io::{Cancel, Guarded, pipe};
 use rxl_core::target_spans::TargetSpans;
-use rxl_datapath::broken::Broken;
+use rxl_datapath::broken::{Broken, Cause};
 use rxl_link::control::Incoming;
 
 use crate::events::Events;
@@ -111,7 +111,7 @@ pub trait Destination {
 pub trait Wire: Destination {
     /// Says that the copy there is to run. An error says that not one byte of it has left: it was
     /// not said. `agent_command` is for the domain's agent, before it runs.
-    fn say_go(&mut self, agent_command: Option<String>) -> Result<(), String>;
+    fn say_go(&mut self, agent_command: Option<String>) -> Result<(), Cause>;
 
     /// Waits, after GO, for what became of the copy there.
     fn await_answer(&mut self, events: &Events<Self::Data>) -> Answer;

@@ -10,7 +10,7 @@ use rxl_datapath::packing::Packing;
 use rxl_link::ssh::Route;
 use rxl_precopy::policy::Limits;
 
-/// What the user asked for.
+/// What the user of `rxl migrate` asked for.
 #[derive(Clone, Debug)]
 pub struct MigrationRequest {
     /// Name or number.
@@ -21,15 +21,15 @@ pub struct MigrationRequest {
     pub config_json: Option<String>,
     /// Copy memory while the guest runs, verify it.
     pub flags: SaveFlags,
-    /// Leave it paused at the target.
+    /// The domain is not to run at the target yet (`-p`).
     pub leave_paused: bool,
-    /// Keep the number.
+    /// The domain keeps its number (`-D`).
     pub preserve_domid: bool,
     /// What the target runs.
     pub peer: Peer,
     /// Stock xl there is to leave no process that waits for the domain's end.
     pub no_monitor: bool,
-    /// Only check.
+    /// Every check is made, and nothing is moved.
     pub dry_run: bool,
     /// How data travels.
     pub transport: Transport,

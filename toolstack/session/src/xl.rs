@@ -3,7 +3,7 @@
 //! ```text
 //!  sender                                            receiver, `xl migrate-receive`
 //!    | <--------------------------------- banner |   1
-//!    | header, configuration ------------------> |   2, 3   checks; libxl restores, as NAME--incoming
+//!    | header, configuration ------------------> |   2, 3   checks; libxl restores NAME--incoming
 //!    | libxl's stream -------------------------> |   4
 //!    | <---------------------------------- READY |   5      a paused copy stands there
 //!    | rename to NAME--migratedaway              |

@@ -29,7 +29,7 @@ impl<W: Wire> Holding<'_, W> {
         }
         let decision = match self.wire.say_ready(&self.built) {
             Ok(()) => self.wire.await_decision(self.events),
-            Err(reason) => Decision::Unknown(reason),
+            Err(error) => Decision::Unknown(error.to_string()),
         };
         let ended = match decision {
             Decision::Run { agent_command } => self.take_over(agent_command.as_deref()),
@@ -66,6 +66,7 @@ impl<W: Wire> Holding<'_, W> {
             let name = &self.name;
             let what = format!("{name} is here, and the sender could not be told: {error}");
             Failure::new(Exit::MovedWithWarnings, what)
+                .caused_by(error)
                 .next(format!("its old copy stands still there: `xl destroy {name}--migratedaway`"))
         })
     }

@@ -37,7 +37,7 @@ pub trait Observer {
     fn show(&mut self, phase: Phase);
 }
 
-/// Nobody looks.
+/// For an operation that nobody watches.
 impl Observer for Measurements {
     fn measured(&mut self) -> &mut Measurements {
         self

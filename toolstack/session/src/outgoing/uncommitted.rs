@@ -231,10 +231,10 @@ impl<'a, W: Wire> Uncommitted<'a, W> {
         // A domain that stays paused cannot be waited for.
         let command = if leave_paused { None } else { self.save.job.hold() };
         self.save.unguard();
-        self.destination.say_go(command).map_err(|reason| {
+        self.destination.say_go(command).map_err(|error| {
             self.save.guard_again();
-            let what = format!("{} could not be told GO: {reason}", self.destination.name());
-            Failure::new(Exit::FailedSourceRuns, what)
+            let what = format!("{} could not be told GO: {error}", self.destination.name());
+            Failure::new(Exit::FailedSourceRuns, what).caused_by(error)
         })
     }
 }

@@ -1,5 +1,6 @@
 //! The source as the origin of a domain, over rxl's wire.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::events::{Event, Events, unexpected};
@@ -11,9 +12,14 @@ use rxl_core::steering::Restorer;
 use rxl_core::target_spans::TargetSpans;
 use rxl_core::text::one_line;
 use rxl_core::units::ms;
-use rxl_datapath::broken::At;
+use rxl_datapath::broken::{At, Cause};
 use rxl_datapath::receive::{Received, Receiver};
 use rxl_link::control::{Control, Incoming, Message, StreamEnd};
+
+/// READY or Done was to be said of a stream that has not ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the stream has not ended, or the source has not said what it sent")]
+struct Incomplete;
 
 /// The source, with the frames that come from it.
 pub struct RxlOrigin {
@@ -81,7 +87,7 @@ impl Origin for RxlOrigin {
 
     fn verify(&self) -> Result<(), Failure> {
         let (Some(received), Some(announced)) = (&self.received, &self.announced) else {
-            return Err(Failure::new(Exit::FailedSourceRuns, "READY without all of its parts"));
+            return Err(Failure::new(Exit::FailedSourceRuns, Incomplete.to_string()));
         };
         let ours = (received.frames, received.stream_bytes, &received.digest);
         if ours == (announced.frames, announced.bytes, &announced.digest) {
@@ -117,8 +123,8 @@ impl Wire for RxlOrigin {
     /// The source may have said GO, and have been lost: then this may be the copy that counts.
     const KEEPS_UNDECIDED: bool = true;
 
-    fn say_ready(&mut self, built: &Built<'_>) -> Result<(), String> {
-        let spans = self.spans(built).ok_or("READY without all of its parts")?;
+    fn say_ready(&mut self, built: &Built<'_>) -> Result<(), Cause> {
+        let spans = self.spans(built).ok_or_else(|| Arc::new(Incomplete) as Cause)?;
         self.spans = Some(spans);
         self.control.send(Message::Ready(spans));
         Ok(())
@@ -144,8 +150,8 @@ impl Wire for RxlOrigin {
         }
     }
 
-    fn say_runs(&mut self, took: Duration) -> Result<(), String> {
-        let spans = self.spans.ok_or("Done without READY")?;
+    fn say_runs(&mut self, took: Duration) -> Result<(), Cause> {
+        let spans = self.spans.ok_or_else(|| Arc::new(Incomplete) as Cause)?;
         self.control.send(Message::Done(TargetSpans { resume: ms(took), ..spans }));
         Ok(())
     }

@@ -19,7 +19,6 @@ use rxl_link::transport::Ticket;
 
 /// The control channel with the process behind it, dropped in this order.
 pub struct TargetLink {
-    /// The channel.
     pub control: Control,
     remote: Remote,
     /// The target as the user named it.

@@ -1,5 +1,6 @@
 //! The target as the destination of a domain, over rxl's wire.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::events::{Event, Events, unexpected};
@@ -8,7 +9,7 @@ use crate::rxl::link::TargetLink;
 use rxl_core::deadlines;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::text::one_line;
-use rxl_datapath::broken::Broken;
+use rxl_datapath::broken::{Broken, Cause};
 use rxl_datapath::send::{Sender, Sent};
 use rxl_link::control::{Incoming, Message, StreamEnd};
 use rxl_link::transport::Connections;
@@ -124,10 +125,10 @@ impl Destination for RxlDestination {
 }
 
 impl Wire for RxlDestination {
-    fn say_go(&mut self, agent_command: Option<String>) -> Result<(), String> {
+    fn say_go(&mut self, agent_command: Option<String>) -> Result<(), Cause> {
         let deadline = Instant::now() + deadlines::SAY_GO;
         let said = self.link.control.send_now(Message::Go { agent_command }, deadline);
-        said.map_err(|error| one_line(&error.to_string()))
+        said.map_err(|error| Arc::new(error) as Cause)
     }
 
     fn await_answer(&mut self, events: &Events<Sent>) -> Answer {

@@ -63,15 +63,15 @@ fn copy(stream: &mut impl Read, mut file: File, stopped: &AtomicBool) -> Result<
             return Err(Broken::GivenUp);
         }
         if length == 0 {
-            reader.finish().map_err(|e| Broken::from(e))?;
+            reader.finish().map_err(Broken::from)?;
             return Ok(reader.offset());
         }
         let read = buffer.get(..length).unwrap_or_default();
         let mut rest = read;
-        while reader.next(&mut rest).map_err(|e| Broken::from(e))?.is_some() {}
+        while reader.next(&mut rest).map_err(Broken::from)?.is_some() {}
         if !rest.is_empty() {
             return Err(Broken::LibxlTail { offset: reader.offset() });
         }
-        file.write_all(read).map_err(|e| Broken::peer(e))?;
+        file.write_all(read).map_err(Broken::peer)?;
     }
 }

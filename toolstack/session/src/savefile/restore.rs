@@ -24,19 +24,17 @@ use rxl_quiesce::epoch_now;
 /// Bytes given to libxl at once.
 const BUFFER: usize = 1 << 20;
 
-/// What the user asked for.
+/// What the user of `rxl restore` asked for.
 #[derive(Clone, Debug)]
 pub struct RestoreRequest {
-    /// The file.
     pub path: PathBuf,
-    /// Do not let it run.
+    /// The domain is not to run yet.
     pub leave_paused: bool,
 }
 
 /// A domain that was restored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restored {
-    /// Its name.
     pub name: String,
     /// Its number here.
     pub domid: DomId,
@@ -154,11 +152,11 @@ fn give(mut stream: Box<dyn Read + Send>, mut to_libxl: Guarded) -> Result<u64, 
     let mut buffer = vec![0; BUFFER];
     let mut given = 0;
     loop {
-        let length = stream.read(&mut buffer).map_err(|e| Broken::peer(e))?;
+        let length = stream.read(&mut buffer).map_err(Broken::peer)?;
         if length == 0 {
             return Ok(given);
         }
-        let written = to_libxl.write_all(&buffer[..length]);
+        let written = to_libxl.write_all(buffer.get(..length).unwrap_or_default());
         written.map_err(|e| Broken::LibxlWrite(Arc::new(e)))?;
         given += length as u64;
     }

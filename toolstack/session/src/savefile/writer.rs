@@ -30,7 +30,7 @@ pub enum Writer {
     /// In rxl's format. The data path of a migration does this, with the file in place of the
     /// connections.
     Frames(Sender),
-    /// In xl's.
+    /// In xl's format, as libxl writes it.
     Plain(Copy),
 }
 

@@ -1,19 +1,20 @@
 //! The sender as the origin of a domain, over xl's wire.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use migrate_stream::xl::{GO, READY, REPORT};
 
 use crate::events::Events;
 use crate::incoming::{Built, Decision, Feeder, NotRun, Origin, Wire};
-use crate::xl::wire::{read_go, say};
+use crate::xl::wire::{WireError, read_go, say};
 use rxl_core::deadlines;
 use rxl_core::domain::DomId;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::io::{Cancel, Guarded};
 use rxl_core::operation::Operation;
-use rxl_datapath::broken::At;
+use rxl_datapath::broken::{At, Cause};
 
 /// The status byte of success.
 const RUNS: u8 = 0;
@@ -38,7 +39,7 @@ impl Connection {
         Ok(Self { input, output })
     }
 
-    pub fn say(&mut self, word: &[u8]) -> Result<(), String> {
+    pub fn say(&mut self, word: &[u8]) -> Result<(), WireError> {
         say(&mut self.output, word)
     }
 }
@@ -96,8 +97,8 @@ impl Wire for XlOrigin {
     /// No good report was said, so the sender has its copy.
     const KEEPS_UNDECIDED: bool = false;
 
-    fn say_ready(&mut self, _built: &Built<'_>) -> Result<(), String> {
-        self.connection.say(READY)
+    fn say_ready(&mut self, _built: &Built<'_>) -> Result<(), Cause> {
+        self.connection.say(READY).map_err(|error| Arc::new(error) as Cause)
     }
 
     /// Only all of GO makes a `wire::Go`. No event is looked for: the sender decides, within a
@@ -105,12 +106,13 @@ impl Wire for XlOrigin {
     fn await_decision(&mut self, _events: &Events<u64>) -> Decision {
         match read_go(&mut self.connection.input) {
             Ok(_) => Decision::Run { agent_command: None },
-            Err(reason) => Decision::Unknown(reason),
+            Err(error) => Decision::Unknown(error.to_string()),
         }
     }
 
-    fn say_runs(&mut self, _took: Duration) -> Result<(), String> {
-        self.connection.say(&[&REPORT[..], &[RUNS]].concat())
+    fn say_runs(&mut self, _took: Duration) -> Result<(), Cause> {
+        let said = self.connection.say(&[&REPORT[..], &[RUNS]].concat());
+        said.map_err(|error| Arc::new(error) as Cause)
     }
 
     /// A sender that does not hear it keeps its copy.

@@ -1,14 +1,14 @@
 //! The sender's end of the connection: what the receiver says comes as events, in its order, until
 //! its end.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use migrate_stream::xl::{BANNER, GO, READY, REPORT};
 
 use crate::events::{Event, Events};
-use crate::xl::wire::{read_word, say};
+use crate::xl::wire::{WireError, read_word, say, say_go};
 use rxl_core::deadlines;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::io::{Cancel, Guarded};
@@ -40,7 +40,7 @@ pub enum Word {
 pub enum Said {
     /// All of libxl's stream has been written.
     Copied(Copied),
-    /// The receiver's.
+    /// The receiver has said something.
     Word(Word),
 }
 
@@ -108,24 +108,13 @@ impl Line {
 
     /// Sends what comes before the stream.
     pub fn say(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        let said = self.to.as_mut().map_or(Err("closed".into()), |to| say(to, bytes));
+        let said = self.to.as_mut().ok_or(WireError::Closed).and_then(|to| say(to, bytes));
         said.map_err(|_| self.remote.post_mortem())
     }
 
-    /// Says GO. An error means that not one byte of it has left: it was not said. Anything else, a
-    /// part of it too, counts as said, as nobody knows how much has arrived.
-    pub fn say_go(&mut self) -> Result<(), String> {
-        let Some(to) = self.to.as_mut() else { return Err("the connection is closed".into()) };
-        match to.write(GO) {
-            Ok(0) => Err("the connection takes nothing".into()),
-            Ok(written) => {
-                if let Err(error) = to.write_all(&GO[written..]) {
-                    tracing::warn!("GO was cut: {error}");
-                }
-                Ok(())
-            }
-            Err(error) => Err(error.to_string()),
-        }
+    /// Says GO. An error means that not one byte of it has left.
+    pub fn say_go(&mut self) -> Result<(), WireError> {
+        say_go(self.to.as_mut().ok_or(WireError::Closed)?)
     }
 
     /// Why the receiver has ended, in its own words where it has any.
@@ -168,8 +157,8 @@ impl Drop for Line {
 /// Reads until the end, whatever comes: a receiver must not be held up, nor find the connection
 /// closed.
 fn listen(mut from: Guarded, tell: impl Fn(Word)) {
-    if let Err(what) = hear(&mut from, &tell) {
-        tell(Word::Garbled(what));
+    if let Err(error) = hear(&mut from, &tell) {
+        tell(Word::Garbled(error.to_string()));
     }
     let mut scrap = [0; 4096];
     while matches!(from.read(&mut scrap), Ok(length) if length > 0) {}
@@ -177,22 +166,24 @@ fn listen(mut from: Guarded, tell: impl Fn(Word)) {
 }
 
 /// What a receiver says, in its order. An end is no error here: [`listen`] tells of it.
-fn hear(from: &mut impl Read, tell: &impl Fn(Word)) -> Result<(), String> {
+fn hear(from: &mut impl Read, tell: &impl Fn(Word)) -> Result<(), WireError> {
     let mut from = Ending { from, ended: false };
     let heard = hear_words(&mut from, tell);
     if from.ended { Ok(()) } else { heard }
 }
 
-fn hear_words(from: &mut impl Read, tell: &impl Fn(Word)) -> Result<(), String> {
+fn hear_words(from: &mut impl Read, tell: &impl Fn(Word)) -> Result<(), WireError> {
     read_word(from, BANNER, "its banner")?;
     tell(Word::Banner);
     read_word(from, READY, "READY")?;
     tell(Word::Ready);
     read_word(from, REPORT, "its report")?;
     let mut status = [0];
-    from.read_exact(&mut status).map_err(|e| format!("reading its status: {e}"))?;
-    tell(Word::Report(status[0]));
-    if status[0] != 0 {
+    let read = from.read_exact(&mut status);
+    read.map_err(|error| WireError::Read { what: "its status", error })?;
+    let [status] = status;
+    tell(Word::Report(status));
+    if status != 0 {
         read_word(from, GO, "the domain's return")?;
         tell(Word::GivenBack);
     }
@@ -221,8 +212,8 @@ mod tests {
     fn heard(words: &[&[u8]]) -> Vec<Word> {
         let (said, told) = (words.concat(), RefCell::new(Vec::new()));
         let tell = |word| told.borrow_mut().push(word);
-        if let Err(what) = hear(&mut &said[..], &tell) {
-            tell(Word::Garbled(what));
+        if let Err(error) = hear(&mut &said[..], &tell) {
+            tell(Word::Garbled(error.to_string()));
         }
         told.into_inner()
     }

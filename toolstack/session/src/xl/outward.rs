@@ -1,5 +1,6 @@
 //! The receiver as the destination of a domain, over xl's wire.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::events::{Event, Events};
@@ -7,7 +8,7 @@ use crate::outgoing::{Answer, Destination, Measurements, Wire};
 use crate::xl::line::{Line, Said, Word};
 use rxl_core::deadlines;
 use rxl_core::error::{Exit, Failure};
-use rxl_datapath::broken::Broken;
+use rxl_datapath::broken::{Broken, Cause};
 use rxl_datapath::plain::Copier;
 
 /// The receiver, with libxl's stream that is on its way to it.
@@ -116,8 +117,8 @@ impl Destination for XlDestination {
 
 impl Wire for XlDestination {
     /// xl has no agents: what one is to be told has no place in its protocol.
-    fn say_go(&mut self, _agent_command: Option<String>) -> Result<(), String> {
-        self.line.say_go()
+    fn say_go(&mut self, _agent_command: Option<String>) -> Result<(), Cause> {
+        self.line.say_go().map_err(|error| Arc::new(error) as Cause)
     }
 
     /// What the receiver does after a good report, it does without us.

@@ -48,7 +48,7 @@ pub fn receive(
         .say(BANNER)
         .map_err(|e| Failure::new(Exit::Unreachable, format!("the sender is gone: {e}")))?;
     let announced = read_announcement(&mut connection.input)
-        .map_err(|e| not_received(format!("the sender's stream: {e}")))?;
+        .map_err(|e| not_received(format!("the sender's stream: {e}")).caused_by(e))?;
     if options.show_config {
         // Nobody may be left to read it.
         let _ = writeln!(std::io::stderr(), "{}", announced.config_json);
@@ -109,19 +109,21 @@ fn give(mut from: Guarded, mut to_libxl: Guarded) -> Result<u64, Broken> {
     let mut buffer = vec![0; BUFFER];
     while !reader.is_complete() {
         let wanted = usize::try_from(reader.wanted()).unwrap_or(BUFFER).min(BUFFER);
-        let length = std::io::Read::read(&mut from, &mut buffer[..wanted])
+        let room = buffer.get_mut(..wanted).unwrap_or_default();
+        let length = std::io::Read::read(&mut from, room)
             .map_err(|e| Broken::peer(format!("the sender's stream: {e}")))?;
         if length == 0 {
             let why = reader.finish().err().map_or_else(|| "it was cut".into(), |e| e.to_string());
             return Err(Broken::peer(format!("the sender's stream: {why}")));
         }
-        let mut rest = &buffer[..length];
+        let read = buffer.get(..length).unwrap_or_default();
+        let mut rest = read;
         while reader
             .next(&mut rest)
             .map_err(|e| Broken::peer(format!("the sender's stream: {e}")))?
             .is_some()
         {}
-        let written = to_libxl.write_all(&buffer[..length]);
+        let written = to_libxl.write_all(read);
         written.map_err(|e| Broken::LibxlWrite(Arc::new(e)))?;
     }
     Ok(reader.offset())

@@ -2,10 +2,10 @@
 
 use std::io::{self, Read, Write};
 
-use migrate_stream::xl::{FLAG_JSON, GO, HEADER_LEN, Header, OptionalData};
+use migrate_stream::xl::{FLAG_JSON, GO, HEADER_LEN, Header, OptionalData, XlError};
 
 use rxl_core::domain::DomId;
-use rxl_core::domain_config::DomainConfig;
+use rxl_core::domain_config::{ConfigError, DomainConfig};
 use rxl_core::text::one_line;
 
 /// Bytes of a garbled word that are shown.
@@ -17,46 +17,84 @@ pub struct Go(());
 /// A domain as xl's header announces it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announced {
-    /// Its name, as it was sent.
+    /// Its name, which was not checked.
     pub name: String,
     /// The number that it is to keep.
     pub domid: Option<DomId>,
     /// Memory that it may have, in KiB; 0 where that is not told.
     pub max_memory_kib: u64,
-    /// Its configuration, libxl's JSON.
+    /// Its configuration, as libxl's JSON.
     pub config_json: String,
 }
 
-/// Reads one of the fixed words. The error is one line.
-pub fn read_word(from: &mut impl Read, word: &[u8], name: &str) -> Result<(), String> {
-    let mut got = vec![0; word.len()];
-    let mut length = 0;
-    while length < word.len() {
-        match from.read(&mut got[length..]) {
-            Ok(0) if length == 0 => return Err(format!("it ended before {name}")),
-            Ok(0) => return Err(format!("it ended within {name}")),
-            Ok(more) => length += more,
-            Err(error) => return Err(format!("reading {name}: {error}")),
-        }
+/// Why a word of xl's protocol was not read or written. One line, of which the other end is the
+/// subject.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    #[error("it ended before {0}")]
+    EndedBefore(&'static str),
+    #[error("it ended within {0}")]
+    EndedWithin(&'static str),
+    #[error("it ended before or within {0}")]
+    Ended(&'static str),
+    #[error("reading {what}: {error}")]
+    Read {
+        what: &'static str,
+        #[source]
+        error: io::Error,
+    },
+    #[error("writing: {0}")]
+    Write(#[source] io::Error),
+    #[error("the connection is closed")]
+    Closed,
+    /// `shown` is the beginning of what came, on one line.
+    #[error("'{shown}' came in place of {word}")]
+    Garbled { shown: String, word: &'static str },
+    #[error(transparent)]
+    Header(#[from] XlError),
+    #[error("its configuration is in the format before Xen 4.5, not JSON")]
+    NotJson,
+    #[error("it came without a configuration")]
+    NoConfiguration,
+    #[error("its configuration {0}")]
+    Configuration(#[source] ConfigError),
+}
+
+/// Reads one of the fixed words.
+pub fn read_word(from: &mut impl Read, word: &[u8], name: &'static str) -> Result<(), WireError> {
+    let mut rest = word;
+    let mut buffer = vec![0; word.len()];
+    while !rest.is_empty() {
+        let room = buffer.get_mut(..rest.len()).unwrap_or_default();
+        let length = match from.read(room) {
+            Ok(0) if rest.len() == word.len() => return Err(WireError::EndedBefore(name)),
+            Ok(0) => return Err(WireError::EndedWithin(name)),
+            Ok(length) => length,
+            Err(error) => return Err(WireError::Read { what: name, error }),
+        };
+        let got = buffer.get(..length).unwrap_or_default();
         // At once: what is not the word may have nothing behind it.
-        if got[..length] != word[..length] {
-            let shown = String::from_utf8_lossy(&got[..length.min(SHOWN)]);
-            return Err(format!("'{}' came in place of {name}", one_line(&shown)));
-        }
+        let Some(left) = rest.strip_prefix(got) else {
+            let read = word.len() - rest.len();
+            let all = word.iter().take(read).chain(got).take(SHOWN).copied().collect::<Vec<u8>>();
+            let shown = one_line(&String::from_utf8_lossy(&all));
+            return Err(WireError::Garbled { shown, word: name });
+        };
+        rest = left;
     }
     Ok(())
 }
 
 /// Reads the sender's GO.
-pub fn read_go(from: &mut impl Read) -> Result<Go, String> {
+pub fn read_go(from: &mut impl Read) -> Result<Go, WireError> {
     read_word(from, GO, "GO").map(|()| Go(()))
 }
 
-/// Reads header and configuration. The error is one line.
-pub fn read_announcement(from: &mut impl Read) -> Result<Announced, String> {
+/// Reads header and configuration.
+pub fn read_announcement(from: &mut impl Read) -> Result<Announced, WireError> {
     let mut header = [0; HEADER_LEN];
-    from.read_exact(&mut header).map_err(|e| early("xl's header", &e))?;
-    let header = Header::parse(&header).map_err(|e| e.to_string())?;
+    from.read_exact(&mut header).map_err(|error| early("xl's header", error))?;
+    let header = Header::parse(&header)?;
     if header.optional_flags != 0 {
         tracing::warn!(
             "the sender's header has optional flags {:#x}, which are not known here",
@@ -64,25 +102,26 @@ pub fn read_announcement(from: &mut impl Read) -> Result<Announced, String> {
         );
     }
     if header.mandatory_flags & FLAG_JSON == 0 {
-        return Err("its configuration is in the format before Xen 4.5, not JSON".into());
+        return Err(WireError::NotJson);
     }
     // The length was bounded; so is what is taken, by what comes.
     let mut data = Vec::new();
     let length = u64::from(header.optional_data_len);
-    from.take(length).read_to_end(&mut data).map_err(|e| early("the configuration", &e))?;
+    let taken = from.take(length).read_to_end(&mut data);
+    taken.map_err(|error| early("the configuration", error))?;
     if data.len() as u64 != length {
-        return Err("it ended within the configuration".into());
+        return Err(WireError::EndedWithin("the configuration"));
     }
     parse_announcement(&data)
 }
 
-fn parse_announcement(data: &[u8]) -> Result<Announced, String> {
-    let data = OptionalData::parse(data).map_err(|e| e.to_string())?;
+fn parse_announcement(data: &[u8]) -> Result<Announced, WireError> {
+    let data = OptionalData::parse(data)?;
     if !data.tail.is_empty() {
         tracing::info!("{} bytes after the configuration are passed over", data.tail.len());
     }
-    let json = data.json().map_err(|e| e.to_string())?.ok_or("it came without a configuration")?;
-    let config = DomainConfig::parse(json).map_err(|error| format!("its configuration {error}"))?;
+    let json = data.json()?.ok_or(WireError::NoConfiguration)?;
+    let config = DomainConfig::parse(json).map_err(WireError::Configuration)?;
     Ok(Announced {
         name: config.name().unwrap_or_default().to_owned(),
         domid: config.domid(),
@@ -91,16 +130,29 @@ fn parse_announcement(data: &[u8]) -> Result<Announced, String> {
     })
 }
 
-fn early(what: &str, error: &io::Error) -> String {
+fn early(what: &'static str, error: io::Error) -> WireError {
     match error.kind() {
-        io::ErrorKind::UnexpectedEof => format!("it ended before or within {what}"),
-        _ => format!("reading {what}: {error}"),
+        io::ErrorKind::UnexpectedEof => WireError::Ended(what),
+        _ => WireError::Read { what, error },
     }
 }
 
 /// Writes a word.
-pub fn say(to: &mut impl Write, word: &[u8]) -> Result<(), String> {
-    to.write_all(word).map_err(|e| e.to_string())
+pub fn say(to: &mut impl Write, word: &[u8]) -> Result<(), WireError> {
+    to.write_all(word).map_err(WireError::Write)
+}
+
+/// Writes GO. An error means that not one byte of it has left: it was not said. Anything else, a
+/// part of it too, counts as said, as nobody knows how much has arrived.
+pub fn say_go(to: &mut impl Write) -> Result<(), WireError> {
+    let written = to.write(GO).map_err(WireError::Write)?;
+    if written == 0 {
+        return Err(WireError::Closed);
+    }
+    if let Err(error) = to.write_all(GO.get(written..).unwrap_or_default()) {
+        tracing::warn!("GO was cut: {error}");
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -178,7 +230,7 @@ mod tests {
             (changed(52, b"X"), "not libxl's JSON"),
         ];
         for (bytes, words) in cases {
-            let error = read_announcement(&mut &bytes[..]).unwrap_err();
+            let error = read_announcement(&mut &bytes[..]).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
             assert!(!error.contains('\n'));
         }
