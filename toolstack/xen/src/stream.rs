@@ -14,10 +14,10 @@ use crate::failure::Failure;
 /// The stream's header and the header of its first record (libxl-migration-stream.pandoc).
 const START: usize = 16 + 8;
 
-/// "LibxlFmt", big-endian.
+/// The first field of the header: "LibxlFmt", big-endian.
 const IDENT: [u8; 8] = 0x4c69_6278_6c46_6d74_u64.to_be_bytes();
 
-/// Of the format, big-endian.
+/// The version of the format, big-endian.
 const VERSION: [u8; 4] = 2_u32.to_be_bytes();
 
 /// Bytes of the options, big-endian.
@@ -29,7 +29,7 @@ const OPTION_BIG_ENDIAN: u8 = 1;
 /// Type 1, LIBXC_CONTEXT, and a length of 0, little-endian: what starts the helper.
 const LIBXC_CONTEXT: [u8; 8] = [1, 0, 0, 0, 0, 0, 0, 0];
 
-/// How often a wait for the first bytes looks whether it is still wanted, in ms.
+/// How often a wait for the first bytes looks for a cancel, in ms.
 const GLANCE_MS: u8 = 100;
 
 /// Pause while a start is incomplete: poll cannot wait for more than one byte.

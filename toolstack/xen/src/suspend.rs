@@ -14,6 +14,7 @@ use crate::failure::Failure;
 use crate::xenstore::LibxlStore;
 use rxl_core::domain::RunState;
 
+/// Pause between two looks at the domain.
 const GLANCE: Duration = Duration::from_millis(20);
 
 /// What libxl writes to ask (libxl_dom_suspend.c), and what the guest reads as no request.

@@ -42,7 +42,7 @@ pub fn put_right(host: &dyn Host, word: &Word, settling: Settling) -> Option<Str
             Some(run_here(host, DomId(*domid), incoming, name, *paused))
         }
         Word::Held => {
-            Some("rxl was killed while the source had the word; the domain is kept, paused".into())
+            Some("rxl was killed while the source decides; the domain is kept, paused".into())
         }
         Word::Done => None,
     }

@@ -10,17 +10,17 @@ use rxl_core::steering::{Decision, PrecopyStats};
 use rxl_xen as xen;
 use rxl_xen::{Library, LibxcCallbacks};
 
-/// Who decides.
+/// Decides while libxc walks.
 pub(super) trait Decider {
-    /// After each live iteration.
+    /// Asked after each live iteration.
     fn precopy(&mut self, stats: &PrecopyStats) -> Decision;
-    /// Before the suspend.
+    /// Asked before the guest is suspended.
     fn may_suspend(&mut self) -> bool;
-    /// Of what libxl said to the suspend.
+    /// Told whether libxl has suspended the guest.
     fn suspended(&mut self, _ok: bool) {}
 }
 
-/// The session. Where it does not answer nothing is decided for it: the save is given up.
+/// The session decides. Where it does not answer, the save is given up.
 struct SessionDecider(HelperLine<UnixStream>);
 
 impl Decider for SessionDecider {

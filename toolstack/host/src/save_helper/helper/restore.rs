@@ -23,7 +23,7 @@ impl RestoreArguments {
         let [mode, _stream, _back, numbers @ ..] = arguments else { return None };
         let numbers: Vec<u32> =
             numbers.iter().map(|number| number.parse().ok()).collect::<Option<_>>()?;
-        let &[domid, store_port, store_domid, console_port, console_domid, _callbacks, stream_type] =
+        let &[domid, store_port, store_domid, console_port, console_domid, _, stream_type] =
             numbers.as_slice()
         else {
             return None;
