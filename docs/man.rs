@@ -1,7 +1,7 @@
 //! Writes the man pages and the shell completions: `cargo run --example man -- DIRECTORY`.
 //!
 //! Options, their help and the exit codes come from the command line's own definition
-//! (toolstack/cli.rs), so they cannot differ from what the program does. The text around them is in
+//! (`rxl::arguments`), so they cannot differ from what the program does. The text around them is in
 //! `text.rs`.
 
 use std::error::Error;

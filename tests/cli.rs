@@ -165,8 +165,8 @@ fn several_domains_have_a_line_each() {
     );
 }
 
-/// A package upgrade replaces the file while rxl runs. The processes that rxl then starts, guard and
-/// gang members, must be the same rxl.
+/// A package upgrade replaces the file while rxl runs. The processes that rxl then starts, guard
+/// and gang members, must be the same rxl.
 #[test]
 fn a_program_whose_file_is_gone_starts_its_own_processes() {
     if is_dom0() {

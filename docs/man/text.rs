@@ -44,8 +44,10 @@ pub fn sections(page: &str) -> &'static [Section] {
 
 const LOGGING: Block = Item(
     "RXL_LOG",
-    "A filter of the Rust crate tracing for what is logged on standard error, such as debug or \
-     rxl_session=trace. It replaces -v.",
+    "A filter of the Rust crate tracing for what is logged on standard error. It replaces -v. \
+     rxl=trace logs everything of rxl's own, rxl_session=debug one of its crates, libxl=debug what \
+     libxl says, and debug all of these; several are separated by commas. A filter that cannot be \
+     read is ignored with a warning.",
 );
 
 const STATE: Block = Item(

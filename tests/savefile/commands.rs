@@ -10,6 +10,7 @@ use rxl_core::error::{Exit, Failure};
 use rxl_core::level::Level;
 use rxl_core::save_format::Format;
 use rxl_core::state_dir::StateDir;
+use rxl_host::guard_line::Word;
 use rxl_session::events::{Event, Events};
 use rxl_session::savefile::save::{After, SaveRequest};
 use rxl_session::savefile::writer::Written;
@@ -236,5 +237,22 @@ fn a_restore_that_fails_leaves_nothing() {
             setting.host.set_faults(Faults::default());
             setting.restore(false).unwrap();
         }
+    }
+}
+
+/// A guard that is not told acts, and logs that rxl was killed.
+#[test]
+fn a_save_tells_its_guard_however_it_ends() {
+    for faults in [
+        Faults::default(),
+        Faults { save_start: true, ..Faults::default() },
+        Faults { save_after_suspend: true, ..Faults::default() },
+    ] {
+        let setting = Setting::new();
+        let heard = setting.host.hear_guards();
+        setting.host.set_faults(faults);
+        assert_eq!(setting.save(Format::Rxl, After::Run).is_err(), faults != Faults::default());
+        let leaving = Word::Leaving { domid: 1, name: "dom3".into() };
+        assert_eq!(heard.try_iter().collect::<Vec<_>>(), [leaving, Word::Done], "{faults:?}");
     }
 }

@@ -106,7 +106,6 @@ fn few_pages(record: &[u8]) -> Vec<u8> {
 }
 
 impl Pieces {
-    /// The stream.
     pub fn bytes(&self) -> Vec<u8> {
         self.list.iter().flat_map(|piece| piece.bytes.iter().copied()).collect()
     }

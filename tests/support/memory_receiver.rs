@@ -35,6 +35,8 @@ struct Options {
     faults: Faults,
     flip: Option<u64>,
     hang: Option<u64>,
+    /// The control connection is lost in place of, or right after, this message.
+    lose: Option<String>,
 }
 
 fn options() -> Options {
@@ -47,6 +49,7 @@ fn options() -> Options {
         faults: Faults::default(),
         flip: None,
         hang: None,
+        lose: None,
     };
     for word in words {
         match word.split_once('=').expect("key=value") {
@@ -60,6 +63,7 @@ fn options() -> Options {
                 options.faults = Faults { unpause: true, destroy: true, ..options.faults }
             }
             ("flip", n) => options.flip = Some(n.parse().expect("byte")),
+            ("lose", message) => options.lose = Some(message.into()),
             ("hang", n) => options.hang = Some(n.parse().expect("bytes")),
             other => panic!("{other:?}"),
         }
@@ -79,12 +83,11 @@ fn main() {
     let preamble = read_preamble(&mut greeting).unwrap();
     let state = StateDir::at(&options.dir);
     match preamble.purpose {
-        Purpose::Control => session(
-            &options,
-            &state,
-            input,
-            Ticket { id: preamble.migration, token: preamble.token },
-        ),
+        Purpose::Control => {
+            drop(greeting);
+            let ticket = Ticket { id: preamble.migration, token: preamble.token };
+            session(&options, &state, input, ticket);
+        }
         Purpose::Data => {
             let socket = state.receive_socket(&preamble.migration.to_string()).unwrap();
             let input = if options.flip.is_some() || options.hang.is_some() {
@@ -106,6 +109,10 @@ fn session(options: &Options, state: &StateDir, input: OwnedFd, ticket: Ticket) 
         host.start(name, GuestType::Pvh, guest);
     }
     let output = std::io::stdout().as_fd().try_clone_to_owned().unwrap();
+    let (input, output) = match &options.lose {
+        Some(message) => losing(input, output, message.clone()),
+        None => (input, output),
+    };
     let endpoint = target::Endpoint { input, output, ticket, patience: Duration::from_secs(5) };
     let result = target::receive(Ok(Arc::new(host.clone())), state, endpoint, Events::default());
     leave_outcome(&options.dir, &host, result.err().map(|failure| failure.to_string()));
@@ -134,4 +141,51 @@ fn tamper(options: &Options, mut from: Guarded) -> OwnedFd {
         }
     });
     reading
+}
+
+/// Puts relays before the session that lose the connection at a message. READY is delivered when
+/// its answer can no longer be read; GO and Done are lost with the connection.
+fn losing(input: OwnedFd, output: OwnedFd, lost_at: String) -> (OwnedFd, OwnedFd) {
+    let (to_session, relayed) = rxl_core::io::pipe().unwrap();
+    let (from_session, said) = rxl_core::io::pipe().unwrap();
+    // The last handles are std's.
+    nix::unistd::close(0).unwrap();
+    nix::unistd::close(1).unwrap();
+    let cancel = Cancel::new().unwrap();
+    let mut from = Guarded::new(input, cancel.clone(), None).unwrap();
+    let at = lost_at.clone();
+    let inward = std::thread::spawn(move || {
+        let mut to = File::from(relayed);
+        while let Some((name, frame)) = read_message(&mut from) {
+            if name == at || to.write_all(&frame).is_err() {
+                return;
+            }
+        }
+    });
+    std::thread::spawn(move || {
+        let (mut from, mut to) = (File::from(from_session), File::from(output));
+        while let Some((name, frame)) = read_message(&mut from) {
+            if name == lost_at {
+                cancel.pull();
+                inward.join().unwrap();
+                if lost_at == "ready" {
+                    to.write_all(&frame).unwrap();
+                }
+                return;
+            }
+            to.write_all(&frame).unwrap();
+        }
+    });
+    (to_session, said)
+}
+
+/// A control message's name and bytes; none at the end.
+fn read_message(from: &mut impl Read) -> Option<(String, Vec<u8>)> {
+    let mut frame = vec![0; 4];
+    from.read_exact(&mut frame).ok()?;
+    let length = u32::from_le_bytes(frame[..4].try_into().unwrap());
+    frame.resize(4 + length as usize, 0);
+    from.read_exact(&mut frame[4..]).ok()?;
+    let message: serde_json::Value = serde_json::from_slice(&frame[4..]).unwrap();
+    Some((message["message"].as_str().unwrap().to_owned(), frame))
 }

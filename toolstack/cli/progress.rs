@@ -19,7 +19,7 @@ pub enum ProgressMode {
     Auto,
     /// Lines of text, also on a terminal.
     Plain,
-    /// Messages only.
+    /// No progress, only messages.
     None,
 }
 

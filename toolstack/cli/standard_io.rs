@@ -33,7 +33,8 @@ pub fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
-/// Writes a value as indented JSON to standard output, like [`print`]. `what` names it in a failure.
+/// Writes a value as indented JSON to standard output, like [`print`]. `what` names it in a
+/// failure.
 pub fn print_json(what: &str, value: &impl serde::Serialize) -> Result<(), Failure> {
     let json = serde_json::to_string_pretty(value);
     let json = json.map_err(|e| Failure::internal(what, &e.into()))?;

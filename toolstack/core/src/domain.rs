@@ -25,35 +25,33 @@ pub enum GuestType {
     Hvm,
 }
 
-/// What a domain is doing (libxl's `libxl_dominfo` flags, most urgent first).
+/// The state of a domain, from libxl's `libxl_dominfo` flags. Where several are set, the first one
+/// here counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunState {
-    /// Being torn down.
+    /// The domain is being destroyed.
     Dying,
-    /// Shut down to be suspended: its memory stands still, `resume` would run it on.
+    /// The guest has suspended: its memory does not change, and `resume` would let it run on.
     Suspended,
-    /// Shut down for any other reason (power off, reboot, crash).
+    /// The guest has shut down for another reason: power off, reboot or crash.
     Shutdown,
-    /// Paused by the toolstack.
+    /// The toolstack has paused the domain.
     Paused,
-    /// Running or runnable (blocked vCPUs included).
+    /// The domain runs, or its vCPUs wait for work.
     Running,
 }
 
 /// A domain as its host lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Domain {
-    /// Its number here.
     pub domid: DomId,
-    /// Its name here, unique on this host.
+    /// The name, unique on this host.
     pub name: String,
-    /// How Xen runs it.
     pub guest_type: GuestType,
-    /// What it is doing.
     pub state: RunState,
-    /// Memory it may have, in KiB.
+    /// The memory that it may have, in KiB.
     pub max_memory_kib: u64,
-    /// Online and offline vCPUs.
+    /// Number of vCPUs, online and offline.
     pub vcpus: u32,
 }
 
@@ -65,8 +63,8 @@ pub struct HostFacts {
     /// Memory that Xen can still give to domains, in KiB (free plus scrubbing, less outstanding
     /// claims).
     pub free_memory_kib: u64,
-    /// dom0 gives memory back when a domain needs it (xl.conf's `autoballoon`): what is free says
-    /// little then.
+    /// dom0 gives memory back when a domain needs it (xl.conf's `autoballoon`). Free memory is then
+    /// no bound.
     pub autoballoon: bool,
     /// Xen has shadow paging: PV guests can be migrated live.
     pub shadow_paging: bool,
@@ -75,19 +73,19 @@ pub struct HostFacts {
 }
 
 /// The pages through which a PVH guest talks to xenstored and xenconsoled, by their numbers in the
-/// guest (gfns). They are the guest's for as long as it lives, wherever that is.
+/// guest (gfns). They stay the same across migrations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpecialPages {
-    /// xenstore's ring.
+    /// The page of xenstore's ring.
     pub store: u64,
-    /// The console's ring.
+    /// The page of the console's ring.
     pub console: u64,
 }
 
 /// How a restored domain's configuration differs from the one that was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestoreAs {
-    /// Name on this host while it is being received.
+    /// The name on this host while the domain is being received.
     pub name: String,
     /// Keep this domid, or fail (`xl migrate -D`).
     pub domid: Option<DomId>,

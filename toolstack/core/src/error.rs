@@ -12,7 +12,6 @@ use crate::text::one_line;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Done.
     Success = 0,
     /// rxl itself failed before anything happened to the domain: a file, a socket, a thread.
     Internal = 1,
@@ -20,7 +19,7 @@ pub enum Exit {
     Usage = 2,
     /// This host has no Xen that rxl can drive, or the caller is not root.
     NoXen = 3,
-    /// No such domain.
+    /// This host has no domain of that name or domid.
     NoSuchDomain = 4,
     /// The domain is not in a state in which it can be migrated.
     DomainState = 5,
@@ -50,7 +49,8 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// All codes with their meaning, for `--help` and the man page.
+    /// All codes with their meanings. `--help` and the man pages print this table, and a test
+    /// compares the one in README.md with it.
     pub const TABLE: &[(Exit, &'static str)] = &[
         (Exit::Success, "done"),
         (Exit::Internal, "rxl failed before anything happened to the domain"),
@@ -128,7 +128,7 @@ impl Failure {
         self
     }
 
-    /// The same failure under another code.
+    /// The same failure with another exit code.
     #[must_use]
     pub fn with_exit(mut self, exit: Exit) -> Self {
         self.exit = exit;

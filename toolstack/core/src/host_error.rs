@@ -1,17 +1,18 @@
-//! Why a host did not do what was asked.
+//! The errors of operations on a host.
 
 use std::error::Error;
 
-/// What an operation of a host failed of.
+/// The error that made an operation of a host fail.
 type Cause = Box<dyn Error + Send + Sync>;
 
-/// Why a host did not do what was asked. One line: what, where and, when known, why.
+/// The error of an operation on a host. Its text is one line: what failed, where and, if known,
+/// why.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
-    /// No domain of that name or number.
+    /// The host has no domain of that name or domid.
     #[error("no domain {0} here; `xl list` shows those that are")]
     NoSuchDomain(String),
-    /// There is a domain of that name already.
+    /// Another domain has that name already.
     #[error("a domain named {0} is here already")]
     NameTaken(String),
     /// The operation was aborted as asked.
@@ -23,7 +24,7 @@ pub enum HostError {
     /// The operation failed: its name, what libxl returned and its last error lines.
     #[error("{operation} failed: {source}")]
     Failed {
-        /// In libxl's terms, where libxl made it.
+        /// The operation's name, in libxl's terms if libxl ran it.
         operation: &'static str,
         /// What libxl said, or why rxl's own part failed.
         source: Cause,
@@ -31,12 +32,12 @@ pub enum HostError {
 }
 
 impl HostError {
-    /// There is no Xen here that can be driven, for this reason.
+    /// The error of a host without a Xen that rxl can drive.
     pub fn no_xen(cause: impl Into<Cause>) -> Self {
         Self::NoXen(cause.into())
     }
 
-    /// An operation failed for this reason.
+    /// The error of an operation that failed for this reason.
     pub fn failed(operation: &'static str, cause: impl Into<Cause>) -> Self {
         Self::Failed { operation, source: cause.into() }
     }

@@ -23,8 +23,7 @@ impl Cancel {
 
     /// Ends all waits, those under way and those to come.
     pub fn pull(&self) {
-        // Fails only when the counter is at its end, and then it is readable, which is all that
-        // counts.
+        // Fails only when the counter is at its limit. Then it is readable, which is what wakes.
         let _ = self.0.write(1);
     }
 
@@ -47,11 +46,11 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// Guards a descriptor, making its open file description non-blocking: give it one that nobody
-    /// else counts on.
+    /// Guards a descriptor. Its open file description becomes non-blocking, so nothing else may use
+    /// that.
     ///
-    /// `patience` is how long one read or write may see nothing move; `None` leaves it to the
-    /// cancel alone.
+    /// `patience` is the longest time in which one read or write moves no byte; with `None` only the
+    /// cancel ends it.
     pub fn new(
         fd: impl Into<OwnedFd>,
         cancel: Cancel,
@@ -79,8 +78,8 @@ impl Guarded {
         mut call: impl FnMut(&OwnedFd) -> nix::Result<usize>,
     ) -> io::Result<usize> {
         loop {
-            // Trying first saves a system call whenever something is there; who is cancelled soon
-            // finds nothing there.
+            // Trying first saves a system call whenever bytes are there. After a cancel they soon
+            // are not.
             match call(&self.fd) {
                 Err(Errno::EAGAIN) => wait(&self.fd, wanted, &self.cancel, self.patience)?,
                 Err(Errno::EINTR) => {}
@@ -90,7 +89,7 @@ impl Guarded {
     }
 }
 
-/// Waits until one of the descriptors can be read, and says which; none at the end of the patience.
+/// Waits until one of the descriptors can be read, and returns its index; none after `patience`.
 pub fn wait_readable(
     fds: &[BorrowedFd<'_>],
     cancel: &Cancel,
@@ -99,8 +98,8 @@ pub fn wait_readable(
     wait_any(fds, PollFlags::POLLIN, cancel, Some(patience))
 }
 
-/// Waits until a descriptor can be read, or until `patience` is over; a signal may end it early.
-/// For those who look again anyway.
+/// Waits until a descriptor can be read, at most for `patience`. A signal may end the wait early: for
+/// callers that look again anyway.
 pub fn rest(fd: BorrowedFd<'_>, patience: Duration) {
     // Rounded up: a wait of zero would be no wait.
     let timeout = PollTimeout::try_from(patience.as_millis() + 1).unwrap_or(PollTimeout::MAX);
@@ -137,10 +136,11 @@ fn wait_any(
             return Err(errno.into());
         }
     }
-    if polled[0].any().unwrap_or(false) {
-        return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cancelled"));
+    // The cancel is the first.
+    match polled.iter().position(|fd| fd.any().unwrap_or(false)) {
+        Some(0) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cancelled")),
+        ready => Ok(ready.map(|index| index - 1)),
     }
-    Ok(polled[1..].iter().position(|fd| fd.any().unwrap_or(false)))
 }
 
 impl Read for Guarded {

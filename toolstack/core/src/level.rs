@@ -2,16 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Who is held still.
+/// The ranks that are frozen while a domain is suspended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Level {
-    /// Nobody.
+    /// No rank is frozen.
     Off,
-    /// The ranks of what moves.
+    /// The ranks in the domains that are moved or saved.
     Domain,
-    /// All ranks of its job, on all hosts. If that cannot be, it moves without.
+    /// All ranks of the job, on all hosts. If they cannot be frozen, the domain moves without.
     Job,
-    /// As job; if that cannot be, nothing moves.
+    /// All ranks of the job, on all hosts. If they cannot be frozen, the domain does not move.
     Require,
 }

@@ -1,15 +1,17 @@
-//! Names of domains that are on their way, and of their locks.
+//! The names of domains during a migration, and of their locks.
 
-/// Bytes of a name that go into its lock's file name, which may have 255.
+/// Most bytes of a domain's name in its lock's file name. Each becomes two characters, of which a
+/// file's name may have 255.
 const MAX_LOCK_KEY: usize = 120;
 
-/// Suffix of a domain that is being received, as xl's.
+/// Suffix of the name of a domain that is being received; the same as xl's.
 pub const INCOMING: &str = "--incoming";
 
-/// Suffix of a domain that has been given away, as xl's.
+/// Suffix of the name of a domain that has been given away; the same as xl's.
 pub const MIGRATED_AWAY: &str = "--migratedaway";
 
-/// A domain's name as part of a file's name: it was not checked yet.
+/// A domain's name in a form that is safe as part of a file's name. The name comes from a peer or a
+/// file, and may hold anything.
 pub fn lock_key(name: &str) -> String {
     name.bytes().take(MAX_LOCK_KEY).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,23 +1,23 @@
-//! Who is at the other end of a migration, and how data gets there.
+//! The program at the other end of a migration, and what carries the data there.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Exit, Failure};
 
-/// What receives the domain at the target.
+/// The program that receives the domain at the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// rxl; where there is none, the user is told of the other way.
+    /// rxl. If the target has none, the failure suggests stock xl.
     Auto,
-    /// rxl.
+    /// rxl, without that suggestion.
     Rxl,
     /// Stock xl, over its own protocol.
     Xl,
 }
 
 impl Peer {
-    /// What to do about a target without rxl is the user's to say: over xl's protocol nothing is
-    /// checked.
+    /// Adds the suggestion to use stock xl, where the target has no rxl. rxl never does so by
+    /// itself: over xl's protocol nothing is checked.
     pub fn advise(self, failure: Failure) -> Failure {
         match (self, failure.exit, &failure.next) {
             (Self::Auto, Exit::NoPeer, Some(next)) => {
@@ -32,13 +32,13 @@ impl Peer {
     }
 }
 
-/// How data travels.
+/// What carries the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Transport {
-    /// Over ssh connections of their own, opened like the control channel.
+    /// ssh connections of their own, opened like the control channel.
     Ssh,
-    /// Over plain TCP connections: neither encrypted nor authenticated but by a token. For an
-    /// isolated migration network.
+    /// Plain TCP connections, not encrypted and authenticated only by a token: for an isolated
+    /// migration network.
     Tcp,
 }

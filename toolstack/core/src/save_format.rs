@@ -3,8 +3,8 @@
 /// How a saved domain is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// rxl's: compressed, checksummed.
+    /// rxl's own format, compressed and with checksums.
     Rxl,
-    /// xl's.
+    /// The format of `xl save`.
     Plain,
 }

@@ -1,4 +1,5 @@
-//! `/run/rxl`: what running sessions share on one host. Gone after a reboot, as the domains are.
+//! `/run/rxl`: what running sessions share on one host. A reboot empties it, as it ends the
+//! domains.
 
 use std::collections::HashSet;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -13,14 +14,14 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::error::{Exit, Failure};
 use crate::text::one_line;
 
-/// The directory of this host's sessions.
+/// The directory in which this host's sessions keep locks and sockets.
 #[derive(Clone, Debug)]
 pub struct StateDir(PathBuf);
 
-/// Held while a domain is being migrated. The kernel gives it back however the process ends.
+/// The lock on a domain that is being migrated. The kernel releases it however the process ends.
 pub struct DomainLock(Flock<File>);
 
-/// The open file that is locked: a process that has it keeps the lock.
+/// The open file that is locked. A child that inherits it keeps the lock.
 impl AsFd for DomainLock {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -28,29 +29,29 @@ impl AsFd for DomainLock {
 }
 
 impl StateDir {
-    /// The system's.
     pub fn system() -> Self {
         Self(PathBuf::from("/run/rxl"))
     }
 
-    /// Another, for tests.
+    /// Another directory than the system's, for tests.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
-    /// The directory, made for root alone when it is not there.
+    /// The directory. It is created with access for root only if it does not exist.
     pub fn path(&self) -> Result<&Path, Failure> {
         let made = DirBuilder::new().mode(0o700).recursive(true).create(&self.0);
         made.map_err(|error| Failure::internal(self.0.display(), &error))?;
         Ok(&self.0)
     }
 
-    /// Removes the sockets that killed processes have left: nobody listens on them any more. No
-    /// socket is connected to, as that would be taken for a helper's or a data connection's coming.
+    /// Removes the sockets of processes that were killed. Whether somebody listens is read from
+    /// /proc/net/unix: a connection would be taken for one of a save helper or of data.
     pub fn sweep(&self) -> Result<(), Failure> {
         let dir = self.path()?;
         let broken = |e| Failure::internal(dir.display(), &e);
-        // Names first: a socket that is bound in between is not among them.
+        // The directory is read before the bound sockets: a socket that is bound in between is then
+        // not among those that may be removed.
         let entries: Vec<_> =
             std::fs::read_dir(dir).map_err(broken)?.flatten().map(|entry| entry.path()).collect();
         let bound = std::fs::read_to_string("/proc/net/unix").map_err(broken)?;
@@ -67,20 +68,20 @@ impl StateDir {
         Ok(())
     }
 
-    /// The socket on which the session that receives this migration takes data connections.
+    /// The socket on which the session that receives this migration accepts data connections.
     pub fn receive_socket(&self, migration_id: &str) -> Result<PathBuf, Failure> {
         Ok(self.path()?.join(format!("receive-{migration_id}.sock")))
     }
 
-    /// The socket on which this process waits for the save helpers that libxl starts for it.
+    /// The socket on which this process accepts the save helpers that libxl starts for it.
     pub fn helper_socket(&self) -> Result<PathBuf, Failure> {
         Ok(self.path()?.join(format!("helper-{}.sock", std::process::id())))
     }
 
-    /// Keeps any other migration of this domain out until dropped.
+    /// Excludes other migrations of this domain until the lock is dropped.
     ///
-    /// `key` is this host's name for it: a domain that leaves is locked by its number, one that
-    /// comes by its name.
+    /// `key` is this host's name for it: a domain that leaves is locked by its domid, one that
+    /// arrives by its name. `name` is for the message.
     pub fn lock(&self, key: &str, name: &str) -> Result<DomainLock, Failure> {
         let path = self.path()?.join(format!("{key}.lock"));
         let file =

@@ -1,4 +1,4 @@
-//! How a save is made, and who decides about it while it runs.
+//! How a save is made, and the decisions about it while it runs.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ pub struct PrecopyStats {
     pub dirty: u64,
 }
 
-/// What is to come next.
+/// The decision after a live iteration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Decision {
@@ -30,25 +30,25 @@ pub enum Decision {
     Continue,
     /// Suspend the guest and send the rest.
     StopAndCopy,
-    /// Give the save up; the guest runs on.
+    /// End the save; the guest runs on.
     Abort,
 }
 
-/// Who decides about a save while it runs. Called on threads of the save, which waits for the
-/// answer.
+/// Decides about a save while it runs. The methods are called on threads of the save, which wait
+/// for the answer.
 pub trait Steering: Send {
     /// After each live iteration, when it is known what was dirtied meanwhile.
     fn precopy(&mut self, stats: &PrecopyStats) -> Decision;
 
-    /// Whether pre-copy is to end now, without waiting for the iteration under way.
+    /// Whether pre-copy must end now, without waiting for the end of the iteration.
     fn is_due(&self) -> bool;
 
-    /// Right before the guest is asked to suspend. On an error, one line, it is not asked, and the
-    /// save fails.
+    /// Called right before the guest is asked to suspend. On an error, one line, it is not asked,
+    /// and the save fails.
     fn suspend(&mut self) -> Result<(), String>;
 }
 
-/// Where nobody steers: all is as libxl would have it.
+/// Steers as libxl does without a decision of rxl's: pre-copy goes on until libxl ends it.
 pub struct Unsteered;
 
 impl Steering for Unsteered {
@@ -65,11 +65,11 @@ impl Steering for Unsteered {
     }
 }
 
-/// Who walks over the guest's memory.
+/// What reads the guest's memory during a save.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Walker {
-    /// rxl itself; PVH guests.
+    /// rxl itself; PVH and HVM guests.
     Rxl,
     /// libxenguest's xc_domain_save, in rxl's save helper; every guest.
     Libxc,
@@ -77,7 +77,7 @@ pub enum Walker {
     Stock,
 }
 
-/// Who puts the pages of a domain that is received into its memory.
+/// What writes the memory of a domain that is being received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Restorer {

@@ -1,4 +1,4 @@
-//! What the target measured of a migration.
+//! The spans of a migration that the target measures.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,17 +8,17 @@ use crate::steering::Restorer;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct TargetSpans {
-    /// The domain's number there.
+    /// The domain's domid at the target.
     pub domid: u32,
-    /// Who filled its memory.
+    /// What wrote the domain's memory.
     pub restorer: Restorer,
-    /// Start of `libxl_domain_create_restore` to a complete domain: nearly all of it while the
-    /// guest still runs at the source.
+    /// From the start of `libxl_domain_create_restore` to a complete domain. Nearly all of it
+    /// passes while the guest still runs at the source.
     pub restore_total: f64,
-    /// Last byte of the stream taken to a complete domain: within the blackout.
+    /// From the last byte of the stream to a complete domain, within the blackout.
     pub restore_after_stream: f64,
-    /// GO received to unpaused; 0 in READY.
+    /// From GO to the unpaused domain; 0 in READY, which comes before.
     pub resume: f64,
-    /// Frames whose checksum was verified.
+    /// Number of frames whose checksum was verified.
     pub frames_verified: u64,
 }

@@ -1,6 +1,7 @@
-//! Text of others, made fit for one line.
+//! Text from peers and children, made safe for a message of one line.
 
-/// Text from a peer or a child may hold anything; a message is one line without control characters.
+/// The text without control characters and line ends, cut to 1000 characters. Text from a peer or a
+/// child may hold anything.
 pub fn one_line(text: &str) -> String {
     text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(1000).collect()
 }

@@ -128,14 +128,18 @@ fn save(memory: &[u8], feed: Option<Feed>, mut pipe: std::fs::File) -> Result<()
     writer::libxl_end(&mut end);
     pipe.write_all(&before)?;
     if let Some(mut feed) = feed {
-        feed.bytes(head)?;
+        let mut buffer = feed.buffer();
+        buffer.extend_from_slice(&head);
+        feed.bytes(buffer)?;
         feed.begin_iteration(PAGES as u64, false);
         for (index, pages) in memory.chunks(BATCH * PAGE_SIZE).enumerate() {
             let mut record = feed.buffer();
             page_data(&mut record, index, pages)?;
             feed.pages(record)?;
         }
-        feed.bytes(tail)?;
+        let mut buffer = feed.buffer();
+        buffer.extend_from_slice(&tail);
+        feed.bytes(buffer)?;
     } else {
         pipe.write_all(&head)?;
         let mut record = Vec::new();

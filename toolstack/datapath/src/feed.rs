@@ -16,7 +16,7 @@ use migrate_stream::libxc::{BodyError, PageData, RECORD_HEADER_LEN};
 
 use crate::backlog::BacklogError;
 use crate::broken::Broken;
-use crate::buffers::Buffers;
+use crate::buffers::{Buffer, Buffers};
 use crate::meter::Meter;
 use crate::split::{Counted, Part, Splitter};
 
@@ -99,7 +99,7 @@ pub(super) fn take_all<R: Read>(
 
 impl Feed {
     /// An empty buffer for the next part.
-    pub fn buffer(&self) -> Vec<u8> {
+    pub fn buffer(&self) -> Buffer {
         self.buffers.take()
     }
 
@@ -109,7 +109,7 @@ impl Feed {
     }
 
     /// Sends records other than PAGE_DATA.
-    pub fn bytes(&mut self, raw: Vec<u8>) -> Result<(), FeedError> {
+    pub fn bytes(&mut self, raw: Buffer) -> Result<(), FeedError> {
         self.send(Part {
             kind: FrameKind::Bytes,
             raw,
@@ -120,7 +120,7 @@ impl Feed {
     }
 
     /// Sends one whole PAGE_DATA record of the iteration that was begun last.
-    pub fn pages(&mut self, raw: Vec<u8>) -> Result<(), FeedError> {
+    pub fn pages(&mut self, raw: Buffer) -> Result<(), FeedError> {
         let record = PageData::parse(raw.get(RECORD_HEADER_LEN..).unwrap_or_default())?;
         let batch = Batch::of(&record);
         self.pages += u64::from(batch.data_pages);

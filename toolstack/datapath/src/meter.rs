@@ -1,4 +1,4 @@
-//! What the data path counts.
+//! The counts of a source's data path: iterations, and bytes before and after compression.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,38 +8,47 @@ use crate::iterations::Iterations;
 use crate::split::{Counted, Part};
 use rxl_core::notes::NoteKind;
 
-/// What the source's data path counts as it goes, readable at any time.
+/// Counts of a source's data path, readable from any thread while it runs.
 #[derive(Debug, Default)]
 pub struct Meter {
     iterations: Mutex<Iterations>,
-    /// How far the target has come.
+    /// How many frames the target's libxl has taken.
     pub backlog: Backlog,
     stream_bytes: AtomicU64,
     wire_bytes: AtomicU64,
 }
 
+/// Length of a part of the stream, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    /// In libxl's stream.
+    pub stream: u64,
+    /// On the wire, frame headers not included.
+    pub wire: u64,
+}
+
 impl Meter {
-    /// Iterations over memory so far.
+    /// Locks the iterations over memory so far. Hold the guard briefly: workers wait for it.
     pub fn iterations(&self) -> MutexGuard<'_, Iterations> {
         self.iterations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes read from libxl.
+    /// Number of bytes read from libxl or fed.
     pub fn stream_bytes(&self) -> u64 {
         self.stream_bytes.load(Ordering::Relaxed)
     }
 
-    /// Bytes written to the data connections, frame headers included.
+    /// Number of bytes written to the data connections, frame headers included.
     pub fn wire_bytes(&self) -> u64 {
         self.wire_bytes.load(Ordering::Relaxed)
     }
 
-    /// Takes what libxl tells into account.
+    /// Takes a note of libxl's into account.
     pub fn note(&self, note: &NoteKind) {
         self.iterations().note(note);
     }
 
-    /// Finds the iteration of each record in a part.
+    /// Adds the records of a part to their iterations, and returns the indices of those.
     pub(crate) fn iterations_of(&self, part: &Part) -> Vec<usize> {
         let mut iterations = self.iterations();
         let mut of = |counted: &Counted| {
@@ -52,12 +61,18 @@ impl Meter {
         part.batches.iter().map(&mut of).collect()
     }
 
-    /// Adds a part, sent as so many bytes, to its iterations: records that share it share its bytes
-    /// by their length. `zero_pages` are those that were not counted when it was read.
-    pub(crate) fn packed(&self, part: &Part, indices: &[usize], zero_pages: u64, wire_bytes: u64) {
+    /// Adds the records of a part to their iterations, by index. Records share the part's bytes on
+    /// the wire by their length. `zero_pages` are those that were not counted when it was read.
+    pub(crate) fn packed(
+        &self,
+        batches: &[Counted],
+        indices: &[usize],
+        zero_pages: u64,
+        sizes: Sizes,
+    ) {
         let mut iterations = self.iterations();
-        for (counted, index) in part.batches.iter().zip(indices) {
-            let share = wire_bytes * counted.raw_len / (part.raw.len() as u64).max(1);
+        for (counted, index) in batches.iter().zip(indices) {
+            let share = sizes.wire * counted.raw_len / sizes.stream.max(1);
             let zero = counted.zero_pages + zero_pages;
             iterations.packed(
                 *index,

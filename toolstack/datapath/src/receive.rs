@@ -1,4 +1,4 @@
-//! The target's half of the data path.
+//! The target's half of the data path: connections, decoders, and the sink of the stream.
 
 use std::io::{BufReader, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver as Queue, Sender as Jobs, bounded};
 use migrate_stream::frame::{Digest, FRAME_HEADER_LEN, FrameHeader, FrameKind, Totals};
 
 use crate::broken::{Broken, Verdict, caught};
-use crate::buffers::Buffers;
+use crate::buffers::{Buffer, Buffers};
 use crate::codec::{Decoder, read_end};
 use crate::packing::Packing;
 use crate::sink::StreamSink;
@@ -16,34 +16,33 @@ use crate::window::{PutError, Window};
 use rxl_core::io::{Cancel, Guarded};
 use rxl_core::worker::Worker;
 
-/// Bytes read at once where frames are small.
+/// Number of bytes read at once where frames are small.
 const READ_AHEAD: usize = 128 << 10;
 
-/// What was received in all, each frame verified.
+/// Sums over a stream that was received, each frame verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
-    /// Frames.
     pub frames: u64,
-    /// Bytes of libxl's stream.
+    /// Length of libxl's stream, in bytes.
     pub stream_bytes: u64,
     /// The digest over all frames, in hexadecimal.
     pub digest: String,
-    /// When the last byte had been taken.
+    /// When the sink had taken the last byte.
     pub stream_end: Instant,
-    /// When all of it was in its place, as far as the data path knows.
+    /// When the sink had finished: all of the stream is then where it belongs.
     pub finished: Instant,
 }
 
-/// The running half. Dropping it gives the data up: libxl meets the end of its stream early, and
+/// A running receiver. Dropping it gives the data up: libxl meets the end of its stream early, and
 /// the restore fails.
 pub struct Receiver {
     _worker: Worker,
 }
 
 impl Receiver {
-    /// Starts rebuilding the stream from the connections into `sink`; `on_end` hears of the first
-    /// failure at once, or of the end when every byte has been taken. `on_restored` hears after
-    /// each frame how many have been.
+    /// Starts rebuilding the stream from the connections into `sink`. `on_end` is called once: at
+    /// the first failure, or when every byte has been taken. `on_restored` is called after each
+    /// frame with the number of frames that the sink has taken.
     pub fn start(
         connections: Vec<Guarded>,
         sink: Box<dyn StreamSink>,
@@ -56,7 +55,8 @@ impl Receiver {
             on_restored: Box::new(on_restored),
             window: Window::new(packing.window()),
             threads: packing.threads,
-            buffers: Buffers::default(),
+            payloads: Arc::default(),
+            records: Arc::default(),
             verdict: Verdict::new(on_end),
             cancel: cancel.clone(),
         };
@@ -68,16 +68,16 @@ impl Receiver {
 /// A frame on its way to a worker.
 struct Job {
     header: FrameHeader,
-    payload: Vec<u8>,
+    payload: Buffer,
 }
 
 /// A frame on its way to the sink.
 struct Decoded {
     header: FrameHeader,
-    raw: Vec<u8>,
+    raw: Buffer,
 }
 
-/// libxl's pipe.
+/// The pipe from which libxl reads the stream.
 pub struct Pipe(pub Guarded);
 
 impl StreamSink for Pipe {
@@ -94,7 +94,8 @@ struct Run {
     on_restored: Box<dyn Fn(u64) + Send + Sync>,
     window: Window<Decoded>,
     threads: usize,
-    buffers: Buffers,
+    payloads: Arc<Buffers>,
+    records: Arc<Buffers>,
     verdict: Verdict<Received>,
     cancel: Cancel,
 }
@@ -123,7 +124,7 @@ impl Run {
         self.verdict.give(written);
     }
 
-    /// Tells a failure and stops the others.
+    /// Reports a failure and stops the other threads.
     fn guarded<T>(&self, result: Result<T, Broken>) -> Result<T, Broken> {
         if let Err(broken) = &result {
             self.verdict.give(Err(broken.clone()));
@@ -133,7 +134,7 @@ impl Run {
         result
     }
 
-    /// One connection, until its end frame.
+    /// Reads one connection until its end frame.
     fn read(
         &self,
         from: Guarded,
@@ -160,14 +161,16 @@ impl Run {
         }
     }
 
-    fn read_payload(&self, from: &mut impl Read, header: &FrameHeader) -> Result<Vec<u8>, Broken> {
-        let mut payload = self.buffers.take();
-        payload.resize(header.wire_len as usize, 0);
+    fn read_payload(&self, from: &mut impl Read, header: &FrameHeader) -> Result<Buffer, Broken> {
+        let length = header.wire_len as usize;
+        let mut payload = self.payloads.take_stale();
+        payload.grow(length);
+        payload.truncate(length);
         from.read_exact(&mut payload).map_err(cut)?;
         Ok(payload)
     }
 
-    /// All connections end with the same totals.
+    /// Compares a connection's totals with those of the others: all end with the same.
     fn end(&self, announced: &Mutex<Option<Totals>>, totals: Totals) -> Result<(), Broken> {
         let mut announced = announced.lock().unwrap_or_else(PoisonError::into_inner);
         if announced.replace(totals).is_some_and(|earlier| earlier != totals) {
@@ -179,12 +182,12 @@ impl Run {
 
     fn work(&self, queue: &Queue<Job>) -> Result<(), Broken> {
         let mut decoder = Decoder::new().map_err(Broken::Decoder)?;
-        for Job { header, payload } in queue {
-            let mut raw = self.buffers.take();
+        for Job { header, mut payload } in queue {
+            let mut raw = self.records.take();
             let sequence = header.sequence;
-            let decoded = decoder.decode(&header, &payload, &mut raw);
+            let decoded = decoder.decode(&header, &mut payload, &mut raw);
             decoded.map_err(|error| Broken::Frame { sequence, error })?;
-            self.buffers.give(payload);
+            drop(payload);
             match self.window.put(sequence, Decoded { header, raw }) {
                 Ok(()) => {}
                 Err(PutError::Closed) => return Ok(()),
@@ -202,7 +205,6 @@ impl Run {
                     digest.frame(&header);
                     sink.put(&raw)?;
                     (self.on_restored)(sequence + 1);
-                    self.buffers.give(raw);
                 }
                 Ok(None) => break,
                 Err(_) => return Err(Broken::FramesMissing),

@@ -1,4 +1,4 @@
-//! The source's half of the data path.
+//! The source's half of the data path: from libxl's pipe or a feed to the connections.
 
 use std::io::{IoSlice, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,40 +13,42 @@ use crate::buffers::Buffers;
 use crate::codec::{Encoded, Encoder, end_frame};
 use crate::drain::drain;
 use crate::feed::{Fed, Taker, take_all};
-use crate::meter::Meter;
+use crate::meter::{Meter, Sizes};
 use crate::packing::Packing;
 use crate::split::{Part, Splitter};
 use crate::window::Window;
 use rxl_core::io::{Cancel, Guarded};
 use rxl_core::worker::Worker;
 
-/// What was sent in all.
+/// Most pieces that one `writev` takes (Linux, limits.h: `IOV_MAX`).
+const MAX_SLICES: usize = 1024;
+
+/// Sums over a stream that was sent.
 #[derive(Clone, Debug)]
 pub struct Sent {
-    /// Frames.
     pub frames: u64,
-    /// Bytes of libxl's stream.
+    /// Length of libxl's stream, in bytes.
     pub stream_bytes: u64,
     /// The digest over all frames, in hexadecimal.
     pub digest: String,
     /// When the last page was read from libxl.
     pub last_page: Option<Instant>,
-    /// When the stream's last byte was.
+    /// When the stream's last byte was read from libxl.
     pub stream_end: Instant,
 }
 
-/// The running half. Dropping it gives the connections up, and waits until libxl's stream has been
+/// A running sender. Dropping it gives the connections up, and waits until libxl's stream has been
 /// read to its end.
 pub struct Sender(Worker);
 
 impl Sender {
-    /// Starts moving what comes from `stream` to the connections; `on_end` hears of the first
-    /// failure at once, or of the end when every byte has been written.
+    /// Starts moving what comes from `stream` to the connections. `on_end` is called once: at the
+    /// first failure, or when every byte has been written.
     ///
     /// `cancel` ends the writing. The stream is read until its end even then: libxl's save helper
     /// must not meet a closed pipe, or it dies without switching log-dirty mode off.
     ///
-    /// `fed` is where a walker's records come from, in place of a libxc stream in `stream`.
+    /// Records that rxl makes itself come from `fed`, in place of a libxc stream in `stream`.
     pub fn start(
         stream: Guarded,
         fed: Fed,
@@ -58,7 +60,8 @@ impl Sender {
     ) -> std::io::Result<Self> {
         let run = Run {
             window: Window::new(packing.window()),
-            buffers: fed.buffers,
+            records: fed.buffers,
+            payloads: Arc::default(),
             digest: Mutex::new(Digest::new()),
             verdict: Verdict::new(on_end),
             cancel: cancel.clone(),
@@ -83,13 +86,14 @@ impl Sender {
 struct Job {
     sequence: u64,
     part: Part,
-    /// The iterations that its records belong to.
+    /// Indices of the iterations to which its records belong.
     iterations: Vec<usize>,
 }
 
 struct Run {
     window: Window<Encoded>,
-    buffers: Arc<Buffers>,
+    records: Arc<Buffers>,
+    payloads: Arc<Buffers>,
     digest: Mutex<Digest>,
     verdict: Verdict<Sent>,
     cancel: Cancel,
@@ -117,11 +121,11 @@ impl Run {
             drop(queue);
             self.guarded(caught("split", || self.split(stream, fed, &jobs)))
         });
-        // A failure has been told by now, and this does nothing.
+        // After a failure this does nothing: it has been reported by now.
         self.verdict.give(read.map(|read| self.sent(&read)));
     }
 
-    /// Tells a failure and stops the others.
+    /// Reports a failure and stops the other threads.
     fn guarded<T>(&self, result: Result<T, Broken>) -> Result<T, Broken> {
         if let Err(broken) = &result {
             self.verdict.give(Err(broken.clone()));
@@ -138,7 +142,7 @@ impl Run {
         fed: Receiver<Part>,
         jobs: &crossbeam_channel::Sender<Job>,
     ) -> Result<Ends, Broken> {
-        let mut splitter = Splitter::new(stream, &self.buffers);
+        let mut splitter = Splitter::new(stream, &self.records);
         let mut queue = Queue { run: self, jobs, sequence: 0, last_page: None };
         let result = take_all(&mut splitter, &fed, &mut queue).map(|()| {
             self.window.finish(queue.sequence);
@@ -153,7 +157,8 @@ impl Run {
         result
     }
 
-    /// See [`crate::backlog`].
+    /// Waits before the end of a live iteration until the target has what was sent before: see
+    /// [`crate::backlog`].
     fn hold(&self, frames: u64, pfns: u64) -> Result<(), Broken> {
         let held = ends_live_iteration(&self.meter.iterations(), pfns);
         if held {
@@ -163,11 +168,12 @@ impl Run {
     }
 
     fn work(&self, queue: &Receiver<Job>) -> Result<(), Broken> {
-        let mut encoder = Encoder::new(self.packing)?;
-        for Job { sequence, part, iterations } in queue {
-            let encoded = encoder.encode(part.kind, sequence, &part.raw, self.buffers.take())?;
-            self.meter.packed(&part, &iterations, encoded.zero_pages, encoded.payload.len() as u64);
-            self.buffers.give(part.raw);
+        let mut encoder = Encoder::new(self.packing, self.payloads.clone())?;
+        for Job { sequence, part: Part { kind, raw, batches, .. }, iterations } in queue {
+            let stream = raw.len() as u64;
+            let encoded = encoder.encode(kind, sequence, raw)?;
+            let sizes = Sizes { stream, wire: encoded.header.wire_len.into() };
+            self.meter.packed(&batches, &iterations, encoded.zero_pages, sizes);
             if self.window.put(sequence, encoded).is_err() {
                 return Ok(());
             }
@@ -175,24 +181,24 @@ impl Run {
         Ok(())
     }
 
-    /// One connection: takes the frames in turn with the others, each of which so carries an
+    /// Writes frames to one connection. The connections take them in turn, so that each carries an
     /// ascending sequence.
     fn write(&self, mut connection: Guarded) -> Result<(), Broken> {
         while let Some(Encoded { header, payload, .. }) = self.next_frame() {
             let bytes = header.to_bytes();
-            write_frame(&mut connection, &bytes, &payload)?;
-            self.meter.written((bytes.len() + payload.len()) as u64);
-            self.buffers.give(payload);
+            write_frame(&mut connection, &bytes, payload.pieces())?;
+            self.meter.written(bytes.len() as u64 + u64::from(header.wire_len));
         }
         if self.cancel.pulled() {
             return Ok(());
         }
         let totals = self.digest.lock().unwrap_or_else(PoisonError::into_inner).totals();
         let (header, payload) = end_frame(&totals);
-        write_frame(&mut connection, &header.to_bytes(), &payload)
+        write_frame(&mut connection, &header.to_bytes(), [payload.as_slice()].into_iter())
     }
 
-    /// Takes and digests under one lock, so that the digest sees the frames in order.
+    /// Takes the next frame and digests it, under one lock, so that the digest sees the frames in
+    /// order.
     fn next_frame(&self) -> Option<Encoded> {
         let mut digest = self.digest.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, encoded) = self.window.take().ok()??;
@@ -238,13 +244,24 @@ impl Taker for Queue<'_> {
     }
 }
 
-/// Header and payload in one call, where the connection takes them: one packet less.
-fn write_frame(connection: &mut Guarded, header: &[u8], payload: &[u8]) -> Result<(), Broken> {
-    let mut write = || {
-        let written = connection.write_vectored(&[IoSlice::new(header), IoSlice::new(payload)])?;
-        connection.write_all(header.get(written..).unwrap_or_default())?;
-        connection
-            .write_all(payload.get(written.saturating_sub(header.len())..).unwrap_or_default())
-    };
-    write().map_err(|error: std::io::Error| Broken::Connection(Arc::new(error)))
+/// Writes header and payload together: one call where the connection takes them, and one packet
+/// less.
+fn write_frame<'a>(
+    connection: &mut Guarded,
+    header: &'a [u8],
+    payload: impl Iterator<Item = &'a [u8]>,
+) -> Result<(), Broken> {
+    let mut slices: Vec<_> = std::iter::once(header).chain(payload).map(IoSlice::new).collect();
+    let mut rest = slices.as_mut_slice();
+    // Empty pieces at the front are passed over: a write of nothing would look like the end.
+    IoSlice::advance_slices(&mut rest, 0);
+    while !rest.is_empty() {
+        let next = rest.get(..MAX_SLICES).unwrap_or(rest);
+        match connection.write_vectored(next) {
+            Ok(0) => return Err(Broken::ConnectionCut),
+            Ok(written) => IoSlice::advance_slices(&mut rest, written),
+            Err(error) => return Err(Broken::Connection(Arc::new(error))),
+        }
+    }
+    Ok(())
 }

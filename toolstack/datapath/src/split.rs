@@ -14,9 +14,9 @@ use migrate_stream::libxl;
 use migrate_stream::reader::{Event, Start, StreamError, StreamReader};
 
 use crate::broken::Broken;
-use crate::buffers::Buffers;
+use crate::buffers::{Buffer, Buffers};
 
-/// A stretch of bytes is cut at this length.
+/// A stretch of bytes is cut when it has this length, in bytes.
 const MAX_BYTES: usize = 256 << 10;
 
 /// PAGE_DATA records up to this length, in bytes, travel together in a stretch of bytes. A PVH
@@ -24,19 +24,19 @@ const MAX_BYTES: usize = 256 << 10;
 /// its own would cost more than it carries.
 const SMALL_RECORD: u64 = 32 << 10;
 
-/// Bytes read at once where records are small.
+/// Number of bytes read at once where records are small.
 const READ_AHEAD: usize = 64 << 10;
 
 /// A part of the stream, as a frame will carry it.
 pub struct Part {
-    /// Bytes or pages.
     pub kind: FrameKind,
-    /// The stream's own bytes.
-    pub raw: Vec<u8>,
+    /// Its bytes as they are in the stream.
+    pub raw: Buffer,
     /// The PAGE_DATA records in it: one in a part of kind pages, any number of small ones in one of
     /// kind bytes.
     pub batches: Vec<Counted>,
-    /// The iteration that they belong to, where that is known and need not be guessed.
+    /// Index of the iteration that they belong to, where the save tells it and it need not be
+    /// found by the page numbers.
     pub iteration: Option<usize>,
     /// When its last byte was read.
     pub read_at: Instant,
@@ -44,12 +44,11 @@ pub struct Part {
 
 /// A PAGE_DATA record in a part.
 pub struct Counted {
-    /// Its pages.
     pub batch: Batch,
-    /// Its length in the stream, in bytes.
+    /// Length of the record in the stream, in bytes.
     pub raw_len: u64,
-    /// Pages of zeroes among them, in a small record; those of a large one are counted when it is
-    /// packed.
+    /// Number of pages of zeroes in a small record; those of a large one are counted when it is
+    /// packed, and are 0 here.
     pub zero_pages: u64,
 }
 
@@ -57,8 +56,10 @@ pub struct Counted {
 pub struct Splitter<'a, R> {
     input: BufReader<R>,
     reader: StreamReader,
-    buffers: &'a Buffers,
-    part: Vec<u8>,
+    buffers: &'a Arc<Buffers>,
+    /// The next part: its first `filled` bytes, and then what the buffer held before.
+    part: Buffer,
+    filled: usize,
     batches: Vec<Counted>,
     /// Where in `part` the header of a PAGE_DATA record begins, when that is all that was read of
     /// it.
@@ -66,40 +67,41 @@ pub struct Splitter<'a, R> {
 }
 
 impl<'a, R: Read> Splitter<'a, R> {
-    /// At the beginning of what `libxl_domain_suspend` writes.
-    pub fn new(input: R, buffers: &'a Buffers) -> Self {
+    /// A splitter at the beginning of what `libxl_domain_suspend` writes.
+    pub fn new(input: R, buffers: &'a Arc<Buffers>) -> Self {
         Self {
             input: BufReader::with_capacity(READ_AHEAD, input),
             reader: StreamReader::new(Start::Libxl),
             buffers,
-            part: buffers.take(),
+            part: buffers.take_stale(),
+            filled: 0,
             batches: Vec::new(),
             pages_at: None,
         }
     }
 
-    /// The input, for what follows an error.
+    /// Returns the input, from which the rest can be read after an error.
     pub fn into_input(self) -> R {
         self.input.into_inner()
     }
 
-    /// What libxl writes before the libxc stream, as one part.
+    /// Reads what libxl writes before the libxc stream, as one part.
     pub fn before_libxc(&mut self) -> Result<Part, Broken> {
-        while self.part.len() < libxl::HEADER_LEN + libxl::RECORD_HEADER_LEN {
+        while self.filled < libxl::HEADER_LEN + libxl::RECORD_HEADER_LEN {
             self.step()?;
         }
         Ok(self.cut(FrameKind::Bytes))
     }
 
-    /// Takes account of records that belong here in the stream and come from elsewhere.
+    /// Parses records that belong here in the stream and come from elsewhere.
     pub fn fed(&mut self, records: &[u8]) -> Result<(), StreamError> {
         let mut input = records;
         while self.reader.next(&mut input)?.is_some() {}
         Ok(())
     }
 
-    /// The next part; none at the stream's proper end. `before_pages` hears how many pfns a
-    /// PAGE_DATA record has before its pages are read, and may hold them up.
+    /// Reads the next part; none at the stream's proper end. `before_pages` is called with the
+    /// number of pfns in a PAGE_DATA record before its pages are read, and may wait.
     pub fn next(
         &mut self,
         before_pages: impl Fn(u64) -> Result<(), Broken>,
@@ -117,19 +119,19 @@ impl<'a, R: Read> Splitter<'a, R> {
             } else {
                 self.pages_at = self.step()?;
             }
-            if self.part.len() >= MAX_BYTES && self.pages_at.is_none() {
+            if self.filled >= MAX_BYTES && self.pages_at.is_none() {
                 return Ok(Some(self.cut(FrameKind::Bytes)));
             }
         }
         self.last_part()
     }
 
-    /// Reads what the reader wants next and lets it judge. Where that was the header of a PAGE_DATA
-    /// record that fits into one frame, tells where it begins.
+    /// Reads what the parser wants next, and parses it. Where that was the header of a PAGE_DATA
+    /// record that fits into one frame, returns the offset in `part` at which it begins.
     fn step(&mut self) -> Result<Option<usize>, Broken> {
-        let from = self.part.len();
+        let from = self.filled;
         self.fill(self.reader.wanted().min(MAX_BYTES as u64))?;
-        let mut input = self.part.get(from..).unwrap_or_default();
+        let mut input = self.part.get(from..self.filled).unwrap_or_default();
         let mut pages = None;
         while let Some(event) = self.reader.next(&mut input)? {
             if let Event::LibxcRecord { header, .. } = event {
@@ -140,11 +142,14 @@ impl<'a, R: Read> Splitter<'a, R> {
         Ok(pages)
     }
 
-    /// Gives out the bytes before a PAGE_DATA header, which begins the next part.
+    /// Cuts before a PAGE_DATA header, with which the next part begins.
     fn cut_before(&mut self, header: usize) -> Part {
-        let next = self.part.split_off(header);
+        let next = self.part.get(header..self.filled).unwrap_or_default().to_vec();
+        self.filled = header;
         let part = self.cut(FrameKind::Bytes);
-        self.part.extend_from_slice(&next);
+        self.part.grow(next.len());
+        self.part.iter_mut().zip(&next).for_each(|(to, from)| *to = *from);
+        self.filled = next.len();
         self.pages_at = Some(0);
         part
     }
@@ -155,29 +160,30 @@ impl<'a, R: Read> Splitter<'a, R> {
         header: usize,
         before_pages: &impl Fn(u64) -> Result<(), Broken>,
     ) -> Result<(), Broken> {
-        let from = self.part.len();
+        let from = self.filled;
         let wanted = self.reader.wanted();
         // A body too short for its count is left for the parser to refuse.
         let head = wanted.min(PageData::HEADER_LEN as u64);
         self.fill(head)?;
-        let count = self.part.get(from..).unwrap_or_default().first_chunk();
+        let count = self.part.get(from..self.filled).unwrap_or_default().first_chunk();
         before_pages(count.map_or(0, |count| u32::from_le_bytes(*count).into()))?;
         self.fill(wanted - head)?;
-        let body = self.part.get(from..).unwrap_or_default();
+        let body = self.part.get(from..self.filled).unwrap_or_default();
         let mut input = body;
         while self.reader.next(&mut input)?.is_some() {}
         let body = PageData::parse(body)
             .map_err(|error| Broken::LibxlPages { offset: self.reader.offset(), error })?;
         let small = wanted <= SMALL_RECORD;
         let zero_pages = if small { count_zero_pages(&body) } else { 0 };
-        let raw_len = (self.part.len() - header) as u64;
+        let raw_len = (self.filled - header) as u64;
         self.batches.push(Counted { batch: Batch::of(&body), raw_len, zero_pages });
         self.pages_at = None;
         Ok(())
     }
 
     fn cut(&mut self, kind: FrameKind) -> Part {
-        let raw = std::mem::replace(&mut self.part, self.buffers.take());
+        let mut raw = std::mem::replace(&mut self.part, self.buffers.take_stale());
+        raw.truncate(std::mem::take(&mut self.filled));
         Part {
             kind,
             raw,
@@ -188,7 +194,7 @@ impl<'a, R: Read> Splitter<'a, R> {
     }
 
     fn last_part(&mut self) -> Result<Option<Part>, Broken> {
-        if !self.part.is_empty() {
+        if self.filled > 0 {
             return Ok(Some(self.cut(FrameKind::Bytes)));
         }
         match self.input.read(&mut [0; 1]) {
@@ -198,23 +204,25 @@ impl<'a, R: Read> Splitter<'a, R> {
         }
     }
 
-    /// Appends exactly so many bytes of the stream: never more than a frame may hold.
+    /// Appends exactly `wanted` bytes of the stream to the part. Callers ask for no more than a
+    /// frame may hold.
     fn fill(&mut self, wanted: u64) -> Result<(), Broken> {
-        let from = self.part.len();
+        let from = self.filled;
         let end = from + usize::try_from(wanted).unwrap_or(usize::MAX);
-        self.part.resize(end, 0);
+        self.part.grow(end);
         let mut got = from;
         while got < end {
-            match self.input.read(self.part.get_mut(got..).unwrap_or_default()) {
+            match self.input.read(self.part.get_mut(got..end).unwrap_or_default()) {
                 Ok(0) => return Err(self.truncated(from..got)),
                 Ok(more) => got += more,
                 Err(error) => return Err(Broken::LibxlRead(Arc::new(error))),
             }
         }
+        self.filled = end;
         Ok(())
     }
 
-    /// Where the stream was cut, as the reader tells when it has seen the last bytes.
+    /// Tells where the stream was cut, as the parser finds it with the last bytes.
     fn truncated(&mut self, last: Range<usize>) -> Broken {
         let mut rest = self.part.get(last).unwrap_or_default();
         while matches!(self.reader.next(&mut rest), Ok(Some(_))) {}
@@ -222,7 +230,7 @@ impl<'a, R: Read> Splitter<'a, R> {
     }
 }
 
-/// Pages of zeroes in a part of kind pages.
+/// Counts the pages of zeroes in a part of kind pages.
 pub fn count_zero_pages_of(part: &Part) -> u64 {
     let body = part.raw.get(libxc::RECORD_HEADER_LEN..).and_then(|body| PageData::parse(body).ok());
     body.map_or(0, |record| count_zero_pages(&record))

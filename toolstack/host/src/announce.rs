@@ -11,28 +11,32 @@
 //! repeats them (net/announce.c).
 //!
 //! Until then all that is sent to the guest, or by it, is lost, and each retransmission doubles the
-//! wait for the next. So an MPI job that stands still is not let go before ([`reachable`]).
+//! wait for the next. So a quiesced MPI job is resumed only then ([`reachable`]).
 
-use rxl_core::deadlines;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
 use pnet_datalink::Channel;
 
 use crate::host::Host;
+use rxl_core::deadlines;
 use rxl_core::domain::{DomId, Vif};
 use rxl_core::io::rest;
+use rxl_core::text::one_line;
 use rxl_xenstore::{Store, StoreError};
 
-/// Longest pause between two looks at an interface, which the kernel's notices shorten.
-const GLANCE: Duration = Duration::from_millis(500);
+/// Longest time until an interface is looked at again; the kernel's notices come first.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// RTMGRP_LINK (Linux's linux/rtnetlink.h): an interface, or a bridge's port, has changed.
+/// RTMGRP_LINK (Linux's linux/rtnetlink.h): notices that an interface, or a bridge's port, has
+/// changed.
 const LINKS: u32 = 1;
 
 /// BR_STATE_FORWARDING (Linux's linux/if_bridge.h).
@@ -40,6 +44,39 @@ const FORWARDING: &str = "3";
 
 /// Pauses between requests: QEMU's, for five of them.
 const PAUSES: [u64; 5] = [0, 50, 150, 250, 350];
+
+/// Why an interface could not be announced. Each displays as one line.
+#[derive(Debug, thiserror::Error)]
+pub enum AnnounceError {
+    /// Nothing is known of interfaces without a bridge.
+    #[error("it is in no Linux bridge")]
+    NoBridge,
+    /// The kernel gives no notices of its interfaces.
+    #[error("link notices: {}", .0.desc())]
+    Notices(#[source] Errno),
+    /// The bridge drops what is sent to or by the guest.
+    #[error("its bridge does not forward to it yet")]
+    NotForwarding,
+    /// The program `bridge` of iproute2 could not be run.
+    #[error("bridge: {0}")]
+    NoProgram(#[source] io::Error),
+    /// The program `bridge` says why the kernel refused.
+    #[error("bridge fdb replace: {0}")]
+    Refused(String),
+    /// The bridge has vanished meanwhile.
+    #[error("its bridge is gone")]
+    BridgeGone,
+    /// The bridge is no Ethernet interface, or has no room for a frame.
+    #[error("{0} takes no frames")]
+    NoFrames(String),
+    /// A frame could not be sent.
+    #[error("{bridge}: {source}")]
+    Send {
+        /// The bridge's interface.
+        bridge: String,
+        source: io::Error,
+    },
+}
 
 /// The interfaces of a domain, by xenstore.
 pub fn vifs(store: &Store, domid: u32) -> Result<Vec<Vif>, StoreError> {
@@ -52,9 +89,9 @@ pub fn vifs(store: &Store, domid: u32) -> Result<Vec<Vif>, StoreError> {
     Ok(vifs)
 }
 
-/// Waits until this host's bridges forward to these interfaces, and know them. Those that are in no
+/// Waits until this host's bridges forward to these interfaces, and know them. Interfaces in no
 /// Linux bridge are not waited for: nothing is known of them.
-pub fn reachable(vifs: &[Vif], deadline: Instant) -> Result<(), String> {
+pub fn reachable(vifs: &[Vif], deadline: Instant) -> Result<(), AnnounceError> {
     vifs.iter().filter(|vif| bridge_of(vif).is_some()).try_for_each(|vif| learn(vif, deadline))
 }
 
@@ -66,7 +103,7 @@ pub fn arrival(host: &dyn Host, domid: DomId, name: &str) {
     }
 }
 
-/// Announces all of them; returns when that is done, or cannot be.
+/// Announces these interfaces; returns when that is done, or cannot be.
 fn announce(vifs: &[Vif]) {
     let begun = Instant::now();
     for vif in vifs {
@@ -84,8 +121,8 @@ fn announce(vifs: &[Vif]) {
     }
 }
 
-fn announce_one(vif: &Vif, deadline: Instant) -> Result<(), String> {
-    let bridge = bridge_of(vif).ok_or("it is in no Linux bridge")?;
+fn announce_one(vif: &Vif, deadline: Instant) -> Result<(), AnnounceError> {
+    let bridge = bridge_of(vif).ok_or(AnnounceError::NoBridge)?;
     learn(vif, deadline)?;
     request(&bridge, vif.mac)
 }
@@ -97,26 +134,25 @@ fn bridge_of(vif: &Vif) -> Option<String> {
     interfaces.join(&bridge).join("bridge").is_dir().then_some(bridge)
 }
 
-/// Has the bridge know the guest as soon as its port forwards.
-fn learn(vif: &Vif, deadline: Instant) -> Result<(), String> {
+/// Makes the bridge know the guest as soon as its port forwards.
+fn learn(vif: &Vif, deadline: Instant) -> Result<(), AnnounceError> {
     let state = Path::new("/sys/class/net").join(&vif.device).join("brport/state");
     // Before the first look: what changes after it is then noticed.
-    let notices = Notices::open().map_err(|errno| format!("link notices: {}", errno.desc()))?;
+    let notices = Notices::open().map_err(AnnounceError::Notices)?;
     loop {
         let forwards =
             std::fs::read_to_string(&state).is_ok_and(|state| state.trim() == FORWARDING);
-        let taught =
-            if forwards { teach(vif) } else { Err("its bridge does not forward to it yet".into()) };
+        let taught = if forwards { teach(vif) } else { Err(AnnounceError::NotForwarding) };
         let left = deadline.saturating_duration_since(Instant::now());
         if taught.is_ok() || left.is_zero() {
             return taught;
         }
-        notices.wait(left.min(GLANCE));
+        notices.wait(left.min(POLL_INTERVAL));
     }
 }
 
-/// The kernel's word that an interface has changed (rtnetlink(7)). Looking again and again would
-/// take the processor that the interface waits for.
+/// The kernel's notices that an interface has changed (rtnetlink(7)). To poll would take the
+/// processor that the interface waits for.
 struct Notices(OwnedFd);
 
 impl Notices {
@@ -128,46 +164,43 @@ impl Notices {
         Ok(Self(socket))
     }
 
-    /// Waits for one, or until `patience` is over. What they say is not read: too many for the
-    /// socket are a notice, too.
-    fn wait(&self, patience: Duration) {
-        rest(self.0.as_fd(), patience);
+    /// Waits for a notice, or until `longest` is over. Their contents are not read: an overflow of
+    /// the socket is a notice, too.
+    fn wait(&self, longest: Duration) {
+        rest(self.0.as_fd(), longest);
         while recv(self.0.as_raw_fd(), &mut [0; 64], MsgFlags::empty()).is_ok() {}
     }
 }
 
 /// Writes the guest's address into the bridge's forwarding database. The kernel refuses while the
 /// port does not forward.
-fn teach(vif: &Vif) -> Result<(), String> {
+fn teach(vif: &Vif) -> Result<(), AnnounceError> {
     let mac = text(vif.mac);
     let mut bridge = Command::new("bridge");
     bridge.args(["fdb", "replace", &mac, "dev", &vif.device, "master", "dynamic"]);
-    let output =
-        bridge.stdin(Stdio::null()).output().map_err(|error| format!("bridge: {error}"))?;
+    let output = bridge.stdin(Stdio::null()).output().map_err(AnnounceError::NoProgram)?;
     if output.status.success() {
         return Ok(());
     }
-    Err(rxl_core::text::one_line(&format!(
-        "bridge fdb replace: {}",
-        String::from_utf8_lossy(&output.stderr)
-    )))
+    Err(AnnounceError::Refused(one_line(&String::from_utf8_lossy(&output.stderr))))
 }
 
-fn request(bridge: &str, mac: [u8; 6]) -> Result<(), String> {
+fn request(bridge: &str, mac: [u8; 6]) -> Result<(), AnnounceError> {
     let interfaces = pnet_datalink::interfaces();
-    let interface =
-        interfaces.iter().find(|interface| interface.name == bridge).ok_or("its bridge is gone")?;
+    let interface = interfaces.iter().find(|interface| interface.name == bridge);
+    let interface = interface.ok_or(AnnounceError::BridgeGone)?;
+    let failed = |source| AnnounceError::Send { bridge: bridge.into(), source };
+    let no_frames = || AnnounceError::NoFrames(bridge.into());
     let channel = pnet_datalink::channel(interface, pnet_datalink::Config::default());
-    let Channel::Ethernet(mut sender, _) = channel.map_err(|error| format!("{bridge}: {error}"))?
-    else {
-        return Err(format!("{bridge} takes no frames"));
+    let Channel::Ethernet(mut sender, _) = channel.map_err(failed)? else {
+        return Err(no_frames());
     };
     for pause in PAUSES {
         std::thread::sleep(Duration::from_millis(pause));
         match sender.send_to(&frame(mac), None) {
             Some(Ok(())) => {}
-            Some(Err(error)) => return Err(format!("{bridge}: {error}")),
-            None => return Err(format!("{bridge} takes no frames")),
+            Some(Err(error)) => return Err(failed(error)),
+            None => return Err(no_frames()),
         }
     }
     Ok(())
@@ -185,12 +218,12 @@ fn frame(mac: [u8; 6]) -> [u8; 60] {
     frame
 }
 
-/// As people write it.
+/// An Ethernet address as people write it.
 fn text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// Reads it as people write it.
+/// Reads an Ethernet address as people write it.
 fn parse_mac(text: &str) -> Option<[u8; 6]> {
     let mut mac = [0; 6];
     let mut parts = text.trim().split(':');
@@ -237,6 +270,7 @@ mod tests {
     #[test]
     fn what_is_in_no_bridge_is_said() {
         let vif = Vif { device: "lo".into(), mac: MAC };
-        assert_eq!(announce_one(&vif, Instant::now()), Err("it is in no Linux bridge".into()));
+        let told = announce_one(&vif, Instant::now()).unwrap_err().to_string();
+        assert_eq!(told, "it is in no Linux bridge");
     }
 }

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use serde::{Deserialize, Serialize};
 
-/// The hidden subcommand.
+/// The hidden subcommand that a guard runs.
 const SUBCOMMAND: &str = "guard";
 
-/// Longest word, in bytes: a domain's name is the longest part of it.
+/// Longest word in bytes. A domain's name is the longest part of it.
 const MAX_WORD: usize = 4096;
 
 /// What the domain is to become if nothing more is heard.
@@ -25,34 +25,31 @@ const MAX_WORD: usize = 4096;
 pub enum Word {
     /// It is being saved, or has been: it runs on here, under this name.
     Leaving {
-        /// Its number.
         domid: u32,
         /// Its name before anything began.
         name: String,
     },
     /// It is being built under this name, which was free: it is destroyed.
     Coming {
-        /// Such as `dom3--incoming`.
+        /// The name during the migration, such as `dom3--incoming`.
         name: String,
     },
-    /// It is whole, and whether it is to run is the source's to say: it is kept.
+    /// It is complete, and the source decides whether it is to run: it is kept.
     Held,
     /// It is to run here, under its own name.
     Taken {
-        /// Its number.
         domid: u32,
-        /// What it is called now, unless it was renamed.
+        /// Its name now, unless it has been renamed already.
         incoming: String,
-        /// Its name.
         name: String,
-        /// It stays paused.
+        /// Whether it stays paused.
         paused: bool,
     },
     /// Nothing is left to guard.
     Done,
 }
 
-/// Who hears what a guarded domain is to become. Dropping it before [`Word::Done`] lets it act.
+/// Hears what a guarded domain is to become. Dropped before [`Word::Done`], it acts.
 pub trait Listener: Send + fmt::Debug {
     /// Tells it what the domain is to become from here on.
     fn tell(&self, word: &Word) -> io::Result<()>;
@@ -164,7 +161,7 @@ pub fn last_word(line: BorrowedFd<'_>) -> Option<Word> {
     }
 }
 
-/// Says a line to syslog (RFC 3164, facility daemon); where there is none, to nobody.
+/// Writes a line to syslog (RFC 3164, facility daemon), where there is one.
 pub fn log(line: &str) {
     const DAEMON_WARNING: u8 = 3 * 8 + 4;
     let mut datagram = Vec::new();

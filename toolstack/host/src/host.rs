@@ -1,11 +1,11 @@
 //! What a session needs of a Xen host, and nothing more.
 //!
-//! Sessions know Xen only through [`Host`]. [`libxl`] drives a real one; [`memory`] emits true
-//! libxl streams from synthetic guest memory, for state machines, faults and benchmarks. No claim
-//! about Xen rests on the second.
+//! Sessions know Xen only through [`Host`]. [`crate::libxl`] drives a real one. The crate
+//! `rxl-testkit` has one in memory, which makes true libxl streams from synthetic guest memory, for
+//! state machines, faults and benchmarks; no claim about Xen rests on it.
 //!
-//! Every method blocks its thread until libxl has answered. The long ones take an [`Abort`], which
-//! another thread may pull.
+//! Every method blocks its thread until libxl has answered. The long ones return an [`Operation`],
+//! which another thread may abort.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -24,18 +24,18 @@ use rxl_datapath::sink::StreamSink;
 
 /// A save to be made.
 pub struct Save {
-    /// A blocking pipe of libxl's own.
+    /// The pipe that libxl writes into: blocking, and not shared with anybody.
     pub stream: OwnedFd,
-    /// How.
     pub flags: SaveFlags,
-    /// Who is to walk, if this host and the guest allow it. What was done is told by
-    /// [`NoteKind::Walker`].
+    /// Who walks over the guest's memory, if this host and the guest allow it. The walker that was
+    /// chosen is told as [`rxl_core::notes::NoteKind::Walker`].
     pub walker: Walker,
-    /// Where to tell what happens.
+    /// Hears what libxl tells while it saves.
     pub notes: Notes,
-    /// Whom to ask.
+    /// Decides when pre-copy ends and when the guest may be suspended.
     pub steering: Box<dyn Steering>,
-    /// Past the pipe, for [`Walker::Rxl`]: see [`rxl_datapath::feed`]. Dropped where it is not used.
+    /// Takes pages past the pipe, for [`Walker::Rxl`]: see [`rxl_datapath::feed`]. The other
+    /// walkers drop it.
     pub feed: Feed,
 }
 
@@ -43,7 +43,7 @@ pub struct Save {
 #[derive(Clone, Debug)]
 pub struct RestoreRequest {
     config: DomainConfig,
-    /// Where to tell what happens. The request's own clone is dropped with it.
+    /// Hears what libxl tells while it restores. It is dropped with the request.
     pub notes: Notes,
 }
 
@@ -72,13 +72,13 @@ impl RestoreRequest {
 /// A restore whose stream goes past libxl. The operation may end before the stream does: the domain
 /// is complete when both have.
 pub struct RestoreAhead {
-    /// libxl's part.
+    /// Ends when libxl has attached the devices.
     pub operation: Operation<DomId>,
-    /// Where the stream goes.
+    /// Takes the stream of the domain's memory and state.
     pub sink: Box<dyn StreamSink>,
 }
 
-/// A Xen host: this one.
+/// This Xen host.
 ///
 /// Failure contract: a call that fails has changed nothing that a later `destroy` or `resume` would
 /// not set right.
@@ -98,15 +98,15 @@ pub trait Host: Send + Sync + 'static {
     /// The domain as it is now.
     fn domain(&self, domid: DomId) -> Result<Domain, HostError>;
 
-    /// Its configuration, as libxl's JSON (`libxl_retrieve_domain_configuration`).
+    /// The domain's configuration, as libxl's JSON (`libxl_retrieve_domain_configuration`).
     fn config_json(&self, domid: DomId) -> Result<String, HostError>;
 
     /// Starts `libxl_domain_suspend` into `save.stream`.
     ///
-    /// Every clone of `notes` is dropped when the operation's thread ends: the channel's closing is
-    /// how a session hears of it. When the operation ends well the guest is suspended and its
-    /// stream is complete; when it fails the guest may be running or suspended, and stays what it
-    /// is: ask [`Host::domain`]. The caller must go on reading until the operation has ended, even
+    /// Every clone of `notes` is dropped when the operation's thread ends; a session hears of the
+    /// end by the channel's closing. When the operation succeeds the guest is suspended and its
+    /// stream is complete. When it fails the guest may be running or suspended, and stays so:
+    /// [`Host::domain`] tells. The caller must go on reading until the operation has ended, even
     /// after an abort: the stock save helper dies of SIGPIPE without switching log-dirty off.
     fn save(&self, domid: DomId, save: Save) -> Result<Operation<()>, HostError>;
 
@@ -125,8 +125,8 @@ pub trait Host: Send + Sync + 'static {
     }
 
     /// Starts `libxl_domain_create_restore` for a domain whose memory rxl itself fills, while libxl
-    /// attaches its devices ([`rxl_precopy::load_memory`]). None, for a reason that has been logged, where
-    /// that cannot be done: [`Host::restore`] can.
+    /// attaches its devices ([`rxl_precopy::load_memory`]). None, for a reason that has been
+    /// logged, where that cannot be done and [`Host::restore`] is to be used.
     fn restore_ahead(
         &self,
         _request: &RestoreRequest,

@@ -1,7 +1,9 @@
-//! What a session needs of a Xen host ([`host`]), and that over libxl ([`libxl`]).
+//! What a session needs of a Xen host: the trait in [`host`], and its implementation over libxl in
+//! [`libxl`].
 //!
-//! [`guard`] is the process that puts a domain right when rxl is killed, [`save_helper`] the program
-//! that libxl runs in its own helper's place, and [`announce`] tells the network where a guest is.
+//! [`guard`] is the process that puts a domain right when rxl is killed. [`save_helper`] is the
+//! program that libxl runs in place of its own helper. [`announce`] tells the network where a guest
+//! is.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,7 @@
 //! [`Host`] over libxl.
 //!
-//! Each call opens a libxl context of its own; see [`rxl_xen`] for what that buys and for what
-//! it asks of the process: no SIGCHLD handler, children reaped by pid, fd 0 open, close-on-exec on
+//! Each call opens a libxl context of its own; [`rxl_xen`] says why, and what that asks of the
+//! process: no SIGCHLD handler, children reaped by pid, fd 0 open, close-on-exec on
 //! every descriptor.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -59,7 +59,7 @@ impl LibxlHost {
         Self { restore_helper: Some(socket), ..self }
     }
 
-    /// Starts `libxl_domain_create_restore`. `ended` is set when it has.
+    /// Starts `libxl_domain_create_restore`. `ended` becomes true when the operation has ended.
     fn start_restore(
         &self,
         request: RestoreRequest,
@@ -81,8 +81,8 @@ impl LibxlHost {
         })
     }
 
-    /// Who can walk: rxl over PVH and HVM guests, libxc over all; with VERIFY only libxc; without
-    /// our helper libxl's own.
+    /// The walker for a save. rxl walks over PVH and HVM guests, libxc over all. A stream that is
+    /// to be verified comes from libxc alone. Without rxl's helper libxl runs its own.
     fn walker(&self, domid: DomId, save: &Save) -> Result<Walker, HostError> {
         if self.save_helper.is_none() {
             return Ok(Walker::Stock);
@@ -331,8 +331,7 @@ mod tests {
     #[test]
     fn a_domain_that_is_gone_has_its_own_error() {
         let gone = Failure { rc: libxl_sys::ERROR_DOMAIN_NOTFOUND, lines: vec![] };
-        assert!(
-            matches!(failed_on(DomId(7), "libxl_domain_info", gone), HostError::NoSuchDomain(d) if d == "7")
-        );
+        let told = failed_on(DomId(7), "libxl_domain_info", gone);
+        assert!(matches!(told, HostError::NoSuchDomain(domid) if domid == "7"));
     }
 }

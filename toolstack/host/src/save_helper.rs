@@ -1,14 +1,14 @@
 //! rxl inside libxl: the save helper, and how a session steers it.
 //!
-//! libxl runs whatever LIBXL_SAVE_HELPER names to save a domain's memory, and talks to it over its
-//! stdin and stdout ([`ipc`], libxl_save_helper.c). `rxl-save-helper` is started in the stock
-//! helper's place and finds its session through a socket ([`messages`]). The session tells it who
-//! walks over the guest's memory:
+//! To save a domain's memory libxl runs the program that LIBXL_SAVE_HELPER names, and talks to it
+//! over its stdin and stdout ([`ipc`], libxl_save_helper.c). `rxl-save-helper` is started in place
+//! of the stock helper and finds its session through a socket ([`messages`]). The session tells it
+//! who walks over the guest's memory:
 //!
 //! | walker | in the helper | in the session |
 //! | --- | --- | --- |
 //! | rxl | passes on requests to libxl and their answers | [`rxl_precopy::save_memory`], policy |
-//! | libxc | `xc_domain_save` with callbacks of our own | policy |
+//! | libxc | `xc_domain_save` with rxl's callbacks | policy |
 //! | stock | becomes the stock helper | nothing: libxc's own policy |
 //!
 //! ```text
@@ -22,9 +22,9 @@
 //!    | <-------------------------- Done | <-------------------------- reply 1 | guest stands still
 //!    |   (last iteration, state)        |                                     |
 //!    | Complete{0} -------------------> | complete (10) --------------------> |
-//!    |                                  | exit 0                              | END, operation ends
+//!    |                                  | exit 0                              | END, it ends
 //! ```
-//! Without a session (a stock `xl migrate` with LIBXL_SAVE_HELPER set) the helper walks with libxc
+//! Without a session (a stock `xl migrate` with LIBXL_SAVE_HELPER set) the helper lets libxc walk
 //! and decides by itself: see [`helper`].
 //!
 //! libxl and libxenguest come from one release and are found by that release's names, as one

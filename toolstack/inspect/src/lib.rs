@@ -1,8 +1,8 @@
 //! Saved domains and migration streams, inspected and verified without Xen.
 //!
 //! [`inspect`](mod@inspect) and [`verify`](mod@verify) are `rxl stream inspect` and `rxl stream
-//! verify`. Both go through the input once, from a file or a pipe, in memory that does not depend on
-//! its length ([`walk`](mod@walk)). [`savefile`] reads the files that `rxl restore` takes.
+//! verify`. Both go through the input once, from a file or a pipe, in memory that does not depend
+//! on its length ([`walk`](mod@walk)). [`savefile`] reads the files that `rxl restore` takes.
 //! docs/stream.md describes what the commands print.
 
 #![forbid(unsafe_code)]

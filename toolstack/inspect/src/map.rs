@@ -146,8 +146,8 @@ impl Map {
         }
     }
 
-    /// Writes the picture as an image, a PPM file: a pixel for each cell, 256 in a line, from the top
-    /// left. Its colour is the mixture of its pages' colours, black if the stream names none.
+    /// Writes the picture as an image, a PPM file: a pixel for each cell, 256 in a line, from the
+    /// top left. Its colour is the mixture of its pages' colours, black if the stream names none.
     pub fn write_image(&self, mut out: impl Write) -> io::Result<()> {
         let height = self.used().len().div_ceil(IMAGE_WIDTH).max(1);
         let mut image = format!("P6\n{IMAGE_WIDTH} {height}\n255\n").into_bytes();

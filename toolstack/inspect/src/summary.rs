@@ -13,7 +13,7 @@ pub const SCHEMA: &str = "rxl-stream-inspect/1";
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Summary {
-    /// Always [`SCHEMA`].
+    /// The form and its version, always [`SCHEMA`].
     pub schema: &'static str,
     /// The kind of file that holds the stream, `rxl save file`; null for a stream as it is. All
     /// other fields describe the stream in it.

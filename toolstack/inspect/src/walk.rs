@@ -204,8 +204,9 @@ impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
         read.map_err(|cut| self.cut(at, cut))
     }
 
-    /// Parses a header. After a violation `mend` corrects the field, if nothing that follows depends
-    /// on its value, and says whether it did. The violation is reported and parsing tried again.
+    /// Parses a header. After a violation `mend` corrects the field, if nothing that follows
+    /// depends on its value, and says whether it did. The violation is reported and parsing tried
+    /// again.
     fn header<const N: usize, T, E: Into<Parsing> + Copy>(
         &mut self,
         at: Location,

@@ -17,7 +17,8 @@ use rxl_core::target_spans::TargetSpans;
 use rxl_datapath::iterations::Iteration;
 use rxl_precopy::policy::Measured;
 
-/// The fields of a report as paths of two names at most: the part, and the field in it at any depth.
+/// The fields of a report as paths of two names at most: the part, and the field in it at any
+/// depth.
 fn fields(report: &Map<String, Value>) -> BTreeSet<(String, Option<String>)> {
     fn names(value: &Value, found: &mut Vec<String>) {
         match value {
@@ -39,10 +40,12 @@ fn fields(report: &Map<String, Value>) -> BTreeSet<(String, Option<String>)> {
     fields
 }
 
-/// Whether the page has the field in code quotes: as `part.field`, or as `field` in the section that
-/// has the part in its heading.
+/// Whether the page has the field in code quotes: as `part.field`, or as `field` in the section
+/// that has the part in its heading.
 fn is_described(page: &str, part: &str, field: Option<&str>) -> bool {
-    let Some(field) = field else { return page.contains(&format!("`{part}`")) };
+    let Some(field) = field else {
+        return ["`", "."].iter().any(|end| page.contains(&format!("`{part}{end}")));
+    };
     let heading = format!("`{part}`");
     let described = |section: &str| {
         let has_part = section.lines().next().is_some_and(|first| first.contains(&heading));
@@ -86,10 +89,9 @@ fn mpi() -> MpiPart {
     }
 }
 
-/// A report in which nothing is left out.
-fn full_report() -> Report {
-    let (began, all) = (Instant::now(), Some(Instant::now()));
-    let timeline = Timeline {
+fn timeline(began: Instant) -> Timeline {
+    let all = Some(began);
+    Timeline {
         began,
         saving: all,
         suspend_asked: all,
@@ -100,20 +102,29 @@ fn full_report() -> Report {
         ready: all,
         go: all,
         done: all,
-    };
-    let measured = Measured {
-        iterations: 1,
-        dirty: 1,
-        pages_per_second: Some(1.0),
-        elapsed: Duration::from_millis(1),
-    };
-    let target = TargetSpans {
+    }
+}
+
+fn target() -> TargetSpans {
+    TargetSpans {
         domid: 1,
         restorer: Restorer::Rxl,
         restore_total: 1.0,
         restore_after_stream: 1.0,
         resume: 1.0,
         frames_verified: 1,
+    }
+}
+
+/// A report in which nothing is left out.
+fn full_report() -> Report {
+    let began = Instant::now();
+    let timeline = timeline(began);
+    let measured = Measured {
+        iterations: 1,
+        dirty: 1,
+        pages_per_second: Some(1.0),
+        elapsed: Duration::from_millis(1),
     };
     Report {
         schema: SCHEMA,
@@ -130,7 +141,7 @@ fn full_report() -> Report {
         setup_time: timeline.setup(),
         downtime: timeline.downtime(),
         downtime_split: timeline.split(),
-        target: Some(target),
+        target: Some(target()),
         ram: RamPart::new(&[iteration(began)], 1, 1, 1),
         precopy: PrecopyPart {
             judged: vec![JudgedPart::new(&measured)],

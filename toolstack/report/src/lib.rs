@@ -1,8 +1,8 @@
 //! What a migration cost, in numbers, and what it tells while it runs.
 //!
-//! [`schema`] is the report in its JSON form, with [`mpi`] for the MPI job; `table` is its text form.
-//! [`timeline`] and `figures` compute its numbers. [`progress`] is what a session tells while it
-//! runs.
+//! [`schema`] is the report in its JSON form, with [`mpi`] for the MPI job; `table` is its text
+//! form. [`timeline`] and `figures` compute its numbers. [`progress`] is what a session tells while
+//! it runs.
 
 #![forbid(unsafe_code)]
 

@@ -13,8 +13,8 @@ use rxl_core::units::seconds;
 /// Most directions that a report lists. Thousands of ranks have millions of connections.
 const LONGEST_CUT: usize = 256;
 
-/// How the job was quiesced. Times are ms on the source's monotonic clock if nothing else is said; a
-/// figure is null if its step was not reached.
+/// How the job was quiesced. Times are ms on the source's monotonic clock if nothing else is said;
+/// a figure is null if its step was not reached.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct MpiPart {
@@ -66,14 +66,14 @@ pub struct MpiPart {
     /// Time from the cut, ms, until the last of what was in flight would be retransmitted, or sent
     /// by a window probe. None if there was neither.
     pub resend: Option<f64>,
-    /// The directions of the connections at the cut, at most 256, those that do not agree first. The
-    /// counts above are of all directions.
+    /// The directions of the connections at the cut, at most 256, those that do not agree first.
+    /// The counts above are of all directions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cut: Vec<Direction>,
     /// Time from the target's message that the domain runs to its agent's answer.
     pub resume: Option<f64>,
-    /// Time from that message until the target's network forwarded to the domain; none if it did not
-    /// in time.
+    /// Time from that message until the target's network forwarded to the domain; none if it did
+    /// not in time.
     pub network: Option<f64>,
     /// Time until all ranks ran again.
     pub thaw: Option<f64>,

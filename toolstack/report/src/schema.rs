@@ -36,7 +36,7 @@ pub enum Status {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Report {
-    /// Always [`SCHEMA`].
+    /// The form and its version, always [`SCHEMA`].
     pub schema: &'static str,
     pub status: Status,
     /// Why it did not complete, in one line.

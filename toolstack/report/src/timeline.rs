@@ -5,7 +5,8 @@ use std::time::Instant;
 use crate::schema::DowntimeSplit;
 use rxl_core::units::ms;
 
-/// The moments of a migration on the source's monotonic clock; none for those that it did not reach.
+/// The moments of a migration on the source's monotonic clock; none for those that it did not
+/// reach.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeline {
     /// The command started.

@@ -5,24 +5,23 @@ use std::io::BufReader;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
 
 use crate::events::Event;
 use crate::gang_words::{Ended, FromMember, ToMember, hear, say};
 use rxl_core::error::Failure;
 use rxl_core::io::{Cancel, Guarded};
 use rxl_core::json_lines::JsonLineError;
+use rxl_core::worker::Worker;
 use rxl_report::mpi::MpiPart;
 
 /// What is told when the leader is gone.
 const LEADERLESS: &str = "the rxl that started this one is gone";
 
-/// See the module. Dropping it closes the line.
+/// A member's end of its line to the leader. Dropping it closes the line.
 pub struct GangMember {
     to: Guarded,
     closed: Receiver<MpiPart>,
-    cancel: Cancel,
-    thread: Option<JoinHandle<()>>,
+    _listener: Worker,
 }
 
 impl GangMember {
@@ -45,9 +44,8 @@ impl GangMember {
             let reason = listen(BufReader::new(from), &figures, &events);
             let _ = events.send(Event::Gang(ToMember::Abort { reason }));
         };
-        let thread =
-            std::thread::Builder::new().name("gang".into()).spawn(listen).map_err(broken)?;
-        Ok(Self { to, closed, cancel, thread: Some(thread) })
+        let listener = Worker::with_cancel("gang", cancel, listen).map_err(broken)?;
+        Ok(Self { to, closed, _listener: listener })
     }
 
     /// Says something. A leader that is gone is told of by an event.
@@ -86,15 +84,6 @@ fn listen<D>(
             Ok(Some(word)) => drop(events.send(Event::Gang(word))),
             Ok(None) => return LEADERLESS.into(),
             Err(error) => return format!("the line to the leader: {error}"),
-        }
-    }
-}
-
-impl Drop for GangMember {
-    fn drop(&mut self) {
-        self.cancel.pull();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
         }
     }
 }

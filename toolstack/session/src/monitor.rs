@@ -11,7 +11,6 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +20,7 @@ use rxl_core::error::{Exit, Failure};
 use rxl_core::io::{Cancel, wait_readable};
 use rxl_core::state_dir::StateDir;
 use rxl_core::text::one_line;
+use rxl_core::worker::Worker;
 
 /// How often the listener looks whether it is still wanted, at the least.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -98,8 +98,7 @@ impl MigrationStatus {
 pub struct Monitor {
     status: Arc<Mutex<MigrationStatus>>,
     path: PathBuf,
-    cancel: Cancel,
-    thread: Option<JoinHandle<()>>,
+    _worker: Worker,
 }
 
 impl Monitor {
@@ -124,9 +123,8 @@ impl Monitor {
                 }
             }
         };
-        let thread =
-            std::thread::Builder::new().name("monitor".into()).spawn(work).map_err(broken)?;
-        Ok(Self { status, path, cancel, thread: Some(thread) })
+        let worker = Worker::with_cancel("monitor", cancel, work).map_err(broken)?;
+        Ok(Self { status, path, _worker: worker })
     }
 
     /// Says how far it has come.
@@ -137,11 +135,8 @@ impl Monitor {
 
 impl Drop for Monitor {
     fn drop(&mut self) {
-        self.cancel.pull();
+        // A client that comes now finds nobody; the thread ends when the worker is dropped, next.
         let _ = std::fs::remove_file(&self.path);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 

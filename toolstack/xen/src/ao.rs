@@ -8,7 +8,7 @@ use crate::canceller::Running;
 use crate::context::Context;
 use crate::failure::Failure;
 
-/// What tells the end of the one operation of a context from other events.
+/// Marks the end of the one operation of a context among its events.
 const FOR_USER: u64 = 1;
 
 /// Every kind of event (libxl_event.h: `LIBXL_EVENTMASK_ALL`, which bindgen cannot translate).
@@ -63,7 +63,7 @@ impl Context {
             // SAFETY: libxl handed out a valid event, which is freed below and not used again.
             let ended =
                 unsafe { libxl_sys::xlshim_event_is_end_of(event, FOR_USER, &raw mut result) };
-            // SAFETY: libxl handed the event out on this context, and nothing refers to it any more.
+            // SAFETY: libxl handed the event out on this context, and nothing refers to it now.
             unsafe { self.functions().libxl_event_free(self.as_ptr(), event) };
             if ended {
                 return result;

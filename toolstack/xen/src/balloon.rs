@@ -77,7 +77,7 @@ impl Context {
         }
     }
 
-    /// In KiB, everything that libxl adds for the domain included.
+    /// Memory for the domain in KiB, with everything that libxl adds for it.
     fn memory_needed(&self, config: &mut LibxlConfig) -> Result<u64, Failure> {
         let mut needed = 0;
         // SAFETY: the context is live, the configuration initialised and the place for the result
@@ -93,7 +93,7 @@ impl Context {
         self.check(rc).map(|()| needed)
     }
 
-    /// In KiB.
+    /// Memory in KiB that Xen can give to a domain now.
     fn free_memory(&self) -> Result<u64, Failure> {
         let mut free = 0;
         // SAFETY: the context is live and the place for the result valid.
@@ -116,7 +116,7 @@ impl Context {
     }
 }
 
-/// What xl.conf says about this; none is "auto".
+/// What xl.conf says about ballooning. No `autoballoon` means "auto".
 #[derive(Debug, PartialEq, Eq)]
 struct Settings {
     autoballoon: Option<bool>,
@@ -162,7 +162,8 @@ fn assignment(line: &str) -> Option<(&str, &str)> {
     Some((key.trim(), value.trim().trim_matches(['"', '\''])))
 }
 
-/// An operator who gave dom0 a fixed amount does not want it changed.
+/// Whether Xen's command line fixes dom0's memory: an operator who did that does not want it
+/// changed.
 fn fixes_dom0_memory(xen_command_line: &str) -> bool {
     xen_command_line
         .split(' ')

@@ -58,7 +58,7 @@ impl LibxlConfig {
         context.check(rc).map(|()| config)
     }
 
-    /// As libxl writes it.
+    /// The configuration as libxl writes it.
     pub(super) fn json(&mut self, context: &Context) -> Result<String, Failure> {
         // SAFETY: the context is live and the structure initialised.
         let raw = unsafe {

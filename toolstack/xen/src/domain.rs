@@ -69,7 +69,7 @@ impl Context {
         })
     }
 
-    /// The result holds no pointers that may be used: they are freed.
+    /// libxl's view of the domain. Pointers in the result must not be used: they are freed.
     pub(super) fn info(&self, domid: u32) -> Result<libxl_sys::libxl_dominfo, Failure> {
         let mut info = MaybeUninit::<libxl_sys::libxl_dominfo>::zeroed();
         // SAFETY: the memory is of the right size; the call initialises it.
@@ -99,7 +99,7 @@ impl Context {
         Ok(if pvh { GuestType::Pvh } else { GuestType::Hvm })
     }
 
-    /// Its configuration as libxl's JSON.
+    /// The domain's configuration as libxl's JSON.
     pub fn config_json(&self, domid: u32) -> Result<String, Failure> {
         LibxlConfig::retrieve(self, domid)?.json(self)
     }
@@ -114,7 +114,7 @@ impl Context {
         self.check(rc)
     }
 
-    /// Renames it if it is still named `from`.
+    /// Renames a domain if it is still named `from`.
     pub fn rename(&self, domid: u32, from: &str, to: &str) -> Result<(), Failure> {
         let domid = guest(domid)?;
         let (from, to) = (name(from)?, name(to)?);
@@ -125,7 +125,7 @@ impl Context {
         self.check(rc)
     }
 
-    /// Keeps it from running until it is unpaused.
+    /// Keeps a domain from running until it is unpaused.
     pub fn pause(&self, domid: u32) -> Result<(), Failure> {
         let domid = guest(domid)?;
         // SAFETY: the context is live; without a `how` the call returns when it is done.
@@ -133,7 +133,7 @@ impl Context {
         self.check(rc)
     }
 
-    /// Lets it run.
+    /// Lets a paused domain run.
     pub fn unpause(&self, domid: u32) -> Result<(), Failure> {
         let domid = guest(domid)?;
         // SAFETY: the context is live; without a `how` the call returns when it is done.
@@ -141,7 +141,7 @@ impl Context {
         self.check(rc)
     }
 
-    /// Ends it and frees what it has.
+    /// Ends a domain and frees what it has.
     pub fn destroy(&self, domid: u32) -> Result<(), Failure> {
         let domid = guest(domid)?;
         // SAFETY: the context is live; without a `how` the call returns when it is done.

@@ -11,14 +11,14 @@ use nix::libc;
 use crate::failure::Failure;
 use crate::interface::Interface;
 
-/// What a mapping is for.
+/// Whether a mapping may be written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
     Read,
     Write,
 }
 
-/// libxenforeignmemory's handle.
+/// A handle of libxenforeignmemory.
 pub(super) struct Foreign {
     functions: &'static libxl_sys::Libxl,
     raw: NonNull<libxl_sys::xenforeignmemory_handle>,

@@ -1,8 +1,8 @@
 //! A guest's memory and processor state, read from outside: what a saver of PVH and HVM guests
 //! needs of Xen.
 //!
-//! The calls and their order are those of xg_sr_save.c and xg_sr_save_x86_hvm.c; [`rxl_precopy::save_memory`]
-//! makes the stream.
+//! The calls and their order are those of xg_sr_save.c and xg_sr_save_x86_hvm.c;
+//! [`rxl_precopy::save_memory`] makes the stream.
 
 use std::ffi::c_int;
 use std::ptr::NonNull;
@@ -50,11 +50,12 @@ pub struct GuestMemory {
     types: Vec<libxl_sys::xen_pfn_t>,
 }
 
-// SAFETY: as `Interface`; the bitmap's memory belongs to this value alone.
+// SAFETY: `Interface` and `Foreign` may be moved between threads, as they say; the bitmap's memory
+// belongs to this value alone, and its pointers are used under `&self` or `&mut self` only.
 unsafe impl Send for GuestMemory {}
 
 impl GuestMemory {
-    /// Opens it and makes room for its log-dirty bitmap.
+    /// Opens a domain's memory and makes room for its log-dirty bitmap.
     pub fn open(library: Library, domid: u32) -> Result<Self, Failure> {
         let xen = Interface::open(library, domid)?;
         let mut pfns = 0;
@@ -71,7 +72,7 @@ impl GuestMemory {
         Ok(Self { xen, foreign, bitmap, pfns, types: Vec::new() })
     }
 
-    /// Asks Xen for the types, into `self.types`.
+    /// Asks Xen for the types of these pages, into `self.types`.
     fn ask_types(&mut self, pfns: &[u64]) -> Result<(), Failure> {
         self.types.clear();
         self.types.extend_from_slice(pfns);
@@ -247,7 +248,8 @@ impl Drop for GuestMemory {
     }
 }
 
-/// A type of domctl.h's `XEN_DOMCTL_PFINFO_*`; pagetable types are a PV guest's alone.
+/// The kind that one of domctl.h's `XEN_DOMCTL_PFINFO_*` stands for. Only PV guests have the types
+/// of page tables.
 fn kind(value: libxl_sys::xen_pfn_t) -> Option<PageKind> {
     match value >> 28 {
         0x0 => Some(PageKind::Ram),
@@ -257,7 +259,7 @@ fn kind(value: libxl_sys::xen_pfn_t) -> Option<PageKind> {
     }
 }
 
-/// One bit a pfn, in memory that Xen may write to.
+/// One bit for each pfn, in memory that Xen may write to.
 struct Bitmap {
     buffer: libxl_sys::xc_hypercall_buffer_t,
     words: usize,
@@ -288,7 +290,7 @@ impl Bitmap {
         }
     }
 
-    /// The bits as Xen last wrote them.
+    /// The bits as Xen last wrote them, 64 to a word.
     fn words(&self) -> &[u64] {
         // SAFETY: page-aligned, at least so many words long, zeroed by mmap, and written by Xen
         // only during `collect_dirty`, which borrows the whole memory mutably.
@@ -308,7 +310,7 @@ impl Bitmap {
     }
 }
 
-/// Frees libxenguest's object.
+/// A CPU policy of libxenguest's, freed on drop.
 struct CpuPolicy<'a> {
     xen: &'a Interface,
     raw: NonNull<libxl_sys::xc_cpu_policy_t>,

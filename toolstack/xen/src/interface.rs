@@ -74,7 +74,7 @@ impl Interface {
         }
     }
 
-    /// `HVM_PARAM_*`.
+    /// One of the domain's parameters `HVM_PARAM_*`.
     pub(super) fn hvm_param(&self, index: u32) -> Result<u64, Failure> {
         let mut value = 0;
         // SAFETY: the handle is open and the place for the result valid.
@@ -84,7 +84,7 @@ impl Interface {
         self.check("HVMOP_get_param", rc).map(|_| value)
     }
 
-    /// `XEN_DOMCTL_SHADOW_OP_*` without a bitmap.
+    /// Makes one of the operations `XEN_DOMCTL_SHADOW_OP_*` that take no bitmap.
     pub(super) fn shadow(&self, operation: u32) -> Result<(), Errno> {
         let no_size = std::ptr::null_mut();
         // SAFETY: the handle is open; these operations read no size and no mode (xenctrl.h:

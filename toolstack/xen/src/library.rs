@@ -1,4 +1,4 @@
-//! libxl, loaded.
+//! The table of libxl's functions, loaded at run time.
 
 use crate::failure::Failure;
 

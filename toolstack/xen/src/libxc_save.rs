@@ -15,17 +15,18 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use crate::library::Library;
 use rxl_core::steering::Decision;
 
-/// What libxc asks and tells. All calls come on the thread that saves.
+/// The callbacks of a save by libxc. All calls come on the thread that saves.
 pub trait LibxcCallbacks {
-    /// A log line (xentoollog.h).
+    /// Told of a log line; `level` is one of xentoollog.h's.
     fn log(&mut self, level: u32, errno: i32, context: &str, text: &str);
-    /// Progress.
+    /// Told how far libxc is: `done` of `total` pages.
     fn progress(&mut self, context: &str, what: &str, done: u64, total: u64);
-    /// xenguest.h's `precopy_policy`. `dirty` is none where libxc has not looked yet.
+    /// Asked what comes next (xenguest.h: `precopy_policy`). `dirty` is none where libxc has not
+    /// looked yet.
     fn precopy(&mut self, iteration: u32, written: u64, dirty: Option<u64>) -> Decision;
-    /// Suspend the guest.
+    /// Asked to suspend the guest; tells whether it did.
     fn suspend(&mut self) -> bool;
-    /// Switch the device model's log-dirty mode.
+    /// Asked to switch the device model's log-dirty mode; tells whether it did.
     fn switch_qemu_logdirty(&mut self, domid: u32, enable: bool) -> bool;
 }
 
@@ -104,7 +105,8 @@ unsafe fn with<T>(
     otherwise: T,
     call: impl FnOnce(&mut dyn LibxcCallbacks) -> T,
 ) -> T {
-    // SAFETY: the caller's promise.
+    // SAFETY: by the caller's promise `user` points at the `Shared` of a save that is under way;
+    // only shared references to it exist.
     let shared = unsafe { &*user.cast::<Shared<'_>>() };
     let Ok(mut callbacks) = shared.0.try_borrow_mut() else { return otherwise };
     catch_unwind(AssertUnwindSafe(|| call(&mut **callbacks))).unwrap_or(otherwise)
@@ -151,7 +153,7 @@ unsafe extern "C" fn on_message(
 ) {
     // SAFETY: the shim passes null or a terminated string that is valid during the call.
     let context = unsafe { text(context) };
-    // SAFETY: as above.
+    // SAFETY: the shim passes null or a terminated string that is valid during the call.
     let line = unsafe { text(line) };
     // SAFETY: the shim passes back what it was given.
     unsafe {
@@ -168,7 +170,7 @@ unsafe extern "C" fn on_progress(
 ) {
     // SAFETY: the shim passes null or a terminated string that is valid during the call.
     let context = unsafe { text(context) };
-    // SAFETY: as above.
+    // SAFETY: the shim passes null or a terminated string that is valid during the call.
     let what = unsafe { text(what) };
     // SAFETY: the shim passes back what it was given.
     unsafe { with(user, (), |callbacks| callbacks.progress(&context, &what, done, total)) };
@@ -180,7 +182,7 @@ unsafe fn text(raw: *const c_char) -> String {
     if raw.is_null() {
         return String::new();
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: not null, so by the caller's promise a terminated string.
     unsafe { CStr::from_ptr(raw) }.to_string_lossy().into_owned()
 }
 
@@ -201,7 +203,8 @@ fn end_stream_on_sigterm(stream: i32) -> Result<(), Errno> {
 
 extern "C" fn on_sigterm(_: c_int) {
     let errno = Errno::last_raw();
-    // SAFETY: two descriptors of this process; nothing else is touched.
+    // SAFETY: dup2 is async-signal-safe and takes two descriptors of this process; a wrong one
+    // fails. errno is put back below for the code that was interrupted.
     unsafe { libc::dup2(UNWRITABLE.load(Ordering::SeqCst), STREAM.load(Ordering::SeqCst)) };
     Errno::set_raw(errno);
 }

@@ -34,7 +34,7 @@ struct Sink {
 
 // SAFETY: the C logger is immutable after its creation, and `Sink` is `Send` and `Sync`.
 unsafe impl Send for Logger {}
-// SAFETY: as above; libxl itself calls it from several threads.
+// SAFETY: the C logger is immutable, and `Sink` is Sync: libxl calls it from several threads.
 unsafe impl Sync for Logger {}
 
 impl Logger {
@@ -109,7 +109,7 @@ impl Sink {
             self.asked_to_suspend.store(true, Ordering::Relaxed);
         }
         if let Some(notes) = &self.notes {
-            // Nobody listens any more: then nobody misses it.
+            // Fails only when nobody listens any more.
             let _ = notes.send(Note { at: Instant::now(), what });
         }
     }
@@ -128,7 +128,7 @@ unsafe extern "C" fn on_message(
     let sink = unsafe { &*user.cast::<Sink>() };
     // SAFETY: the shim passes a terminated string or null, valid during this call.
     let context = unsafe { text(context) };
-    // SAFETY: likewise.
+    // SAFETY: the shim passes a terminated string or null, valid during this call.
     let line = unsafe { text(line) };
     without_unwinding(|| sink.message(Level::of(level), &context, &with_errno(line, errnoval)));
 }
@@ -141,9 +141,10 @@ unsafe extern "C" fn on_progress(
     done: u64,
     total: u64,
 ) {
-    // SAFETY: as in `on_message`.
+    // SAFETY: `user` is what `Logger::new` passed, and the logger outlives every context that logs
+    // to it.
     let sink = unsafe { &*user.cast::<Sink>() };
-    // SAFETY: as in `on_message`.
+    // SAFETY: the shim passes a terminated string or null, valid during this call.
     let what = unsafe { text(what) };
     // libxc tells every 1024 pfns; what lies between is counted in the stream, and each note wakes
     // two threads.
@@ -163,7 +164,7 @@ unsafe fn text(raw: *const c_char) -> String {
     if raw.is_null() {
         return String::new();
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: not null, so by the caller's promise a terminated string.
     printable(&unsafe { CStr::from_ptr(raw) }.to_string_lossy())
 }
 

@@ -20,10 +20,10 @@ use rxl_core::steering::SaveFlags;
 /// The format that libxl writes since Xen 4.6 (libxl-migration-stream.pandoc).
 const STREAM_VERSION: u32 = 2;
 
-/// No back channel: that is COLO's.
+/// No back channel, which only COLO uses.
 const NO_SEND_BACK: c_int = -1;
 
-/// libxl.h: `INVALID_DOMID`.
+/// The number of no domain (libxl.h: `INVALID_DOMID`).
 const INVALID_DOMID: u32 = u32::MAX;
 
 impl Context {

@@ -1,7 +1,7 @@
 //! A domain that is being built: what a restorer of PVH guests needs of Xen.
 //!
-//! The calls are those of xg_sr_restore.c and xg_sr_restore_x86_hvm.c; [`rxl_precopy::load_memory`] says in
-//! which order.
+//! The calls are those of xg_sr_restore.c and xg_sr_restore_x86_hvm.c;
+//! [`rxl_precopy::load_memory`] says in which order.
 
 use std::ffi::c_int;
 
@@ -19,21 +19,21 @@ use rxl_precopy::load_memory::{Contents, EventChannels, NewGuest, SUPERPAGE};
 /// Order of a superpage of 2 MiB.
 const SUPERPAGE_ORDER: u32 = SUPERPAGE.trailing_zeros();
 
-/// Who is at the other end of a new domain's rings, and through which of its ports: what libxl
-/// tells its save helper.
+/// The domains at the other end of a new domain's rings, and the new domain's ports to them. libxl
+/// tells its save helper so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Rings {
-    /// Port to xenstored.
+    /// The new domain's event channel to xenstored.
     pub store_port: u32,
-    /// xenstored's domain.
+    /// The domain in which xenstored runs.
     pub store_domid: u32,
-    /// Port to xenconsoled.
+    /// The new domain's event channel to xenconsoled.
     pub console_port: u32,
-    /// xenconsoled's domain.
+    /// The domain in which xenconsoled runs.
     pub console_domid: u32,
 }
 
-/// One new PVH domain.
+/// A new PVH domain, whose memory is to be filled.
 pub struct BuiltGuest {
     xen: Interface,
     foreign: Foreign,

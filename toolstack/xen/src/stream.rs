@@ -14,10 +14,10 @@ use crate::failure::Failure;
 /// The stream's header and the header of its first record (libxl-migration-stream.pandoc).
 const START: usize = 16 + 8;
 
-/// "LibxlFmt", big-endian.
+/// The first field of the header: "LibxlFmt", big-endian.
 const IDENT: [u8; 8] = 0x4c69_6278_6c46_6d74_u64.to_be_bytes();
 
-/// Of the format, big-endian.
+/// The version of the format, big-endian.
 const VERSION: [u8; 4] = 2_u32.to_be_bytes();
 
 /// Bytes of the options, big-endian.
@@ -29,8 +29,8 @@ const OPTION_BIG_ENDIAN: u8 = 1;
 /// Type 1, LIBXC_CONTEXT, and a length of 0, little-endian: what starts the helper.
 const LIBXC_CONTEXT: [u8; 8] = [1, 0, 0, 0, 0, 0, 0, 0];
 
-/// How often a wait for the first bytes looks whether it is still wanted, in ms.
-const GLANCE_MS: u8 = 100;
+/// How often a wait for the first bytes looks for a cancel, in ms.
+const POLL_INTERVAL_MS: u8 = 100;
 
 /// Pause while a start is incomplete: poll cannot wait for more than one byte.
 const INCOMPLETE_PAUSE: Duration = Duration::from_millis(2);
@@ -57,7 +57,7 @@ pub(super) fn check_start(stream: BorrowedFd<'_>, canceller: &Canceller) -> Resu
 
 fn wait_readable(stream: BorrowedFd<'_>) -> Result<Option<PollFlags>, Failure> {
     let mut fds = [PollFd::new(stream, PollFlags::POLLIN)];
-    match poll(&mut fds, GLANCE_MS) {
+    match poll(&mut fds, POLL_INTERVAL_MS) {
         Ok(0) | Err(Errno::EINTR) => Ok(None),
         Ok(_) => Ok(fds.first().and_then(|fd| fd.revents())),
         Err(e) => Err(failed("poll", e)),

@@ -19,7 +19,7 @@ pub(super) struct LibxlStore {
     functions: &'static libxl_sys::Libxl,
 }
 
-/// xenstore.h: `XBT_NULL`.
+/// What stands for no transaction (xenstore.h: `XBT_NULL`).
 const NO_TRANSACTION: libxl_sys::xs_transaction_t = 0;
 
 /// Conflicts with others' writes after which a change is given up.

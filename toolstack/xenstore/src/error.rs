@@ -16,7 +16,6 @@ pub enum StoreError {
     Failed {
         /// `read`, `list`, `write` or `watch`.
         action: &'static str,
-        /// The node's.
         path: String,
         /// As xenstore-rs tells it.
         source: io::Error,
@@ -26,7 +25,6 @@ pub enum StoreError {
     Late {
         /// `read`, `list`, `write` or `watch`.
         action: &'static str,
-        /// The node's.
         path: String,
         /// How long was waited.
         within: Duration,
@@ -37,7 +35,6 @@ pub enum StoreError {
     /// A value that is too long to be written or to be believed.
     #[error("xenstore {path}: a value of {length} bytes is too long")]
     TooLong {
-        /// The node's.
         path: String,
         /// Of the value, in bytes.
         length: usize,
@@ -45,7 +42,6 @@ pub enum StoreError {
     /// A node has more children than xenstored can name in one answer.
     #[error("xenstore {path} has {count} children, too many")]
     TooMany {
-        /// The node's.
         path: String,
         /// Of its children.
         count: usize,

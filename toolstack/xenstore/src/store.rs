@@ -27,6 +27,9 @@ const MAX_CHILDREN: usize = MAX_PAYLOAD / 2;
 
 /// A connection to xenstored as dom0: all nodes of all domains can be read and written.
 ///
+/// Its calls block their thread. So they must not be made inside of a task of a tokio runtime,
+/// where tokio refuses to block.
+///
 /// Requests are made one at a time, so each has the id 0, which is also the id with which the
 /// kernel's device answers a request to watch.
 pub struct Store {

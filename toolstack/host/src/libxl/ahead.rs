@@ -86,13 +86,13 @@ fn is_block_device(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device())
 }
 
-/// Where the stream goes.
+/// Takes the stream of a domain whose memory rxl fills, and tells libxl when it may go on.
 pub(super) struct Ahead<F> {
     library: Library,
     listener: SaveHelperListener,
     special: SpecialPages,
     to_libxl: Option<Guarded>,
-    /// libxl has given up, or is to.
+    /// Whether libxl's operation has ended, or is to end.
     ended: F,
     head: Vec<u8>,
     restorer: Option<MemoryRestore<BuiltGuest>>,
@@ -117,7 +117,8 @@ impl<F: Fn() -> bool + Send> Ahead<F> {
         }
     }
 
-    /// libxl has what it needs to make the domain; its helper tells which one that is.
+    /// Gives libxl the head of the stream, from which it makes the domain, and waits for the
+    /// helper, which tells the domain's number.
     fn begin(&mut self) -> Result<MemoryRestore<BuiltGuest>, Broken> {
         let gone = || Broken::libxl("libxl has given the restore up");
         let mut to_libxl = self.to_libxl.take().ok_or_else(gone)?;
@@ -191,7 +192,11 @@ mod tests {
     fn devices_may_come_early_that_cannot_see_stale_data() {
         let none = || ("x", json!([]));
         assert_eq!(checked(json!([]), none()), Ok(()));
-        let disks = |readwrite, backend: &str, path: &str| json!([{"pdev_path": path, "vdev": "xvda", "backend": backend, "readwrite": readwrite}]);
+        let disks = |readwrite, backend: &str, path: &str| {
+            json!([{
+                "pdev_path": path, "vdev": "xvda", "backend": backend, "readwrite": readwrite,
+            }])
+        };
         assert_eq!(checked(disks(0, "qdisk", "/images/root.img"), none()), Ok(()));
         let refused = checked(disks(1, "phy", "/dev/null"), none()).unwrap_err();
         assert_eq!(refused, "its disk xvda (/dev/null) is no block device");

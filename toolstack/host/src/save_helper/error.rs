@@ -32,7 +32,6 @@ pub enum SaveHelperError {
     Socket {
         /// Where helpers find this process.
         path: PathBuf,
-        /// What failed.
         source: io::Error,
     },
     /// Another user connected to the socket, which only root can reach.

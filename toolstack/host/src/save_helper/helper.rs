@@ -1,6 +1,6 @@
 //! `rxl-save-helper`: what runs in the stock helper's place.
 //!
-//! Without a session, as under a stock `xl migrate`, it walks with libxc and decides by the same
+//! Without a session, as under a stock `xl migrate`, it lets libxc walk and decides by the same
 //! [`rxl_precopy::policy`] as a session would, with limits from the environment:
 //!
 //! | variable | meaning | default |
@@ -12,8 +12,8 @@
 //! | RXL_WHEN_BUSY | `cancel` or `force` | force |
 //! | RXL_SAVE_REPORT | a file for its report, as JSON | none |
 //!
-//! A restore is the session's where one waits for it ([`rxl_precopy::load_memory`]), and else left to the
-//! stock helper, which it becomes.
+//! A restore is left to the session where one waits for it ([`rxl_precopy::load_memory`]). Else the
+//! helper replaces itself by the stock one.
 
 use rxl_core::deadlines;
 use std::os::unix::net::UnixStream;
@@ -48,9 +48,9 @@ fn stock_places() -> [PathBuf; 4] {
 /// libxl's arguments for a save (libxl_save_callout.c: libxl__xc_domain_save).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct SaveArguments {
-    /// Where the libxc stream goes.
+    /// The descriptor that the libxc stream goes to.
     stream: i32,
-    /// COLO's.
+    /// The back channel of COLO, which rxl does not use.
     receive: i32,
     domid: u32,
     /// XCFLAGS_LIVE 1, XCFLAGS_DEBUG 2.

@@ -16,48 +16,39 @@ const MAX_STRING: usize = 8 << 10;
 /// What the helper tells libxl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
-    /// A log line. No answer.
+    /// A log line. It has no answer.
     Log {
-        /// xentoollog_level.
+        /// A `xentoollog_level` of Xen's xentoollog.h.
         level: u32,
-        /// errno, or -1.
+        /// The errno of the failure, or -1 where there is none.
         errno: i32,
-        /// Who logs.
         context: &'a str,
-        /// The line.
         text: &'a str,
     },
-    /// Progress. No answer.
+    /// How far libxc is. It has no answer.
     Progress {
-        /// Who.
         context: &'a str,
-        /// Doing what.
         what: &'a str,
-        /// So many.
+        /// Pages handled so far.
         done: u64,
-        /// Of so many.
+        /// Pages of this iteration.
         total: u64,
     },
     /// Suspend the guest. The answer is 0 when it cannot.
     Suspend,
     /// Switch the device model's log-dirty mode. The answer is 0 when that worked.
-    SwitchQemuLogdirty {
-        /// Whose.
-        domid: u32,
-        /// On or off.
-        enable: bool,
-    },
+    SwitchQemuLogdirty { domid: u32, enable: bool },
     /// A restore has all that stays the same while the guest runs. The answer is 0 when libxl could
     /// add what is missing.
     StaticDataDone {
-        /// `XGR_SDD_MISSING_*`.
+        /// The flags `XGR_SDD_MISSING_*` of xenguest.h.
         missing: u32,
     },
-    /// Where a restored guest's pages for xenstored and xenconsoled are. No answer.
+    /// Where a restored guest's pages for xenstored and xenconsoled are. It has no answer.
     RestoreResults {
-        /// xenstore's.
+        /// The frame number of xenstore's page.
         store: u64,
-        /// The console's.
+        /// The frame number of the console's page.
         console: u64,
     },
     /// The save or restore has ended. The answer says nothing.
@@ -169,7 +160,7 @@ impl Body {
         self
     }
 
-    /// Cut where it is too long or holds a NUL.
+    /// Adds a string, cut where it is too long or holds a NUL.
     fn string(&mut self, text: &str) -> &mut Self {
         let text = text.split('\0').next().unwrap_or_default().as_bytes();
         let text = text.get(..MAX_STRING).unwrap_or(text);

@@ -13,7 +13,8 @@ use rxl_core::json_lines::{JsonLineError, JsonLines};
 use rxl_core::steering::{Decision, PrecopyStats, Walker};
 use rxl_xen::Rings;
 
-/// Version of these messages. Session and helper are installed together; another version is refused.
+/// Version of these messages. Session and helper are installed together; another version is
+/// refused.
 pub const VERSION: u32 = 1;
 
 /// Where the helper finds its session: the path of a socket.
@@ -28,32 +29,31 @@ const LINES: JsonLines = JsonLines::up_to(MAX_LINE);
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FromHelper {
-    /// First of all.
+    /// The first message of a save.
     Hello {
-        /// [`VERSION`].
+        /// [`VERSION`] of the helper.
         version: u32,
         /// The domain it was started for.
         domid: u32,
     },
-    /// First of all, where a domain is to be restored.
+    /// The first message of a restore.
     Restore {
-        /// [`VERSION`].
+        /// [`VERSION`] of the helper.
         version: u32,
         /// The domain that libxl has made for it.
         domid: u32,
-        /// Its rings.
         rings: Rings,
     },
-    /// Walking with libxc: what next?
+    /// libxc walks: asks what comes next.
     Precopy(PrecopyStats),
-    /// Walking with libxc: may the guest be suspended now?
+    /// libxc walks: asks whether the guest may be suspended now.
     MaySuspend,
     /// An order was carried out, or libxl refused.
     Done {
-        /// libxl agreed.
+        /// Whether libxl agreed.
         ok: bool,
     },
-    /// libxl wants an end (SIGTERM). The session is to complete with a failure.
+    /// libxl has sent SIGTERM. The session is to complete the save with a failure.
     Terminated,
 }
 
@@ -61,22 +61,19 @@ pub enum FromHelper {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ToHelper {
-    /// In answer to the hello: who walks.
+    /// Answers the hello: who walks.
     Walk(Walker),
-    /// In answer to [`FromHelper::Precopy`].
+    /// Answers [`FromHelper::Precopy`]: what comes next.
     Decision(Decision),
-    /// In answer to [`FromHelper::MaySuspend`].
+    /// Answers [`FromHelper::MaySuspend`]: whether it may.
     Allow(bool),
     /// Order: have libxl suspend the guest.
     Suspend,
     /// Order: have libxl switch the device model's log-dirty mode.
-    DeviceModelLogDirty {
-        /// On or off.
-        enable: bool,
-    },
+    DeviceModelLogDirty { enable: bool },
     /// Order: tell libxl that the save has ended, and exit.
     Complete {
-        /// It worked.
+        /// Whether the save succeeded.
         ok: bool,
     },
     /// Order: tell libxl that the domain is restored, and exit.
@@ -94,20 +91,20 @@ pub struct HelperLine<S> {
 }
 
 impl HelperLine<UnixStream> {
-    /// One end of the socket, on which every wait ends after `patience`.
-    pub fn new(stream: UnixStream, patience: Duration) -> io::Result<Self> {
+    /// One end of the socket, on which every wait ends after `deadline`.
+    pub fn new(stream: UnixStream, deadline: Duration) -> io::Result<Self> {
         stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(patience))?;
-        stream.set_write_timeout(Some(patience))?;
+        stream.set_read_timeout(Some(deadline))?;
+        stream.set_write_timeout(Some(deadline))?;
         Ok(Self { stream: BufReader::new(stream) })
     }
 
-    /// The socket, to wait for, unless [`HelperLine::has_more`].
+    /// The socket, for polling. It may be silent although [`HelperLine::has_more`].
     pub fn socket(&self) -> &UnixStream {
         self.stream.get_ref()
     }
 
-    /// Something has been read already that has not been heard.
+    /// Whether more was read from the socket than has been received as messages.
     pub fn has_more(&self) -> bool {
         !self.stream.buffer().is_empty()
     }
@@ -131,8 +128,8 @@ mod tests {
 
     fn pair() -> (HelperLine<UnixStream>, HelperLine<UnixStream>) {
         let (one, other) = UnixStream::pair().unwrap();
-        let patience = Duration::from_millis(200);
-        (HelperLine::new(one, patience).unwrap(), HelperLine::new(other, patience).unwrap())
+        let deadline = Duration::from_millis(200);
+        (HelperLine::new(one, deadline).unwrap(), HelperLine::new(other, deadline).unwrap())
     }
 
     #[test]

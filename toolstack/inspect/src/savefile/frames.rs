@@ -1,5 +1,5 @@
-//! Reads the frames of rxl's save file back into the libxl stream. Nothing of a frame is used before
-//! its checksums were compared.
+//! Reads the frames of rxl's save file back into the libxl stream. Nothing of a frame is used
+//! before its checksums were compared.
 
 use std::io::{self, Read};
 
@@ -65,7 +65,7 @@ impl<R: Read> Frames<R> {
         if header.kind == FrameKind::End {
             return self.end(&header);
         }
-        let decoded = self.decoder.decode(&header, &self.payload, &mut self.raw);
+        let decoded = self.decoder.decode(&header, &mut self.payload, &mut self.raw);
         let sequence = header.sequence;
         decoded.map_err(|source| DamageKind::Frame { sequence, source })?;
         self.digest.frame(&header);

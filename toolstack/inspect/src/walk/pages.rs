@@ -15,8 +15,8 @@ const MOST_PFNS: u32 = 65_536;
 const ENTRIES: u32 = 8192;
 
 impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
-    /// Checks a record's body by the rules of [`PageData::parse`], and reports every wrong entry, not
-    /// only the first.
+    /// Checks a record's body by the rules of [`PageData::parse`], and reports every wrong entry,
+    /// not only the first.
     pub(super) fn page_data(&mut self, at: Location, length: u32) -> Result<(), CannotContinue> {
         if (length as usize) < PageData::LEAST_LEN {
             self.find(
@@ -63,8 +63,8 @@ impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
         Ok(count)
     }
 
-    /// Reads the list into [`StreamWalker::entries`] and counts the pages with contents. Returns none
-    /// if an entry is wrong, for then the number of pages is not known.
+    /// Reads the list into [`StreamWalker::entries`] and counts the pages with contents. Returns
+    /// none if an entry is wrong, for then the number of pages is not known.
     fn list(&mut self, at: Location, count: u32) -> Result<Option<u64>, CannotContinue> {
         self.entries.clear();
         let (mut pages, mut sound) = (0, true);

@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
 use migrate_stream::reader::{Start, StreamReader};
 
 use rxl_core::io::Guarded;
+use rxl_core::worker::Worker;
 use rxl_datapath::broken::Broken;
 use rxl_datapath::drain::drain;
 
@@ -18,8 +18,7 @@ const BUFFER: usize = 1 << 20;
 /// The running copy. Dropping it stops the writing, and waits until libxl's stream has been read to
 /// its end.
 pub struct Copy {
-    stopped: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    worker: Worker,
 }
 
 impl Copy {
@@ -44,23 +43,13 @@ impl Copy {
                 drain(stream);
             }
         };
-        let thread = std::thread::Builder::new().name("copy".into()).spawn(run)?;
-        Ok(Self { stopped, thread: Some(thread) })
+        let stop = move || stopped.store(true, Ordering::SeqCst);
+        Ok(Self { worker: Worker::start("copy", stop, run)? })
     }
 
     /// Nothing more is written.
     pub fn abandon(&self) {
-        self.stopped.store(true, Ordering::SeqCst);
-    }
-}
-
-impl Drop for Copy {
-    fn drop(&mut self) {
-        self.abandon();
-        if let Some(thread) = self.thread.take() {
-            // A panic in it has been printed.
-            let _ = thread.join();
-        }
+        self.worker.stop();
     }
 }
 
@@ -77,11 +66,12 @@ fn copy(stream: &mut impl Read, mut file: File, stopped: &AtomicBool) -> Result<
             reader.finish().map_err(|e| Broken::from(e))?;
             return Ok(reader.offset());
         }
-        let mut rest = &buffer[..length];
+        let read = buffer.get(..length).unwrap_or_default();
+        let mut rest = read;
         while reader.next(&mut rest).map_err(|e| Broken::from(e))?.is_some() {}
         if !rest.is_empty() {
             return Err(Broken::LibxlTail { offset: reader.offset() });
         }
-        file.write_all(&buffer[..length]).map_err(|e| Broken::peer(e))?;
+        file.write_all(read).map_err(|e| Broken::peer(e))?;
     }
 }

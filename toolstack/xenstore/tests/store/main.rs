@@ -3,6 +3,14 @@
 //! xenstore-rs takes its socket's path from the environment, which a process with several threads
 //! cannot change. So each case is this program again, as a child with the path of its server.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by a panic"
+)]
+
 mod cases;
 mod servers;
 

@@ -20,7 +20,7 @@ const ERROR: u32 = 16;
 
 #[derive(Clone, Copy)]
 pub enum Server {
-    /// Nobody listens.
+    /// Nobody listens on the socket.
     Nobody,
     /// Does what docs/misc/xenstore.txt asks for.
     Sound,

@@ -1,4 +1,4 @@
-//! libxc walks (`xc_domain_save`), with callbacks of our own.
+//! Lets libxc walk over the guest's memory (`xc_domain_save`), with rxl's callbacks.
 
 use std::os::unix::net::UnixStream;
 
@@ -10,17 +10,17 @@ use rxl_core::steering::{Decision, PrecopyStats};
 use rxl_xen as xen;
 use rxl_xen::{Library, LibxcCallbacks};
 
-/// Who decides.
+/// Decides while libxc walks.
 pub(super) trait Decider {
-    /// After each live iteration.
+    /// Asked after each live iteration.
     fn precopy(&mut self, stats: &PrecopyStats) -> Decision;
-    /// Before the suspend.
+    /// Asked before the guest is suspended.
     fn may_suspend(&mut self) -> bool;
-    /// Of what libxl said to the suspend.
+    /// Told whether libxl has suspended the guest.
     fn suspended(&mut self, _ok: bool) {}
 }
 
-/// The session. Where it does not answer nothing is decided for it: the save is given up.
+/// The session decides. Where it does not answer, the save is given up.
 struct SessionDecider(HelperLine<UnixStream>);
 
 impl Decider for SessionDecider {
@@ -46,7 +46,7 @@ pub(super) fn steered(
     run(library, save, &mut SessionDecider(session))
 }
 
-/// The whole save. libxl hears of a failure, too.
+/// Makes the whole save. libxl is told of a failure, too.
 pub(super) fn run(
     library: Library,
     save: SaveArguments,
