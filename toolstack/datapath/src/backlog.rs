@@ -1,4 +1,4 @@
-//! Keeps what is on its way out of the downtime.
+//! Has what is on its way arrive before the downtime begins.
 //!
 //! libxl's save helper takes an iteration for done when its last byte is in the pipe, and then
 //! looks for what was dirtied since, or suspends the guest. But between that pipe and the target's
@@ -38,7 +38,7 @@ pub enum BacklogError {
     Stalled { frame: u64, seconds: u64 },
 }
 
-/// How far the target's libxl has come.
+/// Number of frames that the target's libxl has taken, to be waited for.
 #[derive(Debug, Default)]
 pub struct Backlog {
     state: Mutex<State>,
@@ -59,7 +59,7 @@ impl Backlog {
         self.changed.notify_all();
     }
 
-    /// Ends all waiting, as the data path is being given up.
+    /// Ends all waits, those under way and those to come, as the data path is being given up.
     pub fn close(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
         self.changed.notify_all();

@@ -15,29 +15,29 @@ use rxl_core::notes::NoteKind;
 /// is added to it.
 const MAX_ITERATIONS: usize = 1000;
 
-/// One iteration.
+/// One iteration over a guest's memory, as far as it has been made.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Iteration {
-    /// Its number, from 0.
+    /// Counts from 0.
     pub number: u32,
     /// libxl's count of page numbers for the iteration: in the first one all there could be, then
     /// the dirty ones.
     pub dirty: Option<u64>,
-    /// It was made while the guest stood still.
+    /// Whether it was made while the guest was suspended.
     pub suspended: bool,
-    /// Page numbers in the stream, those without contents (holes) included.
+    /// Number of pfns in the stream, those without contents (holes) included.
     pub pfns: u64,
-    /// Pages with contents.
+    /// Number of pages with contents.
     pub pages: u64,
-    /// Pages of zeroes among them.
+    /// Number of pages among them that are all zero.
     pub zero_pages: u64,
-    /// Bytes of libxl's stream.
+    /// Bytes of libxl's stream that it took.
     pub raw_bytes: u64,
     /// Bytes that went over the wire for them.
     pub wire_bytes: u64,
     /// When its first batch was read from libxl.
     pub began: Instant,
-    /// When its last batch was.
+    /// When its last batch was read from libxl, or was restored by the target.
     pub ended: Instant,
 }
 
@@ -58,7 +58,7 @@ pub struct Iterations {
 }
 
 impl Iterations {
-    /// Takes what libxl says into account.
+    /// Takes a note of libxl's into account: its progress announces iterations.
     pub fn note(&mut self, note: &NoteKind) {
         let NoteKind::Progress { what, done, total } = note else { return };
         if what == "Domain now suspended" {
@@ -72,17 +72,18 @@ impl Iterations {
         }
     }
 
-    /// An iteration begins, as its maker says: of so many pages. Returns its index.
+    /// Begins an iteration of `total` pages, for a save that tells its iterations itself. Returns
+    /// the iteration's index.
     pub fn begin(&mut self, total: u64, suspended: bool, now: Instant) -> usize {
         self.suspended |= suspended;
         if self.seen.len() < MAX_ITERATIONS {
             self.announced.push(Announced { total, suspended });
             self.push(now);
         }
-        self.seen.len() - 1
+        self.seen.len().saturating_sub(1)
     }
 
-    /// A batch of this iteration was made.
+    /// Adds a batch of `pfns` page numbers to the iteration of this index, which it returns.
     pub fn batch_of(&mut self, index: usize, pfns: u64, now: Instant) -> usize {
         if let Some(iteration) = self.seen.get_mut(index) {
             iteration.pfns += pfns;
@@ -91,27 +92,24 @@ impl Iterations {
         index
     }
 
-    /// The target has restored the iteration that was begun last.
+    /// Notes that the target has restored the iteration that was begun last.
     pub fn settled(&mut self, now: Instant) {
         if let Some(iteration) = self.seen.last_mut() {
             iteration.ended = now;
         }
     }
 
-    /// A batch was read: its first and last page number and how many it names. Returns the index of
-    /// its iteration.
+    /// Adds a batch that was read from libxl: its first and last pfn, and how many it names.
+    /// Returns the index of the iteration to which it belongs.
     pub fn batch(&mut self, first: u64, last: u64, pfns: u64, now: Instant) -> usize {
         if self.starts_anew(first) && self.seen.len() < MAX_ITERATIONS {
             self.push(now);
         }
         self.last_pfn = last;
-        let index = self.seen.len() - 1;
-        self.seen[index].pfns += pfns;
-        self.seen[index].ended = now;
-        index
+        self.batch_of(self.seen.len().saturating_sub(1), pfns, now)
     }
 
-    /// A batch of this iteration was packed and compressed.
+    /// Adds what packing and compressing a batch has shown to the iteration of this index.
     pub fn packed(
         &mut self,
         index: usize,
@@ -128,7 +126,7 @@ impl Iterations {
         }
     }
 
-    /// The iterations so far, with libxl's figures where the two sides agree.
+    /// Returns the iterations so far, with libxl's figures where the two sides agree.
     pub fn list(&self) -> Vec<Iteration> {
         let mut iterations = self.seen.clone();
         for (iteration, announced) in iterations.iter_mut().zip(&self.announced) {
@@ -138,15 +136,15 @@ impl Iterations {
         iterations
     }
 
-    /// The iteration under way, and libxl's count for it.
+    /// Returns the iteration under way, and libxl's count of pfns for it.
     pub fn current(&self) -> Option<(Iteration, Option<u64>)> {
         let iteration = self.seen.last()?.clone();
         let total = self.announced.get(self.seen.len() - 1).map(|announced| announced.total);
         Some((iteration, total))
     }
 
-    /// Page numbers that libxl will still send in the iteration under way, or in the next one when
-    /// that is complete. None while that is not known, and once the guest stands still.
+    /// Number of pfns that libxl will still send in the iteration under way, or in the next one
+    /// when that is complete. None while that is not known, and once the guest is suspended.
     pub fn left_in_live_iteration(&self) -> Option<u64> {
         if self.suspended {
             return None;

@@ -1,18 +1,17 @@
 //! The data path: libxl's stream from the source's pipe to the target's, over frames.
 //!
 //! ```text
-//!  source                                                    target
-//!  libxl -> pipe -> split -> [workers] -> in order ->N       N-> readers -> [workers] -> in order -> pipe -> libxl
-//!                   records  leave out    connections        |              decompress   digest
-//!                            zero pages,                  frames            rebuild,
-//!                            compress                                       check CRC
+//! source                                                  target libxl -> pipe -> split ->
+//! [workers] -> in order -> N    N -> readers -> [workers] -> in order records  leave out
+//! connections           frames     decompress   digest, zero pages,
+//! rebuild,     pipe -> libxl compress                                      check CRC
 //! ```
 //! A frame is one PAGE_DATA record, or a stretch of other bytes, in which small PAGE_DATA records
 //! travel too. On each side a [`window::Window`] keeps the frames in order and bounds how many are
-//! under way, so memory does not depend on the guest's size: at most [`Packing::window`] frames of
-//! 4 MiB, each in two forms, besides one buffer a worker.
+//! under way, so memory does not depend on the guest's size: at most [`packing::Packing::window`]
+//! frames of 4 MiB, each in two forms, besides one buffer a worker.
 //!
-//! What the target's libxl reads is what the source's wrote, byte for byte. Each frame's CRC-32 is
+//! The target's libxl reads what the source's libxl wrote, byte for byte. Each frame's CRC-32 is
 //! of the decoded bytes and is compared with the bytes that were rebuilt; the digest over all
 //! frames tells that none is missing or out of place.
 

@@ -1,4 +1,4 @@
-//! What the data path counts.
+//! The counts of a source's data path: iterations, and bytes before and after compression.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,11 +8,11 @@ use crate::iterations::Iterations;
 use crate::split::{Counted, Part};
 use rxl_core::notes::NoteKind;
 
-/// What the source's data path counts as it goes, readable at any time.
+/// Counts of a source's data path, readable from any thread while it runs.
 #[derive(Debug, Default)]
 pub struct Meter {
     iterations: Mutex<Iterations>,
-    /// How far the target has come.
+    /// How many frames the target's libxl has taken.
     pub backlog: Backlog,
     stream_bytes: AtomicU64,
     wire_bytes: AtomicU64,
@@ -28,27 +28,27 @@ pub(crate) struct Sizes {
 }
 
 impl Meter {
-    /// Iterations over memory so far.
+    /// Locks the iterations over memory so far. Hold the guard briefly: workers wait for it.
     pub fn iterations(&self) -> MutexGuard<'_, Iterations> {
         self.iterations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes read from libxl.
+    /// Number of bytes read from libxl or fed.
     pub fn stream_bytes(&self) -> u64 {
         self.stream_bytes.load(Ordering::Relaxed)
     }
 
-    /// Bytes written to the data connections, frame headers included.
+    /// Number of bytes written to the data connections, frame headers included.
     pub fn wire_bytes(&self) -> u64 {
         self.wire_bytes.load(Ordering::Relaxed)
     }
 
-    /// Takes what libxl tells into account.
+    /// Takes a note of libxl's into account.
     pub fn note(&self, note: &NoteKind) {
         self.iterations().note(note);
     }
 
-    /// Finds the iteration of each record in a part.
+    /// Adds the records of a part to their iterations, and returns the indices of those.
     pub(crate) fn iterations_of(&self, part: &Part) -> Vec<usize> {
         let mut iterations = self.iterations();
         let mut of = |counted: &Counted| {

@@ -1,9 +1,9 @@
 //! The source's data path to a peer that knows nothing of frames: libxl's stream as it is, on one
 //! connection.
 //!
-//! What comes from libxl, or from a walker, goes through the same parser and the same counts as in
-//! [`super::send`]. A part has arrived when the connection has taken it, as a stock peer tells
-//! nothing more: see [`super::backlog`].
+//! What comes from libxl, or from the feed, goes through the same parser and the same counts as in
+//! [`crate::send`]. A part counts as restored when the connection has taken it, as a stock peer
+//! tells nothing more: see [`crate::backlog`].
 
 use std::io::Write;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::split::{Part, Splitter, count_zero_pages_of};
 use rxl_core::io::{Cancel, Guarded};
 use rxl_core::worker::Worker;
 
-/// What was sent in all.
+/// When the parts of a stream that was copied had gone.
 #[derive(Clone, Copy, Debug)]
 pub struct Copied {
     /// When the last page was read from libxl.
@@ -28,14 +28,14 @@ pub struct Copied {
     pub stream_end: Instant,
 }
 
-/// The running copy. Dropping it gives the connection up, and waits until libxl's stream has been
+/// A running copy. Dropping it gives the connection up, and waits until libxl's stream has been
 /// read to its end.
 pub struct Copier(Worker);
 
 impl Copier {
-    /// Starts copying from `stream`, with `fed` in it where a walker makes it. `on_end` hears of
-    /// the first failure at once, or of the end when every byte has been written. `cancel` ends the
-    /// writing, not the reading.
+    /// Starts copying from `stream`, with the records of `fed` where rxl makes them itself.
+    /// `on_end` is called once: at the first failure, or when every byte has been written. `cancel`
+    /// ends the writing, not the reading.
     pub fn start(
         stream: Guarded,
         fed: Fed,
@@ -82,7 +82,7 @@ struct Copy<'a> {
 }
 
 impl Taker for Copy<'_> {
-    /// What was read before has been written: that is all there is to wait for.
+    /// Does not wait: all that was read before has been written already.
     fn hold(&self, _pfns: u64) -> Result<(), Broken> {
         Ok(())
     }

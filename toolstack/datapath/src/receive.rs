@@ -1,4 +1,4 @@
-//! The target's half of the data path.
+//! The target's half of the data path: connections, decoders, and the sink of the stream.
 
 use std::io::{BufReader, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,34 +16,33 @@ use crate::window::{PutError, Window};
 use rxl_core::io::{Cancel, Guarded};
 use rxl_core::worker::Worker;
 
-/// Bytes read at once where frames are small.
+/// Number of bytes read at once where frames are small.
 const READ_AHEAD: usize = 128 << 10;
 
-/// What was received in all, each frame verified.
+/// Sums over a stream that was received, each frame verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
-    /// Frames.
     pub frames: u64,
-    /// Bytes of libxl's stream.
+    /// Length of libxl's stream, in bytes.
     pub stream_bytes: u64,
     /// The digest over all frames, in hexadecimal.
     pub digest: String,
-    /// When the last byte had been taken.
+    /// When the sink had taken the last byte.
     pub stream_end: Instant,
-    /// When all of it was in its place, as far as the data path knows.
+    /// When the sink had finished: all of the stream is then where it belongs.
     pub finished: Instant,
 }
 
-/// The running half. Dropping it gives the data up: libxl meets the end of its stream early, and
+/// A running receiver. Dropping it gives the data up: libxl meets the end of its stream early, and
 /// the restore fails.
 pub struct Receiver {
     _worker: Worker,
 }
 
 impl Receiver {
-    /// Starts rebuilding the stream from the connections into `sink`; `on_end` hears of the first
-    /// failure at once, or of the end when every byte has been taken. `on_restored` hears after
-    /// each frame how many have been.
+    /// Starts rebuilding the stream from the connections into `sink`. `on_end` is called once: at
+    /// the first failure, or when every byte has been taken. `on_restored` is called after each
+    /// frame with the number of frames that the sink has taken.
     pub fn start(
         connections: Vec<Guarded>,
         sink: Box<dyn StreamSink>,
@@ -78,7 +77,7 @@ struct Decoded {
     raw: Buffer,
 }
 
-/// libxl's pipe.
+/// The pipe from which libxl reads the stream.
 pub struct Pipe(pub Guarded);
 
 impl StreamSink for Pipe {
@@ -125,7 +124,7 @@ impl Run {
         self.verdict.give(written);
     }
 
-    /// Tells a failure and stops the others.
+    /// Reports a failure and stops the other threads.
     fn guarded<T>(&self, result: Result<T, Broken>) -> Result<T, Broken> {
         if let Err(broken) = &result {
             self.verdict.give(Err(broken.clone()));
@@ -135,7 +134,7 @@ impl Run {
         result
     }
 
-    /// One connection, until its end frame.
+    /// Reads one connection until its end frame.
     fn read(
         &self,
         from: Guarded,
@@ -171,7 +170,7 @@ impl Run {
         Ok(payload)
     }
 
-    /// All connections end with the same totals.
+    /// Compares a connection's totals with those of the others: all end with the same.
     fn end(&self, announced: &Mutex<Option<Totals>>, totals: Totals) -> Result<(), Broken> {
         let mut announced = announced.lock().unwrap_or_else(PoisonError::into_inner);
         if announced.replace(totals).is_some_and(|earlier| earlier != totals) {

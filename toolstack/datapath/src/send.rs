@@ -1,4 +1,4 @@
-//! The source's half of the data path.
+//! The source's half of the data path: from libxl's pipe or a feed to the connections.
 
 use std::io::{IoSlice, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,33 +23,32 @@ use rxl_core::worker::Worker;
 /// Most pieces that one `writev` takes (Linux, limits.h: `IOV_MAX`).
 const MAX_SLICES: usize = 1024;
 
-/// What was sent in all.
+/// Sums over a stream that was sent.
 #[derive(Clone, Debug)]
 pub struct Sent {
-    /// Frames.
     pub frames: u64,
-    /// Bytes of libxl's stream.
+    /// Length of libxl's stream, in bytes.
     pub stream_bytes: u64,
     /// The digest over all frames, in hexadecimal.
     pub digest: String,
     /// When the last page was read from libxl.
     pub last_page: Option<Instant>,
-    /// When the stream's last byte was.
+    /// When the stream's last byte was read from libxl.
     pub stream_end: Instant,
 }
 
-/// The running half. Dropping it gives the connections up, and waits until libxl's stream has been
+/// A running sender. Dropping it gives the connections up, and waits until libxl's stream has been
 /// read to its end.
 pub struct Sender(Worker);
 
 impl Sender {
-    /// Starts moving what comes from `stream` to the connections; `on_end` hears of the first
-    /// failure at once, or of the end when every byte has been written.
+    /// Starts moving what comes from `stream` to the connections. `on_end` is called once: at the
+    /// first failure, or when every byte has been written.
     ///
     /// `cancel` ends the writing. The stream is read until its end even then: libxl's save helper
     /// must not meet a closed pipe, or it dies without switching log-dirty mode off.
     ///
-    /// `fed` is where a walker's records come from, in place of a libxc stream in `stream`.
+    /// Records that rxl makes itself come from `fed`, in place of a libxc stream in `stream`.
     pub fn start(
         stream: Guarded,
         fed: Fed,
@@ -87,7 +86,7 @@ impl Sender {
 struct Job {
     sequence: u64,
     part: Part,
-    /// The iterations that its records belong to.
+    /// Indices of the iterations to which its records belong.
     iterations: Vec<usize>,
 }
 
@@ -122,11 +121,11 @@ impl Run {
             drop(queue);
             self.guarded(caught("split", || self.split(stream, fed, &jobs)))
         });
-        // A failure has been told by now, and this does nothing.
+        // After a failure this does nothing: it has been reported by now.
         self.verdict.give(read.map(|read| self.sent(&read)));
     }
 
-    /// Tells a failure and stops the others.
+    /// Reports a failure and stops the other threads.
     fn guarded<T>(&self, result: Result<T, Broken>) -> Result<T, Broken> {
         if let Err(broken) = &result {
             self.verdict.give(Err(broken.clone()));
@@ -158,7 +157,8 @@ impl Run {
         result
     }
 
-    /// See [`crate::backlog`].
+    /// Waits before the end of a live iteration until the target has what was sent before: see
+    /// [`crate::backlog`].
     fn hold(&self, frames: u64, pfns: u64) -> Result<(), Broken> {
         let held = ends_live_iteration(&self.meter.iterations(), pfns);
         if held {
@@ -181,7 +181,7 @@ impl Run {
         Ok(())
     }
 
-    /// One connection: takes the frames in turn with the others, each of which so carries an
+    /// Writes frames to one connection. The connections take them in turn, so that each carries an
     /// ascending sequence.
     fn write(&self, mut connection: Guarded) -> Result<(), Broken> {
         while let Some(Encoded { header, payload, .. }) = self.next_frame() {
@@ -197,7 +197,8 @@ impl Run {
         write_frame(&mut connection, &header.to_bytes(), [payload.as_slice()].into_iter())
     }
 
-    /// Takes and digests under one lock, so that the digest sees the frames in order.
+    /// Takes the next frame and digests it, under one lock, so that the digest sees the frames in
+    /// order.
     fn next_frame(&self) -> Option<Encoded> {
         let mut digest = self.digest.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, encoded) = self.window.take().ok()??;

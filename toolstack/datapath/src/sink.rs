@@ -2,10 +2,10 @@
 
 use crate::broken::Broken;
 
-/// Takes a libxl stream, in order. Errors as those of the data path.
+/// Takes a received libxl stream, in order.
 pub trait StreamSink: Send {
-    /// The next bytes; a record of pages comes whole.
+    /// Takes the next bytes. A PAGE_DATA record that is a frame of its own comes whole.
     fn put(&mut self, raw: &[u8]) -> Result<(), Broken>;
-    /// After the last.
+    /// Called once, after the last byte: completes what the stream is for.
     fn finish(&mut self) -> Result<(), Broken>;
 }

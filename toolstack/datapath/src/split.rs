@@ -16,7 +16,7 @@ use migrate_stream::reader::{Event, Start, StreamError, StreamReader};
 use crate::broken::Broken;
 use crate::buffers::{Buffer, Buffers};
 
-/// A stretch of bytes is cut at this length.
+/// A stretch of bytes is cut when it has this length, in bytes.
 const MAX_BYTES: usize = 256 << 10;
 
 /// PAGE_DATA records up to this length, in bytes, travel together in a stretch of bytes. A PVH
@@ -24,19 +24,19 @@ const MAX_BYTES: usize = 256 << 10;
 /// its own would cost more than it carries.
 const SMALL_RECORD: u64 = 32 << 10;
 
-/// Bytes read at once where records are small.
+/// Number of bytes read at once where records are small.
 const READ_AHEAD: usize = 64 << 10;
 
 /// A part of the stream, as a frame will carry it.
 pub struct Part {
-    /// Bytes or pages.
     pub kind: FrameKind,
-    /// The stream's own bytes.
+    /// Its bytes as they are in the stream.
     pub raw: Buffer,
     /// The PAGE_DATA records in it: one in a part of kind pages, any number of small ones in one of
     /// kind bytes.
     pub batches: Vec<Counted>,
-    /// The iteration that they belong to, where that is known and need not be guessed.
+    /// Index of the iteration that they belong to, where the save tells it and it need not be
+    /// found by the page numbers.
     pub iteration: Option<usize>,
     /// When its last byte was read.
     pub read_at: Instant,
@@ -44,12 +44,11 @@ pub struct Part {
 
 /// A PAGE_DATA record in a part.
 pub struct Counted {
-    /// Its pages.
     pub batch: Batch,
-    /// Its length in the stream, in bytes.
+    /// Length of the record in the stream, in bytes.
     pub raw_len: u64,
-    /// Pages of zeroes among them, in a small record; those of a large one are counted when it is
-    /// packed.
+    /// Number of pages of zeroes in a small record; those of a large one are counted when it is
+    /// packed, and are 0 here.
     pub zero_pages: u64,
 }
 
@@ -68,7 +67,7 @@ pub struct Splitter<'a, R> {
 }
 
 impl<'a, R: Read> Splitter<'a, R> {
-    /// At the beginning of what `libxl_domain_suspend` writes.
+    /// A splitter at the beginning of what `libxl_domain_suspend` writes.
     pub fn new(input: R, buffers: &'a Arc<Buffers>) -> Self {
         Self {
             input: BufReader::with_capacity(READ_AHEAD, input),
@@ -81,12 +80,12 @@ impl<'a, R: Read> Splitter<'a, R> {
         }
     }
 
-    /// The input, for what follows an error.
+    /// Returns the input, from which the rest can be read after an error.
     pub fn into_input(self) -> R {
         self.input.into_inner()
     }
 
-    /// What libxl writes before the libxc stream, as one part.
+    /// Reads what libxl writes before the libxc stream, as one part.
     pub fn before_libxc(&mut self) -> Result<Part, Broken> {
         while self.filled < libxl::HEADER_LEN + libxl::RECORD_HEADER_LEN {
             self.step()?;
@@ -94,15 +93,15 @@ impl<'a, R: Read> Splitter<'a, R> {
         Ok(self.cut(FrameKind::Bytes))
     }
 
-    /// Takes account of records that belong here in the stream and come from elsewhere.
+    /// Parses records that belong here in the stream and come from elsewhere.
     pub fn fed(&mut self, records: &[u8]) -> Result<(), StreamError> {
         let mut input = records;
         while self.reader.next(&mut input)?.is_some() {}
         Ok(())
     }
 
-    /// The next part; none at the stream's proper end. `before_pages` hears how many pfns a
-    /// PAGE_DATA record has before its pages are read, and may hold them up.
+    /// Reads the next part; none at the stream's proper end. `before_pages` is called with the
+    /// number of pfns in a PAGE_DATA record before its pages are read, and may wait.
     pub fn next(
         &mut self,
         before_pages: impl Fn(u64) -> Result<(), Broken>,
@@ -127,8 +126,8 @@ impl<'a, R: Read> Splitter<'a, R> {
         self.last_part()
     }
 
-    /// Reads what the reader wants next and lets it judge. Where that was the header of a PAGE_DATA
-    /// record that fits into one frame, tells where it begins.
+    /// Reads what the parser wants next, and parses it. Where that was the header of a PAGE_DATA
+    /// record that fits into one frame, returns the offset in `part` at which it begins.
     fn step(&mut self) -> Result<Option<usize>, Broken> {
         let from = self.filled;
         self.fill(self.reader.wanted().min(MAX_BYTES as u64))?;
@@ -143,7 +142,7 @@ impl<'a, R: Read> Splitter<'a, R> {
         Ok(pages)
     }
 
-    /// Gives out the bytes before a PAGE_DATA header, which begins the next part.
+    /// Cuts before a PAGE_DATA header, with which the next part begins.
     fn cut_before(&mut self, header: usize) -> Part {
         let next = self.part.get(header..self.filled).unwrap_or_default().to_vec();
         self.filled = header;
@@ -205,7 +204,8 @@ impl<'a, R: Read> Splitter<'a, R> {
         }
     }
 
-    /// Appends exactly so many bytes of the stream: never more than a frame may hold.
+    /// Appends exactly `wanted` bytes of the stream to the part. Callers ask for no more than a
+    /// frame may hold.
     fn fill(&mut self, wanted: u64) -> Result<(), Broken> {
         let from = self.filled;
         let end = from + usize::try_from(wanted).unwrap_or(usize::MAX);
@@ -222,7 +222,7 @@ impl<'a, R: Read> Splitter<'a, R> {
         Ok(())
     }
 
-    /// Where the stream was cut, as the reader tells when it has seen the last bytes.
+    /// Tells where the stream was cut, as the parser finds it with the last bytes.
     fn truncated(&mut self, last: Range<usize>) -> Broken {
         let mut rest = self.part.get(last).unwrap_or_default();
         while matches!(self.reader.next(&mut rest), Ok(Some(_))) {}
@@ -230,7 +230,7 @@ impl<'a, R: Read> Splitter<'a, R> {
     }
 }
 
-/// Pages of zeroes in a part of kind pages.
+/// Counts the pages of zeroes in a part of kind pages.
 pub fn count_zero_pages_of(part: &Part) -> u64 {
     let body = part.raw.get(libxc::RECORD_HEADER_LEN..).and_then(|body| PageData::parse(body).ok());
     body.map_or(0, |record| count_zero_pages(&record))

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// See the module's documentation.
+/// A bounded window over numbered items, which leave in order.
 pub struct Window<T> {
     state: Mutex<State<T>>,
     changed: Condvar,
@@ -24,12 +24,11 @@ struct State<T> {
     items: VecDeque<Option<T>>,
     /// One past the last number, once known.
     end: Option<u64>,
-    /// Nothing more will be put.
     sealed: bool,
     closed: bool,
 }
 
-/// The window was closed, because the pipeline is being given up, or the next item will never come.
+/// The window was closed, as the pipeline is being given up, or the next item will never come.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Closed;
 
@@ -55,12 +54,13 @@ impl<T> Window<T> {
         Self { state: Mutex::new(state), changed: Condvar::new(), width: width.max(1) as u64 }
     }
 
-    /// How many items may be under way.
+    /// Number of items that may be under way at once.
     pub fn width(&self) -> usize {
         usize::try_from(self.width).unwrap_or(usize::MAX)
     }
 
-    /// Blocks until the item of this number may be worked on.
+    /// Blocks until the item of this number may be worked on. Only [`Window::close`] ends the wait
+    /// early.
     pub fn admit(&self, sequence: u64) -> Result<(), Closed> {
         let mut state = self.lock();
         while !state.closed && sequence >= state.next.saturating_add(self.width) {
@@ -69,7 +69,7 @@ impl<T> Window<T> {
         if state.closed { Err(Closed) } else { Ok(()) }
     }
 
-    /// Hands in a finished item. Never blocks.
+    /// Puts a finished item into its place. Never blocks.
     pub fn put(&self, sequence: u64, item: T) -> Result<(), PutError> {
         let mut state = self.lock();
         if state.closed {
@@ -81,7 +81,8 @@ impl<T> Window<T> {
         while state.items.len() <= place {
             state.items.push_back(None);
         }
-        if state.items[place].replace(item).is_some() {
+        let place = state.items.get_mut(place).ok_or(PutError::OutOfPlace)?;
+        if place.replace(item).is_some() {
             return Err(PutError::OutOfPlace);
         }
         self.changed.notify_all();
@@ -112,21 +113,21 @@ impl<T> Window<T> {
         }
     }
 
-    /// Says how many items there are in all. `take` gives `None` after the last of them.
+    /// Sets how many items there are in all. `take` gives `None` after the last of them.
     pub fn finish(&self, count: u64) {
         self.lock().end = Some(count);
         self.changed.notify_all();
     }
 
-    /// Says that nothing more will be put: `take` gives what is there in order, and [`Closed`]
+    /// Notes that nothing more will be put: `take` returns what is there in order, and [`Closed`]
     /// where an item is missing.
     pub fn seal(&self) {
         self.lock().sealed = true;
         self.changed.notify_all();
     }
 
-    /// Gives up: every call, waiting or to come, returns [`Closed`], and what is under way is
-    /// dropped.
+    /// Closes the window: every call, waiting or to come, returns [`Closed`], and finished items
+    /// are dropped.
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -134,8 +135,8 @@ impl<T> Window<T> {
         self.changed.notify_all();
     }
 
-    /// A panic elsewhere leaves the state whole: each change of it is complete before anything that
-    /// could panic.
+    /// Locks the state, poisoned or not: each change of it is complete before anything that could
+    /// panic.
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -11,7 +11,7 @@
 //! repeats them (net/announce.c).
 //!
 //! Until then all that is sent to the guest, or by it, is lost, and each retransmission doubles the
-//! wait for the next. So an MPI job that stands still is not let go before ([`reachable`]).
+//! wait for the next. So a quiesced MPI job is resumed only then ([`reachable`]).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -32,8 +32,8 @@ use rxl_core::io::rest;
 use rxl_core::text::one_line;
 use rxl_xenstore::{Store, StoreError};
 
-/// Longest pause between two looks at an interface, which the kernel's notices shorten.
-const GLANCE: Duration = Duration::from_millis(500);
+/// Longest time until an interface is looked at again; the kernel's notices come first.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// RTMGRP_LINK (Linux's linux/rtnetlink.h): notices that an interface, or a bridge's port, has
 /// changed.
@@ -147,7 +147,7 @@ fn learn(vif: &Vif, deadline: Instant) -> Result<(), AnnounceError> {
         if taught.is_ok() || left.is_zero() {
             return taught;
         }
-        notices.wait(left.min(GLANCE));
+        notices.wait(left.min(POLL_INTERVAL));
     }
 }
 

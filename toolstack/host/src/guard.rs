@@ -1,6 +1,6 @@
 //! A second process that puts a domain right when rxl is killed.
 //!
-//! A suspended domain whose rxl is gone stands still until somebody looks; so does a half-built
+//! A suspended domain whose rxl is gone stands still until an operator looks; so does a half-built
 //! copy at the target. No handler runs on SIGKILL, so each session that holds a domain has a guard:
 //! `rxl guard`, in a session and under a name (`rxl-guard`) of its own. It hears what the domain is
 //! to become, and acts when the line to rxl ends without `done`.
@@ -36,14 +36,14 @@ mod act;
 
 pub use act::{Settling, put_right};
 
-/// Waits until our parent, this process, has ended, if it is ending: a parent that lives on lets
-/// its guard act, and waits for it. Linux gives a process a new parent once the old one has closed
+/// Waits until the parent process has ended, if it is ending. A parent that lives on lets its guard
+/// act, and waits for it. Linux gives a process a new parent once the old one has closed
 /// all its files (`do_exit` in kernel/exit.c).
 pub fn wait_for_end_of(parent: Pid) {
-    const GLANCE: Duration = Duration::from_millis(20);
+    const POLL_INTERVAL: Duration = Duration::from_millis(20);
     let until = Instant::now() + Duration::from_secs(1);
     while getppid() == parent && Instant::now() < until {
-        std::thread::sleep(GLANCE);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 

@@ -8,7 +8,7 @@
 //! | walker | in the helper | in the session |
 //! | --- | --- | --- |
 //! | rxl | passes on requests to libxl and their answers | [`rxl_precopy::save_memory`], policy |
-//! | libxc | `xc_domain_save` with callbacks of our own | policy |
+//! | libxc | `xc_domain_save` with rxl's callbacks | policy |
 //! | stock | becomes the stock helper | nothing: libxc's own policy |
 //!
 //! ```text

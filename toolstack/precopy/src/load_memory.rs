@@ -61,7 +61,8 @@ mod param {
 /// come whole, and the others are short.
 const MAX_BODY: usize = MAX_DECODED as usize;
 
-/// Flags that tell libxenguest's `static_data_done` what is missing (xenguest.h: `XGR_SDD_MISSING_*`).
+/// Flags that tell libxenguest's `static_data_done` what is missing (xenguest.h:
+/// `XGR_SDD_MISSING_*`).
 const MISSING_CPUID: u32 = 1;
 const MISSING_MSR: u32 = 2;
 

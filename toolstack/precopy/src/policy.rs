@@ -3,17 +3,17 @@
 //! Stock libxc stops after five iterations or below 50 dirty pages, whatever a page costs. Here the
 //! question is time, as in QEMU and Cloud Hypervisor: would the pages that are dirty now take less
 //! than the downtime limit at the rate that was measured? Where they never will, the guest dirties
-//! faster than the link carries, and more passes only repeat what was sent: then
+//! faster than the link carries, and more iterations only repeat what was sent: then
 //! [`Limits::when_busy`] says what happens.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// QEMU's and Cloud Hypervisor's default.
+/// Downtime limit if the user gives none: QEMU's and Cloud Hypervisor's default.
 pub const DEFAULT_DOWNTIME: Duration = Duration::from_millis(300);
 
-/// Most live iterations, if the user says nothing.
+/// Most live iterations if the user gives no number.
 pub const DEFAULT_MAX_ITERATIONS: u32 = 30;
 
 /// Iterations in a row that brought nothing, after which no more are tried.
@@ -25,7 +25,7 @@ const FLAT_ITERATIONS: u32 = 2;
 /// iteration, and were seen to keep pre-copy going for ten more of them.
 const PROGRESS: u64 = 16;
 
-/// What is left to do when pre-copy does not come below the limit.
+/// What happens when pre-copy does not come below the downtime limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Otherwise {
@@ -46,62 +46,62 @@ impl Otherwise {
     }
 }
 
-/// What the user asked for.
+/// Limits of pre-copy that the user has set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Longest time that the pages sent while the guest stands still may take.
+    /// Longest time that the pages sent while the guest is suspended may take.
     pub downtime: Duration,
-    /// Most live iterations.
+    /// Most live iterations, 1 or more.
     pub max_iterations: u32,
-    /// Longest time for all live iterations.
+    /// Longest time from the migration's start until pre-copy ends.
     pub timeout: Option<Duration>,
-    /// What happens at the timeout.
+    /// What happens when `timeout` is over.
     pub on_timeout: Otherwise,
     /// What happens after `max_iterations`, or when the dirty count has stopped falling.
     pub when_busy: Otherwise,
 }
 
-/// What was measured, after a live iteration.
+/// Figures that were measured when a live iteration had been made.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Measured {
-    /// Live iterations made.
+    /// Number of live iterations made so far.
     pub iterations: u32,
-    /// Pages dirty now.
+    /// Number of pages that are dirty now.
     pub dirty: u64,
-    /// Pages a second that the target has restored of late. None while nothing has been sent.
+    /// Pages a second that the target has restored of late. None while nothing has been restored.
     pub pages_per_second: Option<f64>,
-    /// Since the migration began.
+    /// Time since the migration began.
     pub elapsed: Duration,
 }
 
-/// What to do.
+/// Decision of the policy after a live iteration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Another live iteration.
+    /// Make another live iteration.
     Continue,
-    /// Suspend now, and why.
+    /// Suspend the guest now, for this reason.
     Stop(Why),
-    /// Give up, and why.
+    /// Cancel the migration, for this reason.
     Cancel(Why),
 }
 
-/// Why pre-copy ended.
+/// Reason for which pre-copy ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Why {
-    /// The rest takes less than the limit.
+    /// The dirty pages are expected to take no longer than the downtime limit.
     BelowLimit,
     /// The dirty count has stopped falling.
     DirtyRate,
-    /// The most iterations allowed were made.
+    /// [`Limits::max_iterations`] were made.
     #[serde(rename = "max-rounds")]
     MaxIterations,
-    /// Time is up.
+    /// [`Limits::timeout`] is over.
     Timeout,
 }
 
 impl Why {
-    /// For people: why a migration was given up.
+    /// Words the reason for people, as part of a sentence.
     pub fn describe(self) -> &'static str {
         match self {
             Self::BelowLimit => "the rest is below the downtime limit",
@@ -114,8 +114,8 @@ impl Why {
     }
 }
 
-/// The policy. It remembers no more than two dirty counts, and for how many iterations they have
-/// not fallen.
+/// Decides when pre-copy ends. It remembers no more than two dirty counts, and for how many
+/// iterations they have not fallen.
 #[derive(Clone, Debug)]
 pub struct Policy {
     limits: Limits,
@@ -125,12 +125,12 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// With these limits.
+    /// A policy with these limits, before the first iteration.
     pub fn new(limits: Limits) -> Self {
         Self { limits, last: None, lowest: None, flat: 0 }
     }
 
-    /// To be asked after each live iteration, in order.
+    /// Decides what comes next. Call it after each live iteration, in order.
     pub fn decide(&mut self, measured: &Measured) -> Verdict {
         self.note(measured.dirty);
         if self.is_below_limit(measured) {
@@ -164,7 +164,8 @@ impl Policy {
     }
 }
 
-/// How long the pages that are dirty now would take.
+/// How long the pages that are dirty now would take at the measured rate. None while no rate is
+/// known.
 pub fn expected_downtime(measured: &Measured) -> Option<Duration> {
     if measured.dirty == 0 {
         return Some(Duration::ZERO);
@@ -274,7 +275,8 @@ mod tests {
             let mut policy = Policy::new(limits);
             let mut ended = false;
             for (index, (dirty, rate)) in trace.into_iter().enumerate() {
-                let now = Measured { pages_per_second: Some(rate), ..measured(index as u32 + 1, dirty) };
+                let now = measured(index as u32 + 1, dirty);
+                let now = Measured { pages_per_second: Some(rate), ..now };
                 let verdict = policy.decide(&now);
                 if let Verdict::Stop(why) = verdict {
                     let told = match why {

@@ -44,7 +44,8 @@ mod error;
 
 pub use error::SaveError;
 
-/// Page numbers in one question to Xen, and pages in one record: libxc's and Xen's own limit (xg_sr_common.h: MAX_BATCH_SIZE; domctl.c: getpageframeinfo3).
+/// Page numbers in one question to Xen, and pages in one record: libxc's and Xen's own limit
+/// (xg_sr_common.h: MAX_BATCH_SIZE; domctl.c: getpageframeinfo3).
 const BATCH: usize = 1024;
 
 /// What Xen says is behind a page number.
@@ -117,9 +118,9 @@ pub struct MemorySave<'a, M> {
 }
 
 impl<M: Memory> MemorySave<'_, M> {
-    /// Makes the whole libxc stream. On success the guest stands still, with log-dirty mode on when it
-    /// was a live save: who lets it run on switches that off. On failure log-dirty mode is off, and
-    /// the guest runs, or stands still when it had been suspended already.
+    /// Makes the whole libxc stream. On success the guest stands still, with log-dirty mode on when
+    /// it was a live save: who lets it run on switches that off. On failure log-dirty mode is off,
+    /// and the guest runs, or stands still when it had been suspended already.
     pub fn run(mut self, live: bool) -> Result<(), SaveError> {
         let result = self.stream(live);
         if result.is_err()
@@ -286,8 +287,8 @@ impl<M: Memory> MemorySave<'_, M> {
         Ok(self.feed.pages(record)?)
     }
 
-    /// Appends the contents of the pages that have any to `record`. A page may have been given back by the guest
-    /// since Xen was asked: it is a hole then, as if it had been asked a moment later.
+    /// Appends the contents of the pages that have any to `record`. A page may have been given back
+    /// by the guest since Xen was asked: it is a hole then, as if it had been asked a moment later.
     fn contents(
         &mut self,
         entries: &mut [(u64, PageKind)],

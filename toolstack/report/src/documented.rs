@@ -43,7 +43,9 @@ fn fields(report: &Map<String, Value>) -> BTreeSet<(String, Option<String>)> {
 /// Whether the page has the field in code quotes: as `part.field`, or as `field` in the section
 /// that has the part in its heading.
 fn is_described(page: &str, part: &str, field: Option<&str>) -> bool {
-    let Some(field) = field else { return page.contains(&format!("`{part}`")) };
+    let Some(field) = field else {
+        return ["`", "."].iter().any(|end| page.contains(&format!("`{part}{end}")));
+    };
     let heading = format!("`{part}`");
     let described = |section: &str| {
         let has_part = section.lines().next().is_some_and(|first| first.contains(&heading));

@@ -13,7 +13,7 @@ const SOON: Settling = Settling {
     suspended: Duration::from_millis(20),
     settled: Duration::from_millis(40),
     limit: Duration::from_millis(500),
-    glance: Duration::from_millis(2),
+    interval: Duration::from_millis(2),
 };
 
 fn host(state: RunState) -> (MemoryHost, DomId) {

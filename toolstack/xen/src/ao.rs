@@ -8,7 +8,7 @@ use crate::canceller::Running;
 use crate::context::Context;
 use crate::failure::Failure;
 
-/// What tells the end of the one operation of a context from other events.
+/// Marks the end of the one operation of a context among its events.
 const FOR_USER: u64 = 1;
 
 /// Every kind of event (libxl_event.h: `LIBXL_EVENTMASK_ALL`, which bindgen cannot translate).

@@ -53,13 +53,13 @@ pub struct PhysInfo {
 }
 
 impl Context {
-    /// Connects, for calls that answer at once. What libxl tells goes to `tracing`.
+    /// Connects, for calls that answer at once. libxl's log goes to `tracing`.
     pub fn open(library: Library) -> Result<Self, Failure> {
         Self::connect(library, None, Canceller::default())
     }
 
-    /// Connects, for one operation that `canceller` aborts. What libxl tells goes to `notes` as
-    /// well.
+    /// Connects, for one operation that `canceller` aborts. libxl's log goes to `tracing`, and what
+    /// it tells of the operation to `notes`.
     pub fn for_operation(
         library: Library,
         notes: Notes,
@@ -150,7 +150,7 @@ impl Context {
         Ok(unsafe { CStr::from_ptr(line) }.to_string_lossy().into_owned())
     }
 
-    /// Memory and paging modes, now.
+    /// The host's memory and paging modes as they are now.
     pub fn physinfo(&self) -> Result<PhysInfo, Failure> {
         let mut info = MaybeUninit::<libxl_sys::libxl_physinfo>::zeroed();
         // SAFETY: the memory is of the right size; the call initialises it.

@@ -1,4 +1,4 @@
-//! What libxl said when it failed.
+//! A failure of libxl, with what it logged.
 
 use std::fmt;
 

@@ -97,7 +97,7 @@ pub fn special_pages(library: Library, domid: u32) -> Result<SpecialPages, Failu
     Ok(SpecialPages { store, console: xen.hvm_param(libxl_sys::HVM_PARAM_CONSOLE_PFN)? })
 }
 
-/// Pages that a domain has.
+/// The number of pages of 4 KiB that a domain has.
 pub fn resident_pages(library: Library, domid: u32) -> Result<u64, Failure> {
     Interface::open(library, domid)?.info().map(|info| info.tot_pages)
 }

@@ -1,4 +1,4 @@
-//! What libxl's log lines tell about a save: pure, from text to [`NoteKind`].
+//! Reads libxl's log lines: from text to [`NoteKind`], without state.
 //!
 //! The lines are libxl's debug output (libxl_dom_suspend.c in 4.17) and no promise. Each is looked
 //! for at the end of the line, after the domain number that libxl puts before it; one that is never
@@ -32,7 +32,7 @@ impl Level {
     }
 }
 
-/// What a line tells, if anything.
+/// The note that a line stands for, if it stands for one.
 pub(super) fn note_of(level: Level, line: &str) -> Option<NoteKind> {
     match level {
         Level::Warn | Level::Error => Some(NoteKind::Message(line.to_owned())),

@@ -30,7 +30,7 @@ const OPTION_BIG_ENDIAN: u8 = 1;
 const LIBXC_CONTEXT: [u8; 8] = [1, 0, 0, 0, 0, 0, 0, 0];
 
 /// How often a wait for the first bytes looks for a cancel, in ms.
-const GLANCE_MS: u8 = 100;
+const POLL_INTERVAL_MS: u8 = 100;
 
 /// Pause while a start is incomplete: poll cannot wait for more than one byte.
 const INCOMPLETE_PAUSE: Duration = Duration::from_millis(2);
@@ -57,7 +57,7 @@ pub(super) fn check_start(stream: BorrowedFd<'_>, canceller: &Canceller) -> Resu
 
 fn wait_readable(stream: BorrowedFd<'_>) -> Result<Option<PollFlags>, Failure> {
     let mut fds = [PollFd::new(stream, PollFlags::POLLIN)];
-    match poll(&mut fds, GLANCE_MS) {
+    match poll(&mut fds, POLL_INTERVAL_MS) {
         Ok(0) | Err(Errno::EINTR) => Ok(None),
         Ok(_) => Ok(fds.first().and_then(|fd| fd.revents())),
         Err(e) => Err(failed("poll", e)),

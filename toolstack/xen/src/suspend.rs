@@ -15,7 +15,7 @@ use crate::xenstore::LibxlStore;
 use rxl_core::domain::RunState;
 
 /// Pause between two looks at the domain.
-const GLANCE: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What libxl writes to ask (libxl_dom_suspend.c), and what the guest reads as no request.
 const REQUEST: &str = "suspend";
@@ -64,7 +64,7 @@ impl Context {
                 );
                 return;
             }
-            std::thread::sleep(GLANCE);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a guard does when its rxl is gone.
+//! Puts a domain right when the rxl that it belonged to is gone.
 
 use std::time::{Duration, Instant};
 
@@ -11,16 +11,16 @@ use rxl_core::names::MIGRATED_AWAY;
 /// How long things may still change by themselves after rxl's death.
 #[derive(Clone, Copy, Debug)]
 pub struct Settling {
-    /// A suspended domain is run on after so long: a save helper that outlives its session may do
+    /// After this time a suspended domain is run on: a save helper that outlives its session may do
     /// so first.
     pub suspended: Duration,
-    /// A domain that runs, or is not there, has to be seen so for this long: a suspend may still be
-    /// under way.
+    /// A domain counts as running, or as gone, when it was seen so for this long: a suspend may
+    /// still be under way.
     pub settled: Duration,
-    /// The end, whatever is seen.
+    /// After this time the guard gives up.
     pub limit: Duration,
-    /// Between two looks.
-    pub glance: Duration,
+    /// Pause between two looks at the domain.
+    pub interval: Duration,
 }
 
 impl Settling {
@@ -29,11 +29,11 @@ impl Settling {
         suspended: Duration::from_secs(2),
         settled: Duration::from_secs(4),
         limit: Duration::from_secs(60),
-        glance: Duration::from_millis(250),
+        interval: Duration::from_millis(250),
     };
 }
 
-/// Puts right what was guarded; returns what was done, or why it could not be, for people.
+/// Puts a guarded domain right; returns a line for people: what was done, or why it could not be.
 pub fn put_right(host: &dyn Host, word: &Word, settling: Settling) -> Option<String> {
     match word {
         Word::Leaving { domid, name } => Some(run_on(host, DomId(*domid), name, settling)),
@@ -49,7 +49,7 @@ pub fn put_right(host: &dyn Host, word: &Word, settling: Settling) -> Option<Str
 }
 
 fn run_on(host: &dyn Host, domid: DomId, name: &str, settling: Settling) -> String {
-    // Killed between the new name and GO.
+    // rxl may have been killed after the rename and before GO.
     let _ = host.rename(domid, &format!("{name}{MIGRATED_AWAY}"), name);
     let mut resumed = 0;
     let outcome = watch(settling, |since| {
@@ -60,7 +60,7 @@ fn run_on(host: &dyn Host, domid: DomId, name: &str, settling: Settling) -> Stri
         }
         Ok(state != RunState::Suspended)
     });
-    // After a save that died it may still be on; until the save has ended it is needed.
+    // A save that died may have left it on. It is needed until the save has ended.
     let logdirty = host.logdirty_off(domid);
     match (outcome, logdirty) {
         (Err(error), _) => format!(
@@ -110,8 +110,8 @@ fn run_here(host: &dyn Host, domid: DomId, incoming: &str, name: &str, paused: b
     }
 }
 
-/// Looks until `right` has been true without a break for the time that it takes to settle. It is
-/// told how long it has not been. An error is taken for a passing one until the limit.
+/// Polls until `right` has been true without a break for `settled`. `right` is told for how long it
+/// has been false. Errors are taken for passing ones until the limit.
 fn watch(
     settling: Settling,
     mut right: impl FnMut(Duration) -> Result<bool, HostError>,
@@ -133,6 +133,6 @@ fn watch(
         if matches!(looked, Err(HostError::NoSuchDomain(_))) || begun.elapsed() >= settling.limit {
             return looked.map(drop);
         }
-        std::thread::sleep(settling.glance);
+        std::thread::sleep(settling.interval);
     }
 }

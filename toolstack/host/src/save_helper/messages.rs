@@ -91,11 +91,11 @@ pub struct HelperLine<S> {
 }
 
 impl HelperLine<UnixStream> {
-    /// One end of the socket, on which every wait ends after `patience`.
-    pub fn new(stream: UnixStream, patience: Duration) -> io::Result<Self> {
+    /// One end of the socket, on which every wait ends after `deadline`.
+    pub fn new(stream: UnixStream, deadline: Duration) -> io::Result<Self> {
         stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(patience))?;
-        stream.set_write_timeout(Some(patience))?;
+        stream.set_read_timeout(Some(deadline))?;
+        stream.set_write_timeout(Some(deadline))?;
         Ok(Self { stream: BufReader::new(stream) })
     }
 
@@ -128,8 +128,8 @@ mod tests {
 
     fn pair() -> (HelperLine<UnixStream>, HelperLine<UnixStream>) {
         let (one, other) = UnixStream::pair().unwrap();
-        let patience = Duration::from_millis(200);
-        (HelperLine::new(one, patience).unwrap(), HelperLine::new(other, patience).unwrap())
+        let deadline = Duration::from_millis(200);
+        (HelperLine::new(one, deadline).unwrap(), HelperLine::new(other, deadline).unwrap())
     }
 
     #[test]

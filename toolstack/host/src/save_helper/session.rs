@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::save_helper::error::SaveHelperError;
 use crate::save_helper::messages::{FromHelper, HelperLine, ToHelper, VERSION};
 use crate::save_helper::orders::order;
-use crate::save_helper::socket::{GLANCE, SaveHelperListener};
+use crate::save_helper::socket::{POLL_INTERVAL, SaveHelperListener};
 use rxl_core::notes::{Note, NoteKind, Notes};
 use rxl_core::steering::{Decision, Steering, Walker};
 use rxl_datapath::feed::Feed;
@@ -132,7 +132,7 @@ impl SteeredSave {
 fn readable(socket: &UnixStream, ended: &dyn Fn() -> bool) -> Result<bool, SaveHelperError> {
     loop {
         let over = ended();
-        let timeout = PollTimeout::try_from(GLANCE).unwrap_or(PollTimeout::ZERO);
+        let timeout = PollTimeout::try_from(POLL_INTERVAL).unwrap_or(PollTimeout::ZERO);
         match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], timeout) {
             Ok(0) if over => return Ok(false),
             Ok(0) | Err(Errno::EINTR) => {}

@@ -18,7 +18,7 @@ use rxl_core::state_dir::StateDir;
 use rxl_xen::Rings;
 
 /// How often a wait looks whether libxl's operation has ended.
-pub(super) const GLANCE: Duration = Duration::from_millis(50);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A socket that libxl's helpers look for. As long as nobody listens there, rxl's helper becomes
 /// the stock one.
@@ -77,7 +77,7 @@ impl SaveHelperListener {
             if Instant::now() >= deadline {
                 return Err(SaveHelperError::NotStarted);
             }
-            let timeout = PollTimeout::try_from(GLANCE).unwrap_or(PollTimeout::ZERO);
+            let timeout = PollTimeout::try_from(POLL_INTERVAL).unwrap_or(PollTimeout::ZERO);
             let _ = poll(&mut [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)], timeout);
             match self.listener.accept() {
                 Ok((stream, _)) => return checked(stream).map(Some),

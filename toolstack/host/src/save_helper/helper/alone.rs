@@ -1,4 +1,4 @@
-//! Without a session: decides by itself, and writes down what it saw.
+//! A save without a session: the helper decides by itself, and writes a report.
 
 use std::io;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! libxc walks (`xc_domain_save`), with callbacks of our own.
+//! Lets libxc walk over the guest's memory (`xc_domain_save`), with rxl's callbacks.
 
 use std::os::unix::net::UnixStream;
 
@@ -46,7 +46,7 @@ pub(super) fn steered(
     run(library, save, &mut SessionDecider(session))
 }
 
-/// The whole save. libxl hears of a failure, too.
+/// Makes the whole save. libxl is told of a failure, too.
 pub(super) fn run(
     library: Library,
     save: SaveArguments,

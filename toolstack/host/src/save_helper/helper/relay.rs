@@ -1,8 +1,9 @@
-//! The session walks; this passes its orders on to libxl and libxl's answers back.
+//! The session walks over the guest's memory; this passes its orders on to libxl, and libxl's
+//! answers back.
 //!
-//! When the session dies the helper cleans up behind it: log-dirty mode off, and the guest runs on
-//! if it was suspended for this save. The target, which has lost the session too, has destroyed its
-//! copy before it was told to run it, or will.
+//! When the session dies the helper cleans up after it: it switches log-dirty mode off, and runs
+//! the guest on if it was suspended for this save. The target, which has lost the session too, has
+//! destroyed its copy before it was told to run it, or will.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -48,7 +49,7 @@ pub(super) fn run(
     }
 }
 
-/// libxl went with the session. What it would have done is done here.
+/// Does what libxl, which has gone with the session, would have done.
 fn clean_up(library: Library, save: SaveArguments, suspend_asked: bool) -> Result<(), HelperError> {
     if save.live() {
         xen::log_dirty_off(library, save.domid)?;
@@ -61,7 +62,7 @@ fn clean_up(library: Library, save: SaveArguments, suspend_asked: bool) -> Resul
 
 enum End {
     Completed,
-    /// libxl has been asked for a suspend and does not want to answer any more.
+    /// libxl was asked for a suspend, and has sent SIGTERM instead of an answer.
     Unanswered,
 }
 
@@ -70,7 +71,7 @@ struct Relay<'a> {
     libxl: Libxl,
     session: HelperLine<UnixStream>,
     terminated: BorrowedFd<'a>,
-    /// The session knows: a suspend ordered from now on gets no answer.
+    /// The session was told of SIGTERM: a suspend that it orders from now on gets no answer.
     is_terminated: bool,
     unanswered: bool,
     /// The guest is suspended, or may be at any moment.
@@ -78,7 +79,7 @@ struct Relay<'a> {
 }
 
 impl Relay<'_> {
-    /// Until the save is complete. An error means that the session is gone.
+    /// Serves until the save is complete. An error means that the session is gone.
     fn serve(&mut self) -> io::Result<End> {
         loop {
             if !self.is_terminated && !self.wait_for_session()? {
@@ -104,7 +105,7 @@ impl Relay<'_> {
         }
     }
 
-    /// False when libxl wants an end instead.
+    /// Waits for the session's next message. False when libxl has sent SIGTERM instead.
     fn wait_for_session(&self) -> io::Result<bool> {
         Ok(self.session.has_more()
             || first_ready([self.session.socket().as_fd(), self.terminated])? == 0)
@@ -144,7 +145,7 @@ impl Relay<'_> {
     }
 }
 
-/// Which of the two can be read, the first where both can.
+/// Waits until one of the two can be read, and tells which; the first where both can.
 fn first_ready(fds: [BorrowedFd<'_>; 2]) -> io::Result<usize> {
     let mut polled = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
     loop {
@@ -176,7 +177,7 @@ mod tests {
     }
 
     fn scene() -> Scene {
-        let patience = Duration::from_secs(5);
+        let deadline = Duration::from_secs(5);
         let (session, theirs) = UnixStream::pair().unwrap();
         let (libxl, helper) = UnixStream::pair().unwrap();
         let (terminated, terminate) = nix::unistd::pipe().unwrap();
@@ -184,7 +185,7 @@ mod tests {
             let mut relay = Relay {
                 domid: 5,
                 libxl: Libxl::over(helper.try_clone().unwrap().into(), helper.into()),
-                session: HelperLine::new(theirs, patience).unwrap(),
+                session: HelperLine::new(theirs, deadline).unwrap(),
                 terminated: terminated.as_fd(),
                 is_terminated: false,
                 unanswered: false,
@@ -193,8 +194,8 @@ mod tests {
             let end = relay.serve();
             (end, relay.suspend_asked)
         });
-        libxl.set_read_timeout(Some(patience)).unwrap();
-        Scene { session: HelperLine::new(session, patience).unwrap(), libxl, terminate, thread }
+        libxl.set_read_timeout(Some(deadline)).unwrap();
+        Scene { session: HelperLine::new(session, deadline).unwrap(), libxl, terminate, thread }
     }
 
     impl Scene {

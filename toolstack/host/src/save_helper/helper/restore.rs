@@ -1,4 +1,4 @@
-//! The session restores; this tells libxl when it may go on.
+//! The session fills the domain's memory; this tells libxl when it may go on.
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ pub(super) struct RestoreArguments {
 }
 
 impl RestoreArguments {
-    /// None for what is no plain restore.
+    /// Parses libxl's arguments; none for what is no plain restore.
     pub(super) fn parse(arguments: &[String]) -> Option<Self> {
         let [mode, _stream, _back, numbers @ ..] = arguments else { return None };
         let numbers: Vec<u32> =
@@ -32,8 +32,8 @@ impl RestoreArguments {
         (mode == "--restore-domain" && stream_type == 0).then_some(Self { domid, rings })
     }
 
-    /// The session that this process was started for, if it restores by itself. One that does not
-    /// has no socket.
+    /// The session that this process was started for, if it fills the memory by itself. A session
+    /// that does not has no socket.
     pub(super) fn find_session(&self) -> Option<UnixStream> {
         let path = PathBuf::from(std::env::var_os(SOCKET_VARIABLE)?);
         UnixStream::connect(path).ok()
