@@ -1,8 +1,8 @@
 //! CRC-32 with a shortcut for zero pages.
 //!
 //! What a zero byte does to a CRC register is linear over GF(2), so 4096 of them are one matrix of
-//! 32 × 32 bits. The matrix is kept as four tables of 256 words (module `zero_page`): a zero page costs
-//! four look-ups.
+//! 32 × 32 bits. The module `zero_page` keeps the matrix as four tables of 256 words: a zero page
+//! costs four look-ups.
 
 mod zero_page;
 
