@@ -26,14 +26,16 @@
 
 use std::sync::OnceLock;
 
+// bindgen's layout tests are constants that index arrays.
 #[allow(missing_docs, non_camel_case_types, non_snake_case, non_upper_case_globals, dead_code)]
 #[allow(clippy::all, clippy::undocumented_unsafe_blocks, clippy::multiple_unsafe_ops_per_block)]
+#[allow(clippy::indexing_slicing)]
 mod libxl {
     include!(concat!(env!("OUT_DIR"), "/libxl.rs"));
 }
 
 #[allow(missing_docs, non_camel_case_types)]
-#[allow(clippy::all, clippy::undocumented_unsafe_blocks)]
+#[allow(clippy::all, clippy::undocumented_unsafe_blocks, clippy::indexing_slicing)]
 mod shim {
     include!(concat!(env!("OUT_DIR"), "/shim.rs"));
 }
