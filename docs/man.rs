@@ -4,6 +4,9 @@
 //! (`rxl::arguments`), so they cannot differ from what the program does. The text around them is in
 //! `text.rs`.
 
+// A test that panics is a test that fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -3,6 +3,9 @@
 //!
 //! A test program of its own, because the limit is the whole process's.
 
+// A test that panics is a test that fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use rxl_core::domain::{GuestType, RunState};

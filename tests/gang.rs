@@ -1,6 +1,9 @@
 //! Two domains of one job moved together: every end that can have, and where the domains are then.
 //! Leader and members are threads of this process, the targets processes of their own.
 
+// A test that panics is a test that fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 mod support;
 
 #[path = "support/agents.rs"]

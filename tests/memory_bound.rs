@@ -2,6 +2,9 @@
 //!
 //! A test program of its own, because it measures its own process: run it with optimisation.
 
+// A test that panics is a test that fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 mod support;
 
 use rxl_testkit::memory::Guest;

@@ -6,6 +6,9 @@
 //! policy was told after each live iteration. Recorded anew by `RXL_TRACES=$PWD/tests/traces cargo
 //! test --release --test nested -- --ignored traces`.
 
+// A test that panics is a test that fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::path::Path;
 use std::time::Duration;
 

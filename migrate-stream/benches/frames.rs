@@ -1,5 +1,8 @@
 //! The cost of packing, unpacking and checking a PAGE_DATA record of 1024 pages, of which all, half
 //! or none are zero, and of parsing small records.
+
+// A test that panics is a test that fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(missing_docs)] // of what criterion_group! makes
 
 use std::hint::black_box;

@@ -1,5 +1,8 @@
 //! Malformed streams: the incremental reader refuses each with an error that says where and why.
 
+// A test that panics is a test that fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 mod common;
 
 use common::*;

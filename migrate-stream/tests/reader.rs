@@ -1,6 +1,9 @@
 //! The incremental reader: a stream gives the same events however it is split, and a truncated or
 //! damaged one an error.
 
+// A test that panics is a test that fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 mod common;
 
 use common::*;

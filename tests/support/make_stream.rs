@@ -4,6 +4,9 @@
 //! pass that sends some of it again. For benchmarks and for bounds of memory, not for evidence
 //! about guests.
 
+// A test that panics is a test that fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::io::{Write, stdout};
 
 use migrate_stream::libxc::{

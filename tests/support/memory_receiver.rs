@@ -6,6 +6,9 @@
 //!
 //! The session leaves what it ended with in DIR/outcome.json.
 
+// A test that panics is a test that fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};

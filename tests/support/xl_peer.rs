@@ -9,6 +9,9 @@
 //! `go` (reads GO, and leaves DIR/go when it was that); `deaf` (closes its input), `linger` (reads
 //! its input to the end), `exit=STATUS`.
 
+// A test that panics is a test that fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;

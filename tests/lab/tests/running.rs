@@ -1,6 +1,9 @@
 //! The lab against itself. Ignored by default: the first run builds the images and the golden
 //! snapshot, which takes minutes. `cargo test -p rxl-lab -- --ignored`
 
+// A test that panics is a test that fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

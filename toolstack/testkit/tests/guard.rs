@@ -1,5 +1,8 @@
 //! What a guard does for each word that it heard last, over a host in memory.
 
+// A test that panics is a test that fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::time::Duration;
 
 use rxl_core::domain::{DomId, GuestType, RunState};

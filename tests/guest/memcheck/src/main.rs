@@ -8,6 +8,9 @@
 //! writing new generations, and keeps comparing all pages with what they must hold. Whoever
 //! connects to the TCP port gets a line of JSON each second, and one more for each line sent.
 
+// A test that panics is a test that fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
