@@ -78,7 +78,7 @@ impl Tree {
         let Reader { module, inner } = reader;
         for child in inner {
             let name = child.ident.to_string();
-            let below = [&at[..], &[name.clone()]].concat();
+            let below = [&at[..], std::slice::from_ref(&name)].concat();
             match &child.content {
                 Some((_, items)) => self.add(below, items, &directory.join(&name)),
                 None => {

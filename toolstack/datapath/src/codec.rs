@@ -67,7 +67,7 @@ pub struct Payload {
 
 impl Payload {
     fn whole(body: Buffer) -> Self {
-        Self { head: Vec::new(), runs: vec![0..body.len()], body }
+        Self { head: Vec::new(), runs: Vec::from([0..body.len()]), body }
     }
 
     /// The bytes to be sent, in pieces.
