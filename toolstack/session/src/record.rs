@@ -134,16 +134,7 @@ impl Record {
         let iterations = self.measured.meter.iterations().list();
         let total = self.domain.max_memory_kib * 1024;
         let (wire, raw) = (self.measured.meter.wire_bytes(), self.measured.meter.stream_bytes());
-        let status = match result {
-            Ok(()) => Status::Completed,
-            Err(failure) => match failure.exit {
-                Exit::Cancelled => Status::Cancelled,
-                Exit::Undecided => Status::Undecided,
-                // It runs at the target: what failed came after.
-                Exit::MovedWithWarnings => Status::Completed,
-                _ => Status::Failed,
-            },
-        };
+        let status = status(result);
         Report {
             schema: SCHEMA,
             status,
@@ -177,5 +168,18 @@ impl Record {
             },
             transport: self.transport,
         }
+    }
+}
+
+fn status(result: &Result<(), Failure>) -> Status {
+    match result {
+        Ok(()) => Status::Completed,
+        Err(failure) => match failure.exit {
+            Exit::Cancelled => Status::Cancelled,
+            Exit::Undecided => Status::Undecided,
+            // It runs at the target: what failed came after.
+            Exit::MovedWithWarnings => Status::Completed,
+            _ => Status::Failed,
+        },
     }
 }

@@ -8,7 +8,7 @@ use crate::events::Question;
 use crate::gang_words::ToMember;
 use crate::job::Stop;
 use crate::outgoing::measurements::Measurements;
-use crate::outgoing::save::DomainSave;
+use crate::outgoing::save::{DomainSave, Waiting};
 use crate::steering::pages_per_second;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::steering::{Decision, PrecopyStats};
@@ -17,13 +17,6 @@ use rxl_precopy::policy::{Measured, Verdict};
 /// How long a save rests between two live iterations while other domains have not come so far.
 /// Without a rest a guest that writes little would make thousands of them.
 const REST: Duration = Duration::from_secs(3);
-
-/// A question whose answer depends on other domains.
-pub enum Waiting {
-    /// Asked after a live iteration, at this moment.
-    Iteration(SyncSender<Decision>, Instant),
-    Suspend(SyncSender<Result<(), String>>),
-}
 
 impl DomainSave<'_> {
     /// Answers a question, at once or when others have come so far. The save waits for it.

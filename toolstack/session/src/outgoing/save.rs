@@ -1,6 +1,7 @@
 //! libxl's save of a domain that leaves, with its guard and its MPI job.
 
 use std::os::fd::OwnedFd;
+use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
 use crate::events::Events;
@@ -8,7 +9,6 @@ use crate::job::HeldJob;
 use crate::outgoing::committed::Away;
 use crate::outgoing::departure::Leaving;
 use crate::outgoing::measurements::Measurements;
-use crate::outgoing::questions::Waiting;
 use crate::outgoing::returning::Returned;
 use crate::steering::{Desk, Signals};
 use rxl_core::domain::{Domain, RunState};
@@ -16,7 +16,7 @@ use rxl_core::error::{Exit, Failure};
 use rxl_core::names::MIGRATED_AWAY;
 use rxl_core::operation::Operation;
 use rxl_core::state_dir::DomainLock;
-use rxl_core::steering::{SaveFlags, Steering, Unsteered, Walker};
+use rxl_core::steering::{Decision, SaveFlags, Steering, Unsteered, Walker};
 use rxl_datapath::feed::Feed;
 use rxl_host::guard;
 use rxl_host::guard_line::{Guard, Word};
@@ -48,6 +48,13 @@ pub struct DomainSave<'a> {
     suspended: bool,
     /// The domain has the name that it gets at Commit.
     renamed: bool,
+}
+
+/// A question whose answer depends on other domains.
+pub enum Waiting {
+    /// Asked after a live iteration, at this moment.
+    Iteration(SyncSender<Decision>, Instant),
+    Suspend(SyncSender<Result<(), String>>),
 }
 
 impl<'a> DomainSave<'a> {

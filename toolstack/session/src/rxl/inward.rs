@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use crate::events::{Event, Events, unexpected};
 use crate::incoming::{Built, Decision, NotRun, Origin, Wire};
-use crate::rxl::target::{Data, await_end};
 use rxl_core::deadlines;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::steering::Restorer;
@@ -15,6 +14,17 @@ use rxl_core::units::ms;
 use rxl_datapath::broken::{At, Cause};
 use rxl_datapath::receive::{Received, Receiver};
 use rxl_link::control::{Control, Incoming, Message, StreamEnd};
+use rxl_link::transport::Connection;
+
+/// What the target's data path yields.
+pub enum Data {
+    /// All connections are there.
+    Connected(Vec<Connection>),
+    /// libxl has taken so many frames.
+    Restored(u64),
+    /// The stream has gone to libxl, verified.
+    Received(Received),
+}
 
 /// READY or Done was to be said of a stream that has not ended.
 #[derive(Debug, thiserror::Error)]
@@ -168,5 +178,18 @@ impl Wire for RxlOrigin {
 
     fn await_end(&mut self, events: &Events<Data>) {
         await_end(events);
+    }
+}
+
+/// The source closes when it has read what was said: ending earlier could lose it.
+pub(super) fn await_end(events: &Events<Data>) {
+    let deadline = Instant::now() + deadlines::PEER_READS;
+    while let Some(event) = events.next(deadline) {
+        if matches!(
+            event,
+            Event::Control(Incoming::Lost(_) | Incoming::Message(Message::Abort { .. }))
+        ) {
+            return;
+        }
     }
 }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use crate::check::{Arrival, at_target};
 use crate::events::{Event, Events, control_channel, unexpected};
 use crate::incoming::{Holding, Receiving};
-use crate::rxl::inward::RxlOrigin;
+pub use crate::rxl::inward::Data;
+use crate::rxl::inward::{RxlOrigin, await_end};
 use rxl_core::domain::{DomId, RestoreAs};
 use rxl_core::error::{Exit, Failure};
 use rxl_core::host_error::HostError;
@@ -21,22 +22,12 @@ use rxl_core::state_dir::{DomainLock, StateDir};
 use rxl_core::steering::Restorer;
 use rxl_core::text::one_line;
 use rxl_datapath::broken::Broken;
-use rxl_datapath::receive::{Pipe, Received, Receiver};
+use rxl_datapath::receive::{Pipe, Receiver};
 use rxl_host::host::{Host, RestoreAhead, RestoreRequest};
 use rxl_link::control::{Accept, Control, Hello, Incoming, Message, Offer, Refusal};
 use rxl_link::transport::{
     Connection, Expected, Rendezvous, RendezvousError, Ticket, listen_address,
 };
-
-/// What the target's data path yields.
-pub enum Data {
-    /// All connections are there.
-    Connected(Vec<Connection>),
-    /// libxl has taken so many frames.
-    Restored(u64),
-    /// The stream has gone to libxl, verified.
-    Received(Received),
-}
 
 /// What a session needs of the process it runs in.
 pub struct Endpoint {
@@ -183,6 +174,10 @@ impl Session {
         let address = rendezvous.tcp.map(|listens| listens.ip().to_string());
         let port = rendezvous.tcp.map(|listens| listens.port());
         self.control.send(Message::Accept(Accept { port, address, ..accept }));
+        self.await_connections()
+    }
+
+    fn await_connections(&self) -> Result<Vec<Connection>, Failure> {
         // The rendezvous has a deadline of its own, and reports before this one.
         let deadline = Instant::now() + deadlines::DATA_CONNECTIONS + deadlines::CONNECT;
         loop {
@@ -210,19 +205,6 @@ fn no_data_address() -> Refusal {
     Refusal {
         what: "it does not know by which of its addresses data is to come".into(),
         next: Some("name its IP address with --data-address".into()),
-    }
-}
-
-/// The source closes when it has read what was said: ending earlier could lose it.
-pub(super) fn await_end(events: &Events<Data>) {
-    let deadline = Instant::now() + deadlines::PEER_READS;
-    while let Some(event) = events.next(deadline) {
-        if matches!(
-            event,
-            Event::Control(Incoming::Lost(_) | Incoming::Message(Message::Abort { .. }))
-        ) {
-            return;
-        }
     }
 }
 
