@@ -1,5 +1,6 @@
 #!/bin/sh
-# How fast `rxl stream` goes through a save file of 4 GiB in the page cache, on one core, beside Xen's verify-stream-v2:
+# How fast `rxl stream` goes through a save file of 4 GiB in the page cache, on one core, beside
+# Xen's verify-stream-v2:
 # stream_bench.sh RXL MAKE-STREAM [DIRECTORY-WITH-5-GIB]
 set -eu
 

@@ -67,7 +67,7 @@ pub struct Cut {
 pub struct Since {
     /// Connections that are gone.
     pub lost: u32,
-    /// Segments retransmitted.
+    /// Segments that were sent again on them.
     pub retransmits: u64,
     /// Connections with retransmitted segments.
     pub connections: u32,

@@ -15,8 +15,8 @@ use crate::guest::Guest;
 use crate::store::{Store, wait_for_any};
 
 /// Takes SIGTERM and SIGINT away from this thread, so that [`run`] hears them. To be called before
-/// an engine starts: it may take over frozen ranks, and the signal's default action would leave them
-/// so.
+/// an engine starts: it may take over frozen ranks, and the signal's default action would leave
+/// them so.
 pub fn hold_termination() -> io::Result<SignalFd> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);

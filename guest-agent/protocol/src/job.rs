@@ -44,7 +44,7 @@ pub enum Launcher {
     Pmix,
     /// MPICH's or another mpiexec, Hydra.
     Hydra,
-    /// Slurm's srun.
+    /// Slurm's srun, with PMI2 or PMIx.
     Slurm,
 }
 

@@ -1,4 +1,4 @@
-//! Frame headers.
+//! The header of a frame: what follows it, how it is packed, and what it is checked by.
 
 use super::bounds::{LEAST_RECORD_LEN, MAX_DECODED, MAX_OVERHEAD, TOTALS_LEN};
 use super::crc;

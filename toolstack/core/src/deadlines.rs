@@ -276,7 +276,7 @@ const _: () = assert!(before(SESSION_ANSWER, HELPER_QUESTION));
 const _: () = assert!(before(HELPER_FORK, ABORT));
 // READY counts on devices that are attached within their own time.
 const _: () = assert!(!before(READY, DEVICES));
-// Each side pings several times before the other takes it for dead; the least --peer-timeout is 5 s.
+// Each side pings several times before the other takes it for dead: --peer-timeout is 5 s at least.
 const _: () = assert!(before(both(HEARTBEAT, HEARTBEAT), seconds(5)));
 // A stranger that says nothing leaves time for the connections that belong here.
 const _: () = assert!(before(PREAMBLE, CONNECT));

@@ -177,7 +177,6 @@ impl DomainConfig {
         !self.parts.b_info.vnuma_nodes.is_empty()
     }
 
-    /// Its disks.
     pub fn disks(&self) -> &[Disk] {
         &self.parts.disks
     }
@@ -274,7 +273,8 @@ mod tests {
     #[test]
     fn a_summary_tells_only_what_is_there() {
         let config = parsed(
-            r#"{"c_info":{"type":"pvh","name":"a\u001bb","other":[1]},"b_info":{"max_memkb":18446744073709551615},"disks":[{}]}"#,
+            r#"{"c_info":{"type":"pvh","name":"a\u001bb","other":[1]},
+                "b_info":{"max_memkb":18446744073709551615},"disks":[{}]}"#,
         );
         let wanted = DomainSummary {
             name: Some("a b".into()),
@@ -310,7 +310,8 @@ mod tests {
 
     #[test]
     fn a_restore_changes_the_name_and_nothing_else() {
-        let sent = r#"{"c_info":{"type":"pvh","name":"small","domid":7,"uuid":"1-2"},"b_info":{"max_memkb":18446744073709551615},"x":[{"y":null}]}"#;
+        let sent = r#"{"c_info":{"type":"pvh","name":"small","domid":7,"uuid":"1-2"},
+            "b_info":{"max_memkb":18446744073709551615},"x":[{"y":null}]}"#;
         let received = restored(sent, None);
         let wanted = json!({
             "c_info": {"type": "pvh", "name": "small--incoming", "uuid": "1-2"},

@@ -49,8 +49,8 @@ impl Guarded {
     /// Guards a descriptor. Its open file description becomes non-blocking, so nothing else may use
     /// that.
     ///
-    /// `patience` is the longest time in which one read or write moves no byte; with `None` only the
-    /// cancel ends it.
+    /// `patience` is the longest time in which one read or write moves no byte; with `None` only
+    /// the cancel ends it.
     pub fn new(
         fd: impl Into<OwnedFd>,
         cancel: Cancel,
@@ -98,8 +98,8 @@ pub fn wait_readable(
     wait_any(fds, PollFlags::POLLIN, cancel, Some(patience))
 }
 
-/// Waits until a descriptor can be read, at most for `patience`. A signal may end the wait early: for
-/// callers that look again anyway.
+/// Waits until a descriptor can be read, at most for `patience`. A signal may end the wait early:
+/// for callers that look again anyway.
 pub fn rest(fd: BorrowedFd<'_>, patience: Duration) {
     // Rounded up: a wait of zero would be no wait.
     let timeout = PollTimeout::try_from(patience.as_millis() + 1).unwrap_or(PollTimeout::MAX);

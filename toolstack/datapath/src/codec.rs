@@ -67,7 +67,8 @@ pub struct Payload {
 
 impl Payload {
     fn whole(body: Buffer) -> Self {
-        Self { head: Vec::new(), runs: Vec::from([0..body.len()]), body }
+        let all = 0..body.len();
+        Self { head: Vec::new(), runs: vec![all], body }
     }
 
     /// The bytes to be sent, in pieces.

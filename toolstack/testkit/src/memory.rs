@@ -23,13 +23,14 @@ use rxl_host::guard_line::{Guard, Word};
 use rxl_host::host::{Host, RestoreRequest, Save};
 
 mod guard;
+mod page;
 mod restore;
 mod save;
 mod walked;
 
 use guard::Heard;
 use restore::read_stream;
-use save::{SyntheticSave, page};
+use save::SyntheticSave;
 
 /// What a synthetic guest is like.
 #[derive(Clone, Debug, PartialEq, Eq)]

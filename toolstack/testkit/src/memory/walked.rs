@@ -3,7 +3,8 @@
 
 use migrate_stream::libxc::{HvmParam, TscInfo};
 
-use crate::memory::{Guest, MemoryHost, page};
+use super::page::page;
+use super::{Guest, MemoryHost};
 use rxl_core::domain::{DomId, RunState};
 use rxl_precopy::save_memory::{Memory, PageKind};
 
