@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::values::{Compress, choice};
+use crate::progress::ProgressMode;
 use rxl_core::level::Level;
 use rxl_core::peer::{Peer, Transport};
 use rxl_core::steering::{Restorer, Walker};
 use rxl_precopy::policy::{DEFAULT_DOWNTIME, DEFAULT_MAX_ITERATIONS, Limits, Otherwise};
-
-use super::values::{Compress, choice};
-use crate::progress::ProgressMode;
 
 /// Arguments of `rxl migrate`.
 #[derive(Debug, Args)]

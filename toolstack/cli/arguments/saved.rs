@@ -4,9 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use rxl_core::level::Level;
-
 use super::values::choice;
+use rxl_core::level::Level;
 
 /// Arguments of `rxl save`.
 #[derive(Debug, Args)]

@@ -4,12 +4,11 @@
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
+use crate::progress::ProgressMode;
 use rxl_core::level::Level;
 use rxl_core::peer::{Peer, Transport};
 use rxl_core::steering::{Restorer, Walker};
 use rxl_precopy::policy::Otherwise;
-
-use crate::progress::ProgressMode;
 
 /// One value of an option: the word on the command line, the value, and its help.
 pub struct Choice<T>(&'static str, T, &'static str);

@@ -1,10 +1,10 @@
 //! A long operation of libxl's on a thread of its own.
 
-use crate::deadlines;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::deadlines;
 use crate::host_error::HostError;
 
 /// Aborts one running operation, from any thread, at most once.

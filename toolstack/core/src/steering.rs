@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Failure;
+
 /// How to save (libxl's `LIBXL_SUSPEND_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SaveFlags {
@@ -43,9 +45,20 @@ pub trait Steering: Send {
     /// Whether pre-copy must end now, without waiting for the end of the iteration.
     fn is_due(&self) -> bool;
 
-    /// Called right before the guest is asked to suspend. On an error, one line, it is not asked,
-    /// and the save fails.
-    fn suspend(&mut self) -> Result<(), String>;
+    /// Called right before the guest is asked to suspend. On an error it is not asked, and the save
+    /// fails.
+    fn suspend(&mut self) -> Result<(), SuspendRefused>;
+}
+
+/// Why a guest must not be asked to suspend.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SuspendRefused {
+    /// The session has ended the save.
+    #[error("{0}")]
+    Session(#[source] Failure),
+    /// The session has not answered in time, or is gone.
+    #[error("the session has not allowed it")]
+    Unanswered,
 }
 
 /// Steers as libxl does without a decision of rxl's: pre-copy goes on until libxl ends it.
@@ -60,7 +73,7 @@ impl Steering for Unsteered {
         false
     }
 
-    fn suspend(&mut self) -> Result<(), String> {
+    fn suspend(&mut self) -> Result<(), SuspendRefused> {
         Ok(())
     }
 }

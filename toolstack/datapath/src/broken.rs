@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use migrate_stream::frame::FrameError;
 use migrate_stream::libxc::BodyError;
 use migrate_stream::reader::StreamError;
-use rxl_core::worker::{Panicked, catch};
 
 use crate::backlog::BacklogError;
 use crate::codec::{DecodeError, EncodeError};
+use rxl_core::worker::{Panicked, catch};
 
 /// Whose fault it is that a data path broke: who is asked for the reason behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,10 +1,10 @@
 //! Which barrier the members have come to, and what lets them past. See [`crate`] for the
 //! order.
 
-use rxl_core::deadlines;
 use std::time::{Duration, Instant};
 
 use crate::seats::{Seats, Step};
+use rxl_core::deadlines;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::level::Level;
 use rxl_core::text::one_line;

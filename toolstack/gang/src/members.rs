@@ -1,6 +1,5 @@
 //! The members' processes: started, reaped, and ended where they do not end.
 
-use rxl_core::deadlines;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -9,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rxl_core::deadlines;
 use rxl_core::error::Failure;
 
 /// Pause between two looks whether a member has ended.

@@ -2,7 +2,6 @@
 //!
 //! [`crate::guard`] has the protocol and what the guard does.
 
-use rxl_core::{deadlines, own_program};
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -12,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use serde::{Deserialize, Serialize};
+
+use rxl_core::{deadlines, own_program};
 
 /// The hidden subcommand that a guard runs.
 const SUBCOMMAND: &str = "guard";

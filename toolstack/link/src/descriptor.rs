@@ -4,11 +4,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rxl_core::json_lines::{JsonLineError, JsonLines};
 use serde::de::DeserializeOwned;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
+
+use rxl_core::json_lines::{JsonLineError, JsonLines};
 
 /// How much is read at once, in bytes.
 const CHUNK: usize = 8 << 10;

@@ -10,9 +10,6 @@ use std::time::Duration;
 use futures::future::join_all;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use rxl_core::deadlines;
-use rxl_core::error::{Exit, Failure};
-use rxl_core::text::one_line;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
@@ -21,6 +18,9 @@ use tokio::time::{sleep, timeout};
 
 use crate::descriptor::{Descriptor, LineReader, watched};
 use crate::runtime::runtime;
+use rxl_core::deadlines;
+use rxl_core::error::{Exit, Failure};
+use rxl_core::text::one_line;
 
 /// What is run on the target to receive a domain.
 pub const RECEIVER: &str = "rxl receive";

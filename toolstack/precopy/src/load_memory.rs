@@ -35,9 +35,8 @@ use migrate_stream::libxc::{
 use migrate_stream::libxl;
 use migrate_stream::reader::{Event, Start, StreamReader};
 
-use rxl_core::domain::SpecialPages;
-
 use crate::Cause;
+use rxl_core::domain::SpecialPages;
 
 mod error;
 mod populated;

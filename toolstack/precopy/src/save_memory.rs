@@ -34,10 +34,9 @@ use migrate_stream::libxc::{
 };
 use migrate_stream::writer;
 
+use crate::Cause;
 use rxl_core::steering::{Decision, PrecopyStats, Steering};
 use rxl_datapath::feed::Feed;
-
-use crate::Cause;
 
 pub mod bitmap;
 mod error;

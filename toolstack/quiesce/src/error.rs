@@ -3,13 +3,12 @@
 use std::io;
 use std::time::Duration;
 
+use rxl_agent_protocol::{PROTOCOL_VERSION, Status};
 use rxl_core::dom0::NotDom0;
 use rxl_core::error::Failure;
 use rxl_core::json_lines::JsonLineError;
 use rxl_core::text::one_line;
 use rxl_xenstore::StoreError;
-
-use rxl_agent_protocol::{PROTOCOL_VERSION, Status};
 
 /// Why a host's agents cannot be asked.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::gang_words::ToMember;
 use rxl_core::notes::Note;
-use rxl_core::steering::{Decision, PrecopyStats};
+use rxl_core::steering::{Decision, PrecopyStats, SuspendRefused};
 use rxl_datapath::broken::Broken;
 use rxl_link::control::{Control, Incoming, Message};
 
@@ -96,5 +96,5 @@ pub enum Question {
     /// A live iteration has been made: what next?
     Precopy(PrecopyStats, SyncSender<Decision>),
     /// May the guest be asked to suspend?
-    Suspend(SyncSender<Result<(), String>>),
+    Suspend(SyncSender<Result<(), SuspendRefused>>),
 }

@@ -1,6 +1,5 @@
 //! A member's end of its line to the leader.
 
-use rxl_core::deadlines;
 use std::io::BufReader;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -8,6 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::events::Event;
 use crate::gang_words::{Ended, FromMember, ToMember, hear, say};
+use rxl_core::deadlines;
 use rxl_core::error::Failure;
 use rxl_core::io::{Cancel, Guarded};
 use rxl_core::json_lines::JsonLineError;

@@ -4,7 +4,6 @@
 //! says one word and a newline; `status` is answered with one line of JSON ([`MigrationStatus`]),
 //! `cancel` with `ok`.
 
-use rxl_core::deadlines;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,6 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::events::Event;
+use rxl_core::deadlines;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::io::{Cancel, wait_readable};
 use rxl_core::state_dir::StateDir;

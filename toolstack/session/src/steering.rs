@@ -1,13 +1,13 @@
 //! How a save's questions reach the session's queue, and its answers the save.
 
-use rxl_core::deadlines;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use crate::events::{Event, Question};
-use rxl_core::steering::{Decision, PrecopyStats, Steering};
+use rxl_core::deadlines;
+use rxl_core::steering::{Decision, PrecopyStats, Steering, SuspendRefused};
 use rxl_datapath::iterations::Iteration;
 
 /// How often a wait looks whether the session has given up.
@@ -76,8 +76,8 @@ impl<D: Send> Steering for Desk<D> {
         self.signals.hurry.load(Ordering::SeqCst)
     }
 
-    fn suspend(&mut self) -> Result<(), String> {
-        self.ask(Question::Suspend).unwrap_or_else(|| Err("the session has not allowed it".into()))
+    fn suspend(&mut self) -> Result<(), SuspendRefused> {
+        self.ask(Question::Suspend).unwrap_or(Err(SuspendRefused::Unanswered))
     }
 }
 

@@ -7,7 +7,6 @@
 //! are done here in the same way, with the same lock. With a fixed dom0, as a migration host should
 //! have, nothing is done and receptions run side by side.
 
-use rxl_core::deadlines;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
@@ -20,6 +19,7 @@ use crate::canceller::Canceller;
 use crate::config::LibxlConfig;
 use crate::context::Context;
 use crate::failure::Failure;
+use rxl_core::deadlines;
 
 const XL_CONF: &str = "/etc/xen/xl.conf";
 

@@ -7,9 +7,8 @@
 use std::ffi::c_int;
 use std::ptr::NonNull;
 
-use nix::errno::Errno;
-
 use migrate_stream::libxc::{HvmParam, PAGE_SIZE, TscInfo};
+use nix::errno::Errno;
 
 use crate::failure::Failure;
 use crate::foreign::{Access, Foreign};

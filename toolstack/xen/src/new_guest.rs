@@ -5,9 +5,8 @@
 
 use std::ffi::c_int;
 
-use nix::errno::Errno;
-
 use migrate_stream::libxc::{CpuidLeaf, CpuidPolicy, HvmParam, MsrEntry, MsrPolicy, TscInfo};
+use nix::errno::Errno;
 
 use crate::failure::Failure;
 use crate::foreign::{Access, Foreign};

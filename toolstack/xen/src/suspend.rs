@@ -6,12 +6,12 @@
 //! not over until the guest has settled: the request is withdrawn while the guest has not seen it;
 //! a guest that has is given the time to do it. Then its state is what it will stay.
 
-use rxl_core::deadlines;
 use std::time::{Duration, Instant};
 
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::xenstore::LibxlStore;
+use rxl_core::deadlines;
 use rxl_core::domain::RunState;
 
 /// Pause between two looks at the domain.

@@ -1,9 +1,8 @@
 //! Whether there is a Xen host here that this build can drive.
 
-use rxl_core::dom0;
-
 use crate::context::Context;
 use crate::library::{Library, LibraryError};
+use rxl_core::dom0;
 
 impl Library {
     /// Loads libxl after checking, in this order: a hypervisor, dom0, root, the library, the

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use rxl_core::deadlines;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -15,6 +14,7 @@ use xenstore_rs::tokio::XsTokio;
 use xenstore_rs::{AsyncWatch, AsyncXs};
 
 use crate::error::StoreError;
+use rxl_core::deadlines;
 
 /// Longest path in bytes (`XENSTORE_ABS_PATH_MAX` in Xen's xs_wire.h).
 const MAX_PATH: usize = 3072;

@@ -15,13 +15,13 @@
 //! A restore is left to the session where one waits for it ([`rxl_precopy::load_memory`]). Else the
 //! helper replaces itself by the stock one.
 
-use rxl_core::deadlines;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use crate::save_helper::messages::{FromHelper, HelperLine, SOCKET_VARIABLE, ToHelper, VERSION};
+use rxl_core::deadlines;
 use rxl_core::json_lines::JsonLineError;
 use rxl_core::steering::Walker;
 use rxl_xen::{Library, LibraryError};

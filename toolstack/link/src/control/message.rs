@@ -4,13 +4,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ControlError;
 use rxl_core::domain::SpecialPages;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::peer::Transport;
 use rxl_core::target_spans::TargetSpans;
 use rxl_core::text::one_line;
-
-use super::ControlError;
 
 /// Version of this protocol. Another version is refused: a wrong guess could lose a domain.
 pub const PROTOCOL_VERSION: u32 = 3;

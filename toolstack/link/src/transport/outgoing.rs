@@ -6,10 +6,6 @@ use std::os::fd::OwnedFd;
 
 use futures::future::join_all;
 use migrate_stream::frame::Purpose;
-use rxl_core::deadlines;
-use rxl_core::error::{Exit, Failure};
-use rxl_core::io::{Cancel, Guarded};
-use rxl_core::peer::Transport;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -17,6 +13,10 @@ use super::{Ticket, resolve, tune};
 use crate::control::Accept;
 use crate::runtime::runtime;
 use crate::ssh::{RECEIVER, Remote, Route, end_all};
+use rxl_core::deadlines;
+use rxl_core::error::{Exit, Failure};
+use rxl_core::io::{Cancel, Guarded};
+use rxl_core::peer::Transport;
 
 /// The source's data connections. Dropping them closes those that were not taken, and ends the ssh
 /// processes behind them, all at once.

@@ -9,9 +9,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use migrate_stream::frame::{PREAMBLE_LEN, Preamble};
-use rxl_core::deadlines;
-use rxl_core::error::Failure;
-use rxl_core::state_dir::StateDir;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::runtime::Handle;
@@ -21,6 +18,9 @@ use tokio::time::{sleep, timeout};
 use super::hand_over::receive_descriptor;
 use super::{Ticket, tune};
 use crate::runtime::runtime;
+use rxl_core::deadlines;
+use rxl_core::error::Failure;
+use rxl_core::state_dir::StateDir;
 
 /// Connections that may be saying who they are at the same time. One more ends the oldest: a
 /// stranger who opens many cannot keep those out that belong here.

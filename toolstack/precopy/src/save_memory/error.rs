@@ -1,9 +1,10 @@
 //! Why a guest's memory could not be saved.
 
 use migrate_stream::libxc::BodyError;
-use rxl_datapath::feed::FeedError;
 
 use crate::Cause;
+use rxl_core::steering::SuspendRefused;
+use rxl_datapath::feed::FeedError;
 
 /// Why a guest's memory could not be saved. Displays as one line.
 #[derive(Debug, thiserror::Error)]
@@ -12,8 +13,8 @@ pub enum SaveError {
     #[error(transparent)]
     Guest(Cause),
     /// Who steers the save does not allow the suspend.
-    #[error("{0}")]
-    NotAllowed(String),
+    #[error(transparent)]
+    NotAllowed(SuspendRefused),
     /// The guest could not be suspended.
     #[error(transparent)]
     Suspend(Cause),

@@ -11,7 +11,7 @@ use crate::outgoing::measurements::Measurements;
 use crate::outgoing::save::{DomainSave, Waiting};
 use crate::steering::pages_per_second;
 use rxl_core::error::{Exit, Failure};
-use rxl_core::steering::{Decision, PrecopyStats};
+use rxl_core::steering::{Decision, PrecopyStats, SuspendRefused};
 use rxl_precopy::policy::{Measured, Verdict};
 
 /// How long a save rests between two live iterations while other domains have not come so far.
@@ -121,7 +121,7 @@ impl DomainSave<'_> {
 
     fn suspend(
         &mut self,
-        reply: SyncSender<Result<(), String>>,
+        reply: SyncSender<Result<(), SuspendRefused>>,
         measured: &mut Measurements,
     ) -> Result<(), Failure> {
         let ready = self.job.may_suspend();
@@ -129,7 +129,7 @@ impl DomainSave<'_> {
         match &ready {
             Ok(true) => drop(reply.send(Ok(()))),
             Ok(false) => self.waiting = Some(Waiting::Suspend(reply)),
-            Err(failure) => drop(reply.send(Err(failure.to_string()))),
+            Err(failure) => drop(reply.send(Err(SuspendRefused::Session(failure.clone())))),
         }
         ready.map(drop)
     }

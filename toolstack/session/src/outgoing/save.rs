@@ -16,7 +16,7 @@ use rxl_core::error::{Exit, Failure};
 use rxl_core::names::MIGRATED_AWAY;
 use rxl_core::operation::Operation;
 use rxl_core::state_dir::DomainLock;
-use rxl_core::steering::{Decision, SaveFlags, Steering, Unsteered, Walker};
+use rxl_core::steering::{Decision, SaveFlags, Steering, SuspendRefused, Unsteered, Walker};
 use rxl_datapath::feed::Feed;
 use rxl_host::guard;
 use rxl_host::guard_line::{Guard, Word};
@@ -54,7 +54,7 @@ pub struct DomainSave<'a> {
 pub enum Waiting {
     /// Asked after a live iteration, at this moment.
     Iteration(SyncSender<Decision>, Instant),
-    Suspend(SyncSender<Result<(), String>>),
+    Suspend(SyncSender<Result<(), SuspendRefused>>),
 }
 
 impl<'a> DomainSave<'a> {

@@ -1,6 +1,5 @@
 //! The source's control channel: opened, greeted, given up.
 
-use rxl_core::deadlines;
 use std::fs::File;
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use migrate_stream::frame::Purpose;
 use crate::events::{Event, Events, control_channel, unexpected};
 use crate::gang_words::ToMember;
 use crate::job::given_up;
+use rxl_core::deadlines;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::text::one_line;
 use rxl_datapath::send::Sent;

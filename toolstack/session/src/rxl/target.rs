@@ -1,6 +1,5 @@
 //! The target's end of a migration.
 
-use rxl_core::deadlines;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,6 +7,8 @@ use std::time::{Duration, Instant};
 use crate::check::{Arrival, at_target};
 use crate::events::{Event, Events, control_channel, unexpected};
 use crate::incoming::{Holding, Receiving};
+use rxl_core::deadlines;
+
 pub use crate::rxl::inward::Data;
 use crate::rxl::inward::{RxlOrigin, await_end};
 use rxl_core::domain::{DomId, RestoreAs};

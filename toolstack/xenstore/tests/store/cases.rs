@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use rxl_xenstore::{Store, StoreError};
-
 use crate::servers::Server;
+use rxl_xenstore::{Store, StoreError};
 
 pub struct Case {
     pub name: &'static str,

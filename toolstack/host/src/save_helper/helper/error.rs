@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
+
 use rxl_core::json_lines::JsonLineError;
 use rxl_xen::{Failure, LibraryError};
 
