@@ -1,4 +1,4 @@
-//! What `rxl stream inspect` found, in the JSON form. [`crate::text`] has the form for people.
+//! What `rxl stream inspect` found, in the JSON form. The module `text` has the form for people.
 
 use serde::Serialize;
 

@@ -1,7 +1,7 @@
 //! The MPI job of the domain that moves, as the session sees it: held still, or the reason why not.
 //!
-//! A migration of one domain has its own coordinator. A member of a gang ([`rxl_gang`]) asks its
-//! leader, and waits.
+//! A migration of one domain has its own coordinator. A member of a gang (the crate `rxl-gang`)
+//! asks its leader, and waits.
 
 use std::path::Path;
 
