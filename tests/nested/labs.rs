@@ -27,13 +27,12 @@ pub enum Needs {
     SharedPair,
     /// The same with `small` on either: the scenario looks.
     SharedAnywhere,
-    /// Two hosts whose `dom3` (nodeA) and `dom4` (nodeB) are ready for ranks: no `small`, agents.
-    Ranks,
-    /// The same with both guests anywhere: the scenario looks.
-    RanksAnywhere,
     /// Three hosts at the snapshot.
     ThreeHosts,
 }
+
+/// The guests that have to be on nodeA and on nodeB where a lab is shared.
+const GUESTS: [&[&str]; 2] = [&["dom3", "small"], &["dom4"]];
 
 impl Scenario {
     pub const fn of(name: &'static str, run: fn(&Cluster) -> Result<()>, needs: Needs) -> Self {
@@ -52,10 +51,6 @@ impl Scenario {
         Self::of(name, run, Needs::SharedAnywhere)
     }
 
-    pub const fn ranks(name: &'static str, run: fn(&Cluster) -> Result<()>) -> Self {
-        Self::of(name, run, Needs::Ranks)
-    }
-
     pub const fn long(self) -> Self {
         Self { long: true, ..self }
     }
@@ -66,26 +61,18 @@ impl Needs {
         if self == Self::ThreeHosts { &Node::THREE } else { &Node::PAIR }
     }
 
-    /// Whether hosts that served `other` may serve this, as far as their guests are in place.
+    /// Whether hosts that served `other` may serve this, as far as their guests are in place. Those
+    /// with MPI jobs do not: an agent keeps the end of its last epoch.
     fn shares_with(self, other: Self) -> bool {
-        let of_ranks = |needs| matches!(needs, Self::Ranks | Self::RanksAnywhere);
         let of_small = |needs| matches!(needs, Self::SharedPair | Self::SharedAnywhere);
-        (of_small(self) && of_small(other)) || (of_ranks(self) && of_ranks(other))
-    }
-
-    /// The guests that have to be on nodeA and on nodeB.
-    fn guests(self) -> [&'static [&'static str]; 2] {
-        match self {
-            Self::Ranks => [&["dom3"], &["dom4"]],
-            _ => [&["dom3", "small"], &["dom4"]],
-        }
+        of_small(self) && of_small(other)
     }
 
     fn are_met_by(self, cluster: &Cluster) -> Result<bool> {
-        if matches!(self, Self::RanksAnywhere | Self::SharedAnywhere) {
+        if self == Self::SharedAnywhere {
             return Ok(true);
         }
-        for (node, wanted) in Node::PAIR.into_iter().zip(self.guests()) {
+        for (node, wanted) in Node::PAIR.into_iter().zip(GUESTS) {
             let mut there: Vec<String> =
                 cluster.lab.domains(node)?.into_iter().map(|domain| domain.name).collect();
             there.retain(|name| name != "Domain-0");

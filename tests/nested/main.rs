@@ -142,30 +142,29 @@ const SCENARIOS: &[Scenario] = &[
         interop::a_ring_survives_the_way_over_xls_protocol,
     )
     .long(),
-    Scenario::ranks(
+    Scenario::fresh(
         "quiesce::a_coordinator_killed_while_frozen",
         quiesce::a_coordinator_killed_while_frozen,
     ),
-    Scenario::ranks("deadlocks::ranks_inside_mpi", deadlocks::ranks_inside_mpi).long(),
-    Scenario::ranks(
+    Scenario::fresh("deadlocks::ranks_inside_mpi", deadlocks::ranks_inside_mpi).long(),
+    Scenario::fresh(
         "deadlocks::what_an_agent_cannot_stop_or_flush",
         deadlocks::what_an_agent_cannot_stop_or_flush,
     )
     .long(),
-    Scenario::ranks("deadlocks::who_stands_still_himself", deadlocks::who_stands_still_himself)
+    Scenario::fresh("deadlocks::who_stands_still_himself", deadlocks::who_stands_still_himself)
         .long(),
-    Scenario::ranks(
+    Scenario::fresh(
         "quiesce::a_rank_saved_to_a_file_and_restored",
         quiesce::a_rank_saved_to_a_file_and_restored,
     )
     .long(),
-    Scenario::ranks("levels::an_audited_job_by_level", levels::an_audited_job_by_level),
-    Scenario::of(
+    Scenario::fresh("levels::an_audited_job_by_level", levels::an_audited_job_by_level),
+    Scenario::fresh(
         "gang::two_domains_of_a_job_move_together",
         gang::two_domains_of_a_job_move_together,
-        Needs::RanksAnywhere,
     ),
-    Scenario::ranks(
+    Scenario::fresh(
         "gang::what_fails_before_go_leaves_both_at_home",
         gang::what_fails_before_go_leaves_both_at_home,
     )
