@@ -145,7 +145,8 @@ const SCENARIOS: &[Scenario] = &[
     Scenario::fresh(
         "quiesce::a_coordinator_killed_while_frozen",
         quiesce::a_coordinator_killed_while_frozen,
-    ),
+    )
+    .long(),
     Scenario::fresh("deadlocks::ranks_inside_mpi", deadlocks::ranks_inside_mpi).long(),
     Scenario::fresh(
         "deadlocks::what_an_agent_cannot_stop_or_flush",
