@@ -44,7 +44,7 @@ mod tests {
             .with_writer(std::io::sink)
             .finish();
         tracing::subscriber::with_default(log, || {
-            assert!(tracing::enabled!(target: "rxl_session::source", tracing::Level::DEBUG));
+            assert!(tracing::enabled!(target: "rxl_session::rxl::source", tracing::Level::DEBUG));
             assert!(tracing::enabled!(target: "rxl", tracing::Level::DEBUG));
             assert!(!tracing::enabled!(target: "rxl_session", tracing::Level::TRACE));
             assert!(!tracing::enabled!(target: "libxl", tracing::Level::ERROR));

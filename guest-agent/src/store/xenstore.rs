@@ -42,7 +42,7 @@ use xenstore_rs::{AsyncWatch, AsyncXs};
 use super::{Store, wait_for_any};
 use crate::deadlines::ANSWER_DEADLINE;
 
-/// The kernel's device.
+/// The kernel's device, through which a guest reaches its host's xenstored.
 pub const DEVICE: &str = "/dev/xen/xenbus";
 
 /// The environment's name for a socket to be used in place of the device. xenstore-rs reads it, as
