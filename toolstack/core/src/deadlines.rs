@@ -73,6 +73,10 @@ pub const DEVICES: Duration = seconds(300);
 /// connection is alive. A guest may take both of libxl's suspend steps in it.
 pub const STALL: Duration = seconds(180);
 
+/// How long a record of the journal may be locked by another process, which reads it, writes a line
+/// and waits for the disk.
+pub const RECORD_LOCK: Duration = seconds(5);
+
 /// How long xenstored may take over one request. It has one thread, and a host that is busy, or
 /// itself emulated, makes it wait for seconds.
 pub const XENSTORE: Duration = seconds(10);

@@ -1,0 +1,151 @@
+//! The directory of the records.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rxl_core::error::{Exit, Failure};
+
+use crate::boot::BootId;
+use crate::record::{Header, Record};
+use crate::{OutOfOrder, State};
+
+/// Records that have ended are kept for so long, for whoever wants to know what became of a domain.
+const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Most records that are looked at. A host that has more has another trouble.
+const MOST: usize = 100_000;
+
+/// Suffix of a record that is being made.
+const UNFINISHED: &str = "new";
+
+/// Why a record could not be made, read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The disk or the file.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The record, or the journal's directory.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        error: io::Error,
+    },
+    /// Its beginning is no record's.
+    #[error("{}: cannot be understood", .0.display())]
+    Unreadable(PathBuf),
+    /// Somebody else has decided otherwise.
+    #[error(transparent)]
+    OutOfOrder(#[from] OutOfOrder),
+    /// A migration's id is 32 hexadecimal digits.
+    #[error("'{0}' is no id of a migration")]
+    NoId(String),
+}
+
+impl From<JournalError> for Failure {
+    fn from(error: JournalError) -> Self {
+        Self::new(Exit::Internal, format!("the journal: {error}")).caused_by(error)
+    }
+}
+
+/// This host's records: one file for each migration and end.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    dir: PathBuf,
+    boot: BootId,
+}
+
+impl Journal {
+    /// The host's own, in `/var/lib/rxl`.
+    pub fn system() -> Result<Self, JournalError> {
+        Self::at("/var/lib/rxl/migrations")
+    }
+
+    /// In another directory, for tests.
+    pub fn at(dir: impl Into<PathBuf>) -> Result<Self, JournalError> {
+        let dir = dir.into();
+        match BootId::current() {
+            Ok(boot) => Ok(Self { dir, boot }),
+            Err(error) => Err(JournalError::Io { path: dir, error }),
+        }
+    }
+
+    /// As it is seen in another boot of the host, for tests.
+    #[must_use]
+    pub fn in_boot(self, boot: BootId) -> Self {
+        Self { boot, ..self }
+    }
+
+    /// The boot that this process runs in.
+    pub fn boot(&self) -> &BootId {
+        &self.boot
+    }
+
+    /// Begins a record. When this returns it is on the disk.
+    pub fn begin<S: State>(&self, header: &Header) -> Result<Record<S>, JournalError> {
+        let record = self.named::<S>(&header.id)?;
+        let made = DirBuilder::new().mode(0o700).recursive(true).create(&self.dir);
+        made.map_err(|error| self.failed(error))?;
+        let bytes = record.first_bytes(header)?;
+        let unfinished = record.path().with_extension(format!("{}.{UNFINISHED}", S::SIDE));
+        let written = write_whole(&unfinished, &bytes)
+            .and_then(|()| std::fs::rename(&unfinished, record.path()))
+            .and_then(|()| File::open(&self.dir)?.sync_all());
+        written.map_err(|error| self.failed(error))?;
+        Ok(record)
+    }
+
+    /// The record of this migration, where there is one.
+    pub fn find<S: State>(&self, id: &str) -> Result<Option<Record<S>>, JournalError> {
+        let record = self.named::<S>(id)?;
+        Ok(record.path().exists().then_some(record))
+    }
+
+    /// All records of this end, oldest name first.
+    pub fn all<S: State>(&self) -> Result<Vec<Record<S>>, JournalError> {
+        let entries = match std::fs::read_dir(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(|error| self.failed(error))?,
+        };
+        let paths = entries.take(MOST).flatten().map(|entry| entry.path());
+        let ours = paths.filter(|path| path.extension().is_some_and(|side| side == S::SIDE));
+        let mut found: Vec<PathBuf> = ours.collect();
+        found.sort();
+        Ok(found.into_iter().map(|path| Record::at(path, self.boot.clone())).collect())
+    }
+
+    /// Removes records that have ended long ago, and what a loss of power left half made.
+    pub fn prune<S: State>(&self) -> Result<(), JournalError> {
+        let Some(before) = SystemTime::now().checked_sub(KEPT) else { return Ok(()) };
+        for record in self.all::<S>()? {
+            let is_old = |path: &Path| {
+                let changed = path.metadata().and_then(|metadata| metadata.modified());
+                changed.is_ok_and(|changed| changed < before)
+            };
+            if is_old(record.path()) && record.state().is_ok_and(State::is_final) {
+                std::fs::remove_file(record.path()).map_err(|error| self.failed(error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn named<S: State>(&self, id: &str) -> Result<Record<S>, JournalError> {
+        if id.len() != 32 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(JournalError::NoId(id.chars().take(64).collect()));
+        }
+        Ok(Record::at(self.dir.join(format!("{id}.{}", S::SIDE)), self.boot.clone()))
+    }
+
+    fn failed(&self, error: io::Error) -> JournalError {
+        JournalError::Io { path: self.dir.clone(), error }
+    }
+}
+
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
