@@ -32,6 +32,7 @@ const FUNCTIONS: &[&str] = &[
     "libxl_domain_pause",
     "libxl_domain_unpause",
     "libxl_domain_destroy",
+    "libxl_domain_create_new",
     // Migration.
     "libxl_domain_suspend",
     "libxl_domain_resume",

@@ -136,6 +136,11 @@ pub trait Host: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Boots a new domain from its configuration alone (`libxl_domain_create_new`), with memory
+    /// freed for it as [`Host::restore`] does it. It stays paused. Where the configuration names no
+    /// number, Xen chooses it. On failure nothing of it is left.
+    fn boot(&self, config: &DomainConfig) -> Result<DomId, HostError>;
+
     /// Runs a suspended domain on in place (`libxl_domain_resume`, with the guest told that the
     /// suspend was cancelled).
     fn resume(&self, domid: DomId) -> Result<(), HostError>;

@@ -15,6 +15,7 @@ use crate::save_helper::socket::{SaveHelperListener, SaveHelperSocket};
 use rxl_core::deadlines;
 use rxl_core::domain::Vif;
 use rxl_core::domain::{DomId, Domain, GuestType, HostFacts, SpecialPages};
+use rxl_core::domain_config::DomainConfig;
 use rxl_core::host_error::HostError;
 use rxl_core::io::{Cancel, Guarded, pipe};
 use rxl_core::operation::{Abort, Operation};
@@ -210,6 +211,12 @@ impl Host for LibxlHost {
         let ended = move || ended.load(Ordering::SeqCst) || cancel.pulled();
         let sink = Box::new(Ahead::new(self.library, listener, special, to_libxl, ended));
         Ok(Some(RestoreAhead { operation, sink }))
+    }
+
+    fn boot(&self, config: &DomainConfig) -> Result<DomId, HostError> {
+        self.check_name_free(config.name().unwrap_or_default(), None)?;
+        let booted = Arc::new(self.context()?).boot(config);
+        booted.map(DomId).map_err(|failure| HostError::failed("libxl_domain_create_new", failure))
     }
 
     fn resume(&self, domid: DomId) -> Result<(), HostError> {

@@ -12,9 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use migrate_stream::libxc::PAGE_SIZE;
+use serde_json::{Map, Value};
 
 use rxl_core::domain::Vif;
 use rxl_core::domain::{DomId, Domain, GuestType, HostFacts, RunState};
+use rxl_core::domain_config::DomainConfig;
 use rxl_core::host_error::HostError;
 use rxl_core::operation::{Abort, Operation};
 use rxl_core::state_dir::DomainLock;
@@ -22,6 +24,7 @@ use rxl_core::steering::Walker;
 use rxl_host::guard_line::{Guard, Word};
 use rxl_host::host::{Host, RestoreRequest, Save};
 
+mod boot;
 mod guard;
 mod page;
 mod restore;
@@ -62,6 +65,8 @@ pub struct Faults {
     pub rename: bool,
     /// No domain can be unpaused.
     pub unpause: bool,
+    /// No domain can be booted.
+    pub boot: bool,
     /// No domain can be destroyed.
     pub destroy: bool,
     /// A save cannot be started.
@@ -86,6 +91,8 @@ pub struct Kept {
     pub stream: Option<(u64, u32)>,
     /// What its agent was told.
     pub agent_command: Option<String>,
+    /// What its configuration holds beside name, number and memory.
+    pub config: Map<String, Value>,
     /// Not to run before it is unpaused.
     paused: bool,
     guest: Option<Guest>,
@@ -206,6 +213,7 @@ impl State {
             log_dirty: false,
             stream: None,
             agent_command: None,
+            config: Map::new(),
             paused: false,
             guest,
         };
@@ -242,11 +250,11 @@ impl Host for MemoryHost {
     }
 
     fn config_json(&self, domid: DomId) -> Result<String, HostError> {
-        let domain = self.domain(domid)?;
-        let (name, kib) = (&domain.name, domain.max_memory_kib);
-        let create_info = serde_json::json!({"name": name, "domid": domid.0});
-        let build_info = serde_json::json!({"max_memkb": kib});
-        Ok(serde_json::json!({"c_info": create_info, "b_info": build_info}).to_string())
+        self.configuration(domid)
+    }
+
+    fn boot(&self, config: &DomainConfig) -> Result<DomId, HostError> {
+        self.boot_paused(config)
     }
 
     fn save(&self, domid: DomId, save: Save) -> Result<Operation<()>, HostError> {

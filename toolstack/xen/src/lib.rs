@@ -48,6 +48,7 @@ use std::ffi::OsStr;
 
 mod ao;
 mod balloon;
+mod boot;
 mod c_string;
 mod canceller;
 mod config;

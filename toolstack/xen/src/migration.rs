@@ -24,7 +24,7 @@ const STREAM_VERSION: u32 = 2;
 const NO_SEND_BACK: c_int = -1;
 
 /// The number of no domain (libxl.h: `INVALID_DOMID`).
-const INVALID_DOMID: u32 = u32::MAX;
+pub(super) const INVALID_DOMID: u32 = u32::MAX;
 
 impl Context {
     /// Saves the domain into `stream`, a blocking pipe, and leaves it suspended.
@@ -59,13 +59,21 @@ impl Context {
         let mut config = LibxlConfig::from_json(self, &config.to_string())?;
         stream::check_start(stream, self.canceller())?;
         let _room = MemoryRoom::make(self, &mut config)?;
+        self.complete(name, |domid| self.restore_into(&mut config, domid, stream))
+    }
+
+    /// Runs `make`, which makes the domain `name` and tells its number. When that fails nothing of
+    /// the domain is left.
+    pub(super) fn complete(
+        &self,
+        name: &str,
+        make: impl FnOnce(&mut u32) -> Result<(), Failure>,
+    ) -> Result<u32, Failure> {
         let mut domid = INVALID_DOMID;
         // SIGHUP is how libxl ends a device model (libxl_dm.c: kill_device_model): one that had it
         // blocked outlived its domain, and kept that from going away. This process takes a SIGHUP
         // on any thread.
-        let result = with_signal(Signal::SIGHUP, SigmaskHow::SIG_UNBLOCK, || {
-            self.restore_into(&mut config, &mut domid, stream)
-        });
+        let result = with_signal(Signal::SIGHUP, SigmaskHow::SIG_UNBLOCK, || make(&mut domid));
         match result {
             Ok(()) => Ok(domid),
             Err(failure) => {
@@ -112,7 +120,7 @@ impl Context {
         result
     }
 
-    /// libxl destroys what it could not restore, unless it was aborted (libxl_create.c:
+    /// libxl destroys what it could not make, unless it was aborted (libxl_create.c:
     /// domcreate_complete). It tells the number in either case. A name may not have been given yet,
     /// or be gone already.
     fn destroy_remains(&self, domid: u32, name: &str) {
@@ -124,7 +132,7 @@ impl Context {
         }
         if let Err(failure) = self.destroy(domid) {
             tracing::error!(
-                "domain {domid} ({name}) was not restored and cannot be destroyed: {failure}"
+                "domain {domid} ({name}) was not completed and cannot be destroyed: {failure}"
             );
         }
     }
