@@ -46,7 +46,6 @@ const FUNCTIONS: &[&str] = &[
     "libxl_retrieve_domain_configuration",
     // Memory for a new domain.
     "libxl_domain_need_memory",
-    "libxl_get_free_memory",
     "libxl_set_memory_target",
     "libxl_wait_for_memory_target",
     // Functions of the libraries that libxl is linked with, for what libxl has no public call.

@@ -200,6 +200,20 @@ fn a_target_without_memory_or_with_the_name_refuses() {
     }
 }
 
+/// 80,000 KiB of the 2 GiB that it may have: xl would take it where 100 MiB are free.
+#[test]
+fn a_ballooned_guest_needs_what_its_balloon_leaves_it() {
+    let ballooned = |free_kib: &str| {
+        let pair = Pair::with(small_guest(), free_kib);
+        pair.host.raise_maximum(pair.host.domains()[0].domain.domid, 2 << 20);
+        pair
+    };
+    let failure = ballooned("free-kib=90000").migrate_refused();
+    assert_eq!(failure.exit, Exit::Refused, "{failure}");
+    assert!(failure.to_string().contains("needs 98 MiB there, and 87 MiB are free"), "{failure}");
+    ballooned("free-kib=110000").migrate().0.unwrap();
+}
+
 #[test]
 fn an_unknown_a_paused_and_a_busy_domain_are_told_apart() {
     let mut pair = Pair::new(small_guest());

@@ -70,6 +70,7 @@ struct CreateInfo {
 #[serde(default)]
 struct BuildInfo {
     max_memkb: Option<u64>,
+    target_memkb: Option<u64>,
     max_vcpus: Option<u64>,
     vnuma_nodes: Vec<IgnoredAny>,
 }
@@ -170,6 +171,11 @@ impl DomainConfig {
     /// Memory that the domain may have, in KiB; none where libxl is to choose.
     pub fn max_memory_kib(&self) -> Option<u64> {
         self.parts.b_info.max_memkb.filter(|kib| *kib != MEMORY_DEFAULT)
+    }
+
+    /// Memory that the guest's balloon leaves it, in KiB; none where libxl is to choose.
+    pub fn target_memory_kib(&self) -> Option<u64> {
+        self.parts.b_info.target_memkb.filter(|kib| *kib != MEMORY_DEFAULT)
     }
 
     /// Whether the guest sees several NUMA nodes.

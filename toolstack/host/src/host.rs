@@ -86,6 +86,10 @@ pub trait Host: Send + Sync + 'static {
     /// Version, memory, paging modes.
     fn facts(&self) -> Result<HostFacts, HostError>;
 
+    /// Memory that a domain of this configuration takes here, in KiB, with what the toolstack adds
+    /// to the guest's target (`libxl_domain_need_memory`).
+    fn memory_needed(&self, config: &DomainConfig) -> Result<u64, HostError>;
+
     /// Starts the process that puts a domain right when this one is killed. It shares the domain's
     /// lock.
     fn guard(&self, _lock: &DomainLock) -> io::Result<Guard> {

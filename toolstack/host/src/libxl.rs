@@ -22,7 +22,7 @@ use rxl_core::operation::{Abort, Operation};
 use rxl_core::state_dir::DomainLock;
 use rxl_core::steering::Walker;
 use rxl_xen as xen;
-use rxl_xen::{Canceller, Context, Failure, Library, LibraryError, PhysInfo};
+use rxl_xen::{Canceller, Context, Failure, Library, LibraryError};
 use rxl_xenstore::Store;
 
 mod ahead;
@@ -30,9 +30,6 @@ mod saving;
 
 use ahead::Ahead;
 use saving::LibxlSave;
-
-/// KiB of a page as Xen counts them.
-const PAGE_KIB: u64 = 4;
 
 /// This Xen host.
 pub struct LibxlHost {
@@ -131,13 +128,18 @@ impl Host for LibxlHost {
             xen_version: context
                 .xen_version()
                 .map_err(|failure| HostError::failed("libxl_get_version_info", failure))?,
-            free_memory_kib: free_memory_kib(&info),
+            free_memory_kib: info.free_memory_kib(),
             autoballoon: context
                 .autoballoon()
                 .map_err(|failure| HostError::failed("libxl_get_version_info", failure))?,
             shadow_paging: info.shadow,
             hap: info.hap,
         })
+    }
+
+    fn memory_needed(&self, config: &DomainConfig) -> Result<u64, HostError> {
+        let needed = self.context()?.memory_needed(config);
+        needed.map_err(|failure| HostError::failed("libxl_domain_need_memory", failure))
     }
 
     fn find(&self, name_or_domid: &str) -> Result<Domain, HostError> {
@@ -291,11 +293,6 @@ fn ended_early(
     HostError::failed(operation, failure)
 }
 
-/// Scrubbing pages can be allocated; claimed ones belong to domains under construction.
-fn free_memory_kib(info: &PhysInfo) -> u64 {
-    (info.free_pages + info.scrub_pages).saturating_sub(info.outstanding_pages) * PAGE_KIB
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -307,19 +304,6 @@ mod tests {
         }
         let line = LibxlHost::new().err().expect("there is no Xen here").to_string();
         assert_eq!(line, "no hypervisor (/dev/xen/privcmd is missing): not a Xen dom0");
-    }
-
-    #[test]
-    fn free_memory_is_what_xen_could_still_give() {
-        let info = PhysInfo {
-            free_pages: 100,
-            scrub_pages: 20,
-            outstanding_pages: 30,
-            hap: true,
-            shadow: false,
-        };
-        assert_eq!(free_memory_kib(&info), 90 * 4);
-        assert_eq!(free_memory_kib(&PhysInfo { outstanding_pages: 500, ..info }), 0);
     }
 
     #[test]

@@ -99,8 +99,8 @@ fn check_log_dirty(domain: &Domain, facts: &HostFacts) -> Result<(), Failure> {
 /// A domain that wants to come, as far as the checks need to know it.
 pub struct Arrival<'a> {
     pub name: &'a str,
-    /// Memory it may have, in KiB.
-    pub max_memory_kib: u64,
+    /// Its configuration, libxl's JSON.
+    pub config_json: &'a str,
     /// The Xen it comes from, `MAJOR.MINOR`, where that is told.
     pub xen_version: Option<&'a str>,
 }
@@ -109,7 +109,7 @@ impl<'a> From<&'a Offer> for Arrival<'a> {
     fn from(offer: &'a Offer) -> Self {
         Self {
             name: &offer.name,
-            max_memory_kib: offer.max_memory_kib,
+            config_json: &offer.config_json,
             xen_version: Some(&offer.xen_version),
         }
     }
@@ -123,7 +123,7 @@ pub fn at_target(host: &dyn Host, arrival: &Arrival<'_>) -> Result<Accept, Refus
     }
     let facts = host.facts().map_err(|error| refusal(error.to_string(), None))?;
     check_version(arrival, &facts)?;
-    check_memory(arrival, &facts)?;
+    check_memory(arrival, needed(host, arrival)?, &facts)?;
     Ok(Accept { port: None, address: None, free_memory_kib: facts.free_memory_kib })
 }
 
@@ -185,12 +185,17 @@ fn check_version(arrival: &Arrival<'_>, facts: &HostFacts) -> Result<(), Refusal
     }
 }
 
-/// libxl_get_required_shadow_memory gives the paging pool 1 MiB for each vCPU and 8 KiB for each
-/// MiB; the vCPUs are in the configuration, so a little more than that rate is asked for in their
-/// place.
-fn check_memory(arrival: &Arrival<'_>, facts: &HostFacts) -> Result<(), Refusal> {
-    let needed =
-        arrival.max_memory_kib.saturating_add(arrival.max_memory_kib / 100).saturating_add(4096);
+/// What the domain will take is what libxl of this host says, as xl goes by it before it makes a
+/// domain: the guest's memory target, which a balloon may hold far below its maximum, with what
+/// libxl adds (libxl_mem.c: libxl_domain_need_memory).
+fn needed(host: &dyn Host, arrival: &Arrival<'_>) -> Result<u64, Refusal> {
+    let name = one_line(arrival.name);
+    let config = DomainConfig::parse(arrival.config_json)
+        .map_err(|error| refusal(format!("the configuration of {name} {error}"), None))?;
+    host.memory_needed(&config).map_err(|error| refusal(error.to_string(), None))
+}
+
+fn check_memory(arrival: &Arrival<'_>, needed: u64, facts: &HostFacts) -> Result<(), Refusal> {
     if needed <= facts.free_memory_kib || facts.autoballoon {
         return Ok(());
     }
@@ -281,11 +286,12 @@ mod tests {
 
     #[test]
     fn memory_must_be_free_unless_dom0_gives_it() {
-        let arrival = Arrival { name: "dom3", max_memory_kib: 1 << 20, xen_version: Some("4.17") };
-        let refusal = check_memory(&arrival, &facts()).unwrap_err();
-        assert!(refusal.what.contains("1039 MiB there, and 1024 MiB are free"), "{}", refusal.what);
-        check_memory(&arrival, &HostFacts { autoballoon: true, ..facts() }).unwrap();
-        check_memory(&arrival, &HostFacts { free_memory_kib: 2 << 20, ..facts() }).unwrap();
+        let arrival = Arrival { name: "dom3", config_json: "{}", xen_version: Some("4.17") };
+        let needed = 1_064_000;
+        let refusal = check_memory(&arrival, needed, &facts()).unwrap_err();
+        assert_eq!(refusal.what, "dom3 needs 1040 MiB there, and 1024 MiB are free");
+        check_memory(&arrival, needed, &HostFacts { autoballoon: true, ..facts() }).unwrap();
+        check_memory(&arrival, needed, &HostFacts { free_memory_kib: needed, ..facts() }).unwrap();
     }
 
     #[test]

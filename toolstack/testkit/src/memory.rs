@@ -93,6 +93,8 @@ pub struct Kept {
     pub agent_command: Option<String>,
     /// What its configuration holds beside name, number and memory.
     pub config: Map<String, Value>,
+    /// What its balloon leaves it of its maximum, in KiB.
+    target_kib: u64,
     /// Not to run before it is unpaused.
     paused: bool,
     guest: Option<Guest>,
@@ -214,6 +216,7 @@ impl State {
             stream: None,
             agent_command: None,
             config: Map::new(),
+            target_kib: kib,
             paused: false,
             guest,
         };
@@ -223,7 +226,7 @@ impl State {
 
     fn remove(&mut self, domid: DomId) -> Option<Kept> {
         let kept = self.domains.remove(&domid)?;
-        self.facts.free_memory_kib += kept.domain.max_memory_kib;
+        self.facts.free_memory_kib += kept.target_kib;
         Some(kept)
     }
 }
@@ -231,6 +234,10 @@ impl State {
 impl Host for MemoryHost {
     fn facts(&self) -> Result<HostFacts, HostError> {
         Ok(self.lock().facts.clone())
+    }
+
+    fn memory_needed(&self, config: &DomainConfig) -> Result<u64, HostError> {
+        Ok(boot::needed(config))
     }
 
     fn find(&self, name_or_domid: &str) -> Result<Domain, HostError> {
@@ -288,7 +295,8 @@ impl Host for MemoryHost {
         request: RestoreRequest,
         stream: OwnedFd,
     ) -> Result<Operation<DomId>, HostError> {
-        let kib = request.config().max_memory_kib().unwrap_or(0);
+        let most = request.config().max_memory_kib();
+        let kib = request.config().target_memory_kib().or(most).unwrap_or(0);
         let domid = self.lock().add(request.name(), GuestType::Pvh, RunState::Paused, kib, None);
         let (aborted, abort) = abort();
         let host = self.clone();

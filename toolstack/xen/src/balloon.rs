@@ -20,6 +20,7 @@ use crate::config::LibxlConfig;
 use crate::context::Context;
 use crate::failure::Failure;
 use rxl_core::deadlines;
+use rxl_core::domain_config::DomainConfig;
 
 const XL_CONF: &str = "/etc/xen/xl.conf";
 
@@ -58,8 +59,14 @@ impl Context {
         Settings::of_this_host().balloons(self)
     }
 
+    /// Memory in KiB that a domain of this configuration takes, with everything that libxl adds for
+    /// it.
+    pub fn memory_needed(&self, config: &DomainConfig) -> Result<u64, Failure> {
+        self.needed(&mut LibxlConfig::from_json(self, &config.to_string())?)
+    }
+
     fn free_memory_for(&self, config: &mut LibxlConfig) -> Result<(), Failure> {
-        let needed = self.memory_needed(config)?;
+        let needed = self.needed(config)?;
         let mut credit = deadlines::BALLOON;
         loop {
             let free = self.free_memory()?;
@@ -77,8 +84,7 @@ impl Context {
         }
     }
 
-    /// Memory for the domain in KiB, with everything that libxl adds for it.
-    fn memory_needed(&self, config: &mut LibxlConfig) -> Result<u64, Failure> {
+    fn needed(&self, config: &mut LibxlConfig) -> Result<u64, Failure> {
         let mut needed = 0;
         // SAFETY: the context is live, the configuration initialised and the place for the result
         // valid.
@@ -93,12 +99,10 @@ impl Context {
         self.check(rc).map(|()| needed)
     }
 
-    /// Memory in KiB that Xen can give to a domain now.
+    /// Memory in KiB that Xen can give to a domain now. libxl_get_free_memory counts what other
+    /// domains have claimed.
     fn free_memory(&self) -> Result<u64, Failure> {
-        let mut free = 0;
-        // SAFETY: the context is live and the place for the result valid.
-        let rc = unsafe { self.functions().libxl_get_free_memory(self.as_ptr(), &raw mut free) };
-        self.check(rc).map(|()| free)
+        self.physinfo().map(|info| info.free_memory_kib())
     }
 
     /// Lowers dom0's target by `kib` and waits for it as long as it gets nearer.

@@ -21,6 +21,9 @@ static CHILDREN: libxl_sys::libxl_childproc_hooks = libxl_sys::libxl_childproc_h
     reaped_callback: None,
 };
 
+/// KiB of a page as Xen counts them.
+const PAGE_KIB: u64 = 4;
+
 /// Connections to the hypervisor and to xenstore, with a log of their own. Usable from any thread.
 pub struct Context {
     raw: NonNull<libxl_sys::libxl_ctx>,
@@ -50,6 +53,15 @@ pub struct PhysInfo {
     pub hap: bool,
     /// Shadow paging is compiled in.
     pub shadow: bool,
+}
+
+impl PhysInfo {
+    /// Memory in KiB that a new domain can get. Scrubbing pages can be allocated; claimed ones
+    /// belong to domains under construction.
+    pub fn free_memory_kib(&self) -> u64 {
+        let PhysInfo { free_pages, scrub_pages, outstanding_pages, .. } = *self;
+        (free_pages + scrub_pages).saturating_sub(outstanding_pages) * PAGE_KIB
+    }
 }
 
 impl Context {
@@ -198,4 +210,22 @@ pub(super) fn with_signal<T>(signal: Signal, how: SigmaskHow, work: impl FnOnce(
         let _ = before.thread_set_mask();
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_memory_is_what_xen_could_still_give() {
+        let info = PhysInfo {
+            free_pages: 100,
+            scrub_pages: 20,
+            outstanding_pages: 30,
+            hap: true,
+            shadow: false,
+        };
+        assert_eq!(info.free_memory_kib(), 90 * 4);
+        assert_eq!(PhysInfo { outstanding_pages: 500, ..info }.free_memory_kib(), 0);
+    }
 }

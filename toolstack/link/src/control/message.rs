@@ -12,7 +12,7 @@ use rxl_core::target_spans::TargetSpans;
 use rxl_core::text::one_line;
 
 /// Version of this protocol. Another version is refused: a wrong guess could lose a domain.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// Largest message in bytes. A domain's configuration in JSON takes some tens of KiB.
 pub const MAX_MESSAGE: usize = 4 << 20;
@@ -143,8 +143,6 @@ pub struct Offer {
     pub config_json: String,
     /// `pv`, `pvh` or `hvm`.
     pub guest_type: String,
-    /// Memory that the domain may take, in KiB.
-    pub max_memory_kib: u64,
     /// Version of the source's Xen.
     pub xen_version: String,
     /// What will carry the data.

@@ -148,7 +148,6 @@ fn offer(request: &MigrationRequest, leaving: &Leaving<'_>) -> Offer {
         name: domain.name.clone(),
         config_json: config_json.clone(),
         guest_type: type_name(domain.guest_type).into(),
-        max_memory_kib: domain.max_memory_kib,
         xen_version: xen_version.clone(),
         transport: request.transport,
         connections: request.connections,

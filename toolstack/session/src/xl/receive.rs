@@ -74,8 +74,8 @@ fn not_received(what: String) -> Failure {
 }
 
 fn check(host: &dyn Host, announced: &Announced) -> Result<(), Failure> {
-    let Announced { name, max_memory_kib, .. } = announced;
-    let arrival = Arrival { name, max_memory_kib: *max_memory_kib, xen_version: None };
+    let Announced { name, config_json, .. } = announced;
+    let arrival = Arrival { name, config_json, xen_version: None };
     let refused = at_target(host, &arrival).err();
     refused.map_or(Ok(()), |refusal| {
         Err(Failure {

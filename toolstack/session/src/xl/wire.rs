@@ -21,8 +21,6 @@ pub struct Announced {
     pub name: String,
     /// The number that it is to keep.
     pub domid: Option<DomId>,
-    /// Memory that it may have, in KiB; 0 where that is not told.
-    pub max_memory_kib: u64,
     /// Its configuration, as libxl's JSON.
     pub config_json: String,
 }
@@ -125,7 +123,6 @@ fn parse_announcement(data: &[u8]) -> Result<Announced, WireError> {
     Ok(Announced {
         name: config.name().unwrap_or_default().to_owned(),
         domid: config.domid(),
-        max_memory_kib: config.max_memory_kib().unwrap_or(0),
         config_json: json.to_owned(),
     })
 }
@@ -195,17 +192,14 @@ mod tests {
         let announced = read_announcement(&mut rest).unwrap();
         assert_eq!(rest, b"stream");
         let (name, domid) = ("dom3".to_owned(), Some(DomId(7)));
-        assert_eq!(
-            announced,
-            Announced { name, domid, max_memory_kib: 4096, config_json: JSON.into() }
-        );
+        assert_eq!(announced, Announced { name, domid, config_json: JSON.into() });
     }
 
     #[test]
     fn what_libxl_leaves_open_is_open() {
         let json = format!(r#"{{"c_info":{{"name":"a"}},"b_info":{{"max_memkb":{}}}}}"#, u64::MAX);
         let announced = read_announcement(&mut &announced(&json)[..]).unwrap();
-        assert_eq!((announced.domid, announced.max_memory_kib), (None, 0));
+        assert_eq!((announced.name.as_str(), announced.domid), ("a", None));
     }
 
     #[test]

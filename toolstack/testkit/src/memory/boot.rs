@@ -8,6 +8,13 @@ use rxl_core::domain_config::DomainConfig;
 use rxl_core::host_error::HostError;
 
 impl MemoryHost {
+    /// Lets a guest have up to `kib`, by a balloon that it does not shrink.
+    pub fn raise_maximum(&self, domid: DomId, kib: u64) {
+        if let Some(kept) = self.lock().domains.get_mut(&domid) {
+            kept.domain.max_memory_kib = kib;
+        }
+    }
+
     /// A domain's configuration as libxl would write it.
     pub(super) fn configuration(&self, domid: DomId) -> Result<String, HostError> {
         let state = self.lock();
@@ -18,6 +25,7 @@ impl MemoryHost {
         part(&mut config, "c_info").insert("domid".into(), domid.0.into());
         let kib = kept.domain.max_memory_kib;
         part(&mut config, "b_info").insert("max_memkb".into(), kib.into());
+        part(&mut config, "b_info").insert("target_memkb".into(), kept.target_kib.into());
         Ok(Value::Object(config).to_string())
     }
 
@@ -32,7 +40,7 @@ impl MemoryHost {
         if state.domains.values().any(|kept| kept.domain.name == name) {
             return Err(HostError::NameTaken(name.into()));
         }
-        let kib = config.max_memory_kib().unwrap_or(0);
+        let kib = config.target_memory_kib().or(config.max_memory_kib()).unwrap_or(0);
         let domid = state.add(name, GuestType::Pvh, RunState::Paused, kib, None);
         if let Some(kept) = state.domains.get_mut(&domid) {
             kept.config = json;
@@ -40,6 +48,17 @@ impl MemoryHost {
         }
         Ok(domid)
     }
+}
+
+/// libxl's rule for a PVH guest, in KiB (libxl_mem.c: libxl__domain_need_memory_calculate): the
+/// target, a paging pool of 8 KiB for each MiB of the maximum and 1 MiB for each vCPU, and 2 MiB
+/// more, in whole 2 MiB.
+pub(super) fn needed(config: &DomainConfig) -> u64 {
+    let most = config.max_memory_kib().unwrap_or(0);
+    let target = config.target_memory_kib().unwrap_or(most);
+    let vcpus = config.summary().max_vcpus.unwrap_or(1);
+    let pool = 4 * (256 * vcpus + 2 * (most / 1024));
+    (target + pool + 2048).next_multiple_of(2048)
 }
 
 /// The object at `key`, which is made where it is missing.
