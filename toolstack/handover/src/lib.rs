@@ -16,13 +16,15 @@
 //!  Released    the copy here is destroyed             |
 //!              ---- Released ---->                 Settled     nobody will ask again
 //! ```
-//! **The domain belongs to the target from the moment in which Taken is on the target's disk.** Two
+//! **The domain belongs to the target from the moment in which Taken is on the target's disk.** Three
 //! rules follow, and every function here keeps to them:
 //!
 //! - the source runs its copy again from Leaving, where nobody was told GO; from Committing only
 //!   once the target's record says that it never takes the domain (Aborted, GivenBack);
 //! - the target takes the domain from Held, and only with the source's word: GO, or the answer to a
-//!   question that it asked after the connection was lost.
+//!   question that it asked after the connection was lost;
+//! - the source destroys its copy from Running, not from Taken: what was taken and cannot be started
+//!   is given back.
 //!
 //! A record changes by [`Record::advance`], which compares and sets under the record's own lock. So
 //! two processes that decide about one migration at once (a session that was stopped and runs on,
@@ -69,7 +71,8 @@ pub trait State:
     /// The state after an event.
     fn after(self, event: Self::Event) -> Result<Self, OutOfOrder>;
 
-    /// Whether nothing is left to decide or to do.
+    /// Whether nothing is left to decide. Of what was aborted a copy may still be left to destroy:
+    /// `step` tells.
     fn is_final(self) -> bool;
 }
 

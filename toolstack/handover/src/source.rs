@@ -183,8 +183,9 @@ fn committed_step(copy: Presence, heard: Option<target::TargetAnswer>) -> Source
         (None, Presence::There) => S::Ask(target::TargetQuestion::Fence),
         // Whoever destroyed the copy here relies on the one there.
         (None, Presence::PowerLost | Presence::Gone) => S::Ask(target::TargetQuestion::HandOver),
-        (Some(A::Busy), _) => S::Wait,
-        (Some(A::Taken | A::Running), _) => S::Release,
+        // What belongs there may still be given back. Until it has run, the copy here is kept.
+        (Some(A::Busy | A::Taken), _) => S::Wait,
+        (Some(A::Running), _) => S::Release,
         (Some(A::Aborted | A::Unknown), Presence::There) => S::RunOn(TargetAborted),
         (Some(A::Aborted | A::Unknown), Presence::PowerLost) => S::Boot(TargetAborted),
         (Some(A::Aborted | A::Unknown), Presence::Gone) => S::Close(TargetAborted),
@@ -202,6 +203,23 @@ pub fn answer_runs(state: Option<SourceState>, at_work: bool) -> (SourceAnswer, 
         // Cannot be: the target took what was never given.
         Some(SourceState::Leaving | SourceState::Returning | SourceState::Returned) => {
             (SourceAnswer::Stays, false)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::TargetAnswer;
+
+    #[test]
+    fn the_copy_here_is_destroyed_once_the_other_has_run_and_not_before() {
+        for state in [SourceState::Committing, SourceState::Granted] {
+            for copy in [Presence::There, Presence::PowerLost, Presence::Gone] {
+                let after = |answer| step(state, copy, Some(answer));
+                assert_eq!(after(TargetAnswer::Taken), SourceStep::Wait);
+                assert_eq!(after(TargetAnswer::Running), SourceStep::Release);
+            }
         }
     }
 }

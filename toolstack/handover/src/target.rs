@@ -87,7 +87,7 @@ pub enum TargetQuestion {
 pub enum TargetAnswer {
     /// It never runs there. That is recorded: a GO that comes late is refused.
     Aborted,
-    /// It belongs there, and does not run yet.
+    /// It belongs there, and does not run yet. It may still be given back.
     Taken,
     /// It was started there.
     Running,
@@ -159,6 +159,8 @@ pub fn step(state: TargetState, copy: Presence, heard: Option<source::SourceAnsw
     use TargetStep as S;
     use source::{SourceAnswer as A, SourceQuestion as Q};
     match (state, copy) {
+        // A fence records that it never runs here. Whoever should have destroyed it may be dead.
+        (TargetState::Aborted, Presence::There) => S::Discard,
         (TargetState::Aborted | TargetState::GivenBack | TargetState::Settled, _) => S::Nothing,
         (TargetState::Receiving, _) => S::Discard,
         // The source decides; that it cannot run what was held here, it learns from the record.
@@ -180,5 +182,19 @@ pub fn step(state: TargetState, copy: Presence, heard: Option<source::SourceAnsw
             Some(A::Released | A::Unknown) => S::Settle,
             Some(A::Busy | A::Go | A::Stays) => S::Wait,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_aborted_is_destroyed_even_if_its_session_is_dead() {
+        let left = |copy| step(TargetState::Aborted, copy, None);
+        assert_eq!(left(Presence::There), TargetStep::Discard);
+        assert_eq!(left(Presence::Gone), TargetStep::Nothing);
+        assert_eq!(left(Presence::PowerLost), TargetStep::Nothing);
+        assert_eq!(TargetState::Aborted.after(TargetEvent::Abort), Ok(TargetState::Aborted));
     }
 }
