@@ -74,6 +74,8 @@ const FUNCTIONS: &[&str] = &[
     "xc_domain_save",
     // A new domain's memory and processor state, for restoring it.
     "xc_domain_populate_physmap_exact",
+    "xc_domain_decrease_reservation_exact",
+    "xc_domain_claim_pages",
     "xc_clear_domain_pages",
     "xc_dom_gnttab_seed",
     "xc_set_domain_cpu_policy",

@@ -23,13 +23,16 @@
 //! xenconsoled have them mapped by then; libxc clears them at the end (xg_sr_restore_x86_hvm.c:
 //! handle_hvm_params), here they are cleared at the beginning.
 //!
+//! A page that the guest has given back at the source, or that broke there, is given back here too:
+//! libxc keeps it, and a guest that takes as many elsewhere then has more than it may.
+//!
 //! Otherwise record for record as xg_sr_restore.c and xg_sr_restore_x86_hvm.c have it. Bytes come
 //! from another host: all is bounded and checked, and what a PVH guest of the same rxl cannot have
 //! sent is refused.
 
 use migrate_stream::frame::MAX_DECODED;
 use migrate_stream::libxc::{
-    DomainType, HvmContext, HvmParam, HvmParams, PAGE_SIZE, PageData, PageType, RecordHeader,
+    DomainType, HvmContext, HvmParam, HvmParams, PAGE_SIZE, Page, PageData, PageType, RecordHeader,
     RecordType, TscInfo,
 };
 use migrate_stream::libxl;
@@ -87,6 +90,8 @@ pub trait NewGuest: Send {
     /// Gives it [`SUPERPAGE`] pages in one piece from `first` on, which is a multiple of that.
     /// False when Xen has no such piece.
     fn populate_superpage(&mut self, first: u64) -> Result<bool, Self::Error>;
+    /// Takes pages back that it has been given.
+    fn give_back(&mut self, pfns: &[u64]) -> Result<(), Self::Error>;
     /// Writes contents into pages that it has been given.
     fn write(&mut self, pages: &[Contents<'_>]) -> Result<(), Self::Error>;
     /// Fills a page that it has with zeroes.
@@ -125,6 +130,17 @@ pub struct MemoryRestore<G> {
     /// Whether the special pages have been populated.
     begun: bool,
     params_seen: bool,
+}
+
+/// Pages of which each is named once, in ascending order.
+#[derive(Default)]
+struct Batch<'a> {
+    last: Option<u64>,
+    /// The guest has them, and is to have them no longer.
+    gone: Vec<u64>,
+    /// It is to have them, and does not have them yet.
+    fresh: Vec<u64>,
+    contents: Vec<Contents<'a>>,
 }
 
 /// A libxc record under way, and the pieces of its body where it did not come whole.
@@ -252,35 +268,59 @@ impl<G: NewGuest> MemoryRestore<G> {
         (self.go_on)(missing).map_err(LoadError::Release)
     }
 
+    /// A page number that does not follow the one before it, as none does of libxc's or rxl's, may
+    /// have been named already: what was said of it is done first.
     fn pages(&mut self, record: &PageData<'_>) -> Result<(), LoadError> {
         if record.count() > MAX_BATCH {
             return Err(LoadError::TooManyPages { count: record.count(), most: MAX_BATCH });
         }
-        let mut fresh = Vec::new();
-        let mut contents = Vec::with_capacity(record.contents_count());
+        let mut batch = Batch::default();
         for page in record.pages() {
             let pfn = page.entry.pfn;
-            match page.entry.page_type {
-                PageType::NoTab | PageType::Xalloc => {
-                    if self.populated.insert(pfn) {
-                        fresh.push(pfn);
-                    }
-                }
-                PageType::Xtab | PageType::Broken => {}
-                PageType::Table { .. } => return Err(LoadError::PageTable(pfn)),
+            if batch.last.is_some_and(|last| pfn <= last) {
+                self.do_batch(std::mem::take(&mut batch))?;
             }
-            if let Some(bytes) = page.contents
-                && pfn != self.special.store
-                && pfn != self.special.console
-            {
-                contents.push((pfn, bytes));
-            }
+            batch.last = Some(pfn);
+            self.sort(&page, &mut batch)?;
         }
-        self.populate(&fresh)?;
-        if contents.is_empty() {
+        self.do_batch(batch)
+    }
+
+    /// Puts a page where it belongs, and notes whether the guest has it then.
+    fn sort<'b>(&mut self, page: &Page<'b>, batch: &mut Batch<'b>) -> Result<(), LoadError> {
+        let pfn = page.entry.pfn;
+        let special = pfn == self.special.store || pfn == self.special.console;
+        match page.entry.page_type {
+            PageType::NoTab | PageType::Xalloc => {
+                if self.populated.insert(pfn) {
+                    batch.fresh.push(pfn);
+                }
+            }
+            PageType::Xtab | PageType::Broken => {
+                if !special && self.populated.remove(pfn) {
+                    batch.gone.push(pfn);
+                }
+            }
+            PageType::Table { .. } => return Err(LoadError::PageTable(pfn)),
+        }
+        if let Some(bytes) = page.contents
+            && !special
+        {
+            batch.contents.push((pfn, bytes));
+        }
+        Ok(())
+    }
+
+    /// What goes makes room for what comes.
+    fn do_batch(&mut self, batch: Batch<'_>) -> Result<(), LoadError> {
+        if !batch.gone.is_empty() {
+            self.guest.give_back(&batch.gone).map_err(LoadError::guest)?;
+        }
+        self.populate(&batch.fresh)?;
+        if batch.contents.is_empty() {
             return Ok(());
         }
-        self.guest.write(&contents).map_err(LoadError::guest)
+        self.guest.write(&batch.contents).map_err(LoadError::guest)
     }
 
     /// Gives the guest new pages, in superpages where a whole one is asked for, as at the source:

@@ -10,6 +10,8 @@
 //!   [`rxl_datapath::backlog`].
 //! - When pre-copy ends, what was dirty then goes with the last iteration, instead of once before
 //!   and perhaps once more after it.
+//! - Pages that the guest gives back or is given meanwhile are looked for, as Xen does not note
+//!   them (`census`). The highest page number is asked for anew at each iteration.
 //! - Log-dirty mode is switched off after the target has the last page, not before.
 //!
 //! ```text
@@ -39,7 +41,11 @@ use rxl_core::steering::{Decision, PrecopyStats, Steering};
 use rxl_datapath::feed::Feed;
 
 pub mod bitmap;
+mod census;
+mod changes;
 mod error;
+
+use census::Census;
 
 pub use error::SaveError;
 
@@ -71,9 +77,10 @@ pub trait Memory {
     /// Why Xen refused something. Displays as one line.
     type Error: Into<Cause>;
 
-    /// One past its highest page number.
-    fn pfns(&self) -> u64;
-    /// Number of pages that it has, as Xen counts them: a measure for the progress.
+    /// Asks for one past its highest page number, which may have grown, and makes room for the
+    /// bitmap of so many.
+    fn pfns(&mut self) -> Result<u64, Self::Error>;
+    /// Number of pages that it has, as Xen counts them.
     fn resident(&mut self) -> Result<u64, Self::Error>;
     /// Has Xen note from now on which pages are written to.
     fn start_log_dirty(&mut self) -> Result<(), Self::Error>;
@@ -121,20 +128,37 @@ impl<M: Memory> MemorySave<'_, M> {
     /// it was a live save: who lets it run on switches that off. On failure log-dirty mode is off,
     /// and the guest runs, or stands still when it had been suspended already.
     pub fn run(mut self, live: bool) -> Result<(), SaveError> {
-        let result = self.stream(live);
+        let resident = self.memory.resident().map_err(SaveError::guest)?;
+        let end = self.memory.pfns().map_err(SaveError::guest)?;
+        let census = Census::new(resident, self.memory.xen_version());
+        let mut walk = Walk { save: self, census, end, came_again: Vec::new(), suspended: false };
+        let result = walk.stream(live);
         if result.is_err()
             && live
-            && let Err(error) = self.memory.stop_log_dirty()
+            && let Err(error) = walk.save.memory.stop_log_dirty()
         {
             tracing::warn!("{}", error.into());
         }
         result
     }
+}
 
+/// A save that has begun.
+struct Walk<'a, M> {
+    save: MemorySave<'a, M>,
+    census: Census,
+    /// One past the highest page number, as last asked for.
+    end: u64,
+    /// Pages that were no longer there when they were to be read, and then there again.
+    came_again: Vec<u64>,
+    suspended: bool,
+}
+
+impl<M: Memory> Walk<'_, M> {
     fn stream(&mut self, live: bool) -> Result<(), SaveError> {
         self.head()?;
         let left = if live {
-            self.memory.start_log_dirty().map_err(SaveError::guest)?;
+            self.save.memory.start_log_dirty().map_err(SaveError::guest)?;
             Some(self.precopy()?)
         } else {
             None
@@ -148,9 +172,9 @@ impl<M: Memory> MemorySave<'_, M> {
     }
 
     fn head(&mut self) -> Result<(), SaveError> {
-        let (cpuid, msr) = self.memory.cpu_policy().map_err(SaveError::guest)?;
-        let (xen_major, xen_minor) = self.memory.xen_version();
-        let mut head = self.feed.buffer();
+        let (cpuid, msr) = self.save.memory.cpu_policy().map_err(SaveError::guest)?;
+        let (xen_major, xen_minor) = self.save.memory.xen_version();
+        let mut head = self.save.feed.buffer();
         writer::image_header(&mut head);
         writer::domain_header(
             &mut head,
@@ -162,7 +186,7 @@ impl<M: Memory> MemorySave<'_, M> {
             writer::libxc_record(&mut head, *record_type, body)?;
         }
         writer::static_data_end(&mut head);
-        Ok(self.feed.bytes(head)?)
+        Ok(self.save.feed.bytes(head)?)
     }
 
     /// Makes live iterations until the policy ends pre-copy. Returns a bitmap of what is left to
@@ -173,15 +197,14 @@ impl<M: Memory> MemorySave<'_, M> {
             if let Some(left) = left {
                 return Ok(left);
             }
-            self.feed.settle()?;
-            self.memory.collect_dirty(false).map_err(SaveError::guest)?;
-            let dirty = self.memory.dirty().to_vec();
+            self.save.feed.settle()?;
+            let dirty = self.collect(false)?;
             let stats = PrecopyStats {
                 iteration,
-                written: self.feed.pages_fed(),
-                dirty: bitmap::count(&dirty),
+                written: self.save.feed.pages_fed(),
+                dirty: self.pages_of(&dirty),
             };
-            left = match self.steering.precopy(&stats) {
+            left = match self.save.steering.precopy(&stats) {
                 Decision::StopAndCopy => Some(dirty),
                 Decision::Abort => return Err(SaveError::Policy),
                 Decision::Continue => self.send_iteration(dirty, false)?,
@@ -191,9 +214,10 @@ impl<M: Memory> MemorySave<'_, M> {
     }
 
     fn stop_guest(&mut self) -> Result<(), SaveError> {
-        self.steering.suspend().map_err(SaveError::NotAllowed)?;
-        (self.suspend)().map_err(SaveError::Suspend)?;
-        if self.memory.is_suspended().map_err(SaveError::guest)? {
+        self.save.steering.suspend().map_err(SaveError::NotAllowed)?;
+        (self.save.suspend)().map_err(SaveError::Suspend)?;
+        if self.save.memory.is_suspended().map_err(SaveError::guest)? {
+            self.suspended = true;
             Ok(())
         } else {
             Err(SaveError::NotSuspended)
@@ -201,69 +225,73 @@ impl<M: Memory> MemorySave<'_, M> {
     }
 
     fn last_iteration(&mut self, mut dirty: Vec<u64>) -> Result<(), SaveError> {
-        self.memory.collect_dirty(true).map_err(SaveError::guest)?;
-        bitmap::merge(&mut dirty, self.memory.dirty());
+        let more = self.collect(true)?;
+        bitmap::merge(&mut dirty, &more);
         self.send_iteration(dirty, true).map(drop)
+    }
+
+    /// The pages that a bitmap stands for, as far as that is known.
+    fn pages_of(&self, bitmap: &[u64]) -> u64 {
+        bitmap::count(bitmap).min(self.census.resident())
     }
 
     /// Sends all pages that there are. Holes are found by asking Xen for each page number. Returns
     /// a bitmap of what is left where the iteration was cut short.
     fn every_page(&mut self, suspended: bool) -> Result<Option<Vec<u64>>, SaveError> {
-        let resident = self.memory.resident().map_err(SaveError::guest)?;
-        self.feed.begin_iteration(resident, suspended);
-        let (mut there, mut kinds) = (Vec::new(), Vec::new());
-        let end = self.memory.pfns();
-        for from in (0..end).step_by(BATCH) {
-            let asked: Vec<u64> = (from..end.min(from + BATCH as u64)).collect();
-            self.memory.kinds(&asked, &mut kinds).map_err(SaveError::guest)?;
-            there.extend(
-                asked
-                    .into_iter()
-                    .zip(kinds.iter().copied())
-                    .filter(|(_, kind)| *kind != PageKind::Hole),
-            );
-            if there.len() >= BATCH {
-                let rest = there.split_off(BATCH);
-                self.record(&there)?;
-                there = rest;
-                if let Some((next, _)) =
-                    there.first().copied().filter(|_| self.is_cut_short(suspended))
-                {
-                    return Ok(Some(bitmap::from(next, end)));
-                }
-            }
-        }
-        self.record(&there).map(|()| None)
+        self.ask_end()?;
+        self.look()?;
+        self.send_iteration(bitmap::from(0, self.end), suspended)
     }
 
-    /// Sends the pages of a bitmap. Returns those that are left where the iteration was cut short.
+    /// Sends the pages of a bitmap, in full records. Returns those that are left where the
+    /// iteration was cut short.
     fn send_iteration(
         &mut self,
         mut dirty: Vec<u64>,
         suspended: bool,
     ) -> Result<Option<Vec<u64>>, SaveError> {
-        self.feed.begin_iteration(bitmap::count(&dirty), suspended);
-        let (mut pfns, mut kinds) = (Vec::with_capacity(BATCH), Vec::new());
+        self.save.feed.begin_iteration(self.pages_of(&dirty), suspended);
+        let mut there: Vec<(u64, PageKind)> = Vec::new();
         let mut next = bitmap::next(&dirty, 0);
         while let Some(first) = next {
             if self.is_cut_short(suspended) {
-                bitmap::clear_below(&mut dirty, first);
+                let unsent = there.first().map_or(first, |(pfn, _)| *pfn);
+                bitmap::clear_below(&mut dirty, unsent);
                 return Ok(Some(dirty));
             }
-            pfns.clear();
-            while let Some(pfn) = next.filter(|_| pfns.len() < BATCH) {
-                pfns.push(pfn);
-                next = bitmap::next(&dirty, pfn + 1);
+            next = self.ask(&dirty, first, &mut there)?;
+            if there.len() >= BATCH {
+                let rest = there.split_off(BATCH);
+                self.record(&there)?;
+                there = rest;
             }
-            self.memory.kinds(&pfns, &mut kinds).map_err(SaveError::guest)?;
-            let entries: Vec<_> = pfns.iter().copied().zip(kinds.iter().copied()).collect();
-            self.record(&entries)?;
         }
-        Ok(None)
+        self.record(&there).map(|()| None)
+    }
+
+    /// Asks what is behind the bitmap's next page numbers, and appends what the target has to know.
+    /// Returns the one that follows them.
+    fn ask(
+        &mut self,
+        dirty: &[u64],
+        first: u64,
+        there: &mut Vec<(u64, PageKind)>,
+    ) -> Result<Option<u64>, SaveError> {
+        let mut pfns = Vec::with_capacity(BATCH);
+        let mut next = Some(first);
+        while let Some(pfn) = next.filter(|_| pfns.len() < BATCH) {
+            pfns.push(pfn);
+            next = bitmap::next(dirty, pfn + 1);
+        }
+        let mut kinds = Vec::new();
+        self.save.memory.kinds(&pfns, &mut kinds).map_err(SaveError::guest)?;
+        let asked = pfns.into_iter().zip(kinds);
+        there.extend(asked.filter(|(pfn, kind)| !self.census.is_known_hole(*pfn, *kind)));
+        Ok(next)
     }
 
     fn is_cut_short(&self, suspended: bool) -> bool {
-        !suspended && self.steering.is_due()
+        !suspended && self.save.steering.is_due()
     }
 
     /// Sends one PAGE_DATA record of these pages.
@@ -271,11 +299,12 @@ impl<M: Memory> MemorySave<'_, M> {
         if entries.is_empty() {
             return Ok(());
         }
-        if (self.given_up)() {
+        if (self.save.given_up)() {
             return Err(SaveError::GivenUp);
         }
+        self.look()?;
         let mut entries = entries.to_vec();
-        let mut record = self.feed.buffer();
+        let mut record = self.save.feed.buffer();
         record.resize(writer::page_data_head_len(entries.len()), 0);
         self.contents(&mut entries, &mut record)?;
         let list: Vec<_> = entries
@@ -283,11 +312,13 @@ impl<M: Memory> MemorySave<'_, M> {
             .map(|(pfn, kind)| PageEntry { pfn: *pfn, page_type: kind.in_stream() })
             .collect();
         writer::page_data_head(&mut record, &list)?;
-        Ok(self.feed.pages(record)?)
+        entries.iter().for_each(|(pfn, kind)| self.census.told(*pfn, *kind));
+        Ok(self.save.feed.pages(record)?)
     }
 
     /// Appends the contents of the pages that have any to `record`. A page may have been given back
     /// by the guest since Xen was asked: it is a hole then, as if it had been asked a moment later.
+    /// One that has come again since belongs to the next iteration.
     fn contents(
         &mut self,
         entries: &mut [(u64, PageKind)],
@@ -296,20 +327,24 @@ impl<M: Memory> MemorySave<'_, M> {
         let mut ram: Vec<_> =
             entries.iter_mut().filter(|(_, kind)| *kind == PageKind::Ram).collect();
         let pfns: Vec<u64> = ram.iter().map(|(pfn, _)| *pfn).collect();
-        let failed = self.memory.copy(&pfns, record).map_err(SaveError::guest)?;
+        let failed = self.save.memory.copy(&pfns, record).map_err(SaveError::guest)?;
         if failed.is_empty() {
             return Ok(());
         }
         let unmapped: Vec<u64> =
             failed.iter().filter_map(|index| pfns.get(*index)).copied().collect();
         let mut now = Vec::new();
-        self.memory.kinds(&unmapped, &mut now).map_err(SaveError::guest)?;
+        self.save.memory.kinds(&unmapped, &mut now).map_err(SaveError::guest)?;
         for ((index, pfn), kind) in failed.iter().zip(&unmapped).zip(now) {
-            if kind == PageKind::Ram {
+            let back = kind == PageKind::Ram;
+            if back && self.suspended {
                 return Err(SaveError::Unmappable(*pfn));
             }
+            if back {
+                self.came_again.push(*pfn);
+            }
             if let Some((_, old)) = ram.get_mut(*index) {
-                *old = kind;
+                *old = if back { PageKind::Hole } else { kind };
             }
         }
         Ok(())
@@ -317,16 +352,16 @@ impl<M: Memory> MemorySave<'_, M> {
 
     /// Sends everything but memory, in xg_sr_save_x86_hvm.c's order.
     fn state(&mut self) -> Result<(), SaveError> {
-        let mut state = self.feed.buffer();
-        writer::tsc_info(&mut state, &self.memory.tsc_info().map_err(SaveError::guest)?);
-        let context = self.memory.hvm_context().map_err(SaveError::guest)?;
+        let mut state = self.save.feed.buffer();
+        writer::tsc_info(&mut state, &self.save.memory.tsc_info().map_err(SaveError::guest)?);
+        let context = self.save.memory.hvm_context().map_err(SaveError::guest)?;
         writer::libxc_record(&mut state, libxc::RecordType::HvmContext, &context)?;
-        let params = self.memory.hvm_params().map_err(SaveError::guest)?;
+        let params = self.save.memory.hvm_params().map_err(SaveError::guest)?;
         if !params.is_empty() {
             writer::hvm_params(&mut state, &params)?;
         }
         writer::libxc_end(&mut state);
-        Ok(self.feed.bytes(state)?)
+        Ok(self.save.feed.bytes(state)?)
     }
 }
 

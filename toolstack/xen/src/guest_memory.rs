@@ -57,15 +57,7 @@ impl GuestMemory {
     /// Opens a domain's memory and makes room for its log-dirty bitmap.
     pub fn open(library: Library, domid: u32) -> Result<Self, Failure> {
         let xen = Interface::open(library, domid)?;
-        let mut pfns = 0;
-        // SAFETY: the handle is open and the place for the result valid.
-        let rc = unsafe { library.0.xc_domain_nr_gpfns(xen.as_ptr(), domid, &raw mut pfns) };
-        xen.check("XENMEM_maximum_gpfn", rc)?;
-        if pfns > MOST_PFNS {
-            return Err(Failure::of(format!(
-                "domain {domid} has {pfns} page numbers, more than rxl can save"
-            )));
-        }
+        let pfns = checked_pfns(&xen)?;
         let foreign = Foreign::open(&xen)?;
         let bitmap = Bitmap::new(&xen, pfns)?;
         Ok(Self { xen, foreign, bitmap, pfns, types: Vec::new() })
@@ -95,8 +87,15 @@ impl GuestMemory {
 impl Memory for GuestMemory {
     type Error = Failure;
 
-    fn pfns(&self) -> u64 {
-        self.pfns
+    /// Xen never lowers the number (x86/mm/p2m-ept.c: max_mapped_pfn).
+    fn pfns(&mut self) -> Result<u64, Failure> {
+        let pfns = checked_pfns(&self.xen)?;
+        if pfns > self.pfns {
+            let bitmap = Bitmap::new(&self.xen, pfns)?;
+            std::mem::replace(&mut self.bitmap, bitmap).free(&self.xen);
+            self.pfns = pfns;
+        }
+        Ok(self.pfns)
     }
 
     fn start_log_dirty(&mut self) -> Result<(), Failure> {
@@ -245,6 +244,17 @@ impl Drop for GuestMemory {
     fn drop(&mut self) {
         self.bitmap.free(&self.xen);
     }
+}
+
+/// One past the highest page number, where that can be saved.
+fn checked_pfns(xen: &Interface) -> Result<u64, Failure> {
+    let (domid, pfns) = (xen.domid(), xen.pfns()?);
+    if pfns > MOST_PFNS {
+        return Err(Failure::of(format!(
+            "domain {domid} has {pfns} page numbers, more than rxl can save"
+        )));
+    }
+    Ok(pfns)
 }
 
 /// The kind that one of domctl.h's `XEN_DOMCTL_PFINFO_*` stands for. Only PV guests have the types

@@ -74,6 +74,15 @@ impl Interface {
         }
     }
 
+    /// One past the domain's highest page number.
+    pub(super) fn pfns(&self) -> Result<u64, Failure> {
+        let mut pfns = 0;
+        // SAFETY: the handle is open and the place for the result valid.
+        let rc =
+            unsafe { self.library.xc_domain_nr_gpfns(self.as_ptr(), self.domid, &raw mut pfns) };
+        self.check("XENMEM_maximum_gpfn", rc).map(|_| pfns)
+    }
+
     /// One of the domain's parameters `HVM_PARAM_*`.
     pub(super) fn hvm_param(&self, index: u32) -> Result<u64, Failure> {
         let mut value = 0;

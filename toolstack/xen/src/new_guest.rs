@@ -18,6 +18,8 @@ use rxl_precopy::load_memory::{Contents, EventChannels, NewGuest, SUPERPAGE};
 /// Order of a superpage of 2 MiB.
 const SUPERPAGE_ORDER: u32 = SUPERPAGE.trailing_zeros();
 
+const PAGES_PER_MIB: u64 = 256;
+
 /// The domains at the other end of a new domain's rings, and the new domain's ports to them. libxl
 /// tells its save helper so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -66,6 +68,37 @@ impl BuiltGuest {
             )
         };
         xen.check("XENMEM_populate_physmap", rc).map(drop)
+    }
+
+    /// Says which of the two kinds of memory was too little.
+    fn explained(&self, mut failure: Failure, wanted: u64) -> Failure {
+        if let Ok(info) = self.xen.info()
+            && info.tot_pages.saturating_add(wanted) > info.max_pages
+        {
+            let most = info.max_pages / PAGES_PER_MIB;
+            failure.lines.push(format!(
+                "it may have {most} MiB here: its memory has grown since it was offered"
+            ));
+        }
+        failure
+    }
+
+    /// XENMEM_decrease_reservation, all or nothing.
+    fn take_back(&mut self, pfns: &[u64]) -> Result<(), Failure> {
+        self.numbers.clear();
+        self.numbers.extend_from_slice(pfns);
+        let (xen, count, at) = (&self.xen, pfns.len() as u64, self.numbers.as_mut_ptr());
+        // SAFETY: the handle is open; `count` numbers are there, to be read and overwritten.
+        let rc = unsafe {
+            xen.functions().xc_domain_decrease_reservation_exact(
+                xen.as_ptr(),
+                xen.domid(),
+                count,
+                0,
+                at,
+            )
+        };
+        xen.check("XENMEM_decrease_reservation", rc).map(drop)
     }
 
     fn put(&mut self, pages: &[Contents<'_>]) -> Result<(), Failure> {
@@ -127,7 +160,11 @@ impl NewGuest for BuiltGuest {
     }
 
     fn populate(&mut self, pfns: &[u64]) -> Result<(), Failure> {
-        self.give(pfns, 0)
+        self.give(pfns, 0).map_err(|failure| self.explained(failure, pfns.len() as u64))
+    }
+
+    fn give_back(&mut self, pfns: &[u64]) -> Result<(), Failure> {
+        self.take_back(pfns)
     }
 
     /// A failure is taken for a lack of memory in one piece, as Xen does not tell (xg_sr_restore.c:

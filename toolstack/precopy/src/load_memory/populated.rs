@@ -24,6 +24,22 @@ impl Populated {
             new
         })
     }
+
+    /// Takes a page number out. False when it was not in the set. A block that is empty then is
+    /// freed, so that page numbers which come and go cost nothing.
+    pub fn remove(&mut self, pfn: u64) -> bool {
+        let Some(block) = self.0.get_mut(&(pfn / BLOCK)) else { return false };
+        let bit = 1 << (pfn % 64);
+        let was = block.get_mut((pfn % BLOCK / 64) as usize).is_some_and(|word| {
+            let was = *word & bit != 0;
+            *word &= !bit;
+            was
+        });
+        if block.iter().all(|word| *word == 0) {
+            self.0.remove(&(pfn / BLOCK));
+        }
+        was
+    }
 }
 
 #[cfg(test)]
@@ -34,11 +50,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_set(pfns in prop::collection::vec(0_u64..20_000, 1..400), far: u64) {
+        fn it_is_a_set(
+            steps in prop::collection::vec((0_u64..20_000, any::<bool>()), 1..400),
+            far: u64,
+        ) {
             let (mut ours, mut theirs) = (Populated::default(), HashSet::new());
-            for pfn in pfns.into_iter().chain([far, far, 0, u64::MAX]) {
-                prop_assert_eq!(ours.insert(pfn), theirs.insert(pfn));
+            let ends = [(far, true), (far, true), (0, true), (u64::MAX, true), (far, false)];
+            for (pfn, comes) in steps.into_iter().chain(ends) {
+                if comes {
+                    prop_assert_eq!(ours.insert(pfn), theirs.insert(pfn));
+                } else {
+                    prop_assert_eq!(ours.remove(pfn), theirs.remove(&pfn));
+                }
             }
+            let blocks: HashSet<u64> = theirs.iter().map(|pfn| pfn / BLOCK).collect();
+            prop_assert_eq!(ours.0.len(), blocks.len());
         }
     }
 }

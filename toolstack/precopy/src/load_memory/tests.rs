@@ -8,6 +8,8 @@ use migrate_stream::writer;
 
 use super::*;
 
+mod records;
+
 /// What a guest was given.
 #[derive(Debug, Default, PartialEq)]
 struct Built {
@@ -22,6 +24,8 @@ struct Built {
     gone_on: Option<u32>,
     /// Xen has no memory in one piece.
     fragmented: bool,
+    /// Most pages that it may have.
+    most: Option<usize>,
 }
 
 /// Errors on what Xen would not allow.
@@ -30,7 +34,11 @@ struct Fake(Arc<Mutex<Built>>);
 
 impl Fake {
     fn add(&self, pfn: u64) -> Result<(), String> {
-        let taken = self.0.lock().unwrap().memory.insert(pfn, None);
+        let mut built = self.0.lock().unwrap();
+        if built.most.is_some_and(|most| built.memory.len() >= most) {
+            return Err("more than it may have".into());
+        }
+        let taken = built.memory.insert(pfn, None);
         if taken.is_some() { Err(format!("{pfn:#x} was there")) } else { Ok(()) }
     }
 
@@ -58,6 +66,13 @@ impl NewGuest for Fake {
         }
         self.0.lock().unwrap().superpages.push(first);
         (first..first + SUPERPAGE).try_for_each(|pfn| self.add(pfn)).map(|()| true)
+    }
+    fn give_back(&mut self, pfns: &[u64]) -> Result<(), String> {
+        let mut built = self.0.lock().unwrap();
+        pfns.iter().try_for_each(|pfn| {
+            let gone = built.memory.remove(pfn).map(drop);
+            gone.ok_or_else(|| format!("{pfn:#x} is not there"))
+        })
     }
     fn write(&mut self, pages: &[Contents<'_>]) -> Result<(), String> {
         pages.iter().try_for_each(|(pfn, contents)| self.fill(*pfn, **contents))

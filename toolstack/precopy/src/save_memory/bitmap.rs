@@ -30,8 +30,26 @@ pub fn clear_below(words: &mut [u64], first: u64) {
     }
 }
 
-/// Sets the bits that are set in `more`, a bitmap of the same length.
-pub fn merge(into: &mut [u64], more: &[u64]) {
+/// Whether a bit is set. Beyond the end none is.
+pub fn get(words: &[u64], at: u64) -> bool {
+    let word = usize::try_from(at / 64).ok().and_then(|index| words.get(index));
+    word.is_some_and(|word| word & (1 << (at % 64)) != 0)
+}
+
+/// Sets or clears a bit. The bitmap becomes as long as that needs.
+pub fn put(words: &mut Vec<u64>, at: u64, value: bool) {
+    let Ok(index) = usize::try_from(at / 64) else { return };
+    if value && index >= words.len() {
+        words.resize(index + 1, 0);
+    }
+    let Some(word) = words.get_mut(index) else { return };
+    let bit = 1 << (at % 64);
+    *word = if value { *word | bit } else { *word & !bit };
+}
+
+/// Sets the bits that are set in `more`, which may be the longer bitmap.
+pub fn merge(into: &mut Vec<u64>, more: &[u64]) {
+    into.resize(into.len().max(more.len()), 0);
     into.iter_mut().zip(more).for_each(|(word, more)| *word |= more);
 }
 
@@ -54,9 +72,24 @@ mod tests {
         );
         clear_below(&mut words, 129);
         assert_eq!((next(&words, 0), count(&words)), (Some(129), 1));
-        merge(&mut words, &[2, 0, 0]);
+        merge(&mut words, &[2]);
         assert_eq!((next(&words, 0), count(&words)), (Some(1), 2));
         clear_below(&mut words, 1_000);
         assert_eq!(count(&words), 0);
+        merge(&mut words, &[0, 0, 0, 8]);
+        assert_eq!((words.len(), next(&words, 0)), (4, Some(195)));
+    }
+
+    #[test]
+    fn a_bit_is_put_anywhere_and_cleared_nowhere_new() {
+        let mut words = Vec::new();
+        put(&mut words, 1_000, false);
+        assert!(words.is_empty());
+        for at in [0, 63, 64, 200] {
+            put(&mut words, at, true);
+        }
+        assert_eq!((words.len(), count(&words)), (4, 4));
+        put(&mut words, 63, false);
+        assert!(get(&words, 64) && !get(&words, 63) && !get(&words, u64::MAX));
     }
 }

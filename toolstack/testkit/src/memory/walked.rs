@@ -48,8 +48,8 @@ impl Walked {
 impl Memory for Walked {
     type Error = String;
 
-    fn pfns(&self) -> u64 {
-        self.guest.pages * HOLES
+    fn pfns(&mut self) -> Result<u64, String> {
+        Ok(self.guest.pages * HOLES)
     }
 
     fn resident(&mut self) -> Result<u64, String> {
