@@ -33,11 +33,23 @@ pub enum Purpose {
     Control,
     /// The connection carries data frames.
     Data,
+    /// The connection asks one question about a migration that has been begun before.
+    Recover,
 }
 
 /// Names a migration on both hosts. It is not a secret.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MigrationId(pub [u8; 16]);
+
+impl MigrationId {
+    /// The id that is written as 32 hexadecimal digits, as [`fmt::Display`] writes it.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        u128::from_str_radix(text, 16).ok().map(|id| Self(id.to_be_bytes()))
+    }
+}
 
 impl fmt::Display for MigrationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -108,6 +120,7 @@ impl Preamble {
         let purpose = match purpose {
             0 => Purpose::Control,
             1 => Purpose::Data,
+            2 => Purpose::Recover,
             other => return Err(PreambleError::Purpose(other)),
         };
         if reserved != 0 || fields.le16::<14>() != 0 {
@@ -125,6 +138,7 @@ impl Preamble {
         let purpose = match self.purpose {
             Purpose::Control => 0,
             Purpose::Data => 1,
+            Purpose::Recover => 2,
         };
         Builder::new()
             .put::<0, 8>(MAGIC)

@@ -77,6 +77,19 @@ pub const STALL: Duration = seconds(180);
 /// and waits for the disk.
 pub const RECORD_LOCK: Duration = seconds(5);
 
+/// How long the other host may take to answer a question about a migration, once it is reached: it
+/// destroys or starts a domain first.
+pub const RECOVER_ANSWER: Duration = seconds(120);
+
+/// Pause before the other host is asked again.
+pub const RECOVER_PAUSE: Duration = seconds(2);
+
+/// How long whoever gives up still tries to have its migration's end decided.
+pub const RECOVER_TRY: Duration = seconds(60);
+
+/// How long a domain is tried to be put right, before that is tried again later.
+pub const RECOVER_LIMIT: Duration = seconds(90);
+
 /// How long xenstored may take over one request. It has one thread, and a host that is busy, or
 /// itself emulated, makes it wait for seconds.
 pub const XENSTORE: Duration = seconds(10);
@@ -274,6 +287,10 @@ const _: () = assert!(before(LIBXL_SUSPEND, HELPER_ANSWER));
 const _: () = assert!(before(LIBXL_SUSPEND, STALL));
 // A guest that gives a suspend up has done so before nobody waits for it any more.
 const _: () = assert!(before(LINUX_FREEZE, ABANDONED_SUSPEND));
+// What is put right waits for a suspend that may still take effect.
+const _: () = assert!(before(ABANDONED_SUSPEND, RECOVER_LIMIT));
+// An answer puts a domain right first.
+const _: () = assert!(before(RECOVER_LIMIT, RECOVER_ANSWER));
 // The session refuses a suspend before its save helper takes it for lost.
 const _: () = assert!(before(SESSION_ANSWER, HELPER_QUESTION));
 // An abort holds back until the helper is there, and then still has time.

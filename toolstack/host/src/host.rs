@@ -149,6 +149,17 @@ pub trait Host: Send + Sync + 'static {
     /// suspend was cancelled).
     fn resume(&self, domid: DomId) -> Result<(), HostError>;
 
+    /// Withdraws a request to suspend that the guest has not seen yet. True where there was one.
+    fn withdraw_suspend(&self, _domid: DomId) -> Result<bool, HostError> {
+        Ok(false)
+    }
+
+    /// Writes a migration's id beside the domain, where guests cannot: by it a copy is told.
+    fn mark(&self, domid: DomId, migration: &str) -> Result<(), HostError>;
+
+    /// The id that [`Host::mark`] has written.
+    fn mark_of(&self, domid: DomId) -> Result<Option<String>, HostError>;
+
     /// Renames a domain, if it still has the old name.
     fn rename(&self, domid: DomId, from: &str, to: &str) -> Result<(), HostError>;
 

@@ -257,9 +257,28 @@ impl Host for LibxlHost {
         told.map_err(|error| HostError::failed("telling the agent", error))
     }
 
+    fn withdraw_suspend(&self, domid: DomId) -> Result<bool, HostError> {
+        self.on(domid, "withdrawing a request to suspend", Context::withdraw_suspend)
+    }
+
+    fn mark(&self, domid: DomId, migration: &str) -> Result<(), HostError> {
+        let marked = Store::connect().and_then(|store| store.write(&mark_path(domid), migration));
+        marked.map_err(|error| HostError::failed("marking the domain", error))
+    }
+
+    fn mark_of(&self, domid: DomId) -> Result<Option<String>, HostError> {
+        let mark = Store::connect().and_then(|store| store.read(&mark_path(domid)));
+        mark.map_err(|error| HostError::failed("reading the domain's mark", error))
+    }
+
     fn logdirty_off(&self, domid: DomId) -> Result<(), HostError> {
         self.on(domid, "xc_shadow_control", Context::log_dirty_off)
     }
+}
+
+/// libxl keeps what is its own here, removes it with the domain, and gives guests no access.
+fn mark_path(domid: DomId) -> String {
+    format!("/libxl/{domid}/rxl/migration")
 }
 
 fn unreachable_toolstack(failure: Failure) -> HostError {

@@ -91,6 +91,8 @@ pub struct Kept {
     pub stream: Option<(u64, u32)>,
     /// What its agent was told.
     pub agent_command: Option<String>,
+    /// The migration that it is marked with.
+    pub mark: Option<String>,
     /// What its configuration holds beside name, number and memory.
     pub config: Map<String, Value>,
     /// What its balloon leaves it of its maximum, in KiB.
@@ -215,6 +217,7 @@ impl State {
             log_dirty: false,
             stream: None,
             agent_command: None,
+            mark: None,
             config: Map::new(),
             target_kib: kib,
             paused: false,
@@ -386,6 +389,17 @@ impl Host for MemoryHost {
 
     fn tell_agent(&self, domid: DomId, command: &str) -> Result<(), HostError> {
         self.change(domid, |kept| kept.agent_command = Some(command.into()))
+    }
+
+    fn mark(&self, domid: DomId, migration: &str) -> Result<(), HostError> {
+        self.change(domid, |kept| kept.mark = Some(migration.into()))
+    }
+
+    fn mark_of(&self, domid: DomId) -> Result<Option<String>, HostError> {
+        let state = self.lock();
+        let kept = state.domains.get(&domid);
+        let kept = kept.ok_or_else(|| HostError::NoSuchDomain(domid.to_string()))?;
+        Ok(kept.mark.clone())
     }
 
     fn logdirty_off(&self, domid: DomId) -> Result<(), HostError> {

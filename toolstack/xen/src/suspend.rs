@@ -46,7 +46,8 @@ impl Context {
         }
     }
 
-    fn withdraw_suspend(&self, domid: u32) -> Result<bool, Failure> {
+    /// Withdraws a request to suspend that the guest has not seen yet. True where there was one.
+    pub fn withdraw_suspend(&self, domid: u32) -> Result<bool, Failure> {
         LibxlStore::open(self)?.replace(
             &format!("/local/domain/{domid}/control/shutdown"),
             REQUEST,

@@ -1,0 +1,167 @@
+//! Settles the record of a domain that was leaving.
+
+use rxl_core::domain::{DomId, RunState};
+use rxl_core::host_error::HostError;
+use rxl_core::names::MIGRATED_AWAY;
+use rxl_handover::source::{SourceEvent, SourceState, SourceStep, step};
+use rxl_handover::target::TargetAnswer;
+use rxl_handover::{Entry, JournalError, Other, Presence, Record};
+
+use crate::effects::{boot, destroy, run_on};
+use crate::end::{End, RecoverError};
+use crate::exchange::Peer;
+use crate::{Place, saved};
+
+/// Steps after which a record that changes all the time is left for later.
+pub(crate) const MOST_STEPS: usize = 16;
+
+/// Decides what becomes of a domain that was leaving, and does it. The caller has its lock.
+pub fn settle_source(
+    place: Place<'_>,
+    record: &Record<SourceState>,
+    peer: &dyn Peer,
+) -> Result<End, RecoverError> {
+    match &record.read()?.header.other {
+        Other::File { .. } => saved::settle(place, record),
+        Other::Rxl { .. } | Other::Xl { .. } => settle(place, record, peer),
+    }
+}
+
+fn settle(
+    place: Place<'_>,
+    record: &Record<SourceState>,
+    peer: &dyn Peer,
+) -> Result<End, RecoverError> {
+    let mut heard = None;
+    for _ in 0..MOST_STEPS {
+        let entry = record.read()?;
+        let copy = presence(place, &entry)?;
+        let next = step(entry.state, copy, heard.take());
+        tracing::debug!(id = entry.header.id, state = ?entry.state, ?copy, ?next, "settling");
+        match take_step(place, record, &entry, next, peer, &mut heard) {
+            Ok(Some(end)) => return Ok(end),
+            // Somebody else has decided meanwhile: what is to be done now, the record says.
+            Ok(None) | Err(RecoverError::Journal(JournalError::OutOfOrder(_))) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(RecoverError::Restless)
+}
+
+/// One step. None where more have to follow.
+fn take_step(
+    place: Place<'_>,
+    record: &Record<SourceState>,
+    entry: &Entry<SourceState>,
+    next: SourceStep,
+    peer: &dyn Peer,
+    heard: &mut Option<TargetAnswer>,
+) -> Result<Option<End>, RecoverError> {
+    let name = &entry.header.name;
+    match next {
+        SourceStep::Nothing => Ok(Some(End::Before)),
+        SourceStep::Record(event) => record.advance(event).map(|_| None).map_err(Into::into),
+        SourceStep::Close(event) => {
+            close(record, event)?;
+            Ok(Some(End::NothingLeft(format!("{name} was leaving, and is not here any more"))))
+        }
+        SourceStep::RunOn(event) => {
+            record.advance(event)?;
+            run_here(place, record, entry).map(Some)
+        }
+        SourceStep::Boot(event) => {
+            record.advance(event)?;
+            let domid = boot(place.host, &entry.header)?;
+            record.advance(SourceEvent::RunsHere)?;
+            let what = format!("{name} lost its power here and was booted again (number {domid})");
+            Ok(Some(End::Booted(what)))
+        }
+        SourceStep::Release => release(place, record, entry).map(Some),
+        SourceStep::Wait => {
+            let what = format!("{name}: the other host is still at work on it");
+            Ok(Some(End::Waits(what)))
+        }
+        SourceStep::Ask(question) => {
+            if let Other::Xl { .. } = entry.header.other {
+                return Ok(Some(End::Person(undecided_by_xl(entry))));
+            }
+            match peer.ask_target(&entry.header.id, question) {
+                Ok(answer) => {
+                    *heard = Some(answer);
+                    Ok(None)
+                }
+                Err(unreachable) => Ok(Some(End::Waits(format!(
+                    "{name} stands still here as {name}{MIGRATED_AWAY}: whether the other host has \
+                     it is not known ({unreachable})"
+                )))),
+            }
+        }
+    }
+}
+
+/// Records the event, and that it is over.
+pub(crate) fn close(record: &Record<SourceState>, event: SourceEvent) -> Result<(), RecoverError> {
+    record.advance(event)?;
+    record.advance(SourceEvent::RunsHere)?;
+    Ok(())
+}
+
+/// The record says that the domain stays.
+pub(crate) fn run_here(
+    place: Place<'_>,
+    record: &Record<SourceState>,
+    entry: &Entry<SourceState>,
+) -> Result<End, RecoverError> {
+    let (name, domid) = (&entry.header.name, DomId(entry.domid.unwrap_or_default()));
+    let resumed = run_on(place.host, place.settling, domid, name)?;
+    record.advance(SourceEvent::RunsHere)?;
+    let how = if resumed { "was suspended and runs on here" } else { "runs on here" };
+    Ok(End::RunsOn(format!("{name} {how}")))
+}
+
+/// The record of the target says that the domain is there.
+pub(crate) fn release(
+    place: Place<'_>,
+    record: &Record<SourceState>,
+    entry: &Entry<SourceState>,
+) -> Result<End, RecoverError> {
+    let name = &entry.header.name;
+    if presence(place, entry)? == Presence::There {
+        destroy(place.host, DomId(entry.domid.unwrap_or_default()))?;
+    }
+    record.advance(SourceEvent::Destroyed)?;
+    Ok(End::Released(format!("{name} belongs to the other host, and its copy here is destroyed")))
+}
+
+/// Whether the copy is here still: a domain of that number, under one of the two names that it can
+/// have.
+pub(crate) fn presence(
+    place: Place<'_>,
+    entry: &Entry<SourceState>,
+) -> Result<Presence, RecoverError> {
+    let name = &entry.header.name;
+    let found = match entry.domid.map(|domid| place.host.domain(DomId(domid))) {
+        None | Some(Err(HostError::NoSuchDomain(_))) => false,
+        Some(Err(error)) => return Err(error.into()),
+        Some(Ok(domain)) => {
+            let ours = domain.name == *name || domain.name == format!("{name}{MIGRATED_AWAY}");
+            ours && domain.state != RunState::Dying
+        }
+    };
+    Ok(entry.presence(place.journal.boot(), found))
+}
+
+/// xl's protocol has no second connection: whether its GO was read, only a person can find out.
+fn undecided_by_xl(entry: &Entry<SourceState>) -> String {
+    let name = &entry.header.name;
+    let host = match &entry.header.other {
+        Other::Xl { host: Some(host) } => host,
+        _ => "the target",
+    };
+    format!(
+        "{name} was given to xl on {host}, which did not answer, and cannot be asked. If `xl list` \
+         there shows {name}, or it ran there since, `xl destroy {name}{MIGRATED_AWAY}` here; if \
+         it shows {name}--incoming, `xl destroy` that there first; then, and only then, `xl rename \
+         {name}{MIGRATED_AWAY} {name}` and `xl resume {name}` here"
+    )
+}
