@@ -7,32 +7,31 @@
 mod support;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rxl_core::domain::{GuestType, RunState};
 use rxl_core::error::Exit;
-use rxl_host::guard_line::Word;
+use rxl_recover::{Answer, Asking, Peer, Question, Unreachable};
 use rxl_testkit::memory::{Faults, Guest};
-use support::{Pair, small_guest};
+use support::{Pair, small_guest, told};
 
 const AWAY: &str = "dom3--migratedaway";
-
-fn leaving() -> Word {
-    Word::Leaving { domid: 1, name: "dom3".into() }
-}
 
 fn at_source(pair: &Pair) -> Vec<(String, RunState)> {
     pair.host.domains().into_iter().map(|kept| (kept.domain.name, kept.domain.state)).collect()
 }
 
-fn at_target(pair: &Pair) -> (serde_json::Value, serde_json::Value) {
-    let domain = &pair.outcome()["domains"][0];
-    (domain["name"].clone(), domain["state"].clone())
+fn at_target(pair: &Pair) -> Option<(serde_json::Value, serde_json::Value)> {
+    let outcome = pair.outcome();
+    let domain = outcome["domains"].get(0)?;
+    Some((domain["name"].clone(), domain["state"].clone()))
 }
 
-/// GO cannot be written: the source runs on, whatever it sees first. The target cannot know that.
+/// GO cannot be written: the source runs on, whatever it sees first. The target asks the source,
+/// and destroys its copy.
 #[test]
 fn lost_after_ready_before_go() {
     let pair = Pair::with(small_guest(), "lose=ready");
@@ -40,9 +39,10 @@ fn lost_after_ready_before_go() {
     let failure = pair.migrate().0.unwrap_err();
     assert_eq!(failure.exit, Exit::FailedSourceRuns, "{failure}");
     assert_eq!(at_source(&pair), [("dom3".into(), RunState::Running)]);
-    assert_eq!(at_target(&pair), ("dom3--incoming".into(), "Paused".into()));
-    let told: Vec<Word> = heard.try_iter().collect();
-    assert_eq!((told.first(), told.last()), (Some(&leaving()), Some(&Word::Done)));
+    assert_eq!(at_target(&pair), None);
+    let said = pair.outcome()["failure"].to_string();
+    assert!(said.contains("is not to run here, and is destroyed"), "{said}");
+    assert_eq!(told(&heard), ["settle", "settle, asked", "done"]);
 }
 
 /// The receiver is gone when the domain has been renamed. The guard guards until then.
@@ -51,21 +51,21 @@ fn lost_after_the_rename_before_go() {
     let pair = Pair::new(small_guest());
     let heard = pair.host.hear_guards();
     let pid_file = pair.dir.path().join("session.pid");
-    let (told, tell) = std::sync::mpsc::channel();
+    let (sent, tell) = std::sync::mpsc::channel();
     let host = pair.host.clone();
     pair.host.when_renamed(move || {
         let names: Vec<_> = host.domains().into_iter().map(|kept| kept.domain.name).collect();
         kill_and_wait(&pid_file);
-        told.send((names, heard.try_iter().collect::<Vec<_>>(), heard)).unwrap();
+        sent.send((names, told(&heard), heard)).unwrap();
     });
     let failure = pair.migrate().0.unwrap_err();
     let (names, before, heard) = tell.recv().unwrap();
-    // Killed here, the source is put right by its guard: see the guard's own tests.
-    assert_eq!((names, before), (vec![AWAY.to_owned()], vec![leaving()]));
+    // Killed here, the source's guard would ask the target.
+    assert_eq!((names, before), (vec![AWAY.to_owned()], vec!["settle", "settle, asked"]));
     assert_eq!(failure.exit, Exit::FailedSourceRuns, "{failure}");
     assert!(failure.to_string().contains("dom3 runs on here"), "{failure}");
     assert_eq!(at_source(&pair), [("dom3".into(), RunState::Running)]);
-    assert_eq!(heard.try_iter().last(), Some(Word::Done));
+    assert_eq!(told(&heard).last(), Some(&"done"));
 }
 
 fn kill_and_wait(pid_file: &Path) {
@@ -85,28 +85,54 @@ fn kill_and_wait(pid_file: &Path) {
     }
 }
 
-/// Nobody knows: both copies are kept, standing still, and no guard runs either.
+/// GO is lost with the connection. Each side asks the other over a fresh connection: whoever is
+/// first decides, and exactly one copy is left, running.
 #[test]
 fn lost_with_go() {
     let pair = Pair::with(small_guest(), "lose=go");
     let heard = pair.host.hear_guards();
-    let failure = pair.migrate().0.unwrap_err();
-    assert_eq!(failure.exit, Exit::Undecided, "{failure}");
-    assert_eq!(at_source(&pair), [(AWAY.into(), RunState::Suspended)]);
-    assert_eq!(at_target(&pair), ("dom3--incoming".into(), "Paused".into()));
-    assert_eq!(heard.try_iter().collect::<Vec<_>>(), [leaving(), Word::Done]);
+    let result = pair.migrate().0;
+    match (result, at_source(&pair).as_slice(), at_target(&pair)) {
+        (Ok(()), [], Some(target)) => assert_eq!(target, ("dom3".into(), "Running".into())),
+        (Err(failure), [source], None) => {
+            assert_eq!(failure.exit, Exit::FailedSourceRuns, "{failure}");
+            assert_eq!(source, &("dom3".into(), RunState::Running));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(told(&heard), ["settle", "settle, asked", "done"]);
 }
 
-/// It runs at the target; the source does not know, and keeps its copy standing still.
+/// It runs at the target, which says so when it is asked again.
 #[test]
 fn lost_after_go_before_done() {
     let pair = Pair::with(small_guest(), "lose=done");
     let heard = pair.host.hear_guards();
+    pair.migrate().0.unwrap();
+    assert_eq!(at_source(&pair), []);
+    assert_eq!(at_target(&pair), Some(("dom3".into(), "Running".into())));
+    assert_eq!(told(&heard), ["settle", "settle, asked", "done"]);
+}
+
+/// Nobody answers: both copies are kept, standing still, and nothing but the records is left to
+/// decide.
+#[test]
+fn nobody_answers() {
+    struct Nobody;
+    impl Peer for Nobody {
+        fn ask(&self, _id: &str, _question: Question) -> Result<Answer, Unreachable> {
+            Err(Unreachable("no route to host".into()))
+        }
+    }
+    let mut pair = Pair::with(small_guest(), "lose=done");
+    let try_for = Duration::from_millis(50);
+    pair.request.asking = Asking { peer: Some(Arc::new(Nobody)), try_for };
+    let heard = pair.host.hear_guards();
     let failure = pair.migrate().0.unwrap_err();
     assert_eq!(failure.exit, Exit::Undecided, "{failure}");
+    assert!(failure.to_string().contains("no route to host"), "{failure}");
     assert_eq!(at_source(&pair), [(AWAY.into(), RunState::Suspended)]);
-    assert_eq!(at_target(&pair), ("dom3".into(), "Running".into()));
-    assert_eq!(heard.try_iter().collect::<Vec<_>>(), [leaving(), Word::Done]);
+    assert_eq!(told(&heard).last(), Some(&"done"));
 }
 
 /// A guard that is slow to exit does not prolong the downtime.
@@ -143,7 +169,7 @@ fn a_domain_that_has_crashed_is_not_said_to_run_on() {
     assert!(failure.what.contains("dom3 does not run here: it is shut down"), "{failure}");
     assert!(failure.next.is_some());
     assert_eq!(at_source(&pair), [("dom3".into(), RunState::Shutdown)]);
-    assert_eq!(heard.try_iter().last(), Some(Word::Done), "nothing is left to guard");
+    assert_eq!(told(&heard).last(), Some(&"done"), "nothing is left to guard");
 }
 
 /// At Commit the guest would already stand still.
@@ -166,7 +192,7 @@ fn a_copy_that_could_not_be_destroyed_is_not_said_to_be() {
     let failure = pair.migrate().0.unwrap_err();
     assert_eq!(failure.exit, Exit::FailedSourceRuns, "{failure}");
     assert_eq!(at_source(&pair), [("dom3".into(), RunState::Running)]);
-    assert_eq!(at_target(&pair), ("dom3--incoming".into(), "Paused".into()));
+    assert_eq!(at_target(&pair), Some(("dom3--incoming".into(), "Paused".into())));
     let said = pair.outcome()["failure"].to_string();
     assert!(said.contains("could not be destroyed") && said.contains("`xl destroy"), "{said}");
 }
@@ -178,6 +204,6 @@ fn a_save_that_cannot_be_started_is_not_guarded() {
     let heard = pair.host.hear_guards();
     pair.host.set_faults(Faults { save_start: true, ..Faults::default() });
     pair.migrate().0.unwrap_err();
-    assert_eq!(heard.try_iter().collect::<Vec<_>>(), [leaving(), Word::Done]);
+    assert_eq!(told(&heard), ["settle", "done"]);
     assert_eq!(at_source(&pair), [("dom3".into(), RunState::Running)]);
 }

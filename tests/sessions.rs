@@ -12,7 +12,6 @@ use rxl_core::domain::RunState;
 use rxl_core::error::Exit;
 use rxl_core::peer::Transport;
 use rxl_core::steering::Walker;
-use rxl_host::guard_line::Word;
 use rxl_precopy::policy::{Otherwise, Why};
 use rxl_testkit::memory::{Faults, Guest};
 use support::{Pair, small_guest};
@@ -62,19 +61,19 @@ fn a_migration_moves_every_byte_and_counts_them() {
     println!("{}", report.to_table());
 }
 
-/// The guard has let go before the target can have the word, and not before.
+/// A guard is told which record it guards, that the guest may have been asked to suspend, and when
+/// nothing is left to guard.
 #[test]
-fn the_source_is_guarded_until_go() {
+fn the_source_is_guarded_to_its_end() {
     let pair = Pair::new(small_guest());
     let heard = pair.host.hear_guards();
     pair.migrate().0.unwrap();
-    let leaving = Word::Leaving { domid: 1, name: "dom3".into() };
-    assert_eq!(heard.try_iter().collect::<Vec<_>>(), [leaving.clone(), Word::Done]);
+    assert_eq!(support::told(&heard), ["settle", "settle, asked", "done"]);
 
     let pair = Pair::with(small_guest(), "fault=restore-end");
     let heard = pair.host.hear_guards();
     pair.migrate().0.unwrap_err();
-    assert_eq!(heard.try_iter().collect::<Vec<_>>(), [leaving, Word::Done]);
+    assert_eq!(support::told(&heard), ["settle", "settle, asked", "done"]);
     assert_source_untouched(&pair);
 }
 

@@ -221,7 +221,8 @@ fn a_damaged_file_is_refused_before_anything_is_done() {
 }
 
 fn restored(host: &MemoryHost, path: &Path, state: &Path) -> Result<restore::Restored, Failure> {
-    let request = restore::RestoreRequest { path: path.into(), leave_paused: false };
+    let request =
+        restore::RestoreRequest { path: path.into(), leave_paused: false, no_monitor: false };
     restore::restore(host, &StateDir::at(state.join("state")), &request, &Events::default())
 }
 

@@ -10,7 +10,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +21,9 @@ use migrate_stream::frame::{PREAMBLE_LEN, Purpose};
 use rxl_core::domain::GuestType;
 use rxl_core::io::{Cancel, Guarded};
 use rxl_core::state_dir::StateDir;
+use rxl_handover::Journal;
 use rxl_link::transport::{Ticket, hand_over, read_preamble};
+use rxl_recover::{Answer, Asking, Peer, Place, Question, Settling, Unreachable, answer, serve};
 use rxl_session::events::Events;
 use rxl_session::rxl::target;
 use rxl_testkit::memory::{Faults, Guest, MemoryHost};
@@ -91,6 +93,9 @@ fn main() {
             let ticket = Ticket { id: preamble.migration, token: preamble.token };
             session(&options, &state, input, ticket);
         }
+        Purpose::Recover => {
+            answer_once(&options, &state, &preamble.migration.to_string(), greeting)
+        }
         Purpose::Data => {
             let socket = state.receive_socket(&preamble.migration.to_string()).unwrap();
             let input = if options.flip.is_some() || options.hang.is_some() {
@@ -116,9 +121,43 @@ fn session(options: &Options, state: &StateDir, input: OwnedFd, ticket: Ticket) 
         Some(message) => losing(input, output, message.clone()),
         None => (input, output),
     };
-    let endpoint = target::Endpoint { input, output, ticket, patience: Duration::from_secs(5) };
+    let source = JournalPeer { state: StateDir::at(options.dir.join("source")) };
+    let asking = Asking { peer: Some(Arc::new(source)), try_for: Duration::from_secs(3) };
+    let patience = Duration::from_secs(5);
+    let endpoint = target::Endpoint { input, output, ticket, patience, asking };
     let result = target::receive(Ok(Arc::new(host.clone())), state, endpoint, Events::default());
     leave_outcome(&options.dir, &host, result.err().map(|failure| failure.to_string()));
+}
+
+/// Answers a question about a migration. The host's domains are those that the session has left,
+/// if it has ended.
+fn answer_once(options: &Options, state: &StateDir, id: &str, input: Guarded) {
+    let host = MemoryHost::new(options.free_kib);
+    let ended = outcome::take_up(&options.dir, &host);
+    let journal = Journal::of(state).unwrap();
+    let place = Place { host: &host, journal: &journal, settling: Settling::HOST.at_once() };
+    let mut output = std::io::stdout();
+    serve(Ok(place), state, id, &mut BufReader::new(input), &mut output, |_| {}).unwrap();
+    if let Some(failure) = ended {
+        leave_outcome(&options.dir, &host, failure);
+    }
+}
+
+/// The source, whose record is at hand. Its domains are in another process: a copy there counts as
+/// gone, which changes no answer to a record that is not Leaving.
+struct JournalPeer {
+    state: StateDir,
+}
+
+impl Peer for JournalPeer {
+    fn ask(&self, id: &str, question: Question) -> Result<Answer, Unreachable> {
+        let failed = |what: &dyn std::fmt::Display| Unreachable(what.to_string());
+        let journal = Journal::of(&self.state).map_err(|e| failed(&e))?;
+        let host = MemoryHost::new(0);
+        let settling = Settling::HOST.at_once();
+        let place = Place { host: &host, journal: &journal, settling };
+        answer(place, &self.state, id, question, &|_| {}).map_err(|e| failed(&e))
+    }
 }
 
 /// Puts a relay before the session that flips the lowest bit of one byte, or stops relaying.

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -17,8 +18,10 @@ use rxl_core::state_dir::StateDir;
 use rxl_core::steering::{Restorer, SaveFlags, Walker};
 use rxl_datapath::packing::Packing;
 use rxl_datapath::send::Sent;
+use rxl_host::guard_line::Word;
 use rxl_link::ssh::Route;
 use rxl_precopy::policy::{Limits, Otherwise};
+use rxl_recover::Asking;
 use rxl_report::schema::Report;
 use rxl_session::events::Events;
 use rxl_session::request::MigrationRequest;
@@ -100,6 +103,16 @@ impl Pair {
     }
 }
 
+/// What a guard was told, in short.
+pub fn told(heard: &Receiver<Word>) -> Vec<&'static str> {
+    let short = |word| match word {
+        Word::Settle { asked: false, .. } => "settle",
+        Word::Settle { asked: true, .. } => "settle, asked",
+        Word::Done => "done",
+    };
+    heard.try_iter().map(short).collect()
+}
+
 /// Asks for the domain's way to a target that this command is.
 pub fn request(domain: &str, command: String) -> MigrationRequest {
     MigrationRequest {
@@ -120,6 +133,7 @@ pub fn request(domain: &str, command: String) -> MigrationRequest {
         patience: Duration::from_secs(5),
         walker: Walker::Libxc,
         quiesce: Level::Off,
+        asking: Asking { peer: None, try_for: Duration::from_secs(3) },
         // The guest's own passes decide, unless a test says otherwise.
         limits: Limits {
             downtime: Duration::ZERO,

@@ -76,6 +76,9 @@ pub enum Command {
     /// Restore a domain from a file
     #[command(after_help = exit_codes())]
     Restore(Restore),
+    /// Decide what became of migrations that were cut short, on this host and with the other one
+    #[command(after_help = exit_codes())]
+    Recover(Recover),
     /// Inspect or verify a saved domain or a migration stream; needs no Xen
     #[command(subcommand, after_help = exit_codes())]
     Stream(StreamCommand),
@@ -99,6 +102,19 @@ pub struct Status {
 pub struct CancelMigration {
     /// The domain, by name or domid
     pub domain: String,
+}
+
+/// Arguments of `rxl recover`.
+#[derive(Debug, Args)]
+pub struct Recover {
+    /// Only what is recorded of this domain, by name
+    pub domain: Option<String>,
+    /// Tell what is recorded and what would be done first; ask nobody, change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print nothing where nothing is left to decide, as rxl-recover.service does
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// Arguments of `rxl jobs`.

@@ -10,6 +10,7 @@ pub mod jobs;
 pub mod migrate;
 pub mod migrate_receive;
 pub mod receive;
+pub mod recover;
 pub mod restore;
 pub mod save;
 pub mod status;

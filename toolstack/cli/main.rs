@@ -35,6 +35,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::MigrateReceive(options) => commands::migrate_receive::run(options),
         Command::Save(options) => commands::save::run(options),
         Command::Restore(options) => commands::restore::run(options),
+        Command::Recover(options) => commands::recover::run(options),
         Command::Stream(command) => commands::stream::run(command),
         Command::Guard => commands::guard::run(),
     }

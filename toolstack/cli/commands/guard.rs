@@ -7,22 +7,35 @@ use nix::sys::signal::Signal;
 use crate::signals;
 use rxl_core::error::Failure;
 use rxl_core::state_dir::StateDir;
+use rxl_handover::Journal;
 use rxl_host::guard;
-use rxl_host::guard_line::{self, Word};
+use rxl_host::guard_line::{self, Side, Word};
 use rxl_host::libxl::LibxlHost;
+use rxl_recover::{AnyRecord, Asking, Place, RecoverError, Settling};
+
+/// Who speaks in syslog.
+const PROGRAM: &str = "rxl-guard";
 
 /// Waits until rxl, at the other end of the line, says that it is done, or is gone.
 pub fn run() -> Result<(), Failure> {
     detach()?;
     let rxl = nix::unistd::getppid();
     let word = guard_line::last_word(std::io::stdin().as_fd());
-    let Some(word) = word.filter(|word| *word != Word::Done) else { return Ok(()) };
-    put_right(&word);
+    let Some(Word::Settle { side, id, asked }) = word else { return Ok(()) };
+    let state = StateDir::system();
+    let said = settle(&state, side, &id, asked);
+    let line = match said {
+        Ok(line) => line,
+        Err(failure) => format!("not settled yet: {failure}"),
+    };
+    if !line.is_empty() {
+        guard_line::log(PROGRAM, &format!("rxl was killed; migration {id}: {line}"));
+    }
     // Last, and not before a killed rxl has closed its sockets too: the line to its guard may be
     // the first that is closed.
     guard::wait_for_end_of(rxl);
-    if let Err(failure) = StateDir::system().sweep() {
-        guard_line::log(&failure.to_string());
+    if let Err(failure) = state.sweep() {
+        guard_line::log(PROGRAM, &failure.to_string());
     }
     Ok(())
 }
@@ -37,14 +50,17 @@ fn detach() -> Result<(), Failure> {
     Ok(())
 }
 
-fn put_right(word: &Word) {
-    match LibxlHost::new().map_err(Failure::from) {
-        Ok(host) => {
-            let said = guard::put_right(&host, word, guard::Settling::HOST);
-            said.iter().for_each(|line| guard_line::log(line));
-        }
-        Err(failure) => {
-            guard_line::log(&format!("rxl was killed, and nothing could be put right: {failure}"));
-        }
-    }
+/// Settles the record. The guard has shared the domain's lock from its beginning on.
+fn settle(state: &StateDir, side: Side, id: &str, asked: bool) -> Result<String, Failure> {
+    let journal = Journal::of(state)?;
+    let host = LibxlHost::new()?;
+    let found = match side {
+        Side::Source => journal.find(id)?.map(AnyRecord::Source),
+        Side::Target => journal.find(id)?.map(AnyRecord::Target),
+    };
+    let Some(record) = found else { return Ok(String::new()) };
+    let settling = if asked { Settling::HOST } else { Settling::HOST.not_asked() };
+    let place = Place { host: &host, journal: &journal, settling };
+    let end = Asking::default().settle(place, &record);
+    end.map(|end| end.to_string()).map_err(|error: RecoverError| error.into())
 }

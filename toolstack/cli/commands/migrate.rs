@@ -19,6 +19,7 @@ use rxl_datapath::send::Sent;
 use rxl_gang::placement::{Placement, placements};
 use rxl_link::ssh::Route;
 use rxl_link::transport::resolve;
+use rxl_recover::Asking;
 use rxl_report::progress::Progress;
 use rxl_report::schema::Report;
 use rxl_session::events::Events;
@@ -116,6 +117,7 @@ fn request(options: &Migrate, domain: &str, route: Route) -> Result<MigrationReq
         walker: options.walker,
         restorer: options.restorer,
         quiesce: options.mpi_quiesce,
+        asking: Asking::default(),
         limits: options.limits(),
     })
 }

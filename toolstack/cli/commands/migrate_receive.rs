@@ -23,6 +23,10 @@ pub fn run(options: &MigrateReceive) -> Result<(), Failure> {
     let events = Events::default();
     signals::watch(events.sender())?;
     let host: Arc<dyn Host> = Arc::new(LibxlHost::new().map_err(Failure::from)?);
-    let asked = receive::Options { leave_paused: options.paused, show_config: options.debug };
+    let asked = receive::Options {
+        leave_paused: options.paused,
+        no_monitor: options.no_monitor,
+        show_config: options.debug,
+    };
     receive::receive(&host, &StateDir::system(), wire, asked, &events)
 }

@@ -10,12 +10,15 @@ use std::time::Duration;
 use migrate_stream::frame::{Preamble, Purpose};
 
 use crate::arguments::Receive;
+use crate::commands::recover::answer;
 use crate::{hosts, signals, standard_io};
 use rxl_core::error::{Exit, Failure};
 use rxl_core::io::{Cancel, Guarded};
 use rxl_core::state_dir::StateDir;
 use rxl_host::host::Host;
+use rxl_host::libxl::LibxlHost;
 use rxl_link::transport::{Ticket, hand_over, read_preamble};
+use rxl_recover::Asking;
 use rxl_session::events::Events;
 use rxl_session::rxl::target;
 
@@ -32,6 +35,11 @@ pub fn run(options: &Receive) -> Result<(), Failure> {
             let socket = state.receive_socket(&preamble.migration.to_string())?;
             hand_over(&socket, &preamble, &input)
                 .map_err(|e| Failure::internal("data connection", &e))
+        }
+        Purpose::Recover => {
+            let host = LibxlHost::new().map_err(Failure::from);
+            let host = host.as_ref().map(|host| host as &dyn Host).map_err(Clone::clone);
+            answer(host, &state, &preamble.migration.to_string(), input)
         }
         Purpose::Control => session(&state, input, &preamble, silence),
     }
@@ -59,5 +67,7 @@ fn session(
     signals::watch(events.sender())?;
     let output = standard_io::output()?;
     let ticket = Ticket { id: preamble.migration, token: preamble.token };
-    target::receive(host, state, target::Endpoint { input, output, ticket, patience }, events)
+    let asking = Asking::default();
+    let endpoint = target::Endpoint { input, output, ticket, patience, asking };
+    target::receive(host, state, endpoint, events)
 }

@@ -13,8 +13,11 @@ pub fn run(options: &Restore) -> Result<(), Failure> {
     let events = Events::default();
     signals::watch(events.sender())?;
     let host = LibxlHost::new().map_err(Failure::from)?;
-    let request =
-        restore::RestoreRequest { path: options.file.clone(), leave_paused: options.paused };
+    let request = restore::RestoreRequest {
+        path: options.file.clone(),
+        leave_paused: options.paused,
+        no_monitor: options.no_monitor,
+    };
     let restored = restore::restore(&host, &StateDir::system(), &request, &events)?;
     let (name, domid, size) = (&restored.name, restored.domid, bytes(restored.stream_bytes));
     let file = options.file.display();

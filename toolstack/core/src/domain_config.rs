@@ -158,6 +158,11 @@ impl DomainConfig {
         self.parts.c_info.name.as_deref().filter(|name| !name.is_empty())
     }
 
+    /// The domain's UUID, as libxl writes it.
+    pub fn uuid(&self) -> Option<&str> {
+        self.parts.c_info.uuid.as_deref()
+    }
+
     /// `pv`, `pvh` or `hvm`.
     pub fn guest_type(&self) -> Option<&str> {
         self.parts.c_info.guest_type.as_deref()

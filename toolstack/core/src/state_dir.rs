@@ -1,5 +1,5 @@
 //! `/run/rxl`: what running sessions share on one host. A reboot empties it, as it ends the
-//! domains.
+//! domains. What has to outlive that is in `/var/lib/rxl`.
 
 use std::collections::HashSet;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -14,9 +14,12 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::error::{Exit, Failure};
 use crate::text::one_line;
 
-/// The directory in which this host's sessions keep locks and sockets.
+/// The directories in which this host's sessions keep locks and sockets, and what outlives them.
 #[derive(Clone, Debug)]
-pub struct StateDir(PathBuf);
+pub struct StateDir {
+    run: PathBuf,
+    lasting: PathBuf,
+}
 
 /// The lock on a domain that is being migrated. The kernel releases it however the process ends.
 pub struct DomainLock(Flock<File>);
@@ -30,19 +33,25 @@ impl AsFd for DomainLock {
 
 impl StateDir {
     pub fn system() -> Self {
-        Self(PathBuf::from("/run/rxl"))
+        Self { run: PathBuf::from("/run/rxl"), lasting: PathBuf::from("/var/lib/rxl") }
     }
 
     /// Another directory than the system's, for tests.
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
+        let run = path.into();
+        Self { lasting: run.join("lasting"), run }
+    }
+
+    /// The directory of what outlives a reboot.
+    pub fn lasting(&self) -> &Path {
+        &self.lasting
     }
 
     /// The directory. It is created with access for root only if it does not exist.
     pub fn path(&self) -> Result<&Path, Failure> {
-        let made = DirBuilder::new().mode(0o700).recursive(true).create(&self.0);
-        made.map_err(|error| Failure::internal(self.0.display(), &error))?;
-        Ok(&self.0)
+        let made = DirBuilder::new().mode(0o700).recursive(true).create(&self.run);
+        made.map_err(|error| Failure::internal(self.run.display(), &error))?;
+        Ok(&self.run)
     }
 
     /// Removes the sockets of processes that were killed. Whether somebody listens is read from

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rxl_core::error::{Exit, Failure};
+use rxl_core::state_dir::StateDir;
 
 use crate::boot::BootId;
 use crate::record::{Header, Record};
@@ -58,13 +59,12 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// The host's own, in `/var/lib/rxl`.
-    pub fn system() -> Result<Self, JournalError> {
-        Self::at("/var/lib/rxl/migrations")
+    /// The one of the host with these directories: `/var/lib/rxl/migrations`.
+    pub fn of(state: &StateDir) -> Result<Self, JournalError> {
+        Self::at(state.lasting().join("migrations"))
     }
 
-    /// In another directory, for tests.
-    pub fn at(dir: impl Into<PathBuf>) -> Result<Self, JournalError> {
+    fn at(dir: impl Into<PathBuf>) -> Result<Self, JournalError> {
         let dir = dir.into();
         match BootId::current() {
             Ok(boot) => Ok(Self { dir, boot }),

@@ -158,6 +158,23 @@ pub enum SourceStep {
     Wait,
 }
 
+impl SourceStep {
+    /// The step in words, for people.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing is left to do",
+            Self::RunOn(_) => "it would run on here",
+            Self::Boot(_) => "it would be booted from its disk",
+            Self::Record(_) => "the target would be asked to run it",
+            Self::Close(_) => "the record would be closed",
+            Self::Ask(target::TargetQuestion::Fence) => "the target would be asked to give it up",
+            Self::Ask(target::TargetQuestion::HandOver) => "the target would be asked to run it",
+            Self::Release => "the copy here would be destroyed",
+            Self::Wait => "the target would be asked again",
+        }
+    }
+}
+
 /// What is to be done, with the target's answer where it has been asked.
 pub fn step(state: SourceState, copy: Presence, heard: Option<target::TargetAnswer>) -> SourceStep {
     use SourceEvent as E;

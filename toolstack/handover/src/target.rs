@@ -154,6 +154,24 @@ pub enum TargetStep {
     Wait,
 }
 
+impl TargetStep {
+    /// The step in words, for people.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing is left to do",
+            Self::Discard => "what was received would be destroyed",
+            Self::Take | Self::Run => "it would be run here",
+            Self::Boot => "it would be booted from its disk",
+            Self::Ended => "the record would say that it ran",
+            Self::GiveBack => "the copy here would be destroyed",
+            Self::Ask(source::SourceQuestion::Claim) => "the source would be asked for it",
+            Self::Ask(source::SourceQuestion::Runs) => "the source would be told that it runs here",
+            Self::Settle => "the record would be closed",
+            Self::Wait => "the source would be asked again",
+        }
+    }
+}
+
 /// What is to be done, with the source's answer where it has been asked.
 pub fn step(state: TargetState, copy: Presence, heard: Option<source::SourceAnswer>) -> TargetStep {
     use TargetStep as S;
@@ -161,8 +179,8 @@ pub fn step(state: TargetState, copy: Presence, heard: Option<source::SourceAnsw
     match (state, copy) {
         // A fence records that it never runs here. Whoever should have destroyed it may be dead.
         (TargetState::Aborted, Presence::There) => S::Discard,
-        (TargetState::Aborted | TargetState::GivenBack | TargetState::Settled, _) => S::Nothing,
         (TargetState::Receiving, _) => S::Discard,
+        (TargetState::Aborted | TargetState::GivenBack | TargetState::Settled, _) => S::Nothing,
         // The source decides; that it cannot run what was held here, it learns from the record.
         (TargetState::Held, Presence::PowerLost | Presence::Gone) => S::Discard,
         (TargetState::Held, Presence::There) => match heard {

@@ -17,42 +17,39 @@ use rxl_core::{deadlines, own_program};
 /// The hidden subcommand that a guard runs.
 const SUBCOMMAND: &str = "guard";
 
-/// Longest word in bytes. A domain's name is the longest part of it.
-const MAX_WORD: usize = 4096;
+/// Longest word in bytes. A migration's id is the longest part of it.
+const MAX_WORD: usize = 256;
 
-/// What the domain is to become if nothing more is heard.
+/// What a guard is to do if nothing more is heard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Word {
-    /// It is being saved, or has been: it runs on here, under this name.
-    Leaving {
-        domid: u32,
-        /// Its name before anything began.
-        name: String,
+    /// Settle this record.
+    Settle {
+        /// Which end of the migration this is.
+        side: Side,
+        /// The migration's id.
+        id: String,
+        /// The guest may have been asked to suspend, and may still do so.
+        asked: bool,
     },
-    /// It is being built under this name, which was free: it is destroyed.
-    Coming {
-        /// The name during the migration, such as `dom3--incoming`.
-        name: String,
-    },
-    /// It is complete, and the source decides whether it is to run: it is kept.
-    Held,
-    /// It is to run here, under its own name.
-    Taken {
-        domid: u32,
-        /// Its name now, unless it has been renamed already.
-        incoming: String,
-        name: String,
-        /// Whether it stays paused.
-        paused: bool,
-    },
-    /// Nothing is left to guard.
+    /// Nothing is left to settle.
     Done,
 }
 
-/// Hears what a guarded domain is to become. Dropped before [`Word::Done`], it acts.
+/// An end of a migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Side {
+    /// The domain leaves.
+    Source,
+    /// The domain arrives.
+    Target,
+}
+
+/// Hears which record a guard is to settle. Dropped before [`Word::Done`], it acts.
 pub trait Listener: Send + fmt::Debug {
-    /// Tells it what the domain is to become from here on.
+    /// Tells it what to do from here on.
     fn tell(&self, word: &Word) -> io::Result<()>;
 }
 
@@ -77,7 +74,7 @@ impl Guard {
         Process::start(lock).map(Self::new)
     }
 
-    /// Tells it what the domain is to become from here on.
+    /// Tells it what to do from here on.
     pub fn tell(&self, word: &Word) {
         let told = self.0.as_ref().map_or(Ok(()), |listener| listener.tell(word));
         if let Err(error) = told {
@@ -162,11 +159,12 @@ pub fn last_word(line: BorrowedFd<'_>) -> Option<Word> {
     }
 }
 
-/// Writes a line to syslog (RFC 3164, facility daemon), where there is one.
-pub fn log(line: &str) {
+/// Writes a line to syslog (RFC 3164, facility daemon), where there is one. `program` is who says
+/// it.
+pub fn log(program: &str, line: &str) {
     const DAEMON_WARNING: u8 = 3 * 8 + 4;
     let mut datagram = Vec::new();
-    let _ = write!(datagram, "<{DAEMON_WARNING}>rxl-guard[{}]: {line}", std::process::id());
+    let _ = write!(datagram, "<{DAEMON_WARNING}>{program}[{}]: {line}", std::process::id());
     if let Ok(socket) = UnixDatagram::unbound() {
         let _ = socket.send_to(&datagram, "/dev/log");
     }
@@ -176,17 +174,20 @@ pub fn log(line: &str) {
 mod tests {
     use super::*;
 
+    fn settle(id: &str) -> Word {
+        Word::Settle { side: Side::Source, id: id.into(), asked: false }
+    }
+
     #[test]
     fn the_last_word_counts_however_the_line_ends() {
         let (ours, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .unwrap();
-        let name = "x".repeat(200);
-        for word in [Word::Coming { name: name.clone() }, Word::Held] {
+        for word in [settle("a"), settle("b")] {
             say(ours.as_fd(), &word).unwrap();
         }
         drop(ours);
-        assert_eq!(last_word(theirs.as_fd()), Some(Word::Held));
+        assert_eq!(last_word(theirs.as_fd()), Some(settle("b")));
         assert_eq!(last_word(theirs.as_fd()), None);
     }
 
@@ -195,6 +196,6 @@ mod tests {
         let (ours, _theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
                 .unwrap();
-        assert!(say(ours.as_fd(), &Word::Coming { name: "x".repeat(MAX_WORD) }).is_err());
+        assert!(say(ours.as_fd(), &settle(&"x".repeat(MAX_WORD))).is_err());
     }
 }

@@ -119,6 +119,11 @@ fn ssh_server_address() -> Option<IpAddr> {
     std::env::var("SSH_CONNECTION").ok()?.split(' ').nth(2)?.parse().ok()
 }
 
+/// The address that ssh came from, from SSH_CONNECTION.
+pub fn ssh_client_address() -> Option<IpAddr> {
+    std::env::var("SSH_CONNECTION").ok()?.split(' ').next()?.parse().ok()
+}
+
 /// Where to listen for TCP data: the address that the source has named, else the one by which ssh
 /// came. None where neither is known: to listen on all addresses would let strangers try, too.
 pub fn listen_address(named: Option<&str>) -> Option<IpAddr> {

@@ -37,7 +37,14 @@ impl Settling {
         interval: Duration::from_millis(250),
     };
 
-    /// Where nothing was asked of the guest, or the session is the caller's own: its save has ended.
+    /// Where nothing was asked of the guest.
+    #[must_use]
+    pub fn not_asked(self) -> Self {
+        Self { asked: self.settled, ..self }
+    }
+
+    /// For a session that settles its own record: its save has ended, and with it all that could
+    /// change the domain by itself.
     #[must_use]
     pub fn at_once(self) -> Self {
         Self { suspended: Duration::ZERO, settled: Duration::ZERO, asked: Duration::ZERO, ..self }
@@ -92,15 +99,14 @@ pub(crate) fn start(host: &dyn Host, header: &Header, domid: DomId) -> Result<()
     Ok(())
 }
 
-/// Destroys what is being, or was, built under the name that it has until it is to run.
+/// Destroys what is being, or was, built under this name, which was free.
 pub(crate) fn discard_named(
     host: &dyn Host,
     settling: Settling,
     name: &str,
 ) -> Result<bool, HostError> {
-    let incoming = format!("{name}{INCOMING}");
     let mut destroyed = false;
-    watch(settling, |_| match host.find(&incoming) {
+    watch(settling, |_| match host.find(name) {
         Ok(domain) => {
             destroy(host, domain.domid)?;
             destroyed = true;

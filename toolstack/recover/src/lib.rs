@@ -35,14 +35,16 @@ pub use exchange::{Answer, OtherHost, Peer, Question, Unreachable};
 pub use source::settle_source;
 pub use target::settle_target;
 
-use std::time::Instant;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rxl_core::deadlines;
 use rxl_core::names::lock_key;
 use rxl_core::state_dir::{DomainLock, StateDir};
 use rxl_handover::source::SourceState;
 use rxl_handover::target::TargetState;
-use rxl_handover::{Entry, Header, Journal, Record};
+use rxl_handover::{Entry, Header, Journal, Presence, Record, State};
 use rxl_host::host::Host;
 
 /// The host whose records are settled.
@@ -73,17 +75,42 @@ impl AnyRecord {
         Ok(sources.chain(targets).collect())
     }
 
-    /// What it says from its beginning on, and whether it has ended.
-    pub fn summary(&self) -> Result<(Header, bool, String), RecoverError> {
-        use rxl_handover::State;
+    /// What it says from its beginning on.
+    pub fn header(&self) -> Result<Header, RecoverError> {
+        Ok(match self {
+            Self::Source(record) => record.read()?.header,
+            Self::Target(record) => record.read()?.header,
+        })
+    }
+
+    /// Whether something is left to decide or to do: the record is open, or a copy is left that
+    /// was to be destroyed.
+    pub fn is_open(&self, place: Place<'_>) -> Result<bool, RecoverError> {
+        Ok(match self {
+            Self::Source(record) => !record.state()?.is_final(),
+            Self::Target(record) => {
+                let entry = record.read()?;
+                let there = || target::presence(place, &entry);
+                !entry.state.is_final()
+                    || (entry.state == TargetState::Aborted && there()? == Presence::There)
+            }
+        })
+    }
+
+    /// What would be done about it first, for people.
+    pub fn plan(&self, place: Place<'_>) -> Result<String, RecoverError> {
         Ok(match self {
             Self::Source(record) => {
-                let Entry { header, state, .. } = record.read()?;
-                (header, state.is_final(), format!("{state:?}"))
+                let entry = record.read()?;
+                let copy = source::presence(place, &entry)?;
+                let next = rxl_handover::source::step(entry.state, copy, None);
+                format!("{}: {}", state_of(&entry, copy), next.describe())
             }
             Self::Target(record) => {
-                let Entry { header, state, .. } = record.read()?;
-                (header, state.is_final(), format!("{state:?}"))
+                let entry = record.read()?;
+                let copy = target::presence(place, &entry)?;
+                let next = rxl_handover::target::step(entry.state, copy, None);
+                format!("{}: {}", state_of(&entry, copy), next.describe())
             }
         })
     }
@@ -104,23 +131,54 @@ impl AnyRecord {
             Self::Target(record) => settle_target(place, record, peer),
         }
     }
+}
 
-    /// Settles it, and asks again for a while where it cannot be decided yet. The caller has its
-    /// lock.
-    pub fn settle_patiently(
-        &self,
-        place: Place<'_>,
-        peer: &dyn Peer,
-        until: Instant,
-    ) -> Result<End, RecoverError> {
+/// How the other host is asked when its word does not come.
+#[derive(Clone)]
+pub struct Asking {
+    /// Who answers for it; none where it is asked as the record says.
+    pub peer: Option<Arc<dyn Peer + Send + Sync>>,
+    /// How long it is tried to have the end decided.
+    pub try_for: Duration,
+}
+
+impl Default for Asking {
+    fn default() -> Self {
+        Self { peer: None, try_for: deadlines::RECOVER_TRY }
+    }
+}
+
+impl fmt::Debug for Asking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Asking").field("try_for", &self.try_for).finish_non_exhaustive()
+    }
+}
+
+impl Asking {
+    /// Settles a record, and asks again for a while where it cannot be decided yet. The caller has
+    /// its lock.
+    pub fn settle(&self, place: Place<'_>, record: &AnyRecord) -> Result<End, RecoverError> {
+        let header = record.header()?;
+        let other = OtherHost(&header.other);
+        let peer = self.peer.as_deref().map_or(&other as &dyn Peer, |peer| peer);
+        let until = Instant::now() + self.try_for;
         loop {
-            let end = self.settle(place, peer)?;
+            let end = record.settle(place, peer)?;
             if !matches!(end, End::Waits(_)) || Instant::now() >= until {
                 return Ok(end);
             }
-            std::thread::sleep(deadlines::RECOVER_PAUSE);
+            std::thread::sleep(deadlines::RECOVER_PAUSE.min(self.try_for));
         }
     }
+}
+
+fn state_of<S: State>(entry: &Entry<S>, copy: Presence) -> String {
+    let copy = match copy {
+        Presence::There => "its copy is here",
+        Presence::PowerLost => "this host lost its power since",
+        Presence::Gone => "its copy is not here",
+    };
+    format!("{:?}, {copy}", entry.state).to_lowercase()
 }
 
 /// A domain that leaves is locked by its number, as the session does it.

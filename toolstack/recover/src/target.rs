@@ -5,7 +5,7 @@ use rxl_core::host_error::HostError;
 use rxl_core::names::INCOMING;
 use rxl_handover::source::SourceAnswer;
 use rxl_handover::target::{TargetEvent, TargetState, TargetStep, step};
-use rxl_handover::{Entry, JournalError, Other, Presence, Record};
+use rxl_handover::{Entry, Header, JournalError, Other, Presence, Record};
 
 use crate::Place;
 use crate::effects::{boot, destroy, discard_named, start};
@@ -73,7 +73,7 @@ fn take_step(
         }
         TargetStep::Ask(question) => {
             if !matches!(entry.header.other, Other::Rxl { .. }) {
-                return without_a_source(record, entry);
+                return without_a_source(place, record, entry);
             }
             match peer.ask_source(&entry.header.id, question) {
                 Ok(answer) => {
@@ -102,14 +102,14 @@ fn waits(entry: &Entry<TargetState>, why: &str) -> String {
 /// A file is not asked; and xl's sender keeps its copy until it has read a good report, which is
 /// said after the domain was started.
 fn without_a_source(
+    place: Place<'_>,
     record: &Record<TargetState>,
     entry: &Entry<TargetState>,
 ) -> Result<Option<End>, RecoverError> {
-    let event = match entry.state {
-        TargetState::Running => TargetEvent::Settle,
-        _ => TargetEvent::Abort,
-    };
-    record.advance(event)?;
+    if entry.state != TargetState::Running {
+        return discard(place, record, entry).map(Some);
+    }
+    record.advance(TargetEvent::Settle)?;
     Ok(None)
 }
 
@@ -123,7 +123,7 @@ fn discard(
     record.advance(TargetEvent::Abort)?;
     let destroyed = match entry.domid {
         Some(_) => destroy_copy(place, entry)?,
-        None => discard_named(place.host, place.settling, name)?,
+        None => discard_named(place.host, place.settling, &built_as(&entry.header))?,
     };
     Ok(match destroyed {
         true => {
@@ -131,6 +131,14 @@ fn discard(
         }
         false => End::NothingLeft(format!("{name} was being received, and nothing of it is here")),
     })
+}
+
+/// The name of the domain while it is being built. One out of a file has its own name at once.
+fn built_as(header: &Header) -> String {
+    match header.other {
+        Other::File { .. } => header.name.clone(),
+        Other::Rxl { .. } | Other::Xl { .. } => format!("{}{INCOMING}", header.name),
+    }
 }
 
 /// True where it was there.

@@ -15,17 +15,20 @@
 //! # When GO does not come
 //!
 //! Over rxl's wire the source may have said GO and lost the connection: the copy is kept, paused,
-//! and an administrator decides. Over xl's the sender has its copy until it has read a good report,
+//! and the source is asked over a fresh connection ([`rxl_recover`]), by this process first, then
+//! by `rxl recover`. Over xl's the sender has its copy until it has read a good report,
 //! which is not said before GO has come: the copy here is destroyed ([`crate::xl`]).
 
 mod built;
 mod feeder;
 mod holding;
+mod ledger;
 mod receiving;
 
 pub use built::Built;
 pub use feeder::{Feeder, restore_from};
 pub use holding::Holding;
+pub use ledger::{Arriving, TargetLedger};
 pub use receiving::Receiving;
 
 use std::time::Duration;
@@ -84,8 +87,11 @@ pub trait Wire: Origin + Sized {
     /// Says that the copy does not run and will not, and whether it is destroyed.
     fn say_not_run(&mut self, end: NotRun, reason: &str, destroyed: bool);
 
-    /// Waits until the other side has read what was said, where ending earlier could lose it.
-    fn await_end(&mut self, _events: &Events<Self::Data>) {}
+    /// Waits until the other side has read what was said, where ending earlier could lose it. True
+    /// where it says that its copy is destroyed, or where nobody will ask about it.
+    fn await_end(&mut self, _events: &Events<Self::Data>) -> bool {
+        true
+    }
 }
 
 /// What the other host has decided.

@@ -17,17 +17,20 @@
 //! # The order at Commit
 //!
 //! 1. The queue is emptied: a connection that is known to be lost, or a cancel, ends the migration
-//!    before anything is renamed.
-//! 2. The domain is renamed to `NAME--migratedaway`.
-//! 3. The queue is emptied again: renaming takes libxl's time.
-//! 4. The guard is told that nothing is left to guard, so that it never runs a domain on that the
-//!    other host may be running. Its exit is not waited for: the guest stands still. It is reaped
-//!    when the migration has ended.
-//! 5. GO is written, with a deadline. Where not one byte of it has left it was not said: the guard
-//!    is told to guard again, the name is taken back, and the domain runs on.
+//!    before anything is recorded.
+//! 2. *Committing* is recorded. From here on nobody, the guard neither, runs the domain on before
+//!    it is known that GO was not said, or that the other host will never run it.
+//! 3. The domain is renamed to `NAME--migratedaway`.
+//! 4. The queue is emptied again: the disk and libxl take their time.
+//! 5. GO is written, with a deadline. Where not one byte of it has left it was not said: that is
+//!    recorded, the name is taken back, and the domain runs on.
+//!
+//! Where the answer does not come, the migrating process itself asks the other host over a fresh
+//! connection ([`rxl_recover`]); where that is not reached either, `rxl recover` goes on.
 
 mod committed;
 mod departure;
+mod ledger;
 mod measurements;
 mod questions;
 mod returning;
@@ -37,6 +40,7 @@ mod uncommitted;
 
 pub use committed::{Away, Committed};
 pub use departure::Leaving;
+pub use ledger::{Described, Ledger};
 pub use measurements::{Measurements, Observer};
 pub use save::{DomainSave, SavePlan, Stored};
 pub use timeout::Timeout;
@@ -115,6 +119,9 @@ pub trait Wire: Destination {
 
     /// Waits, after GO, for what became of the copy there.
     fn await_answer(&mut self, events: &Events<Self::Data>) -> Answer;
+
+    /// Says that the copy here is destroyed, where that can be said: nobody will ask again.
+    fn say_released(&mut self) {}
 
     /// Ends the connection when the domain does not run there, or may not.
     fn close(self, events: &Events<Self::Data>);

@@ -9,6 +9,7 @@ use rxl_core::steering::{Restorer, SaveFlags, Walker};
 use rxl_datapath::packing::Packing;
 use rxl_link::ssh::Route;
 use rxl_precopy::policy::Limits;
+use rxl_recover::Asking;
 
 /// What the user of `rxl migrate` asked for.
 #[derive(Clone, Debug)]
@@ -47,6 +48,8 @@ pub struct MigrationRequest {
     pub restorer: Restorer,
     /// Who of the domain's MPI job is held still meanwhile.
     pub quiesce: Level,
+    /// How the target is asked when its answer to GO does not come.
+    pub asking: Asking,
     /// When pre-copy ends. With [`rxl_precopy::policy::Otherwise::Cancel`] its timeout holds until
     /// Commit.
     pub limits: Limits,

@@ -49,6 +49,9 @@ pub enum Message {
     Failed { reason: String },
     /// The source has given up before `Go`, and the domain runs on there.
     Abort { reason: String },
+    /// The source has destroyed its copy after `Done`, and recorded that: it will ask nothing about
+    /// this migration.
+    Released,
     /// Sent where nothing else was for [`HEARTBEAT`](rxl_core::deadlines::HEARTBEAT).
     Ping,
 }
@@ -69,6 +72,7 @@ impl Message {
             Self::GivenBack { .. } => "given-back",
             Self::Failed { .. } => "failed",
             Self::Abort { .. } => "abort",
+            Self::Released => "released",
             Self::Ping => "ping",
         }
     }
@@ -156,6 +160,8 @@ pub struct Offer {
     pub leave_paused: bool,
     /// The domid to keep (`xl migrate -D`).
     pub domid: Option<u32>,
+    /// No process is to wait for the domain's end at the target (`xl migrate -e`).
+    pub no_monitor: bool,
     /// The target is only to check: nothing will follow.
     pub dry_run: bool,
     /// Where the guest's special pages are, if the target may fill its memory by itself
@@ -221,6 +227,7 @@ mod tests {
             Message::GivenBack { reason: "no".into() },
             Message::Failed { reason: "no".into() },
             Message::Abort { reason: "no".into() },
+            Message::Released,
             Message::Ping,
         ]
     }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::incoming::ledger::TargetLedger;
 use rxl_core::domain::DomId;
 use rxl_host::guard_line::{Guard, Word};
 use rxl_host::host::Host;
@@ -15,12 +16,13 @@ pub struct Built<'a> {
     pub began: Instant,
     /// When libxl had restored.
     pub restored_at: Instant,
+    pub ledger: TargetLedger,
     pub(super) guard: Guard,
 }
 
 impl Built<'_> {
-    /// Tells the guard what the domain is to become if rxl is killed.
-    pub fn tell_guard(&self, word: &Word) {
-        self.guard.tell(word);
+    /// The record is settled: nothing is left for the guard.
+    pub fn settled(&self) {
+        self.guard.tell(&Word::Done);
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::events::{Event, Events};
 use crate::incoming::Origin;
 use crate::incoming::built::Built;
+use crate::incoming::ledger::TargetLedger;
 use rxl_core::deadlines;
 use rxl_core::domain::DomId;
 use rxl_core::error::{Exit, Failure};
@@ -27,6 +28,7 @@ pub struct Receiving<'a, O> {
     /// What libxl has built, and when it had.
     restored: Option<(DomId, Instant)>,
     guard: Guard,
+    ledger: TargetLedger,
 }
 
 impl<'a, O: Origin> Receiving<'a, O> {
@@ -34,12 +36,12 @@ impl<'a, O: Origin> Receiving<'a, O> {
     pub fn begin(
         host: &'a dyn Host,
         name: &str,
-        lock: &DomainLock,
+        (lock, ledger): (&DomainLock, TargetLedger),
         mut origin: O,
         events: &Events<O::Data>,
         start: impl FnOnce(&mut O) -> Result<Operation<DomId>, Failure>,
     ) -> Result<Self, Failure> {
-        let guard = guard::coming(host, name, lock);
+        let guard = guard::start(host, lock, &ledger.word());
         let began = Instant::now();
         match start(&mut origin) {
             Ok(operation) => Ok(Self {
@@ -50,8 +52,10 @@ impl<'a, O: Origin> Receiving<'a, O> {
                 operation: Some(operation),
                 restored: None,
                 guard,
+                ledger,
             }),
             Err(failure) => {
+                ledger.abort();
                 guard.tell(&Word::Done);
                 origin.tell_failure(&failure, events);
                 Err(failure)
@@ -64,8 +68,8 @@ impl<'a, O: Origin> Receiving<'a, O> {
         let collected = self.collect(events);
         match collected.and_then(|restored| self.origin.verify().map(|()| restored)) {
             Ok((domid, restored_at)) => {
-                let Self { host, name, origin, began, guard, .. } = self;
-                Ok((Built { host, domid, name, began, restored_at, guard }, origin))
+                let Self { host, name, origin, began, guard, ledger, .. } = self;
+                Ok((Built { host, domid, name, began, restored_at, guard, ledger }, origin))
             }
             Err(failure) => Err(self.give_up(failure, events)),
         }
@@ -135,6 +139,7 @@ impl<'a, O: Origin> Receiving<'a, O> {
 
     /// Destroys what was built, then tells the other side.
     fn give_up(mut self, failure: Failure, events: &Events<O::Data>) -> Failure {
+        self.ledger.abort();
         self.origin.end_data();
         let late = self.operation.take().and_then(|operation| operation.abort_and_wait().ok());
         let restored = self.restored.map(|(domid, _)| domid).or(late);

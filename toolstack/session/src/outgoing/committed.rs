@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::events::Events;
 use crate::job::HeldJob;
+use crate::outgoing::ledger::Ledger;
 use crate::outgoing::measurements::Measurements;
 use crate::outgoing::returning::Returned;
 use crate::outgoing::{Answer, Wire};
@@ -13,8 +14,9 @@ use rxl_core::error::{Exit, Failure};
 use rxl_core::names::MIGRATED_AWAY;
 use rxl_core::state_dir::DomainLock;
 use rxl_core::target_spans::TargetSpans;
-use rxl_host::guard_line::Guard;
+use rxl_host::guard_line::{Guard, Word, log};
 use rxl_host::host::Host;
+use rxl_recover::{AnyRecord, End, Place, RecoverError, Settling};
 
 /// A domain whose other host was told GO.
 pub struct Committed<'a, W: Wire> {
@@ -34,11 +36,14 @@ impl<W: Wire> Committed<'_, W> {
                 let failure = Failure::new(Exit::FailedSourceRuns, what);
                 self.away.take_back(failure, &mut self.job)
             }
-            Answer::Unknown(reason) => {
-                // Wherever the domain is, the rest of its job is not kept waiting for it.
-                self.job.abort();
-                self.away.undecided(self.wire.name(), &reason)
-            }
+            Answer::Unknown(reason) => match self.away.decide(&reason, &mut self.job) {
+                Ok(()) => {
+                    measured.mpi = self.job.figures();
+                    self.wire.close(self.events);
+                    return Ok(());
+                }
+                Err(failure) => failure,
+            },
         };
         measured.mpi = self.job.figures();
         self.wire.close(self.events);
@@ -59,24 +64,25 @@ impl<W: Wire> Committed<'_, W> {
         measured.target = spans.or(measured.target);
         measured.mpi = self.job.figures();
         self.wire.end_data();
-        self.away.release(self.wire.name())
+        let released = self.away.release(self.wire.name());
+        if released.is_ok() {
+            self.wire.say_released();
+        }
+        released
     }
 }
 
 /// A domain that was given away: renamed, standing still.
 pub struct Away<'a> {
-    host: &'a dyn Host,
-    domain: Domain,
-    /// It has been told that nothing is left to guard, and is reaped when this is dropped.
-    _guard: Guard,
-    _lock: DomainLock,
+    pub(super) host: &'a dyn Host,
+    pub(super) domain: Domain,
+    pub(super) ledger: Ledger,
+    /// Settles the record if this is dropped before that has been done.
+    pub(super) guard: Guard,
+    pub(super) _lock: DomainLock,
 }
 
-impl<'a> Away<'a> {
-    pub(super) fn new(host: &'a dyn Host, domain: Domain, lock: DomainLock, guard: Guard) -> Self {
-        Self { host, domain, _guard: guard, _lock: lock }
-    }
-
+impl Away<'_> {
     fn name(&self) -> String {
         format!("{}{MIGRATED_AWAY}", self.domain.name)
     }
@@ -89,31 +95,74 @@ impl<'a> Away<'a> {
                 self.domain.name
             );
             Failure::new(Exit::MovedWithWarnings, what)
-                .next(format!("`xl destroy {}`", self.name()))
-        })
+                .next(format!("`xl destroy {}`, or `rxl recover`", self.name()))
+        })?;
+        self.settled();
+        self.ledger.released();
+        Ok(())
+    }
+
+    /// Nothing is left for the guard.
+    fn settled(&self) {
+        self.guard.tell(&Word::Done);
     }
 
     /// The only copy is this one: it runs on here, after the failure.
     fn take_back(&self, failure: Failure, job: &mut HeldJob) -> Failure {
+        if let Err(refused) = self.ledger.given_back() {
+            job.abort();
+            return refused.context(failure.what).with_exit(Exit::Undecided);
+        }
         let returned = Returned::bring(self.host, &self.domain, true);
         if returned.running.is_ok() {
             job.returned();
+            self.ledger.runs_here();
+            self.settled();
         } else {
             job.abort();
         }
         returned.tell(failure, &self.domain)
     }
 
-    /// Nobody knows where it is to run.
-    fn undecided(&self, target: &str, reason: &str) -> Failure {
-        let (name, away) = (&self.domain.name, self.name());
-        let what = format!(
-            "{target} was told to run {name} and has not answered ({reason}); the copy here is \
-             kept as {away}"
-        );
-        Failure::new(Exit::Undecided, what).next(format!(
-            "if {name} runs on {target}, `xl destroy {away}` here; if it is not there, `xl rename \
-             {away} {name}` and `xl resume {name}` here"
-        ))
+    /// The answer to GO did not come. The other host is asked over a fresh connection, for as long
+    /// as a person may be made to wait; then the guard's and `rxl recover`'s turn begins.
+    fn decide(&self, reason: &str, job: &mut HeldJob) -> Result<(), Failure> {
+        let (journal, record, asking) = self.ledger.parts();
+        let settling = Settling::HOST.at_once();
+        let place = Place { host: self.host, journal, settling };
+        let record = AnyRecord::Source(record.clone());
+        tracing::warn!("no answer to GO ({reason}): asking again over a fresh connection");
+        let end = asking.settle(place, &record);
+        match &end {
+            Ok(End::RunsOn(_)) => job.returned(),
+            // Wherever the domain is, the rest of its job is not kept waiting for it.
+            _ => job.abort(),
+        }
+        // What is open is `rxl recover`'s: the guard could do no more than this process has done.
+        self.settled();
+        let told = self.tell(reason, end);
+        let line = told.as_ref().map_or_else(ToString::to_string, |()| "it has arrived".into());
+        log("rxl", &format!("migration {} of {}: {line}", self.ledger.id(), self.domain.name));
+        told
+    }
+
+    fn tell(&self, reason: &str, end: Result<End, RecoverError>) -> Result<(), Failure> {
+        let unanswered =
+            |exit, line: &str| Failure::new(exit, format!("no answer to GO ({reason}); {line}"));
+        match end {
+            Ok(End::Released(line)) => {
+                tracing::info!("{line}");
+                Ok(())
+            }
+            Ok(End::RunsOn(line)) => Err(unanswered(Exit::FailedSourceRuns, &line)),
+            Ok(End::Person(line)) => Err(unanswered(Exit::Undecided, &line)),
+            Ok(End::Waits(line)) => Err(unanswered(Exit::Undecided, &line)
+                .next("rxl-recover.timer goes on by itself; `rxl recover` does it now".to_owned())),
+            Ok(end) => Err(unanswered(Exit::FailedSourceRuns, end.line())),
+            Err(error) => {
+                Err(unanswered(Exit::Undecided, &error.to_string())
+                    .next("`rxl recover` tries again"))
+            }
+        }
     }
 }

@@ -1,11 +1,13 @@
 //! A domain that is about to leave: found, checked and locked.
 
 use crate::check::{at_source, may_be_saved, may_leave};
+use crate::outgoing::ledger::{Described, Ledger};
 use rxl_core::domain::Domain;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::host_error::HostError;
 use rxl_core::names::MIGRATED_AWAY;
 use rxl_core::state_dir::{DomainLock, StateDir};
+use rxl_handover::Journal;
 use rxl_host::host::Host;
 
 /// A domain that is about to leave, locked against any other migration of it.
@@ -17,6 +19,8 @@ pub struct Leaving<'a> {
     /// `MAJOR.MINOR` of the Xen here.
     pub xen_version: String,
     pub lock: DomainLock,
+    /// This host's records.
+    pub journal: Journal,
 }
 
 impl<'a> Leaving<'a> {
@@ -41,6 +45,11 @@ impl<'a> Leaving<'a> {
         Ok(leaving)
     }
 
+    /// Begins its record.
+    pub fn record(&self, described: Described) -> Result<Ledger, Failure> {
+        Ledger::begin(self.journal.clone(), &self.domain, &self.config_json, described)
+    }
+
     fn lock(
         host: &'a dyn Host,
         state: &StateDir,
@@ -51,10 +60,11 @@ impl<'a> Leaving<'a> {
         let facts = host.facts().map_err(Failure::from)?;
         at_source(&domain, &facts, live)?;
         let lock = state.lock(&format!("domain-{}", domain.domid), &domain.name)?;
+        let journal = Journal::of(state)?;
         let config_json = host
             .config_json(domain.domid)
             .map_err(|e| Failure::from(e).with_exit(Exit::Internal))?;
-        Ok(Self { host, domain, config_json, xen_version: facts.xen_version, lock })
+        Ok(Self { host, domain, config_json, xen_version: facts.xen_version, lock, journal })
     }
 }
 

@@ -127,7 +127,10 @@ impl DomainSave<'_> {
         let ready = self.job.may_suspend();
         measured.mpi = self.job.figures();
         match &ready {
-            Ok(true) => drop(reply.send(Ok(()))),
+            Ok(true) => {
+                self.may_be_asked();
+                drop(reply.send(Ok(())));
+            }
             Ok(false) => self.waiting = Some(Waiting::Suspend(reply)),
             Err(failure) => drop(reply.send(Err(SuspendRefused::Session(failure.clone())))),
         }

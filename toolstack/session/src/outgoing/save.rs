@@ -8,8 +8,9 @@ use crate::events::Events;
 use crate::job::HeldJob;
 use crate::outgoing::committed::Away;
 use crate::outgoing::departure::Leaving;
+use crate::outgoing::ledger::Ledger;
 use crate::outgoing::measurements::Measurements;
-use crate::outgoing::returning::Returned;
+use crate::outgoing::returning::{NotRunning, Returned};
 use crate::steering::{Desk, Signals};
 use rxl_core::domain::{Domain, RunState};
 use rxl_core::error::{Exit, Failure};
@@ -19,7 +20,7 @@ use rxl_core::state_dir::DomainLock;
 use rxl_core::steering::{Decision, SaveFlags, Steering, SuspendRefused, Unsteered, Walker};
 use rxl_datapath::feed::Feed;
 use rxl_host::guard;
-use rxl_host::guard_line::{Guard, Word};
+use rxl_host::guard_line::Guard;
 use rxl_host::host::{Host, Save};
 use rxl_precopy::policy::{Limits, Policy};
 
@@ -44,6 +45,7 @@ pub struct DomainSave<'a> {
     pub(super) policy: Option<Policy>,
     pub(super) waiting: Option<Waiting>,
     guard: Guard,
+    pub(super) ledger: Ledger,
     /// libxl, or the domain's state, has said that the guest stands still.
     suspended: bool,
     /// The domain has the name that it gets at Commit.
@@ -63,6 +65,7 @@ impl<'a> DomainSave<'a> {
         leaving: Leaving<'a>,
         job: HeldJob,
         plan: SavePlan,
+        ledger: Ledger,
         (stream, feed): (OwnedFd, Feed),
         events: &Events<D>,
         measured: &mut Measurements,
@@ -75,18 +78,34 @@ impl<'a> DomainSave<'a> {
             None => Box::new(Unsteered),
         };
         let SavePlan { flags, walker, limits } = plan;
-        let guard = guard::leaving(leaving.host, &leaving.domain, &leaving.lock);
+        // Where nothing is asked here, libxl asks the guest to suspend whenever it comes to that.
+        let word = ledger.word(limits.is_none());
+        let guard = guard::start(leaving.host, &leaving.lock, &word);
         let save = Save { stream, flags, walker, notes, steering, feed };
         let operation = match leaving.host.save(leaving.domain.domid, save) {
             Ok(operation) => Some(operation),
             Err(error) => {
+                if ledger.stay().is_ok() {
+                    ledger.runs_here();
+                }
                 guard.done();
                 return Err(Failure::from(error).with_exit(Exit::Internal));
             }
         };
         let policy = limits.map(Policy::new);
         let (waiting, suspended, renamed) = (None, false, false);
-        Ok(Self { leaving, job, operation, signals, policy, waiting, guard, suspended, renamed })
+        Ok(Self {
+            leaving,
+            job,
+            operation,
+            signals,
+            policy,
+            waiting,
+            guard,
+            ledger,
+            suspended,
+            renamed,
+        })
     }
 
     /// Whether libxl has ended, and [`Self::ended`] has seen it.
@@ -134,23 +153,35 @@ impl<'a> DomainSave<'a> {
     /// Back to where it was: the guest runs here, under its own name, and log-dirty mode is off. To
     /// be called when nobody reads libxl's stream any more.
     pub fn run_on(mut self, failure: Failure, measured: &mut Measurements) -> Failure {
+        if let Err(taken) = self.ledger.stay() {
+            self.job.abort();
+            measured.mpi = self.job.figures();
+            // The guard asks the target, and settles what is here.
+            return taken.context(failure.what);
+        }
         let Leaving { host, domain, .. } = &self.leaving;
         let returned = Returned::bring(*host, domain, self.renamed);
         match &returned.running {
-            Ok(()) => {
-                self.job.returned();
-                self.guard.done();
-            }
-            Err(why) => {
-                self.job.abort();
-                // What can still be run on is left to the guard, which tries again.
-                if why.is_final() {
-                    self.guard.done();
-                }
-            }
+            Ok(()) => self.job.returned(),
+            Err(_) => self.job.abort(),
+        }
+        // What can still be run on is left to the guard, which tries again.
+        if returned.running.as_ref().map_or_else(NotRunning::is_final, |()| true) {
+            self.ledger.runs_here();
+            self.guard.done();
         }
         measured.mpi = self.job.figures();
         returned.tell(failure, domain)
+    }
+
+    /// The guest may be asked to suspend from here on, and may do so after rxl's death.
+    pub(super) fn may_be_asked(&self) {
+        self.guard.tell(&self.ledger.word(true));
+    }
+
+    /// Nobody runs the domain on from here on before it is known that GO was not said.
+    pub fn record_commit(&self) -> Result<(), Failure> {
+        self.ledger.commit()
     }
 
     /// Gives its name away: the step right before GO.
@@ -163,29 +194,16 @@ impl<'a> DomainSave<'a> {
         Ok(())
     }
 
-    /// From here on nothing runs it here by itself, the guard neither. Nobody waits for the guard's
-    /// exit: the guest stands still.
-    pub fn unguard(&self) {
-        self.guard.tell(&Word::Done);
-    }
-
-    /// GO was not said after all.
-    pub fn guard_again(&self) {
-        let Domain { domid, name, .. } = &self.leaving.domain;
-        self.guard.tell(&Word::Leaving { domid: domid.0, name: name.clone() });
-    }
-
     /// GO has been said: what is left of it to hold.
     pub fn into_away(self) -> (Away<'a>, HeldJob) {
-        let Self { leaving: Leaving { host, domain, lock, .. }, job, guard, .. } = self;
-        (Away::new(host, domain, lock, guard), job)
+        let Self { leaving: Leaving { host, domain, lock, .. }, job, guard, ledger, .. } = self;
+        (Away { host, domain, ledger, guard, _lock: lock }, job)
     }
 
     /// Its file is in place: what is left of it to hold.
     pub fn into_stored(self) -> Stored<'a> {
-        let Self { leaving: Leaving { host, domain, lock, .. }, job, guard, .. } = self;
-        guard.done();
-        Stored { host, domain, job, _lock: lock }
+        let Self { leaving: Leaving { host, domain, lock, .. }, job, guard, ledger, .. } = self;
+        Stored { host, domain, job, ledger, guard, _lock: lock }
     }
 }
 
@@ -194,5 +212,15 @@ pub struct Stored<'a> {
     pub host: &'a dyn Host,
     pub domain: Domain,
     pub job: HeldJob,
+    pub ledger: Ledger,
+    guard: Guard,
     _lock: DomainLock,
+}
+
+impl Stored<'_> {
+    /// It has become what was asked for.
+    pub fn settled(self) {
+        self.ledger.released();
+        self.guard.done();
+    }
 }

@@ -150,6 +150,11 @@ impl<'a, D: Destination> Uncommitted<'a, D> {
     pub fn into_stored(self) -> Stored<'a> {
         self.save.into_stored()
     }
+
+    /// The file is about to get its name.
+    pub fn record_commit(&self) -> Result<(), Failure> {
+        self.save.record_commit()
+    }
 }
 
 impl<'a, W: Wire> Uncommitted<'a, W> {
@@ -211,6 +216,7 @@ impl<'a, W: Wire> Uncommitted<'a, W> {
 
     fn give_name_away(&mut self, measured: &mut Measurements) -> Result<(), Failure> {
         self.look_once_more(measured)?;
+        self.save.record_commit()?;
         self.save.rename_away()?;
         self.look_once_more(measured)
     }
@@ -230,9 +236,7 @@ impl<'a, W: Wire> Uncommitted<'a, W> {
     fn say_go(&mut self, leave_paused: bool) -> Result<(), Failure> {
         // A domain that stays paused cannot be waited for.
         let command = if leave_paused { None } else { self.save.job.hold() };
-        self.save.unguard();
         self.destination.say_go(command).map_err(|error| {
-            self.save.guard_again();
             let what = format!("{} could not be told GO: {error}", self.destination.name());
             Failure::new(Exit::FailedSourceRuns, what).caused_by(error)
         })

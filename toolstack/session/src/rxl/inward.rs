@@ -176,20 +176,23 @@ impl Wire for RxlOrigin {
         }
     }
 
-    fn await_end(&mut self, events: &Events<Data>) {
-        await_end(events);
+    fn await_end(&mut self, events: &Events<Data>) -> bool {
+        await_end(events)
     }
 }
 
-/// The source closes when it has read what was said: ending earlier could lose it.
-pub(super) fn await_end(events: &Events<Data>) {
+/// The source closes when it has read what was said: ending earlier could lose it. True where it
+/// says that its copy is destroyed.
+pub(super) fn await_end(events: &Events<Data>) -> bool {
     let deadline = Instant::now() + deadlines::PEER_READS;
     while let Some(event) = events.next(deadline) {
-        if matches!(
-            event,
-            Event::Control(Incoming::Lost(_) | Incoming::Message(Message::Abort { .. }))
-        ) {
-            return;
+        match event {
+            Event::Control(Incoming::Message(Message::Released)) => return true,
+            Event::Control(Incoming::Lost(_) | Incoming::Message(Message::Abort { .. })) => {
+                return false;
+            }
+            _ => {}
         }
     }
+    false
 }

@@ -154,6 +154,10 @@ impl Wire for RxlDestination {
         }
     }
 
+    fn say_released(&mut self) {
+        self.link.control.send(Message::Released);
+    }
+
     /// What has been said is still written before the channel closes.
     fn close(self, _events: &Events<Sent>) {}
 }

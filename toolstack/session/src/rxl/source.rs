@@ -7,7 +7,8 @@ use crate::events::{Event, Events};
 use crate::gang_member::GangMember;
 use crate::job::{HeldJob, reach_agents};
 use crate::outgoing::{
-    DomainSave, Leaving, Measurements, Observer, SavePlan, Timeout, Uncommitted, save_pipe,
+    Described, DomainSave, Leaving, Measurements, Observer, SavePlan, Timeout, Uncommitted,
+    save_pipe,
 };
 use crate::record::{Record, Shown};
 use crate::request::MigrationRequest;
@@ -20,8 +21,10 @@ use rxl_core::state_dir::StateDir;
 use rxl_core::steering::Restorer;
 use rxl_datapath::feed::feed;
 use rxl_datapath::send::{Sender, Sent};
+use rxl_handover::Other;
 use rxl_host::host::Host;
 use rxl_link::control::{Accept, Offer};
+use rxl_link::ssh::Route;
 use rxl_link::transport::{Connections, Destination, Ticket};
 use rxl_report::progress::{Phase, Progress};
 use rxl_report::schema::Report;
@@ -153,6 +156,7 @@ fn offer(request: &MigrationRequest, leaving: &Leaving<'_>) -> Offer {
         connections: request.connections,
         data_address: request.data_address.map(|address| address.to_string()),
         leave_paused: request.leave_paused,
+        no_monitor: request.no_monitor,
         domid: request.preserve_domid.then_some(domain.domid.0),
         dry_run: request.dry_run,
         special_pages: special_pages(request, leaving),
@@ -169,6 +173,16 @@ fn special_pages(request: &MigrationRequest, leaving: &Leaving<'_>) -> Option<Sp
         tracing::warn!("{}: {error}; libxc restores it", leaving.domain.name);
         None
     })
+}
+
+/// How the target is asked later, over a fresh connection.
+fn other_host(route: &Route) -> Other {
+    let (host, ssh_command) = match route {
+        Route::Ssh { host } => (host, None),
+        Route::Command { command, host } => (host, Some(command.clone())),
+        Route::Verbatim(command) => (command, Some(String::new())),
+    };
+    Other::Rxl { hosts: vec![host.clone()], ssh_command }
 }
 
 /// Opens the data connections and asks libxl to save. ssh is started before libxl: libxl forks, and
@@ -199,8 +213,15 @@ fn start_data<'a>(
     let meter = measured.meter.clone();
     let sender = Sender::start(from_libxl, fed, streams, cancel, request.packing, meter, on_end)
         .map_err(broken)?;
+    let ledger = leaving.record(Described {
+        id: ticket.id.to_string(),
+        other: other_host(&request.route),
+        leave_paused: request.leave_paused,
+        no_monitor: request.no_monitor,
+        asking: request.asking.clone(),
+    })?;
     let plan =
         SavePlan { flags: request.flags, walker: request.walker, limits: Some(request.limits) };
-    let save = DomainSave::start(leaving, job, plan, (writing, feed), events, measured)?;
+    let save = DomainSave::start(leaving, job, plan, ledger, (writing, feed), events, measured)?;
     Ok((connections, sender, save))
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::check::{Arrival, at_target};
 use crate::events::{Event, Events, control_channel, unexpected};
-use crate::incoming::{Holding, Receiving};
+use crate::incoming::{Arriving, Holding, Receiving, TargetLedger};
 use rxl_core::deadlines;
 
 pub use crate::rxl::inward::Data;
@@ -24,11 +24,13 @@ use rxl_core::steering::Restorer;
 use rxl_core::text::one_line;
 use rxl_datapath::broken::Broken;
 use rxl_datapath::receive::{Pipe, Receiver};
+use rxl_handover::Other;
 use rxl_host::host::{Host, RestoreAhead, RestoreRequest};
 use rxl_link::control::{Accept, Control, Hello, Incoming, Message, Offer, Refusal};
 use rxl_link::transport::{
-    Connection, Expected, Rendezvous, RendezvousError, Ticket, listen_address,
+    Connection, Expected, Rendezvous, RendezvousError, Ticket, listen_address, ssh_client_address,
 };
+use rxl_recover::Asking;
 
 /// What a session needs of the process it runs in.
 pub struct Endpoint {
@@ -40,6 +42,8 @@ pub struct Endpoint {
     pub ticket: Ticket,
     /// Silence after which the source is dead.
     pub patience: Duration,
+    /// How the source is asked when its word does not come.
+    pub asking: Asking,
 }
 
 /// Receives one domain. `host` is an error where this machine has no Xen: the source hears of it.
@@ -51,13 +55,14 @@ pub fn receive(
 ) -> Result<(), Failure> {
     let control = control_channel(&events, endpoint.input, endpoint.output, endpoint.patience)
         .map_err(|e| Failure::internal("control channel", &e))?;
-    let session = Session { control, events };
+    let session = Session { control, events, asking: endpoint.asking };
     session.run(host, state, &endpoint.ticket, endpoint.patience)
 }
 
 struct Session {
     control: Control,
     events: Events<Data>,
+    asking: Asking,
 }
 
 impl Session {
@@ -68,7 +73,7 @@ impl Session {
         ticket: &Ticket,
         patience: Duration,
     ) -> Result<(), Failure> {
-        let offer = self.negotiate(patience)?;
+        let (source, offer) = self.negotiate(patience)?;
         let host = match host {
             Ok(host) => host,
             Err(error) => return Err(self.refuse(Refusal { what: error.to_string(), next: None })),
@@ -87,7 +92,15 @@ impl Session {
             return self.end_dry_run(accept);
         }
         let connections = self.connect(state, ticket, &offer, accept)?;
-        self.take(&*host, &offer, connections, &lock)
+        let arriving = arriving(ticket, &offer, source, self.asking.clone());
+        match TargetLedger::begin(state, arriving) {
+            Ok(ledger) => self.take(&*host, &offer, connections, (&lock, ledger)),
+            Err(failure) => {
+                self.control.send(Message::Failed { reason: failure.to_string() });
+                await_end(&self.events);
+                Err(failure)
+            }
+        }
     }
 
     fn take(
@@ -95,29 +108,30 @@ impl Session {
         host: &dyn Host,
         offer: &Offer,
         connections: Vec<Connection>,
-        lock: &DomainLock,
+        custody: (&DomainLock, TargetLedger),
     ) -> Result<(), Failure> {
-        let Self { control, events } = self;
+        let Self { control, events, .. } = self;
         let incoming = format!("{}{INCOMING}", offer.name);
         let origin = RxlOrigin::new(control);
         let start = |origin: &mut RxlOrigin| {
             start_restore(origin, host, offer, &incoming, connections, &events)
         };
-        let receiving = Receiving::begin(host, &incoming, lock, origin, &events, start)?;
+        let receiving = Receiving::begin(host, &incoming, custody, origin, &events, start)?;
         let (built, wire) = receiving.run(&events)?;
         let (name, leave_paused) = (offer.name.clone(), offer.leave_paused);
         Holding { built, wire, name, leave_paused, events: &events }.run()
     }
 
-    fn negotiate(&self, patience: Duration) -> Result<Box<Offer>, Failure> {
+    /// The source's own name, and what it offers.
+    fn negotiate(&self, patience: Duration) -> Result<(String, Box<Offer>), Failure> {
         let deadline = Instant::now() + patience;
         self.control.send(Message::Hello(Hello::ours()));
-        match self.await_message(deadline)? {
-            Message::Hello(hello) => hello.check()?,
+        let source = match self.await_message(deadline)? {
+            Message::Hello(hello) => hello.check().map(|()| hello.host)?,
             other => return Err(Failure::new(Exit::NoPeer, unexpected(&other))),
-        }
+        };
         match self.await_message(deadline)? {
-            Message::Offer(offer) => Ok(offer),
+            Message::Offer(offer) => Ok((source, offer)),
             other => Err(Failure::new(Exit::NoPeer, unexpected(&other))),
         }
     }
@@ -198,6 +212,27 @@ impl Session {
             };
             return Err(Failure::new(Exit::Cancelled, failure));
         }
+    }
+}
+
+/// What the record says from its beginning on. The source is asked by its own name, else at the
+/// address that its ssh came from.
+fn arriving(ticket: &Ticket, offer: &Offer, source: String, asking: Asking) -> Arriving {
+    let is_a_host = |host: &String| {
+        !host.is_empty()
+            && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:".contains(&b))
+            && !host.starts_with('-')
+    };
+    let address = ssh_client_address().map(|address| address.to_string());
+    let hosts = [Some(source), address].into_iter().flatten().filter(is_a_host).collect();
+    Arriving {
+        id: ticket.id.to_string(),
+        name: offer.name.clone(),
+        config_json: offer.config_json.clone(),
+        other: Other::Rxl { hosts, ssh_command: None },
+        leave_paused: offer.leave_paused,
+        no_monitor: offer.no_monitor,
+        asking,
     }
 }
 

@@ -73,9 +73,23 @@ impl Unfinished {
             .map_err(|e| self.failed(&e))
     }
 
-    /// On the disk, then under its name, then that too on the disk.
+    /// The file that it is to become.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file that it is until then.
+    pub fn unfinished_path(&self) -> &Path {
+        self.temporary.path()
+    }
+
+    /// What has been written is on the disk then.
+    pub fn flush(&self) -> Result<(), Failure> {
+        self.temporary.as_file().sync_all().map_err(|e| self.failed(&e))
+    }
+
+    /// Under its name, then that on the disk.
     pub fn put_in_place(self) -> Result<(), Failure> {
-        self.temporary.as_file().sync_all().map_err(|e| self.failed(&e))?;
         let Self { temporary, path } = self;
         let failed = |e: &dyn std::fmt::Display| failed(&path, e);
         temporary.persist(&path).map_err(|e| failed(&e.error))?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::events::Events;
-use crate::incoming::{Feeder, Origin, Receiving, restore_from};
+use crate::incoming::{Arriving, Feeder, Origin, Receiving, TargetLedger, restore_from};
 use rxl_agent_protocol::{Command, Stamp, Verb};
 use rxl_core::domain::{DomId, RestoreAs};
 use rxl_core::domain_config::DomainConfig;
@@ -16,10 +16,13 @@ use rxl_core::names::lock_key;
 use rxl_core::operation::Operation;
 use rxl_core::state_dir::StateDir;
 use rxl_datapath::broken::{At, Broken};
-use rxl_host::guard_line::Word;
+use rxl_handover::Other;
+use rxl_handover::record::AfterSave;
 use rxl_host::host::Host;
 use rxl_inspect::savefile::saved::Saved;
+use rxl_link::transport::Ticket;
 use rxl_quiesce::epoch_now;
+use rxl_recover::Asking;
 
 /// Bytes given to libxl at once.
 const BUFFER: usize = 1 << 20;
@@ -30,6 +33,8 @@ pub struct RestoreRequest {
     pub path: PathBuf,
     /// The domain is not to run yet.
     pub leave_paused: bool,
+    /// No process is to wait for the domain's end.
+    pub no_monitor: bool,
 }
 
 /// A domain that was restored.
@@ -66,10 +71,13 @@ pub fn restore(
         origin.feeder = Some(feeder);
         Ok(operation)
     };
-    let receiving = Receiving::begin(host, &name, &lock, origin, events, start)?;
+    let ledger = TargetLedger::begin(state, arriving(&saved, &name, request)?)?;
+    let receiving = Receiving::begin(host, &name, (&lock, ledger), origin, events, start)?;
     let (built, origin) = receiving.run(events)?;
     // Before it may run: what runs is not to be destroyed.
-    built.tell_guard(&Word::Done);
+    let taken = host.mark(built.domid, built.ledger.id()).map_err(Failure::from);
+    taken.and_then(|()| built.ledger.hold(built.domid))?;
+    built.ledger.take().map_err(Failure::from)?;
     let (domid, stream_bytes) = (built.domid, origin.given.unwrap_or_default());
     let_ranks_run(host, domid, &name);
     if !request.leave_paused {
@@ -78,7 +86,25 @@ pub fn restore(
             Failure::new(Exit::MovedWithWarnings, what).next(format!("`xl unpause {name}`"))
         })?;
     }
+    built.ledger.started();
+    built.ledger.settled();
+    built.settled();
     Ok(Restored { name, domid, stream_bytes })
+}
+
+/// What the restore's record says from its beginning on.
+fn arriving(saved: &Saved, name: &str, request: &RestoreRequest) -> Result<Arriving, Failure> {
+    let ticket = Ticket::random().map_err(|e| Failure::internal("random numbers", &e))?;
+    let path = request.path.clone();
+    Ok(Arriving {
+        id: ticket.id.to_string(),
+        name: name.into(),
+        config_json: saved.config_json().into(),
+        other: Other::File { path, unfinished: None, after: AfterSave::Run },
+        leave_paused: request.leave_paused,
+        no_monitor: request.no_monitor,
+        asking: Asking::default(),
+    })
 }
 
 /// A domain that was saved with its MPI ranks frozen has its agent's epoch in it. A later one ends

@@ -9,8 +9,8 @@ use nix::sys::signal::{SigSet, Signal};
 use crate::events::{Event, Events};
 use crate::job::HeldJob;
 use crate::outgoing::{
-    Destination, DomainSave, Leaving, Measurements, SavePlan, Stored, Timeout, Uncommitted,
-    save_pipe,
+    Described, Destination, DomainSave, Leaving, Measurements, SavePlan, Stored, Timeout,
+    Uncommitted, save_pipe,
 };
 use crate::savefile::file::Unfinished;
 use crate::savefile::writer::{Writer, Written};
@@ -25,8 +25,12 @@ use rxl_core::steering::{SaveFlags, Walker};
 use rxl_datapath::broken::Broken;
 use rxl_datapath::feed::feed;
 use rxl_datapath::packing::Packing;
+use rxl_handover::Other;
+use rxl_handover::record::AfterSave;
 use rxl_host::host::Host;
+use rxl_link::transport::Ticket;
 use rxl_quiesce::host::AgentHost;
+use rxl_recover::Asking;
 use rxl_report::mpi::MpiPart;
 use rxl_report::timeline::Timeline;
 
@@ -81,7 +85,7 @@ pub fn save(
     let mut measured = Measurements::new(Timeline::start(), Duration::ZERO);
     let mut uncommitted = begin(leaving, job, request, &file, events, &mut measured)?;
     let transferred = uncommitted.transfer(&mut measured);
-    let written = transferred.and_then(|()| put_in_place(file, &uncommitted.destination));
+    let written = transferred.and_then(|()| put_in_place(file, &uncommitted));
     match written {
         Ok(written) => settle(uncommitted.into_stored(), request, written),
         Err(failure) => Err(uncommitted.give_up(failure, &mut measured)),
@@ -134,10 +138,33 @@ fn begin<'a>(
         limits: None,
     };
     let (feed, _) = feed(Arc::default());
-    let save = DomainSave::start(leaving, job, plan, (writing, feed), events, measured)?;
+    let ledger = leaving.record(described(request, file)?)?;
+    let save = DomainSave::start(leaving, job, plan, ledger, (writing, feed), events, measured)?;
     let path = request.path.display().to_string();
     let destination = FileDestination { path, writer: Some(writer), written: None };
     Ok(Uncommitted::new(save, destination, events, Timeout::default()))
+}
+
+/// What the save's record says from its beginning on.
+fn described(request: &SaveRequest, file: &Unfinished) -> Result<Described, Failure> {
+    let ticket = Ticket::random().map_err(|e| Failure::internal("random numbers", &e))?;
+    let after = match request.after {
+        After::Destroy => AfterSave::Destroy,
+        After::Run => AfterSave::Run,
+        After::Pause => AfterSave::Pause,
+    };
+    let other = Other::File {
+        path: file.path().to_owned(),
+        unfinished: Some(file.unfinished_path().to_owned()),
+        after,
+    };
+    Ok(Described {
+        id: ticket.id.to_string(),
+        other,
+        leave_paused: false,
+        no_monitor: false,
+        asking: Asking::default(),
+    })
 }
 
 /// The file as the destination of a domain. It is ready when all of it has been written.
@@ -197,26 +224,33 @@ impl Destination for FileDestination {
 }
 
 /// Commit: from here on the domain is in its file.
-fn put_in_place(file: Unfinished, destination: &FileDestination) -> Result<Written, Failure> {
+fn put_in_place(
+    file: Unfinished,
+    uncommitted: &Uncommitted<'_, FileDestination>,
+) -> Result<Written, Failure> {
     let failed = |e: Failure| e.with_exit(Exit::FailedSourceRuns);
-    let Some(written) = &destination.written else {
+    let Some(written) = &uncommitted.destination.written else {
         return Err(Failure::new(Exit::FailedSourceRuns, "the file has not been written"));
     };
     let file_bytes = file.length().map_err(failed)?;
+    file.flush().map_err(failed)?;
+    uncommitted.record_commit()?;
     file.put_in_place().map_err(failed)?;
     Ok(Written { file_bytes, ..written.clone() })
 }
 
 /// The domain becomes what the user asked for. Where it does not run, the rest of its job does.
 fn settle(stored: Stored<'_>, request: &SaveRequest, written: Written) -> Result<Saved, Failure> {
-    let Stored { host, domain, mut job, .. } = stored;
-    let released = release(host, &domain, request.after);
+    let mut stored = stored;
+    let released = release(stored.host, &stored.domain, request.after);
     match (&released, request.after) {
-        (Ok(()), After::Run) => job.runs_on(),
-        _ => job.abort(),
+        (Ok(()), After::Run) => stored.job.runs_on(),
+        _ => stored.job.abort(),
     }
+    let (domain, mpi) = (stored.domain.clone(), stored.job.figures());
+    stored.settled();
     match released {
-        Ok(()) => Ok(Saved { domain, written, mpi: job.figures() }),
+        Ok(()) => Ok(Saved { domain, written, mpi }),
         Err(error) => Err(not_released(&error, &domain, request)),
     }
 }

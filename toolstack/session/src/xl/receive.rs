@@ -9,7 +9,7 @@ use migrate_stream::xl::BANNER;
 
 use crate::check::{Arrival, at_target};
 use crate::events::Events;
-use crate::incoming::{Feeder, Holding, Receiving, restore_from};
+use crate::incoming::{Arriving, Feeder, Holding, Receiving, TargetLedger, restore_from};
 use crate::xl::inward::{Connection, XlOrigin};
 use crate::xl::wire::{Announced, read_announcement};
 use rxl_core::domain::{DomId, RestoreAs};
@@ -20,7 +20,10 @@ use rxl_core::operation::Operation;
 use rxl_core::state_dir::StateDir;
 use rxl_core::text::one_line;
 use rxl_datapath::broken::Broken;
+use rxl_handover::Other;
 use rxl_host::host::Host;
+use rxl_link::transport::Ticket;
+use rxl_recover::Asking;
 
 /// Most bytes read at once.
 const BUFFER: usize = 1 << 20;
@@ -30,6 +33,8 @@ const BUFFER: usize = 1 << 20;
 pub struct Options {
     /// Do not let it run.
     pub leave_paused: bool,
+    /// Start no process that waits for the domain's end.
+    pub no_monitor: bool,
     /// Show the configuration on standard error.
     pub show_config: bool,
 }
@@ -63,10 +68,25 @@ pub fn receive(
         restore(&**host, from, &announced, &incoming, events)
             .map(|(operation, feeder)| origin.feed(operation, feeder))
     };
-    let receiving = Receiving::begin(&**host, &incoming, &lock, origin, events, start)?;
+    let ledger = TargetLedger::begin(state, arriving(&announced, options)?)?;
+    let receiving = Receiving::begin(&**host, &incoming, (&lock, ledger), origin, events, start)?;
     let (built, wire) = receiving.run(events)?;
     let leave_paused = options.leave_paused;
     Holding { built, wire, name: announced.name, leave_paused, events }.run()
+}
+
+/// The sender has no id for the migration, and cannot be asked about it.
+fn arriving(announced: &Announced, options: Options) -> Result<Arriving, Failure> {
+    let ticket = Ticket::random().map_err(|e| Failure::internal("random numbers", &e))?;
+    Ok(Arriving {
+        id: ticket.id.to_string(),
+        name: announced.name.clone(),
+        config_json: announced.config_json.clone(),
+        other: Other::Xl { host: None },
+        leave_paused: options.leave_paused,
+        no_monitor: options.no_monitor,
+        asking: Asking::default(),
+    })
 }
 
 fn not_received(what: String) -> Failure {

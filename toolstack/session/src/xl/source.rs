@@ -7,7 +7,8 @@ use migrate_stream::writer;
 use crate::events::{Event, Events};
 use crate::job::HeldJob;
 use crate::outgoing::{
-    DomainSave, Leaving, Measurements, Observer, SavePlan, Timeout, Uncommitted, save_pipe,
+    Described, DomainSave, Leaving, Measurements, Observer, SavePlan, Timeout, Uncommitted,
+    save_pipe,
 };
 use crate::record::{Record, Shown};
 use crate::request::MigrationRequest;
@@ -22,6 +23,7 @@ use rxl_core::peer::Transport;
 use rxl_core::state_dir::StateDir;
 use rxl_datapath::feed::feed;
 use rxl_datapath::plain::Copier;
+use rxl_handover::Other;
 use rxl_host::host::Host;
 use rxl_link::ssh::{Route, XL_RECEIVER};
 use rxl_link::transport::Ticket;
@@ -39,8 +41,7 @@ pub fn migrate(
 ) -> (Result<(), Failure>, Option<Report>) {
     let mut record = None;
     let result = Prepared::new(&*host, state, request, events).and_then(|prepared| {
-        let id =
-            Ticket::random().map_err(|e| Failure::internal("random numbers", &e))?.id.to_string();
+        let id = prepared.id.clone();
         let domain = &prepared.leaving.domain;
         let record =
             record.insert(Record::open(id, domain, prepared.timeline, request, state, events)?);
@@ -112,6 +113,7 @@ struct Prepared<'a> {
     events: &'a Events<Said>,
     announcement: Vec<u8>,
     line: Line,
+    id: String,
 }
 
 impl<'a> Prepared<'a> {
@@ -128,8 +130,10 @@ impl<'a> Prepared<'a> {
             leaving.config_json.clone_from(config_json);
         }
         let announcement = announcement(&leaving, request.preserve_domid)?;
+        let ticket = Ticket::random().map_err(|e| Failure::internal("random numbers", &e))?;
         let line = Line::open(&request.route, &receiver(request), events)?;
-        Ok(Self { leaving, request, timeline, events, announcement, line })
+        let id = ticket.id.to_string();
+        Ok(Self { leaving, request, timeline, events, announcement, line, id })
     }
 
     fn run(self, shown: &mut Shown<'_>) -> Result<(), Failure> {
@@ -147,9 +151,9 @@ impl<'a> Prepared<'a> {
     }
 
     fn begin(self, measured: &mut Measurements) -> Result<Uncommitted<'a, XlDestination>, Failure> {
-        let Self { leaving, request, timeline, events, announcement, mut line } = self;
+        let Self { leaving, request, timeline, events, announcement, mut line, id } = self;
         line.say(&announcement)?;
-        match start_data(leaving, request, &line, events, measured) {
+        match start_data(leaving, request, &line, id, events, measured) {
             Ok((copier, save)) => {
                 let destination = XlDestination::new(line, copier);
                 let timeout = Timeout::new(&request.limits, timeline.began);
@@ -167,6 +171,7 @@ fn start_data<'a>(
     leaving: Leaving<'a>,
     request: &MigrationRequest,
     line: &Line,
+    id: String,
     events: &Events<Said>,
     measured: &mut Measurements,
 ) -> Result<(Copier, DomainSave<'a>), Failure> {
@@ -184,6 +189,13 @@ fn start_data<'a>(
     let plan =
         SavePlan { flags: request.flags, walker: request.walker, limits: Some(request.limits) };
     let job = HeldJob::none();
-    let save = DomainSave::start(leaving, job, plan, (writing, feed), events, measured)?;
+    let ledger = leaving.record(Described {
+        id,
+        other: Other::Xl { host: Some(line.host.clone()) },
+        leave_paused: request.leave_paused,
+        no_monitor: request.no_monitor,
+        asking: request.asking.clone(),
+    })?;
+    let save = DomainSave::start(leaving, job, plan, ledger, (writing, feed), events, measured)?;
     Ok((copier, save))
 }
