@@ -32,6 +32,7 @@ pub fn sections(page: &str) -> &'static [Section] {
         "rxl-agent" => AGENT,
         "rxl-agent-serve" => AGENT_SERVE,
         "rxl-guard" => GUARD,
+        "rxl-recover" => RECOVER,
         "rxl-migrate-receive" => MIGRATE_RECEIVE,
         "rxl-save" => SAVE,
         "rxl-restore" => RESTORE,
@@ -145,11 +146,12 @@ const GUARD: &[Section] = &[
         title: "DESCRIPTION",
         blocks: &[
             Text(
-                "Reads from standard input, a socket, what a domain is to become, and makes it \
-                 so when the socket closes without a last message, because the rxl that started \
-                 it was killed. A domain that was being saved runs on here; one that was being \
-                 built is destroyed; one that was to run is run. rxl migrate, receive, save, \
-                 restore and migrate-receive start it; nobody else needs to.",
+                "Reads from standard input, a socket, which migration it guards, and settles its \
+                 record, as rxl-recover(1) does it, when the socket closes without a last \
+                 message, because the rxl that started it was killed. A domain that was being \
+                 saved runs on here; one that was being built is destroyed; one that was to run \
+                 is run. rxl migrate, receive, save, restore and migrate-receive start it; nobody \
+                 else needs to.",
             ),
             Text(
                 "Its process is named rxl-guard. It keeps the domain's lock until it has \
@@ -164,6 +166,57 @@ const GUARD: &[Section] = &[
         blocks: &[Example("What guards have done on this host:", "journalctl -t rxl-guard")],
     },
     Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-migrate(1), rxl-save(1)")] },
+];
+
+const RECOVER: &[Section] = &[
+    Section {
+        title: "DESCRIPTION",
+        blocks: &[
+            Text(
+                "A migration writes on both hosts, before each step, what its end may do from \
+                 there on. rxl recover reads what is left of that on this host, asks the other \
+                 host over a fresh connection where that has to be known, and does what follows: \
+                 it runs a domain on, runs one that has arrived, destroys a copy that is not to \
+                 run, or boots a domain from its disk whose memory was lost with the host's \
+                 power. Old memory never runs once the domain may have run elsewhere.",
+            ),
+            Text(
+                "It may be started on either host, on both at once, and again and again. \
+                 rxl-recover.timer starts it at boot and every minute. A domain on which rxl or \
+                 its guard is at work is left to them.",
+            ),
+            Text(
+                "With stock xl at the other end (rxl migrate --peer xl) there is nobody to ask \
+                 once its GO was sent: rxl recover then says what to look for, and a person \
+                 decides. What has ended is kept for a week.",
+            ),
+        ],
+    },
+    Section {
+        title: "FILES",
+        blocks: &[
+            Item(
+                "/var/lib/rxl/migrations",
+                "A record for each migration, save and restore, and each end, accessible to root \
+                 only. Without them nothing can be decided: they are not to be removed by hand.",
+            ),
+            STATE,
+        ],
+    },
+    Section {
+        title: "EXAMPLES",
+        blocks: &[
+            Example(
+                "What is left to decide here, and what would be done:",
+                "rxl recover --dry-run",
+            ),
+            Example(
+                "What was decided on this host:",
+                "journalctl -t rxl -t rxl-recover -t rxl-guard",
+            ),
+        ],
+    },
+    Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-migrate(1), rxl-guard(1)")] },
 ];
 
 const RXL: &[Section] = &[
@@ -254,9 +307,9 @@ const MIGRATE: &[Section] = &[
                  source and nothing at the target; so do Ctrl-C, SIGTERM and SIGHUP. Then the \
                  source renames its copy to DOMAIN--migratedaway and tells the target to go \
                  ahead. From that moment the source does not run the domain again unless the \
-                 target itself gives it back. If the connection is lost in that moment, both \
-                 copies are kept, suspended, and the message with exit code 13 says what to \
-                 look for and what to do.",
+                 target itself gives it back. If its answer does not come, the target is \
+                 asked over a fresh connection; if that cannot be reached either, rxl ends with \
+                 exit code 13, and rxl-recover(1) goes on. Nobody has to decide.",
             ),
             Text(
                 "ssh is started once for control and once for each data connection, and should \
@@ -269,7 +322,7 @@ const MIGRATE: &[Section] = &[
                  protocol, as xl migrate would send it, with rxl's iterations, limits, cancel \
                  and report. Nothing is compressed or checked on its way, zero pages are sent \
                  whole, and there is one connection. What is said above of failures holds there \
-                 too.",
+                 too, but for the last: xl cannot be asked again, and a person decides.",
             ),
             Text(
                 "At the end a report is printed on standard output: each iteration, bytes \

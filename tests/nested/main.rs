@@ -12,6 +12,7 @@ mod cluster;
 mod compare;
 mod damage;
 mod deadlocks;
+mod endings;
 mod failures;
 mod gang;
 mod interop;
@@ -147,6 +148,16 @@ const SCENARIOS: &[Scenario] = &[
         quiesce::a_coordinator_killed_while_frozen,
     )
     .long(),
+    Scenario::fresh(
+        "endings::a_link_cut_between_go_and_done",
+        endings::a_link_cut_between_go_and_done,
+    ),
+    Scenario::fresh(
+        "endings::links_cut_and_rxl_stopped_at_each_step",
+        endings::links_cut_and_rxl_stopped_at_each_step,
+    )
+    .long(),
+    Scenario::fresh("endings::power_lost_at_each_step", endings::power_lost_at_each_step).long(),
     Scenario::fresh("deadlocks::ranks_inside_mpi", deadlocks::ranks_inside_mpi).long(),
     Scenario::fresh(
         "deadlocks::what_an_agent_cannot_stop_or_flush",

@@ -27,6 +27,9 @@ use crate::watchdog::Watchdog;
 const ANSWER_LIMIT: Duration = Duration::from_secs(120);
 
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+/// A cold boot of an emulated host.
+const BOOT_LIMIT: Duration = Duration::from_secs(600);
+
 const COPY_LIMIT: Duration = Duration::from_secs(300);
 
 /// How a lab is started.
@@ -266,6 +269,33 @@ impl Lab {
     /// QEMU refuses.
     pub fn freeze(&self, node: Node) -> Result<()> {
         self.machines.monitor(node)?.execute("stop", &Value::Null).map(drop)
+    }
+
+    /// Takes a host's power: what it had in memory is gone, and what it had not flushed. It stays
+    /// off until [`Lab::restore_power`].
+    ///
+    /// # Errors
+    /// QEMU refuses.
+    pub fn cut_power(&self, node: Node) -> Result<()> {
+        self.node(node).close();
+        let mut monitor = self.machines.monitor(node)?;
+        monitor.execute("system_reset", &Value::Null)?;
+        monitor.execute("stop", &Value::Null).map(drop)
+    }
+
+    /// Boots a host whose power was cut, and waits until its toolstack answers. Its guests are not
+    /// started.
+    ///
+    /// # Errors
+    /// It does not boot in time.
+    pub fn restore_power(&self, node: Node) -> Result<()> {
+        self.machines.monitor(node)?.execute("cont", &Value::Null)?;
+        wait_for(&format!("{node} booting"), BOOT_LIMIT, || {
+            let up =
+                self.node(node).run("xl list && test -S /run/dbus/system_bus_socket", BOOT_LIMIT);
+            Ok(up.is_ok_and(|output| output.success()).then_some(()))
+        })?;
+        set_clock(self.node(node))
     }
 
     /// Lets a frozen host run on.

@@ -37,8 +37,8 @@ pub enum Exit {
     FailedSourceRuns = 11,
     /// Cancelled as asked. The domain runs on at the source.
     Cancelled = 12,
-    /// The connection was lost while it was being decided. Both copies stand still; neither was
-    /// destroyed.
+    /// The other host cannot be reached now, so it is not decided where the domain runs. Nothing is
+    /// lost; `rxl recover` goes on by itself.
     Undecided = 13,
     /// The domain moved and runs at the target, or is saved, but something after it failed (a
     /// report that could not be written).
@@ -70,7 +70,7 @@ impl Exit {
         (Exit::Cancelled, "cancelled; the domain runs on at the source"),
         (
             Exit::Undecided,
-            "the connection was lost while it was being decided; both copies are kept, paused",
+            "the other host cannot be reached now; `rxl recover` decides once it can",
         ),
         (
             Exit::MovedWithWarnings,

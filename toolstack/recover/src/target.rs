@@ -56,7 +56,7 @@ fn take_step(
         }
         TargetStep::Discard => discard(place, record, entry).map(Some),
         TargetStep::Take => record.advance(TargetEvent::Take).map(|_| None).map_err(Into::into),
-        TargetStep::Run => run(place, record, entry).map(Some),
+        TargetStep::Run => run(place, record, entry),
         TargetStep::Boot => reboot(place, record, entry).map(Some),
         TargetStep::Ended => {
             record.advance(TargetEvent::Start)?;
@@ -157,12 +157,29 @@ fn run(
     place: Place<'_>,
     record: &Record<TargetState>,
     entry: &Entry<TargetState>,
-) -> Result<End, RecoverError> {
-    let (name, domid) = (&entry.header.name, entry.domid.unwrap_or_default());
-    start(place.host, &entry.header, DomId(domid))?;
+) -> Result<Option<End>, RecoverError> {
+    let (name, domid) = (&entry.header.name, DomId(entry.domid.unwrap_or_default()));
+    if let Err(error) = start(place.host, &entry.header, domid) {
+        return cannot_run(place, record, domid, error);
+    }
     record.advance(TargetEvent::Start)?;
     let how = if entry.header.leave_paused { "is here, paused" } else { "runs here" };
-    Ok(End::Arrived(format!("{name} {how} (number {domid})")))
+    Ok(Some(End::Arrived(format!("{name} {how} (number {domid})"))))
+}
+
+/// Only what is known not to have run may be given back.
+fn cannot_run(
+    place: Place<'_>,
+    record: &Record<TargetState>,
+    domid: DomId,
+    error: HostError,
+) -> Result<Option<End>, RecoverError> {
+    if place.host.domain(domid)?.state != RunState::Paused {
+        return Err(error.into());
+    }
+    tracing::warn!("it could not be started, and is given back: {error}");
+    record.advance(TargetEvent::CannotRun)?;
+    Ok(None)
 }
 
 /// A domain that another toolstack sent is not booted: that one may run it again by now.

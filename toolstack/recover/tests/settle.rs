@@ -226,6 +226,19 @@ fn a_copy_that_is_to_stay_paused_stays_so() {
     assert_eq!(hosts.target.domains(), [("dom3".into(), RunState::Paused)]);
 }
 
+/// What was taken and cannot be started has not run: the source has it again.
+#[test]
+fn what_cannot_be_started_is_given_back() {
+    let hosts = Hosts::committing();
+    hosts.target.held();
+    hosts.target.target_record().advance(TargetEvent::Take).unwrap();
+    hosts.target.host.set_faults(Faults { unpause: true, ..Faults::default() });
+    assert!(matches!(hosts.target.settle_target(&hosts.source).unwrap(), End::Discarded(_)));
+    assert_eq!(hosts.target.target_state(), TargetState::GivenBack);
+    assert!(matches!(hosts.source.settle_source(&hosts.target).unwrap(), End::RunsOn(_)));
+    assert_eq!(hosts.source.domains(), [("dom3".into(), RunState::Running)]);
+}
+
 /// Both recover at once, again and again: one copy runs.
 #[test]
 fn both_sides_at_once() {
