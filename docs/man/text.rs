@@ -186,6 +186,10 @@ const RECOVER: &[Section] = &[
                  its guard is at work is left to them.",
             ),
             Text(
+                "A host that will never come back cannot be asked. Where a person has made sure \
+                 of that, --other-host-is-gone decides without it: what is held here then runs.",
+            ),
+            Text(
                 "With stock xl at the other end (rxl migrate --peer xl) there is nobody to ask \
                  once its GO was sent: rxl recover then says what to look for, and a person \
                  decides. What has ended is kept for a week.",

@@ -112,6 +112,10 @@ pub struct Recover {
     /// Tell what is recorded and what would be done first; ask nobody, change nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Decide without the other host, which will never come back. If it does, the domain may run
+    /// twice: make sure that it is off for good, or fenced
+    #[arg(long, requires = "domain", conflicts_with = "dry_run")]
+    pub other_host_is_gone: bool,
     /// Print nothing where nothing is left to decide, as rxl-recover.service does
     #[arg(short, long)]
     pub quiet: bool,

@@ -16,7 +16,7 @@ use rxl_handover::{Header, Journal};
 use rxl_host::guard_line::log;
 use rxl_host::host::Host;
 use rxl_host::libxl::LibxlHost;
-use rxl_recover::{AnyRecord, OtherHost, Place, Settling, serve};
+use rxl_recover::{AnyRecord, GoneForGood, OtherHost, Place, Settling, serve};
 
 /// Who speaks in syslog.
 const PROGRAM: &str = "rxl-recover";
@@ -79,7 +79,10 @@ fn one(
         say(&header, &record.plan(place)?);
         return Ok(Settled::Open);
     }
-    let end = record.settle(place, &OtherHost(&header.other))?;
+    let end = match options.other_host_is_gone {
+        true => record.settle(place, &GoneForGood)?,
+        false => record.settle(place, &OtherHost(&header.other))?,
+    };
     if end.line().is_empty() {
         return Ok(Settled::Decided);
     }

@@ -67,6 +67,20 @@ pub trait Peer {
     }
 }
 
+/// A host of which a person has said that it will never come back, with all that it had: nothing of
+/// it runs, and its word is whatever lets the domain run here.
+pub struct GoneForGood;
+
+impl Peer for GoneForGood {
+    fn ask(&self, _id: &str, question: Question) -> Result<Answer, Unreachable> {
+        Ok(match question {
+            Question::Target(_) => Answer::Target(TargetAnswer::Aborted),
+            Question::Source(SourceQuestion::Claim) => Answer::Source(SourceAnswer::Go),
+            Question::Source(SourceQuestion::Runs) => Answer::Source(SourceAnswer::Released),
+        })
+    }
+}
+
 fn unexpected(answer: &Answer) -> Unreachable {
     match answer {
         Answer::Failed(reason) => Unreachable(one_line(reason)),

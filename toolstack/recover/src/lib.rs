@@ -31,7 +31,7 @@ mod target;
 pub use answer::{answer, serve};
 pub use effects::Settling;
 pub use end::{End, RecoverError};
-pub use exchange::{Answer, OtherHost, Peer, Question, Unreachable};
+pub use exchange::{Answer, GoneForGood, OtherHost, Peer, Question, Unreachable};
 pub use source::settle_source;
 pub use target::settle_target;
 

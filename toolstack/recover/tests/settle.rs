@@ -14,7 +14,7 @@ use rxl_handover::boot::BootId;
 use rxl_handover::source::{SourceEvent, SourceState};
 use rxl_handover::target::{TargetEvent, TargetState};
 use rxl_host::host::Host;
-use rxl_recover::End;
+use rxl_recover::{End, GoneForGood};
 use rxl_testkit::memory::Faults;
 
 const AWAY: &str = "dom3--migratedaway";
@@ -237,6 +237,21 @@ fn what_cannot_be_started_is_given_back() {
     assert_eq!(hosts.target.target_state(), TargetState::GivenBack);
     assert!(matches!(hosts.source.settle_source(&hosts.target).unwrap(), End::RunsOn(_)));
     assert_eq!(hosts.source.domains(), [("dom3".into(), RunState::Running)]);
+}
+
+/// A person has said so: each end runs what it has.
+#[test]
+fn a_host_that_is_gone_for_good_is_not_waited_for() {
+    let hosts = Hosts::committing();
+    hosts.target.held();
+    let end = hosts.source.settle_source_with(&GoneForGood).unwrap();
+    assert!(matches!(end, End::RunsOn(_)), "{end:?}");
+
+    let hosts = Hosts::committing();
+    hosts.target.held();
+    let end = hosts.target.settle_target_with(&GoneForGood).unwrap();
+    assert!(matches!(end, End::Arrived(_)), "{end:?}");
+    assert_eq!(hosts.target.target_state(), TargetState::Settled);
 }
 
 /// Both recover at once, again and again: one copy runs.

@@ -1,11 +1,15 @@
 //! Two hosts in memory, with their records, that can ask each other.
 
+#![allow(dead_code, reason = "each test program needs a part of it")]
+
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rxl_core::domain::{DomId, GuestType, RunState};
 use rxl_core::state_dir::{DomainLock, StateDir};
 use rxl_handover::boot::BootId;
+use rxl_handover::record::AfterSave;
 use rxl_handover::source::{SourceEvent, SourceState};
 use rxl_handover::target::{TargetEvent, TargetState};
 use rxl_handover::{Header, Journal, Other, Record};
@@ -72,6 +76,17 @@ impl Hosts {
         Self { source, target }
     }
 
+    /// The domain is being saved into a file.
+    pub fn saving(after: AfterSave) -> Self {
+        let (source, target) = (Node::new(), Node::new());
+        let domid = source.host.start("dom3", GuestType::Pvh, guest());
+        let (path, unfinished) = source.save_paths();
+        let other = Other::File { path, unfinished: Some(unfinished), after };
+        let header = Header { other, ..header(Some(domid.0), false) };
+        source.journal.begin::<SourceState>(&header).unwrap();
+        Self { source, target }
+    }
+
     /// GO may have been said.
     pub fn committing() -> Self {
         Self::committed(false)
@@ -111,6 +126,11 @@ impl Node {
     fn lost_power(self, boot: BootId) -> Self {
         let Self { state, journal, dir, cut, .. } = self;
         Self { host: MemoryHost::new(1 << 20), state, journal: journal.in_boot(boot), dir, cut }
+    }
+
+    /// The file that its domain is saved into, and what that is called until it is complete.
+    pub fn save_paths(&self) -> (PathBuf, PathBuf) {
+        (self.dir.path().join("dom3.save"), self.dir.path().join(".dom3.save.part"))
     }
 
     /// Its only domain's number.
@@ -172,15 +192,23 @@ impl Node {
 
     /// As `rxl recover` does it on the source.
     pub fn settle_source(&self, peer: &Self) -> Result<End, RecoverError> {
+        self.settle_source_with(peer)
+    }
+
+    pub fn settle_source_with(&self, peer: &dyn Peer) -> Result<End, RecoverError> {
         self.settle(&AnyRecord::Source(self.source_record()), peer)
     }
 
     /// As `rxl recover` does it on the target.
     pub fn settle_target(&self, peer: &Self) -> Result<End, RecoverError> {
+        self.settle_target_with(peer)
+    }
+
+    pub fn settle_target_with(&self, peer: &dyn Peer) -> Result<End, RecoverError> {
         self.settle(&AnyRecord::Target(self.target_record()), peer)
     }
 
-    fn settle(&self, record: &AnyRecord, peer: &Self) -> Result<End, RecoverError> {
+    fn settle(&self, record: &AnyRecord, peer: &dyn Peer) -> Result<End, RecoverError> {
         let Some(_lock) = record.lock(&self.state, &record.header()?) else {
             return Ok(End::Waits("locked".into()));
         };

@@ -81,7 +81,8 @@ fn check_no_leftover(host: &dyn Host, name: &str) -> Result<(), Failure> {
                 left.domid
             );
             Err(Failure::new(Exit::DomainState, what).next(format!(
-                "if {name} is the one that counts, `xl destroy {away}` removes the other"
+                "`rxl recover {name}` decides about what rxl left; if it is xl's, and {name} is \
+                 the one that counts, `xl destroy {away}`"
             )))
         }
     }
