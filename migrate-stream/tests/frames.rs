@@ -355,7 +355,7 @@ fn malformed_preambles() {
     };
     assert_eq!(changed(7, b'2'), PreambleError::Magic);
     assert_eq!(changed(9, 1), PreambleError::Version(0x101));
-    assert_eq!(changed(10, 2), PreambleError::Purpose(2));
+    assert_eq!(changed(10, 3), PreambleError::Purpose(3));
     for reserved in [11, 14, 15] {
         assert_eq!(changed(reserved, 1), PreambleError::Reserved);
     }

@@ -86,7 +86,7 @@ fn one(
     if end.line().is_empty() {
         return Ok(Settled::Decided);
     }
-    say(&header, end.line());
+    say(&header, &end.to_string());
     log(PROGRAM, &format!("migration {}: {end}", header.id));
     Ok(if end.is_open() { Settled::Open } else { Settled::Decided })
 }

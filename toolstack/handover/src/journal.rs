@@ -6,12 +6,12 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rxl_core::error::{Exit, Failure};
 use rxl_core::state_dir::StateDir;
 
+use crate::State;
 use crate::boot::BootId;
+use crate::error::JournalError;
 use crate::record::{Header, Record};
-use crate::{OutOfOrder, State};
 
 /// Records that have ended are kept for so long, for whoever wants to know what became of a domain.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -21,35 +21,6 @@ const MOST: usize = 100_000;
 
 /// Suffix of a record that is being made.
 const UNFINISHED: &str = "new";
-
-/// Why a record could not be made, read or changed.
-#[derive(Debug, thiserror::Error)]
-pub enum JournalError {
-    /// The disk or the file.
-    #[error("{}: {error}", path.display())]
-    Io {
-        /// The record, or the journal's directory.
-        path: PathBuf,
-        /// What the system says.
-        #[source]
-        error: io::Error,
-    },
-    /// Its beginning is no record's.
-    #[error("{}: cannot be understood", .0.display())]
-    Unreadable(PathBuf),
-    /// Somebody else has decided otherwise.
-    #[error(transparent)]
-    OutOfOrder(#[from] OutOfOrder),
-    /// A migration's id is 32 hexadecimal digits.
-    #[error("'{0}' is no id of a migration")]
-    NoId(String),
-}
-
-impl From<JournalError> for Failure {
-    fn from(error: JournalError) -> Self {
-        Self::new(Exit::Internal, format!("the journal: {error}")).caused_by(error)
-    }
-}
 
 /// This host's records: one file for each migration and end.
 #[derive(Clone, Debug)]

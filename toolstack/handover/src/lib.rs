@@ -46,13 +46,16 @@
 #![forbid(unsafe_code)]
 
 pub mod boot;
+mod error;
 pub mod journal;
 mod lines;
+pub mod questions;
 pub mod record;
 pub mod source;
 pub mod target;
 
-pub use journal::{Journal, JournalError};
+pub use error::JournalError;
+pub use journal::Journal;
 pub use record::{Entry, Header, Other, Record};
 
 /// A state of one end, as its record holds it.

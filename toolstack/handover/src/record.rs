@@ -13,7 +13,7 @@ use rxl_core::deadlines;
 use serde::{Deserialize, Serialize};
 
 use crate::boot::BootId;
-use crate::journal::JournalError;
+use crate::error::JournalError;
 use crate::lines::{decode, encode};
 use crate::{Presence, State};
 

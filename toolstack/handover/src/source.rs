@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::target;
+use crate::questions::{Reply, SourceAnswer, TargetAnswer, TargetQuestion, reply};
 use crate::{OutOfOrder, Presence, State};
 
 /// What the source's record says.
@@ -70,46 +70,6 @@ impl State for SourceState {
     }
 }
 
-/// What the target asks the source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SourceQuestion {
-    /// A complete copy is held there, and nobody says whether it is to run: may it?
-    Claim,
-    /// It runs there: the copy here may be destroyed.
-    Runs,
-}
-
-/// What the source answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SourceAnswer {
-    /// The copy there is to run.
-    Go,
-    /// The domain stays here: the copy there is to be destroyed.
-    Stays,
-    /// The copy here is gone, and the record is closed.
-    Released,
-    /// A process here is still at work on it. Ask again.
-    Busy,
-    /// There is no record of this migration here: it has ended, or it never committed.
-    Unknown,
-}
-
-/// What becomes of a record by a question: the event that has to be recorded before the answer is
-/// given, and what to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reply<E, A> {
-    /// Recorded first. An event that the record refuses means that it has changed: look again.
-    pub events: [Option<E>; 2],
-    /// What is answered then.
-    pub answer: A,
-}
-
-const fn reply<E, A>(events: [Option<E>; 2], answer: A) -> Reply<E, A> {
-    Reply { events, answer }
-}
-
 /// The answer to a target that holds a complete copy. `at_work`: a session or a guard here has the
 /// domain's lock.
 pub fn answer_claim(
@@ -151,7 +111,7 @@ pub enum SourceStep {
     /// Nothing is left here to run: record the event, and that it is over.
     Close(SourceEvent),
     /// Ask the target.
-    Ask(target::TargetQuestion),
+    Ask(TargetQuestion),
     /// Destroy the copy here, if there is one, and record that.
     Release,
     /// The target cannot say yet.
@@ -167,8 +127,8 @@ impl SourceStep {
             Self::Boot(_) => "it would be booted from its disk",
             Self::Record(_) => "the target would be asked to run it",
             Self::Close(_) => "the record would be closed",
-            Self::Ask(target::TargetQuestion::Fence) => "the target would be asked to give it up",
-            Self::Ask(target::TargetQuestion::HandOver) => "the target would be asked to run it",
+            Self::Ask(TargetQuestion::Fence) => "the target would be asked to give it up",
+            Self::Ask(TargetQuestion::HandOver) => "the target would be asked to run it",
             Self::Release => "the copy here would be destroyed",
             Self::Wait => "the target would be asked again",
         }
@@ -176,7 +136,7 @@ impl SourceStep {
 }
 
 /// What is to be done, with the target's answer where it has been asked.
-pub fn step(state: SourceState, copy: Presence, heard: Option<target::TargetAnswer>) -> SourceStep {
+pub fn step(state: SourceState, copy: Presence, heard: Option<TargetAnswer>) -> SourceStep {
     use SourceEvent as E;
     use SourceStep as S;
     match (state, copy) {
@@ -192,14 +152,14 @@ pub fn step(state: SourceState, copy: Presence, heard: Option<target::TargetAnsw
     }
 }
 
-fn committed_step(copy: Presence, heard: Option<target::TargetAnswer>) -> SourceStep {
+fn committed_step(copy: Presence, heard: Option<TargetAnswer>) -> SourceStep {
     use SourceEvent::TargetAborted;
     use SourceStep as S;
-    use target::TargetAnswer as A;
+    use TargetAnswer as A;
     match (heard, copy) {
-        (None, Presence::There) => S::Ask(target::TargetQuestion::Fence),
+        (None, Presence::There) => S::Ask(TargetQuestion::Fence),
         // Whoever destroyed the copy here relies on the one there.
-        (None, Presence::PowerLost | Presence::Gone) => S::Ask(target::TargetQuestion::HandOver),
+        (None, Presence::PowerLost | Presence::Gone) => S::Ask(TargetQuestion::HandOver),
         // What belongs there may still be given back. Until it has run, the copy here is kept.
         (Some(A::Busy | A::Taken), _) => S::Wait,
         (Some(A::Running), _) => S::Release,
@@ -227,7 +187,6 @@ pub fn answer_runs(state: Option<SourceState>, at_work: bool) -> (SourceAnswer, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::target::TargetAnswer;
 
     #[test]
     fn the_copy_here_is_destroyed_once_the_other_has_run_and_not_before() {

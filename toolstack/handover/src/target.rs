@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::source::{self, Reply};
+use crate::questions::{Reply, SourceAnswer, SourceQuestion, TargetAnswer, TargetQuestion};
 use crate::{OutOfOrder, Presence, State};
 
 /// What the target's record says.
@@ -71,32 +71,6 @@ impl State for TargetState {
     }
 }
 
-/// What the source asks the target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TargetQuestion {
-    /// Abort if it is only held: the source's copy stands still, and can run.
-    Fence,
-    /// Run it if it is held: the source's copy is gone.
-    HandOver,
-}
-
-/// What the target answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TargetAnswer {
-    /// It never runs there. That is recorded: a GO that comes late is refused.
-    Aborted,
-    /// It belongs there, and does not run yet. It may still be given back.
-    Taken,
-    /// It was started there.
-    Running,
-    /// A process there is still at work on it. Ask again.
-    Busy,
-    /// There is no record of this migration there, so nothing can take it.
-    Unknown,
-}
-
 /// The answer to a source, for the record as it is. `at_work`: a session or a guard there has the
 /// domain's lock.
 ///
@@ -147,7 +121,7 @@ pub enum TargetStep {
     /// Destroy what could not be started, and record that.
     GiveBack,
     /// Ask the source.
-    Ask(source::SourceQuestion),
+    Ask(SourceQuestion),
     /// Record that the source's copy is gone.
     Settle,
     /// The source cannot say yet.
@@ -164,8 +138,8 @@ impl TargetStep {
             Self::Boot => "it would be booted from its disk",
             Self::Ended => "the record would say that it ran",
             Self::GiveBack => "the copy here would be destroyed",
-            Self::Ask(source::SourceQuestion::Claim) => "the source would be asked for it",
-            Self::Ask(source::SourceQuestion::Runs) => "the source would be told that it runs here",
+            Self::Ask(SourceQuestion::Claim) => "the source would be asked for it",
+            Self::Ask(SourceQuestion::Runs) => "the source would be told that it runs here",
             Self::Settle => "the record would be closed",
             Self::Wait => "the source would be asked again",
         }
@@ -173,9 +147,9 @@ impl TargetStep {
 }
 
 /// What is to be done, with the source's answer where it has been asked.
-pub fn step(state: TargetState, copy: Presence, heard: Option<source::SourceAnswer>) -> TargetStep {
+pub fn step(state: TargetState, copy: Presence, heard: Option<SourceAnswer>) -> TargetStep {
     use TargetStep as S;
-    use source::{SourceAnswer as A, SourceQuestion as Q};
+    use {SourceAnswer as A, SourceQuestion as Q};
     match (state, copy) {
         // A fence records that it never runs here. Whoever should have destroyed it may be dead.
         (TargetState::Aborted, Presence::There) => S::Discard,

@@ -5,13 +5,15 @@ use std::io::{BufRead, Write};
 use rxl_core::error::{Exit, Failure};
 use rxl_core::state_dir::{DomainLock, StateDir};
 use rxl_core::text::one_line;
-use rxl_handover::source::{SourceAnswer, SourceQuestion, SourceState, answer_claim, answer_runs};
-use rxl_handover::target::{self, TargetAnswer, TargetQuestion, TargetState};
+use rxl_handover::questions::{SourceAnswer, SourceQuestion, TargetAnswer, TargetQuestion};
+use rxl_handover::source::{SourceState, answer_claim, answer_runs};
+use rxl_handover::target::{self, TargetState};
 use rxl_handover::{Entry, JournalError, Record};
 
 use crate::end::{End, RecoverError};
 use crate::exchange::{Answer, LINES, Peer, Question, Unreachable};
-use crate::source::{MOST_STEPS, presence as source_presence, release, settle_source};
+use crate::source::{MOST_STEPS, settle_source};
+use crate::source_copy::{presence as source_presence, release};
 use crate::target::{destroy_copy, presence as target_presence, settle_target};
 use crate::{AnyRecord, Place};
 

@@ -26,11 +26,16 @@ pub enum End {
     /// It cannot be decided now.
     Waits(String),
     /// rxl cannot decide it: what the other side speaks has no question for it.
-    Person(String),
+    Person {
+        /// What is known.
+        what: String,
+        /// What the person can do.
+        next: String,
+    },
 }
 
 impl End {
-    /// The line that tells it. Empty where there is nothing to tell.
+    /// The line that tells it, without what a person can do. Empty where there is nothing to tell.
     pub fn line(&self) -> &str {
         match self {
             Self::Before => "",
@@ -40,20 +45,24 @@ impl End {
             | Self::Discarded(line)
             | Self::Booted(line)
             | Self::NothingLeft(line)
-            | Self::Waits(line)
-            | Self::Person(line) => line,
+            | Self::Waits(line) => line,
+            Self::Person { what, .. } => what,
         }
     }
 
     /// Whether somebody has to look at it again.
     pub fn is_open(&self) -> bool {
-        matches!(self, Self::Waits(_) | Self::Person(_))
+        matches!(self, Self::Waits(_) | Self::Person { .. })
     }
 }
 
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.line())
+        f.write_str(self.line())?;
+        match self {
+            Self::Person { next, .. } => write!(f, "; {next}"),
+            _ => Ok(()),
+        }
     }
 }
 

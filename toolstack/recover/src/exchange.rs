@@ -10,8 +10,7 @@ use rxl_core::io::{Cancel, Guarded};
 use rxl_core::json_lines::JsonLines;
 use rxl_core::text::one_line;
 use rxl_handover::Other;
-use rxl_handover::source::{SourceAnswer, SourceQuestion};
-use rxl_handover::target::{TargetAnswer, TargetQuestion};
+use rxl_handover::questions::{SourceAnswer, SourceQuestion, TargetAnswer, TargetQuestion};
 use rxl_link::ssh::{RECEIVER, Remote, Route};
 use rxl_link::transport::Ticket;
 

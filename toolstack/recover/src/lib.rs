@@ -26,6 +26,7 @@ mod end;
 mod exchange;
 mod saved;
 mod source;
+mod source_copy;
 mod target;
 
 pub use answer::{answer, serve};
@@ -102,7 +103,7 @@ impl AnyRecord {
         Ok(match self {
             Self::Source(record) => {
                 let entry = record.read()?;
-                let copy = source::presence(place, &entry)?;
+                let copy = source_copy::presence(place, &entry)?;
                 let next = rxl_handover::source::step(entry.state, copy, None);
                 format!("{}: {}", state_of(&entry, copy), next.describe())
             }

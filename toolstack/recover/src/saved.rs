@@ -14,7 +14,7 @@ use rxl_handover::{Entry, Other, Presence, Record};
 use crate::Place;
 use crate::effects::{boot, destroy};
 use crate::end::{End, RecoverError};
-use crate::source::{presence, run_here};
+use crate::source_copy::{presence, run_here};
 
 /// Decides whether the domain is in its file, and does what follows.
 pub(crate) fn settle(place: Place<'_>, record: &Record<SourceState>) -> Result<End, RecoverError> {

@@ -1,15 +1,14 @@
 //! Settles the record of a domain that was leaving.
 
-use rxl_core::domain::{DomId, RunState};
-use rxl_core::host_error::HostError;
-use rxl_core::names::MIGRATED_AWAY;
+use rxl_core::names::{INCOMING, MIGRATED_AWAY};
+use rxl_handover::questions::TargetAnswer;
 use rxl_handover::source::{SourceEvent, SourceState, SourceStep, step};
-use rxl_handover::target::TargetAnswer;
-use rxl_handover::{Entry, JournalError, Other, Presence, Record};
+use rxl_handover::{Entry, JournalError, Other, Record};
 
-use crate::effects::{boot, destroy, run_on};
+use crate::effects::boot;
 use crate::end::{End, RecoverError};
 use crate::exchange::Peer;
+use crate::source_copy::{close, presence, release, run_here};
 use crate::{Place, saved};
 
 /// Steps after which a record that changes all the time is left for later.
@@ -83,7 +82,7 @@ fn take_step(
         }
         SourceStep::Ask(question) => {
             if let Other::Xl { .. } = entry.header.other {
-                return Ok(Some(End::Person(undecided_by_xl(entry))));
+                return Ok(Some(undecided_by_xl(entry)));
             }
             match peer.ask_target(&entry.header.id, question) {
                 Ok(answer) => {
@@ -99,69 +98,23 @@ fn take_step(
     }
 }
 
-/// Records the event, and that it is over.
-pub(crate) fn close(record: &Record<SourceState>, event: SourceEvent) -> Result<(), RecoverError> {
-    record.advance(event)?;
-    record.advance(SourceEvent::RunsHere)?;
-    Ok(())
-}
-
-/// The record says that the domain stays.
-pub(crate) fn run_here(
-    place: Place<'_>,
-    record: &Record<SourceState>,
-    entry: &Entry<SourceState>,
-) -> Result<End, RecoverError> {
-    let (name, domid) = (&entry.header.name, DomId(entry.domid.unwrap_or_default()));
-    let resumed = run_on(place.host, place.settling, domid, name)?;
-    record.advance(SourceEvent::RunsHere)?;
-    let how = if resumed { "was suspended and runs on here" } else { "runs on here" };
-    Ok(End::RunsOn(format!("{name} {how}")))
-}
-
-/// The record of the target says that the domain is there.
-pub(crate) fn release(
-    place: Place<'_>,
-    record: &Record<SourceState>,
-    entry: &Entry<SourceState>,
-) -> Result<End, RecoverError> {
-    let name = &entry.header.name;
-    if presence(place, entry)? == Presence::There {
-        destroy(place.host, DomId(entry.domid.unwrap_or_default()))?;
-    }
-    record.advance(SourceEvent::Destroyed)?;
-    Ok(End::Released(format!("{name} belongs to the other host, and its copy here is destroyed")))
-}
-
-/// Whether the copy is here still: a domain of that number, under one of the two names that it can
-/// have.
-pub(crate) fn presence(
-    place: Place<'_>,
-    entry: &Entry<SourceState>,
-) -> Result<Presence, RecoverError> {
-    let name = &entry.header.name;
-    let found = match entry.domid.map(|domid| place.host.domain(DomId(domid))) {
-        None | Some(Err(HostError::NoSuchDomain(_))) => false,
-        Some(Err(error)) => return Err(error.into()),
-        Some(Ok(domain)) => {
-            let ours = domain.name == *name || domain.name == format!("{name}{MIGRATED_AWAY}");
-            ours && domain.state != RunState::Dying
-        }
-    };
-    Ok(entry.presence(place.journal.boot(), found))
-}
-
 /// xl's protocol has no second connection: whether its GO was read, only a person can find out.
-fn undecided_by_xl(entry: &Entry<SourceState>) -> String {
+fn undecided_by_xl(entry: &Entry<SourceState>) -> End {
     let name = &entry.header.name;
+    let away = format!("{name}{MIGRATED_AWAY}");
     let host = match &entry.header.other {
         Other::Xl { host: Some(host) } => host,
         _ => "the target",
     };
-    format!(
-        "{name} was given to xl on {host}, which did not answer, and cannot be asked. If `xl list` \
-         there shows {name}, or it ran there since, `xl destroy {name}{MIGRATED_AWAY}` here; if \
-         it shows {name}--incoming, `xl destroy` that there first; then, and only then, `xl rename \
-         {name}{MIGRATED_AWAY} {name}` and `xl resume {name}` here"
-    )
+    End::Person {
+        what: format!(
+            "{name} was given to xl on {host}, which cannot be asked; the copy here is kept as \
+             {away}"
+        ),
+        next: format!(
+            "if `xl list` there shows {name}, or it ran there since, `xl destroy {away}` here; if \
+             it shows {name}{INCOMING}, `xl destroy` that there; once neither is there, and it \
+             never ran there, `xl rename {away} {name}` and `xl resume {name}` here"
+        ),
+    }
 }

@@ -3,7 +3,7 @@
 use rxl_core::domain::{DomId, RunState};
 use rxl_core::host_error::HostError;
 use rxl_core::names::INCOMING;
-use rxl_handover::source::SourceAnswer;
+use rxl_handover::questions::SourceAnswer;
 use rxl_handover::target::{TargetEvent, TargetState, TargetStep, step};
 use rxl_handover::{Entry, Header, JournalError, Other, Presence, Record};
 

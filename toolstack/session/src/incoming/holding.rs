@@ -185,7 +185,7 @@ impl<W: Wire> Holding<'_, W> {
                 tracing::info!("{line}");
                 Ok(())
             }
-            Ok(End::Waits(line) | End::Person(line)) => Err(ended(Exit::Undecided, &line)
+            Ok(End::Waits(line)) => Err(ended(Exit::Undecided, &line)
                 .next("rxl-recover.timer goes on by itself; `rxl recover` does it now")),
             Ok(End::Before) => Err(ended(Exit::Cancelled, "the source has it")),
             Ok(end) => Err(ended(Exit::Cancelled, end.line())),

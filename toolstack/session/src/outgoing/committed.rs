@@ -155,7 +155,7 @@ impl Away<'_> {
                 Ok(())
             }
             Ok(End::RunsOn(line)) => Err(unanswered(Exit::FailedSourceRuns, &line)),
-            Ok(End::Person(line)) => Err(unanswered(Exit::Undecided, &line)),
+            Ok(End::Person { what, next }) => Err(unanswered(Exit::Undecided, &what).next(next)),
             Ok(End::Waits(line)) => Err(unanswered(Exit::Undecided, &line)
                 .next("rxl-recover.timer goes on by itself; `rxl recover` does it now".to_owned())),
             Ok(end) => Err(unanswered(Exit::FailedSourceRuns, end.line())),
