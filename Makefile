@@ -20,8 +20,8 @@ STEP_CARGO := tests/times.sh cargo
 DENY_VERSION := 0.20.2
 DEB_VERSION := 0.1.0-1
 
-.PHONY: help deps build deb test test-long test-quick test-build demo lint bench bench-quiesce man
-.PHONY: all-tests all-tests-long hooks lab-up lab-down clean
+.PHONY: help deps build deb test test-long test-quick test-build soak demo lint bench bench-quiesce
+.PHONY: man all-tests all-tests-long hooks lab-up lab-down clean
 
 help:
 	@echo 'make deps        install what is needed from Debian'
@@ -30,6 +30,7 @@ help:
 	@echo 'make test        unit tests, sessions in memory, nested Xen; tells where the time went'
 	@echo 'make test-long   make test, and the other scenarios on nested Xen: two hours more'
 	@echo 'make test-quick  everything but nested Xen'
+	@echo 'make soak        the handover searched with more at once; minutes'
 	@echo 'make demo        two nested Xen hosts, an MPI job, a migration'
 	@echo 'make lint        rustfmt, clippy, rustdoc, cargo-deny, spelling, house rules'
 	@echo 'make hooks       let git run the fast part of lint before each commit'
@@ -70,6 +71,9 @@ all-tests: test-quick deb
 # A leak shows in ten round trips.
 all-tests-long: all-tests
 	$(STEP) 'nested Xen, long' env RXL_ROUND_TRIPS=10 $(NESTED) -- --ignored
+
+soak: deps
+	$(STEP_CARGO) 'the handover, searched' $(TEST) --test model -- --include-ignored --nocapture
 
 demo: deb
 	$(BUILD) --bins --example demo

@@ -16,15 +16,15 @@
 //!  Released    the copy here is destroyed             |
 //!              ---- Released ---->                 Settled     nobody will ask again
 //! ```
-//! **The domain belongs to the target from the moment in which Taken is on the target's disk.** Three
-//! rules follow, and every function here keeps to them:
+//! **The domain belongs to the target from the moment in which Taken is on the target's disk.**
+//! Three rules follow, and every function here keeps to them:
 //!
 //! - the source runs its copy again from Leaving, where nobody was told GO; from Committing only
 //!   once the target's record says that it never takes the domain (Aborted, GivenBack);
 //! - the target takes the domain from Held, and only with the source's word: GO, or the answer to a
 //!   question that it asked after the connection was lost;
-//! - the source destroys its copy from Running, not from Taken: what was taken and cannot be started
-//!   is given back.
+//! - the source destroys its copy once the target's record says Running, not Taken: what was taken
+//!   and cannot be started is given back.
 //!
 //! A record changes by [`Record::advance`], which compares and sets under the record's own lock. So
 //! two processes that decide about one migration at once (a session that was stopped and runs on,
@@ -41,7 +41,7 @@
 //! ```
 //! [`source`] and [`target`] have the states, what each question does to them, and what an end does
 //! about its own record. They are pure: sessions, guards, `rxl recover` and the model that is
-//! checked exhaustively (`tests/model.rs`) all go through them.
+//! checked exhaustively (`tests/model`) all go through them.
 
 #![forbid(unsafe_code)]
 

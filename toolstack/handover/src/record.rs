@@ -64,7 +64,7 @@ pub enum Other {
     },
     /// A file that the domain is saved into, or restored from.
     File {
-        /// The file.
+        /// Its name once it is whole.
         path: PathBuf,
         /// Its name while it is being written.
         unfinished: Option<PathBuf>,
@@ -152,7 +152,7 @@ impl<S: State> Record<S> {
         Self { path, boot, state: PhantomData }
     }
 
-    /// The file.
+    /// Where it is on the disk.
     pub fn path(&self) -> &Path {
         &self.path
     }
