@@ -17,6 +17,9 @@ const FUNCTIONS: &[&str] = &[
     "libxl_ao_abort",
     "libxl_event_wait",
     "libxl_event_free",
+    "libxl_evenable_domain_death",
+    "libxl_evdisable_domain_death",
+    "libxl_evenable_disk_eject",
     // The host.
     "libxl_get_version_info",
     "libxl_get_physinfo",
@@ -33,6 +36,14 @@ const FUNCTIONS: &[&str] = &[
     "libxl_domain_unpause",
     "libxl_domain_destroy",
     "libxl_domain_create_new",
+    // Domains that have ended.
+    "libxl_cdrom_insert",
+    "libxl_domain_soft_reset",
+    "libxl_domain_core_dump",
+    "libxl_domain_preserve",
+    "libxl_uuid_generate",
+    "libxl_userdata_retrieve",
+    "libxl_userdata_unlink",
     // Migration.
     "libxl_domain_suspend",
     "libxl_domain_resume",
@@ -106,7 +117,13 @@ const ENUMS: &[&str] =
     &["libxl_error", "libxl_shutdown_reason", "xentoollog_level", "xc_stream_type_t"];
 
 /// Types whose layout changes with every Xen release. Only the C shim knows it.
-const OPAQUE: &[&str] = &["libxl_domain_config", "libxl_event", "xentoollog_logger"];
+const OPAQUE: &[&str] = &[
+    "libxl_domain_config",
+    "libxl_domain_create_info",
+    "libxl_device_disk",
+    "libxl_event",
+    "xentoollog_logger",
+];
 
 fn main() {
     for path in ["build.rs", "shim/shim.c", "shim/shim.h"] {

@@ -109,3 +109,28 @@ bool xlshim_event_is_end_of(const libxl_event *event, uint64_t for_user, int *rc
     *rc = event->u.operation_complete.rc;
     return true;
 }
+
+bool xlshim_event_is_shutdown(const libxl_event *event, uint32_t domid, int *reason)
+{
+    if (event->type != LIBXL_EVENT_TYPE_DOMAIN_SHUTDOWN || event->domid != domid)
+        return false;
+    *reason = event->u.domain_shutdown.shutdown_reason;
+    return true;
+}
+
+bool xlshim_event_is_death(const libxl_event *event, uint32_t domid)
+{
+    return event->type == LIBXL_EVENT_TYPE_DOMAIN_DEATH && event->domid == domid;
+}
+
+libxl_device_disk *xlshim_event_ejected_disk(libxl_event *event, uint32_t domid)
+{
+    if (event->type != LIBXL_EVENT_TYPE_DISK_EJECT || event->domid != domid)
+        return NULL;
+    return &event->u.disk_eject.disk;
+}
+
+libxl_domain_create_info *xlshim_create_info(libxl_domain_config *config)
+{
+    return &config->c_info;
+}

@@ -60,4 +60,22 @@ pid_t xlshim_fork(void *watch);
  */
 bool xlshim_event_is_end_of(const libxl_event *event, uint64_t for_user, int *rc);
 
+/*
+ * Whether event tells that the domain's guest has shut down. If it does, *reason is set to Xen's
+ * code (xen/include/public/sched.h: SHUTDOWN_*).
+ */
+bool xlshim_event_is_shutdown(const libxl_event *event, uint32_t domid, int *reason);
+
+/* Whether event tells that the domain is being destroyed, or gone. */
+bool xlshim_event_is_death(const libxl_event *event, uint32_t domid);
+
+/*
+ * The disk whose medium the domain's guest has ejected, as it is to be inserted again: empty. Null
+ * if event tells something else. It belongs to the event.
+ */
+libxl_device_disk *xlshim_event_ejected_disk(libxl_event *event, uint32_t domid);
+
+/* The part of a configuration with name and uuid. It belongs to the configuration. */
+libxl_domain_create_info *xlshim_create_info(libxl_domain_config *config);
+
 #endif

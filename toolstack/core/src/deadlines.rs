@@ -90,6 +90,16 @@ pub const RECOVER_TRY: Duration = seconds(60);
 /// How long a domain is tried to be put right, before that is tried again later.
 pub const RECOVER_LIMIT: Duration = seconds(90);
 
+/// How long a watcher may take until it watches: systemd starts it, and it talks to libxl.
+pub const WATCH_START: Duration = seconds(60);
+
+/// How long xl's own watcher may take to end once its guest has been suspended.
+pub const XL_WATCHER_END: Duration = seconds(10);
+
+/// From the end of a domain to its next boot. xl waits as long, as making it again has failed
+/// without (xl_vmcontrol.c: create_domain).
+pub const REBOOT_PAUSE: Duration = seconds(2);
+
 /// How long xenstored may take over one request. It has one thread, and a host that is busy, or
 /// itself emulated, makes it wait for seconds.
 pub const XENSTORE: Duration = seconds(10);
@@ -282,6 +292,8 @@ const fn both(first: Duration, second: Duration) -> Duration {
 
 const LIBXL_SUSPEND: Duration = both(LIBXL_SUSPEND_STEP, LIBXL_SUSPEND_STEP);
 
+// A watcher talks to xenstored before it watches.
+const _: () = assert!(before(XENSTORE, WATCH_START));
 // A guest may use all of libxl's time to suspend without being taken for stalled.
 const _: () = assert!(before(LIBXL_SUSPEND, HELPER_ANSWER));
 const _: () = assert!(before(LIBXL_SUSPEND, STALL));

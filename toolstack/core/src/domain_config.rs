@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::domain::{DomId, RestoreAs};
+use crate::shutdown::Actions;
 use crate::text::one_line;
 
 /// Most bytes of a configuration. xl's own for a guest with a dozen devices has less than 10 KiB.
@@ -54,6 +55,8 @@ struct Parts {
     disks: Vec<Disk>,
     nics: Vec<Nic>,
     pcidevs: Vec<PciDevice>,
+    #[serde(flatten)]
+    actions: Actions,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -90,12 +93,18 @@ pub struct Disk {
     /// Its hotplug script, where it is not the usual one.
     pub script: Option<String>,
     readwrite: Option<i64>,
+    removable: Option<i64>,
 }
 
 impl Disk {
     /// Whether the guest may write to it. Without the key it may not.
     pub fn is_writable(&self) -> bool {
         self.readwrite.unwrap_or(0) != 0
+    }
+
+    /// Whether the guest may eject its medium.
+    pub fn is_removable(&self) -> bool {
+        self.removable.unwrap_or(0) != 0
     }
 }
 
@@ -210,6 +219,11 @@ impl DomainConfig {
             .iter()
             .filter(|(_, value)| value.as_array().is_some_and(|devices| !devices.is_empty()));
         lists.map(|(key, _)| key.as_str()).filter(|key| !["disks", "nics"].contains(key))
+    }
+
+    /// What is to be done when its guest ends.
+    pub fn actions(&self) -> Actions {
+        self.parts.actions
     }
 
     /// What a report tells of it.

@@ -19,6 +19,7 @@ pub mod operation;
 pub mod own_program;
 pub mod peer;
 pub mod save_format;
+pub mod shutdown;
 pub mod state_dir;
 pub mod steering;
 pub mod target_spans;

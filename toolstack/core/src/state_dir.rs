@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::domain::DomId;
 use crate::error::{Exit, Failure};
 use crate::text::one_line;
 
@@ -21,7 +22,8 @@ pub struct StateDir {
     lasting: PathBuf,
 }
 
-/// The lock on a domain that is being migrated. The kernel releases it however the process ends.
+/// The lock on a domain that is being migrated, or is watched. The kernel releases it however the
+/// process ends.
 pub struct DomainLock(Flock<File>);
 
 /// The open file that is locked. A child that inherits it keeps the lock.
@@ -92,16 +94,30 @@ impl StateDir {
     /// `key` is this host's name for it: a domain that leaves is locked by its domid, one that
     /// arrives by its name. `name` is for the message.
     pub fn lock(&self, key: &str, name: &str) -> Result<DomainLock, Failure> {
+        self.try_lock(key)?.ok_or_else(|| {
+            let what = format!("{} is being migrated by another rxl", one_line(name));
+            Failure::new(Exit::Busy, what)
+        })
+    }
+
+    /// Excludes other watchers of this domain until the lock is dropped. None where it has one.
+    pub fn watch_lock(&self, domid: DomId) -> Result<Option<DomainLock>, Failure> {
+        self.try_lock(&format!("watch-{domid}"))
+    }
+
+    /// The file that is there if a domain that leaves was watched when it was about to.
+    pub fn watched_mark(&self, domid: DomId) -> Result<PathBuf, Failure> {
+        Ok(self.path()?.join(format!("watched-{domid}")))
+    }
+
+    fn try_lock(&self, key: &str) -> Result<Option<DomainLock>, Failure> {
         let path = self.path()?.join(format!("{key}.lock"));
         let file =
             OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let file = file.map_err(|error| Failure::internal(path.display(), &error))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(DomainLock(lock)),
-            Err((_, Errno::EWOULDBLOCK)) => Err(Failure::new(
-                Exit::Busy,
-                format!("{} is being migrated by another rxl", one_line(name)),
-            )),
+            Ok(lock) => Ok(Some(DomainLock(lock))),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
             Err((_, errno)) => Err(Failure::internal(path.display(), &io::Error::from(errno))),
         }
     }
@@ -134,5 +150,17 @@ mod tests {
         state.lock("domain-4", "dom4").unwrap();
         drop(held);
         state.lock("domain-3", "dom3").unwrap();
+    }
+
+    #[test]
+    fn a_domain_has_one_watcher_beside_its_migration() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::at(dir.path().join("rxl"));
+        let _migrated = state.lock("domain-3", "dom3").unwrap();
+        let watched = state.watch_lock(DomId(3)).unwrap().unwrap();
+        assert!(state.watch_lock(DomId(3)).unwrap().is_none());
+        assert!(state.watch_lock(DomId(4)).unwrap().is_some());
+        drop(watched);
+        assert!(state.watch_lock(DomId(3)).unwrap().is_some());
     }
 }

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 const FOR_USER: u64 = 1;
 
 /// Every kind of event (libxl_event.h: `LIBXL_EVENTMASK_ALL`, which bindgen cannot translate).
-const ALL_EVENTS: u64 = u64::MAX;
+pub(super) const ALL_EVENTS: u64 = u64::MAX;
 
 /// Pause after a failed wait, as libxl takes one itself (libxl_event.c: libxl__ao_inprogress).
 const RETRY: Duration = Duration::from_secs(1);
@@ -82,7 +82,8 @@ impl Running for Context {
     }
 }
 
-const NO_USER: *mut c_void = std::ptr::null_mut();
+/// For a wait without a predicate.
+pub(super) const NO_USER: *mut c_void = std::ptr::null_mut();
 
 /// No callback: the end is told by an event.
 fn how() -> libxl_sys::libxl_asyncop_how {

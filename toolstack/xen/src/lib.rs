@@ -54,6 +54,8 @@ mod canceller;
 mod config;
 mod context;
 mod domain;
+mod domain_events;
+mod ended;
 mod failure;
 mod foreign;
 mod guest_memory;
@@ -71,6 +73,7 @@ mod xenstore;
 
 pub use canceller::Canceller;
 pub use context::{Context, PhysInfo};
+pub use domain_events::DomainEvents;
 pub use failure::Failure;
 pub use guest_memory::GuestMemory;
 pub use library::{Library, LibraryError};
