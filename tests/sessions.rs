@@ -167,11 +167,15 @@ fn over_several_handed_connections_too() {
 }
 
 #[test]
-fn a_domain_can_be_left_paused() {
-    let mut pair = Pair::new(small_guest());
-    pair.request.leave_paused = true;
-    pair.migrate().0.unwrap();
-    assert_eq!(pair.outcome()["domains"][0]["state"], "Paused");
+fn a_domain_can_be_left_paused_and_is_watched_unless_that_is_not_wanted() {
+    for no_monitor in [false, true] {
+        let mut pair = Pair::new(small_guest());
+        pair.request.leave_paused = true;
+        pair.request.no_monitor = no_monitor;
+        pair.migrate().0.unwrap();
+        assert_eq!(pair.outcome()["domains"][0]["state"], "Paused");
+        assert_eq!(pair.outcome()["domains"][0]["watched"], !no_monitor);
+    }
 }
 
 #[test]
@@ -244,6 +248,7 @@ fn whatever_fails_before_commit_the_source_runs_on() {
         assert_eq!(failure.exit, Exit::FailedSourceRuns, "{failure}");
         assert!(failure.to_string().contains(words), "{failure}");
         assert!(report.to_json().unwrap().contains("\"status\": \"failed\""));
+        assert!(pair.host.watchers().is_empty(), "nobody watched it before");
         assert_source_untouched(&pair);
         assert_eq!(pair.outcome()["domains"].as_array().map(Vec::len), Some(0), "{failure}");
     }
@@ -253,9 +258,12 @@ fn whatever_fails_before_commit_the_source_runs_on() {
 fn a_target_that_cannot_start_it_gives_it_back() {
     for fault in ["fault=rename", "fault=unpause"] {
         let pair = Pair::with(small_guest(), fault);
+        let domid = pair.host.domains()[0].domain.domid;
+        pair.host.set_xl_watches(Some(domid));
         let failure = pair.migrate().0.unwrap_err();
         assert_eq!(failure.exit, Exit::FailedSourceRuns, "{failure}");
         assert_source_untouched(&pair);
+        assert_eq!(pair.host.watchers(), [domid], "xl's process has ended at the suspend");
         assert_eq!(pair.outcome()["domains"].as_array().map(Vec::len), Some(0));
     }
 }

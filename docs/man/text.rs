@@ -32,6 +32,7 @@ pub fn sections(page: &str) -> &'static [Section] {
         "rxl-agent" => AGENT,
         "rxl-agent-serve" => AGENT_SERVE,
         "rxl-guard" => GUARD,
+        "rxl-watch" => WATCH,
         "rxl-recover" => RECOVER,
         "rxl-migrate-receive" => MIGRATE_RECEIVE,
         "rxl-save" => SAVE,
@@ -223,6 +224,52 @@ const RECOVER: &[Section] = &[
     Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-migrate(1), rxl-guard(1)")] },
 ];
 
+const WATCH: &[Section] = &[
+    Section {
+        title: "DESCRIPTION",
+        blocks: &[
+            Text(
+                "Waits for the end of a domain and does what its configuration says then, as \
+                 xl's own process does: on_poweroff, on_reboot, on_crash, on_watchdog and \
+                 on_soft_reset. A domain that reboots is booted again two seconds later, from \
+                 the configuration that it had, or from the one that xl config-update has left, \
+                 and is watched on. Memory of a guest that crashed goes to /var/lib/xen/dump. A \
+                 medium that the guest ejects is taken out.",
+            ),
+            Text(
+                "rxl migrate, receive, migrate-receive, save, restore, guard and recover start it \
+                 for a domain that has arrived, was restored, or runs on after a suspend. Where \
+                 systemd runs the host it is the service rxl-watch-NAME.service, where NAME is \
+                 the domain's; elsewhere a daemon. Its process is named rxl-watch. It ends when \
+                 the domain is destroyed, has moved away or is kept after its end, and at once \
+                 where the domain is watched already, by xl or by rxl.",
+            ),
+            Text(
+                "Started by hand it takes over a domain that nobody watches, such as one whose \
+                 watcher was killed. It stays in the foreground, unless --daemon is given.",
+            ),
+        ],
+    },
+    Section { title: "ENVIRONMENT", blocks: &[LOGGING] },
+    Section {
+        title: "FILES",
+        blocks: &[Item(
+            "/run/rxl",
+            "A lock for each domain that rxl watches, and a mark for each domain that was \
+             watched when it began to leave.",
+        )],
+    },
+    Section {
+        title: "EXAMPLES",
+        blocks: &[
+            Example("Which domains rxl watches:", "systemctl list-units 'rxl-watch-*'"),
+            Example("What became of them:", "journalctl -t rxl-watch"),
+            Example("Watch a domain that nobody watches:", "rxl watch --daemon dom3"),
+        ],
+    },
+    Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-migrate(1), xl(1), xl.cfg(5)")] },
+];
+
 const RXL: &[Section] = &[
     Section {
         title: "DESCRIPTION",
@@ -358,12 +405,11 @@ const MIGRATE: &[Section] = &[
         title: "NOTES",
         blocks: &[
             Text(
-                "No process stays behind on the target to wait for the domain's end. When a \
-                 domain that rxl migrated shuts down, reboots or crashes, its on_poweroff, \
-                 on_reboot and on_crash have no effect: it stays in the list, shut down, until \
-                 xl destroy removes it, and must be created again with xl create. With Xen 4.17 \
-                 the same holds for a domain that was suspended for a migration and resumed at \
-                 the source.",
+                "A process stays behind on the target to wait for the domain's end and to do \
+                 what its on_poweroff, on_reboot, on_crash, on_watchdog and on_soft_reset say, \
+                 see rxl-watch(1); -e leaves none. With Xen 4.17 xl's own process ends when the \
+                 domain is suspended. A domain that had one and runs on at the source gets one \
+                 of rxl's.",
             ),
             Text(
                 "Xen refuses live migration of domains with PCI devices passed through. libxl \
@@ -496,7 +542,7 @@ const MIGRATE_RECEIVE: &[Section] = &[
     Section {
         title: "NOTES",
         blocks: &[Text(
-            "No process stays behind that waits for the domain's end, see rxl-migrate(1). Remus \
+            "A process stays behind that waits for the domain's end, see rxl-watch(1). Remus \
              and COLO are refused. To receive a plain xl migrate DOMAIN HOST, install a script \
              named xl before xl itself in root's PATH, which hands migrate-receive to rxl and \
              all else to xl.",

@@ -109,6 +109,7 @@ fn a_domain_lives_in_its_file_and_comes_back() {
         assert_eq!(kept.stream.map(|(bytes, _)| bytes), Some(written.stream_bytes));
         assert_eq!(restored.stream_bytes, written.stream_bytes);
         assert!(setting.path().exists(), "the file stays");
+        assert_eq!(setting.host.watchers(), [restored.domid]);
     }
 }
 
@@ -130,8 +131,11 @@ fn every_byte_that_was_saved_is_restored() {
 fn it_can_be_left_running_or_paused() {
     for (after, state) in [(After::Run, RunState::Running), (After::Pause, RunState::Paused)] {
         let setting = Setting::new();
+        let domid = setting.only_domain().domain.domid;
+        setting.host.set_xl_watches(Some(domid));
         setting.save(Format::Rxl, after).unwrap();
         assert_eq!(setting.only_domain().domain.state, state);
+        assert_eq!(setting.host.watchers(), [domid], "xl's process has ended at the suspend");
         assert!(setting.path().exists());
     }
 }

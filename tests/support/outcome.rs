@@ -29,6 +29,7 @@ pub fn take_up(dir: &Path, host: &MemoryHost) -> Option<Option<String>> {
 
 /// Writes DIR/outcome.json, whole or not at all.
 pub fn leave_outcome(dir: &Path, host: &MemoryHost, failure: Option<String>) {
+    let watchers = host.watchers();
     let domains: Vec<_> = host
         .domains()
         .into_iter()
@@ -36,7 +37,10 @@ pub fn leave_outcome(dir: &Path, host: &MemoryHost, failure: Option<String>) {
             let stream = kept.stream.unwrap_or_default();
             let state = format!("{:?}", kept.domain.state);
             let (name, mark) = (kept.domain.name, kept.mark);
-            serde_json::json!({"name": name, "state": state, "stream": stream, "mark": mark})
+            let watched = watchers.contains(&kept.domain.domid);
+            serde_json::json!({
+                "name": name, "state": state, "stream": stream, "mark": mark, "watched": watched,
+            })
         })
         .collect();
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

@@ -104,10 +104,13 @@ fn what_it_says_is_what_xl_says() {
 
 #[test]
 fn it_stays_paused_when_asked() {
-    let options = Options { leave_paused: true, ..Options::default() };
-    let ended = receive_all(host(Faults::default()), options, with(&[GO]));
-    ended.result.as_ref().unwrap();
-    assert_eq!(ended.names(), [("synthetic".to_owned(), RunState::Paused)]);
+    for no_monitor in [true, false] {
+        let options = Options { leave_paused: true, no_monitor, ..Options::default() };
+        let ended = receive_all(host(Faults::default()), options, with(&[GO]));
+        ended.result.as_ref().unwrap();
+        assert_eq!(ended.names(), [("synthetic".to_owned(), RunState::Paused)]);
+        assert_eq!(ended.host.watchers().len(), usize::from(!no_monitor), "-e leaves none");
+    }
 }
 
 #[test]

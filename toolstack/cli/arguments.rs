@@ -82,6 +82,10 @@ pub enum Command {
     /// Inspect or verify a saved domain or a migration stream; needs no Xen
     #[command(subcommand, after_help = exit_codes())]
     Stream(StreamCommand),
+    /// Do what a domain's configuration wants when its guest reboots, ends or crashes (on_reboot
+    /// and so on); rxl starts it for each domain that it receives, restores or resumes
+    #[command(after_help = exit_codes())]
+    Watch(Watch),
     /// Put a domain right when rxl is killed; the other commands start it
     #[command(after_help = exit_codes())]
     Guard,
@@ -127,6 +131,16 @@ pub struct Jobs {
     /// Print a JSON list with one element for each domain that has an agent
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `rxl watch`.
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// The domain, by name or domid; digits alone are a domid, as in xl
+    pub domain: String,
+    /// Return once the domain is watched, and watch in the background
+    #[arg(long)]
+    pub daemon: bool,
 }
 
 /// Arguments of `rxl agent`.

@@ -15,3 +15,4 @@ pub mod restore;
 pub mod save;
 pub mod status;
 pub mod stream;
+pub mod watch;

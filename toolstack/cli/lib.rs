@@ -12,6 +12,7 @@ pub mod progress;
 
 mod hosts;
 mod report_file;
+mod service;
 mod signals;
 mod standard_io;
 mod xl_config;

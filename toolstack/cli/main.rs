@@ -37,6 +37,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Restore(options) => commands::restore::run(options),
         Command::Recover(options) => commands::recover::run(options),
         Command::Stream(command) => commands::stream::run(command),
+        Command::Watch(options) => commands::watch::run(options),
         Command::Guard => commands::guard::run(),
     }
 }

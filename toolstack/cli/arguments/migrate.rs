@@ -26,8 +26,8 @@ pub struct Migrate {
     /// itself is the command
     #[arg(short = 's', value_name = "SSHCOMMAND")]
     pub ssh_command: Option<String>,
-    /// Leave no process on the target that waits for the domain's end. Matters with --peer xl only:
-    /// rxl never leaves one
+    /// Leave no process on the target that waits for the domain's end: nobody boots it again there
+    /// when it reboots
     #[arg(short = 'e')]
     pub no_monitor: bool,
     /// Leave the domain paused on the target

@@ -24,8 +24,7 @@ pub struct MigrateReceive {
     /// Print the domain's configuration on standard error
     #[arg(short = 'd')]
     pub debug: bool,
-    /// Accepted for compatibility with xl: leave no process that waits for the domain's end. rxl
-    /// never leaves one
+    /// Leave no process that waits for the domain's end: nobody boots it again when it reboots
     #[arg(short = 'e')]
     pub no_monitor: bool,
     /// Accepted and ignored: xl's receiver would then stay in the foreground

@@ -58,8 +58,7 @@ pub struct Restore {
     /// Leave the restored domain paused
     #[arg(short = 'p', long)]
     pub paused: bool,
-    /// Accepted for compatibility with xl: leave no process that waits for the domain's end. rxl
-    /// never leaves one
+    /// Leave no process that waits for the domain's end: nobody boots it again when it reboots
     #[arg(short = 'e')]
     pub no_monitor: bool,
 }

@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use crate::guard_line::Guard;
+use crate::watcher::NotStarted;
 use rxl_core::domain::{DomId, Domain, HostFacts, RestoreAs, SpecialPages, Vif};
 use rxl_core::domain_config::DomainConfig;
 use rxl_core::host_error::HostError;
@@ -94,6 +95,22 @@ pub trait Host: Send + Sync + 'static {
     /// lock.
     fn guard(&self, _lock: &DomainLock) -> io::Result<Guard> {
         Ok(Guard::none())
+    }
+
+    /// Starts the process that does what this domain's configuration wants when its guest ends,
+    /// unless it has one ([`crate::watch::start`]).
+    fn watch(&self, _domid: DomId) -> Result<(), NotStarted> {
+        Ok(())
+    }
+
+    /// Remembers whether this domain is watched now ([`crate::watch::leaving`]).
+    fn note_watched(&self, _domid: DomId) -> Result<(), NotStarted> {
+        Ok(())
+    }
+
+    /// [`Host::watch`], if the domain was watched when [`Host::note_watched`] looked.
+    fn watch_again(&self, _domid: DomId) -> Result<(), NotStarted> {
+        Ok(())
     }
 
     /// Finds a domain by name or by number, as xl does: a number is a domid.

@@ -2,7 +2,8 @@
 //! [`libxl`].
 //!
 //! [`guard`] is the process that puts a domain right when rxl is killed. [`save_helper`] is the
-//! program that libxl runs in place of its own helper. [`announce`] tells the network where a guest
+//! program that libxl runs in place of its own helper. [`watch`] starts the process that boots a
+//! domain again. [`announce`] tells the network where a guest
 //! is.
 
 #![forbid(unsafe_code)]
@@ -13,3 +14,5 @@ pub mod guard_line;
 pub mod host;
 pub mod libxl;
 pub mod save_helper;
+pub mod watch;
+pub mod watcher;

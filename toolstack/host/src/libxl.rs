@@ -12,6 +12,7 @@ use crate::announce;
 use crate::guard_line::Guard;
 use crate::host::{Host, RestoreAhead, RestoreRequest, Save};
 use crate::save_helper::socket::{SaveHelperListener, SaveHelperSocket};
+use crate::watcher::{self, NotStarted};
 use rxl_core::deadlines;
 use rxl_core::domain::Vif;
 use rxl_core::domain::{DomId, Domain, GuestType, HostFacts, SpecialPages};
@@ -19,7 +20,7 @@ use rxl_core::domain_config::DomainConfig;
 use rxl_core::host_error::HostError;
 use rxl_core::io::{Cancel, Guarded, pipe};
 use rxl_core::operation::{Abort, Operation};
-use rxl_core::state_dir::DomainLock;
+use rxl_core::state_dir::{DomainLock, StateDir};
 use rxl_core::steering::Walker;
 use rxl_xen as xen;
 use rxl_xen::{Canceller, Context, Failure, Library, LibraryError};
@@ -27,6 +28,7 @@ use rxl_xenstore::Store;
 
 mod ahead;
 mod saving;
+mod watching;
 
 use ahead::Ahead;
 use saving::LibxlSave;
@@ -227,6 +229,19 @@ impl Host for LibxlHost {
 
     fn guard(&self, lock: &DomainLock) -> std::io::Result<Guard> {
         Guard::start(lock.as_fd())
+    }
+
+    fn watch(&self, domid: DomId) -> Result<(), NotStarted> {
+        watcher::start(&StateDir::system(), &self.domain(domid)?)
+    }
+
+    fn note_watched(&self, domid: DomId) -> Result<(), NotStarted> {
+        watcher::note(&StateDir::system(), domid)
+    }
+
+    fn watch_again(&self, domid: DomId) -> Result<(), NotStarted> {
+        let was = watcher::was_watched(&StateDir::system(), domid)?;
+        if was { self.watch(domid) } else { Ok(()) }
     }
 
     fn rename(&self, domid: DomId, from: &str, to: &str) -> Result<(), HostError> {

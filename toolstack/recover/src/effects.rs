@@ -10,6 +10,7 @@ use rxl_core::names::{INCOMING, MIGRATED_AWAY};
 use rxl_handover::Header;
 use rxl_host::announce::arrival;
 use rxl_host::host::Host;
+use rxl_host::watch;
 
 /// How long things may still change by themselves after a session's death.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +71,7 @@ pub(crate) fn run_on(
     });
     let settled = if withdrawn { settling.settled } else { settling.asked };
     let mut resumed = false;
-    watch(Settling { settled, ..settling }, |since| {
+    poll(Settling { settled, ..settling }, |since| {
         let state = host.domain(domid)?.state;
         if state == RunState::Suspended && since >= settling.suspended {
             host.resume(domid)?;
@@ -83,6 +84,7 @@ pub(crate) fn run_on(
     if let Err(error) = host.logdirty_off(domid) {
         tracing::warn!("{name} runs on with log-dirty mode on: {error}");
     }
+    watch::again(host, domid);
     Ok(resumed)
 }
 
@@ -96,6 +98,9 @@ pub(crate) fn start(host: &dyn Host, header: &Header, domid: DomId) -> Result<()
         host.unpause(domid)?;
         arrival(host, domid, &header.name);
     }
+    if !header.no_monitor {
+        watch::start(host, domid);
+    }
     Ok(())
 }
 
@@ -106,7 +111,7 @@ pub(crate) fn discard_named(
     name: &str,
 ) -> Result<bool, HostError> {
     let mut destroyed = false;
-    watch(settling, |_| match host.find(name) {
+    poll(settling, |_| match host.find(name) {
         Ok(domain) => {
             destroy(host, domain.domid)?;
             destroyed = true;
@@ -137,6 +142,9 @@ pub(crate) fn boot(host: &dyn Host, header: &Header) -> Result<DomId, HostError>
     if !header.leave_paused {
         host.unpause(domid)?;
     }
+    if !header.no_monitor {
+        watch::start(host, domid);
+    }
     Ok(domid)
 }
 
@@ -154,7 +162,7 @@ fn configuration(header: &Header) -> Result<DomainConfig, HostError> {
 
 /// Polls until `right` has been true without a break for `settled`. `right` is told for how long it
 /// has been false. Errors are taken for passing ones until the limit.
-fn watch(
+fn poll(
     settling: Settling,
     mut right: impl FnMut(Duration) -> Result<bool, HostError>,
 ) -> Result<(), HostError> {

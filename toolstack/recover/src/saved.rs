@@ -10,6 +10,7 @@ use rxl_core::host_error::HostError;
 use rxl_handover::record::AfterSave;
 use rxl_handover::source::{SourceEvent, SourceState};
 use rxl_handover::{Entry, Other, Presence, Record};
+use rxl_host::watch;
 
 use crate::Place;
 use crate::effects::{boot, destroy};
@@ -104,5 +105,7 @@ fn resume(place: Place<'_>, domid: DomId, after: AfterSave) -> Result<(), HostEr
     if after == AfterSave::Pause {
         place.host.pause(domid)?;
     }
-    place.host.resume(domid)
+    place.host.resume(domid)?;
+    watch::again(place.host, domid);
+    Ok(())
 }

@@ -14,6 +14,7 @@ use rxl_handover::boot::BootId;
 use rxl_handover::source::{SourceEvent, SourceState};
 use rxl_handover::target::{TargetEvent, TargetState};
 use rxl_host::host::Host;
+use rxl_host::watch;
 use rxl_recover::{End, GoneForGood};
 use rxl_testkit::memory::Faults;
 
@@ -32,6 +33,20 @@ fn a_suspended_domain_is_run_on_under_its_own_name() {
     assert!(matches!(&end, End::RunsOn(line) if line.contains("was suspended")), "{end:?}");
     assert_eq!(hosts.source.domains(), [("dom3".into(), RunState::Running)]);
     assert_eq!(hosts.source.source_state(), SourceState::Returned);
+}
+
+/// xl's process has ended at the suspend. A domain that nobody watched stays so.
+#[test]
+fn a_domain_that_was_watched_is_watched_again() {
+    for watched in [true, false] {
+        let hosts = Hosts::leaving();
+        let (host, domid) = (&hosts.source.host, hosts.source.domid());
+        host.set_xl_watches(watched.then_some(domid));
+        watch::leaving(host, &host.domain(domid).unwrap());
+        hosts.source.suspend();
+        hosts.source.settle_source(&hosts.target).unwrap();
+        assert_eq!(host.watchers().len(), usize::from(watched));
+    }
 }
 
 #[test]
@@ -88,6 +103,7 @@ fn a_held_copy_is_run_where_the_source_has_committed() {
     let end = hosts.target.settle_target(&hosts.source).unwrap();
     assert!(matches!(end, End::Arrived(_)), "{end:?}");
     assert_eq!(hosts.target.domains(), [("dom3".into(), RunState::Running)]);
+    assert_eq!(hosts.target.host.watchers().len(), 1);
     assert_eq!(hosts.source.domains(), [], "the source is told that it runs");
     assert_eq!(hosts.target.target_state(), TargetState::Settled);
     assert_eq!(hosts.source.source_state(), SourceState::Released);
@@ -165,6 +181,7 @@ fn a_target_without_power_boots_what_it_has_taken() {
     assert_eq!(hosts.target.domains(), [("dom3".into(), RunState::Running)]);
     hosts.target.settle_target(&hosts.source).unwrap();
     assert_eq!(hosts.target.domains().len(), 1, "it is booted once");
+    assert!(!hosts.target.host.watchers().is_empty());
     assert_eq!(hosts.target.target_state(), TargetState::Settled);
 }
 
@@ -224,6 +241,7 @@ fn a_copy_that_is_to_stay_paused_stays_so() {
     hosts.target.held();
     hosts.target.settle_target(&hosts.source).unwrap();
     assert_eq!(hosts.target.domains(), [("dom3".into(), RunState::Paused)]);
+    assert!(hosts.target.host.watchers().is_empty(), "the record says that none is wanted");
 }
 
 /// What was taken and cannot be started has not run: the source has it again.

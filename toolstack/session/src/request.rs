@@ -28,7 +28,7 @@ pub struct MigrationRequest {
     pub preserve_domid: bool,
     /// What the target runs.
     pub peer: Peer,
-    /// Stock xl there is to leave no process that waits for the domain's end.
+    /// No process is left there that waits for the domain's end (`-e`).
     pub no_monitor: bool,
     /// Every check is made, and nothing is moved.
     pub dry_run: bool,

@@ -19,10 +19,12 @@ use rxl_core::domain::{DomId, Domain, GuestType, HostFacts, RunState};
 use rxl_core::domain_config::DomainConfig;
 use rxl_core::host_error::HostError;
 use rxl_core::operation::{Abort, Operation};
+use rxl_core::shutdown::ShutdownReason;
 use rxl_core::state_dir::DomainLock;
 use rxl_core::steering::Walker;
 use rxl_host::guard_line::{Guard, Word};
 use rxl_host::host::{Host, RestoreRequest, Save};
+use rxl_host::watcher::NotStarted;
 
 mod boot;
 mod guard;
@@ -30,10 +32,12 @@ mod page;
 mod restore;
 mod save;
 mod walked;
+mod watch;
 
 use guard::Heard;
 use restore::read_stream;
 use save::SyntheticSave;
+use watch::Watching;
 
 /// What a synthetic guest is like.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +101,8 @@ pub struct Kept {
     pub config: Map<String, Value>,
     /// What its balloon leaves it of its maximum, in KiB.
     target_kib: u64,
+    /// Why its guest has ended, where it has.
+    ended: Option<ShutdownReason>,
     /// Not to run before it is unpaused.
     paused: bool,
     guest: Option<Guest>,
@@ -114,6 +120,7 @@ struct State {
     words: Option<Sender<Word>>,
     guard_exit: Duration,
     renamed: Option<Hook>,
+    watching: Watching,
 }
 
 impl MemoryHost {
@@ -134,6 +141,7 @@ impl MemoryHost {
             words: None,
             guard_exit: Duration::ZERO,
             renamed: None,
+            watching: Watching::default(),
         };
         Self(Arc::new(Mutex::new(state)))
     }
@@ -220,6 +228,7 @@ impl State {
             mark: None,
             config: Map::new(),
             target_kib: kib,
+            ended: None,
             paused: false,
             guest,
         };
@@ -330,6 +339,25 @@ impl Host for MemoryHost {
         let state = self.lock();
         let (words, exit) = (state.words.clone(), state.guard_exit);
         Ok(words.map_or_else(Guard::none, |words| Guard::new(Heard { words, exit })))
+    }
+
+    fn watch(&self, domid: DomId) -> Result<(), NotStarted> {
+        self.lock().watching.started.push(domid);
+        Ok(())
+    }
+
+    fn note_watched(&self, domid: DomId) -> Result<(), NotStarted> {
+        let mut state = self.lock();
+        state.watching.noted.retain(|noted| *noted != domid);
+        if state.watching.is_watched(domid) {
+            state.watching.noted.push(domid);
+        }
+        Ok(())
+    }
+
+    fn watch_again(&self, domid: DomId) -> Result<(), NotStarted> {
+        let was = self.lock().watching.noted.contains(&domid);
+        if was { self.watch(domid) } else { Ok(()) }
     }
 
     fn rename(&self, domid: DomId, from: &str, to: &str) -> Result<(), HostError> {

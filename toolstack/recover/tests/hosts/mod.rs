@@ -58,7 +58,7 @@ fn header(domid: Option<u32>, leave_paused: bool) -> Header {
         domid,
         other: Other::Rxl { hosts: vec!["other".into()], ssh_command: None },
         leave_paused,
-        no_monitor: true,
+        no_monitor: leave_paused,
     }
 }
 

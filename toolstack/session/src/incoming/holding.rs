@@ -10,6 +10,7 @@ use rxl_core::error::{Exit, Failure};
 use rxl_core::host_error::HostError;
 use rxl_host::announce::arrival;
 use rxl_host::guard_line::log;
+use rxl_host::watch;
 use rxl_recover::{AnyRecord, End, Place, RecoverError, Settling};
 
 /// A paused copy that the other host decides about. The caller holds its lock.
@@ -19,6 +20,8 @@ pub struct Holding<'a, W: Wire> {
     /// The domain's own name, which it gets when it is to run.
     pub name: String,
     pub leave_paused: bool,
+    /// No process is to wait for the domain's end.
+    pub no_monitor: bool,
     pub events: &'a Events<W::Data>,
 }
 
@@ -66,7 +69,6 @@ impl<W: Wire> Holding<'_, W> {
             return Err(self.give_back(&error));
         }
         let told = self.wire.say_runs(begun.elapsed());
-        self.built.ledger.started();
         if self.announce_and_part() {
             self.built.ledger.settled();
         }
@@ -91,13 +93,18 @@ impl<W: Wire> Holding<'_, W> {
         if self.leave_paused { Ok(()) } else { host.unpause(*domid) }
     }
 
-    /// Announcing ends within seconds, and nobody waits for it but this program's end.
+    /// Announcing ends within seconds, and nobody waits for it but this program's end. Until the
+    /// domain is watched the record says that it is still to be started, which starts its watcher.
     /// True where the source says that its copy is destroyed.
     fn announce_and_part(&mut self) -> bool {
-        let Self { built, wire, name, leave_paused, events } = self;
+        let Self { built, wire, name, leave_paused, no_monitor, events } = self;
         let (host, domid) = (built.host, built.domid);
         std::thread::scope(|scope| {
             let announcing = (!*leave_paused).then(|| scope.spawn(|| arrival(host, domid, name)));
+            if !*no_monitor {
+                watch::start(host, domid);
+            }
+            built.ledger.started();
             let released = wire.await_end(events);
             if let Some(announcing) = announcing {
                 // A panic in it has been printed.

@@ -5,6 +5,7 @@ use rxl_core::error::Failure;
 use rxl_core::host_error::HostError;
 use rxl_core::names::MIGRATED_AWAY;
 use rxl_host::host::Host;
+use rxl_host::watch;
 
 /// Why a domain that stays does not run here.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +55,11 @@ impl Returned {
         if let Err(error) = host.logdirty_off(domain.domid) {
             tracing::warn!("{}: log-dirty mode: {error}", domain.name);
         }
-        Self { name, running: run(host, domain.domid) }
+        let running = run(host, domain.domid);
+        if !matches!(running, Err(NotRunning::Look(_))) {
+            watch::again(host, domain.domid);
+        }
+        Self { name, running }
     }
 
     /// The failure that brought it back, with where the domain is now.

@@ -22,6 +22,7 @@ use rxl_datapath::feed::Feed;
 use rxl_host::guard;
 use rxl_host::guard_line::Guard;
 use rxl_host::host::{Host, Save};
+use rxl_host::watch;
 use rxl_precopy::policy::{Limits, Policy};
 
 /// How a domain is to be saved.
@@ -80,6 +81,7 @@ impl<'a> DomainSave<'a> {
         let SavePlan { flags, walker, limits } = plan;
         // Where nothing is asked here, libxl asks the guest to suspend whenever it comes to that.
         let word = ledger.word(limits.is_none());
+        watch::leaving(leaving.host, &leaving.domain);
         let guard = guard::start(leaving.host, &leaving.lock, &word);
         let save = Save { stream, flags, walker, notes, steering, feed };
         let operation = match leaving.host.save(leaving.domain.domid, save) {

@@ -119,7 +119,8 @@ impl Session {
         let receiving = Receiving::begin(host, &incoming, custody, origin, &events, start)?;
         let (built, wire) = receiving.run(&events)?;
         let (name, leave_paused) = (offer.name.clone(), offer.leave_paused);
-        Holding { built, wire, name, leave_paused, events: &events }.run()
+        let no_monitor = offer.no_monitor;
+        Holding { built, wire, name, leave_paused, no_monitor, events: &events }.run()
     }
 
     /// The source's own name, and what it offers.

@@ -19,6 +19,7 @@ use rxl_datapath::broken::{At, Broken};
 use rxl_handover::Other;
 use rxl_handover::record::AfterSave;
 use rxl_host::host::Host;
+use rxl_host::watch;
 use rxl_inspect::savefile::saved::Saved;
 use rxl_link::transport::Ticket;
 use rxl_quiesce::epoch_now;
@@ -85,6 +86,9 @@ pub fn restore(
             let what = format!("{name} is restored, but does not run: {error}");
             Failure::new(Exit::MovedWithWarnings, what).next(format!("`xl unpause {name}`"))
         })?;
+    }
+    if !request.no_monitor {
+        watch::start(host, domid);
     }
     built.ledger.started();
     built.ledger.settled();

@@ -28,6 +28,7 @@ use rxl_datapath::packing::Packing;
 use rxl_handover::Other;
 use rxl_handover::record::AfterSave;
 use rxl_host::host::Host;
+use rxl_host::watch;
 use rxl_link::transport::Ticket;
 use rxl_quiesce::host::AgentHost;
 use rxl_recover::Asking;
@@ -246,6 +247,9 @@ fn settle(stored: Stored<'_>, request: &SaveRequest, written: Written) -> Result
     match (&released, request.after) {
         (Ok(()), After::Run) => stored.job.runs_on(),
         _ => stored.job.abort(),
+    }
+    if request.after != After::Destroy {
+        watch::again(stored.host, stored.domain.domid);
     }
     let (domain, mpi) = (stored.domain.clone(), stored.job.figures());
     stored.settled();

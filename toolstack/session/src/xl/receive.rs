@@ -71,8 +71,8 @@ pub fn receive(
     let ledger = TargetLedger::begin(state, arriving(&announced, options)?)?;
     let receiving = Receiving::begin(&**host, &incoming, (&lock, ledger), origin, events, start)?;
     let (built, wire) = receiving.run(events)?;
-    let leave_paused = options.leave_paused;
-    Holding { built, wire, name: announced.name, leave_paused, events }.run()
+    let Options { leave_paused, no_monitor, .. } = options;
+    Holding { built, wire, name: announced.name, leave_paused, no_monitor, events }.run()
 }
 
 /// The sender has no id for the migration, and cannot be asked about it.
