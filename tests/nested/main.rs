@@ -25,6 +25,7 @@ mod refusals;
 mod savefile;
 mod survival;
 mod traces;
+mod watch;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -99,6 +100,7 @@ const SCENARIOS: &[Scenario] = &[
     )
     .long(),
     Scenario::anywhere("survival::options_of_xl", survival::options_of_xl),
+    Scenario::anywhere("watch::a_moved_domain_reboots", watch::a_moved_domain_reboots),
     Scenario::anywhere("damage::a_flipped_bit_is_refused", damage::a_flipped_bit_is_refused),
     Scenario::fresh(
         "damage::stock_xl_restores_a_flipped_bit",
@@ -111,6 +113,15 @@ const SCENARIOS: &[Scenario] = &[
     ),
     Scenario::anywhere("precopy::stock_xl_with_our_helper", precopy::stock_xl_with_our_helper),
     Scenario::anywhere("compare::beside_stock_xl", compare::beside_stock_xl).long(),
+    Scenario::fresh("watch::what_ends_a_domain", watch::what_ends_a_domain).long(),
+    Scenario::fresh("watch::a_domain_that_stayed_reboots", watch::a_domain_that_stayed_reboots)
+        .long(),
+    Scenario::fresh(
+        "watch::without_rxl_and_without_systemd",
+        watch::without_rxl_and_without_systemd,
+    )
+    .long(),
+    Scenario::fresh("watch::an_hvm_guest_reboots", watch::an_hvm_guest_reboots).long(),
     Scenario::fresh(
         "interop::to_a_host_with_xl_alone_and_back",
         interop::to_a_host_with_xl_alone_and_back,
