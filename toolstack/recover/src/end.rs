@@ -69,10 +69,10 @@ impl fmt::Display for End {
 /// Why a record could not be settled.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
-    /// The record.
+    /// The record could not be read or changed.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The domain.
+    /// The host could not do to the domain what is to be done.
     #[error("{0}")]
     Host(#[from] HostError),
     /// Others change the record whenever it is looked at.

@@ -1,8 +1,8 @@
 //! Decides every ending of a migration, whatever was killed, cut or switched off.
 //!
 //! A guard does it for the session that was killed, a session for itself before it gives up,
-//! `rxl recover` for the whole host: at boot, every minute, and when a person asks. All of them come
-//! here, and read the same records ([`rxl_handover`]).
+//! `rxl recover` for the whole host: at boot, every minute, and when a person asks. All of them
+//! come here, and read the same records ([`rxl_handover`]).
 //!
 //! ```text
 //!  source: rxl recover                             target: rxl receive (preamble: Recover)
@@ -51,9 +51,9 @@ use rxl_host::host::Host;
 /// The host whose records are settled.
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
-    /// Its Xen.
+    /// The Xen that its domains run on.
     pub host: &'a dyn Host,
-    /// Its records.
+    /// The records of its migrations.
     pub journal: &'a Journal,
     /// How long things are watched before they count as settled.
     pub settling: Settling,
