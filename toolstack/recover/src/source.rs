@@ -76,10 +76,7 @@ fn take_step(
             Ok(Some(End::Booted(what)))
         }
         SourceStep::Release => release(place, record, entry).map(Some),
-        SourceStep::Wait => {
-            let what = format!("{name}: the other host is still at work on it");
-            Ok(Some(End::Waits(what)))
-        }
+        SourceStep::Wait => Ok(Some(waits(name, "it is still at work on it"))),
         SourceStep::Ask(question) => {
             if let Other::Xl { .. } = entry.header.other {
                 return Ok(Some(undecided_by_xl(entry)));
@@ -89,13 +86,17 @@ fn take_step(
                     *heard = Some(answer);
                     Ok(None)
                 }
-                Err(unreachable) => Ok(Some(End::Waits(format!(
-                    "{name} stands still here as {name}{MIGRATED_AWAY}: whether the other host has \
-                     it is not known ({unreachable})"
-                )))),
+                Err(unreachable) => Ok(Some(waits(name, &unreachable.to_string()))),
             }
         }
     }
+}
+
+fn waits(name: &str, why: &str) -> End {
+    End::Waits(format!(
+        "{name} stands still here as {name}{MIGRATED_AWAY}: whether the other host has it is not \
+         known ({why})"
+    ))
 }
 
 /// xl's protocol has no second connection: whether its GO was read, only a person can find out.

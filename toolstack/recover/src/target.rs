@@ -51,9 +51,7 @@ fn take_step(
     let name = &entry.header.name;
     match next {
         TargetStep::Nothing => Ok(Some(End::Before)),
-        TargetStep::Wait => {
-            Ok(Some(End::Waits(format!("{name}: the source is still at work on it"))))
-        }
+        TargetStep::Wait => Ok(Some(End::Waits(waits(entry, "the source is still at work on it")))),
         TargetStep::Discard => discard(place, record, entry).map(Some),
         TargetStep::Take => record.advance(TargetEvent::Take).map(|_| None).map_err(Into::into),
         TargetStep::Run => run(place, record, entry),
