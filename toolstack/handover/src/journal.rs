@@ -13,6 +13,9 @@ use crate::boot::BootId;
 use crate::error::JournalError;
 use crate::record::{Header, Record};
 
+#[cfg(test)]
+mod tests;
+
 /// Records that have ended are kept for so long, for whoever wants to know what became of a domain.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -35,7 +38,7 @@ impl Journal {
         Self::at(state.lasting().join("migrations"))
     }
 
-    fn at(dir: impl Into<PathBuf>) -> Result<Self, JournalError> {
+    pub(crate) fn at(dir: impl Into<PathBuf>) -> Result<Self, JournalError> {
         let dir = dir.into();
         match BootId::current() {
             Ok(boot) => Ok(Self { dir, boot }),
@@ -54,16 +57,17 @@ impl Journal {
         &self.boot
     }
 
-    /// Begins a record. When this returns it is on the disk.
+    /// Begins a record. When this returns it is on the disk. A migration that has one already is
+    /// refused: what it says would be forgotten.
     pub fn begin<S: State>(&self, header: &Header) -> Result<Record<S>, JournalError> {
         let record = self.named::<S>(&header.id)?;
-        let made = DirBuilder::new().mode(0o700).recursive(true).create(&self.dir);
-        made.map_err(|error| self.failed(error))?;
         let bytes = record.first_bytes(header)?;
         let unfinished = record.path().with_extension(format!("{}.{UNFINISHED}", S::SIDE));
-        let written = write_whole(&unfinished, &bytes)
-            .and_then(|()| std::fs::rename(&unfinished, record.path()))
-            .and_then(|()| File::open(&self.dir)?.sync_all());
+        let written = make_dir(&self.dir)
+            .and_then(|()| write_whole(&unfinished, &bytes))
+            .and_then(|()| std::fs::hard_link(&unfinished, record.path()))
+            .and_then(|()| sync_dir(&self.dir));
+        let _ = std::fs::remove_file(&unfinished);
         written.map_err(|error| self.failed(error))?;
         Ok(record)
     }
@@ -71,32 +75,50 @@ impl Journal {
     /// The record of this migration, where there is one.
     pub fn find<S: State>(&self, id: &str) -> Result<Option<Record<S>>, JournalError> {
         let record = self.named::<S>(id)?;
-        Ok(record.path().exists().then_some(record))
+        // That it cannot be looked for does not mean that there is none.
+        match record.path().try_exists() {
+            Ok(exists) => Ok(exists.then_some(record)),
+            Err(error) => Err(self.failed(error)),
+        }
     }
 
     /// All records of this end, oldest name first.
     pub fn all<S: State>(&self) -> Result<Vec<Record<S>>, JournalError> {
+        let found = self.files(&format!(".{}", S::SIDE))?;
+        Ok(found.into_iter().map(|path| Record::at(path, self.boot.clone())).collect())
+    }
+
+    /// Files whose names end so, in the order of their names.
+    fn files(&self, end: &str) -> Result<Vec<PathBuf>, JournalError> {
         let entries = match std::fs::read_dir(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(|error| self.failed(error))?,
         };
         let paths = entries.take(MOST).flatten().map(|entry| entry.path());
-        let ours = paths.filter(|path| path.extension().is_some_and(|side| side == S::SIDE));
+        let ours = paths.filter(|path| path.to_str().is_some_and(|path| path.ends_with(end)));
         let mut found: Vec<PathBuf> = ours.collect();
         found.sort();
-        Ok(found.into_iter().map(|path| Record::at(path, self.boot.clone())).collect())
+        Ok(found)
     }
 
     /// Removes records that have ended long ago, and what a loss of power left half made.
     pub fn prune<S: State>(&self) -> Result<(), JournalError> {
         let Some(before) = SystemTime::now().checked_sub(KEPT) else { return Ok(()) };
-        for record in self.all::<S>()? {
-            let is_old = |path: &Path| {
-                let changed = path.metadata().and_then(|metadata| metadata.modified());
-                changed.is_ok_and(|changed| changed < before)
-            };
-            if is_old(record.path()) && record.state().is_ok_and(State::is_final) {
-                std::fs::remove_file(record.path()).map_err(|error| self.failed(error))?;
+        let is_old = |path: &Path| {
+            let changed = path.metadata().and_then(|metadata| metadata.modified());
+            changed.is_ok_and(|changed| changed < before)
+        };
+        let ended = self
+            .all::<S>()?
+            .into_iter()
+            .filter(|record| is_old(record.path()) && record.state().is_ok_and(State::is_final));
+        let half_made = self.files(&format!(".{}.{UNFINISHED}", S::SIDE))?;
+        let half_made = half_made.into_iter().filter(|path| is_old(path));
+        for path in ended.map(|record| record.path().to_owned()).chain(half_made) {
+            match std::fs::remove_file(path) {
+                // Another process prunes, too.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.map_err(|error| self.failed(error))?,
             }
         }
         Ok(())
@@ -112,6 +134,17 @@ impl Journal {
     fn failed(&self, error: io::Error) -> JournalError {
         JournalError::Io { path: self.dir.clone(), error }
     }
+}
+
+/// A directory that is made is a line in the one above, which has to be on the disk as well.
+fn make_dir(dir: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.exists()).collect();
+    DirBuilder::new().mode(0o700).recursive(true).create(dir)?;
+    missing.into_iter().filter_map(Path::parent).try_for_each(sync_dir)
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
 }
 
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {

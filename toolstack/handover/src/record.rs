@@ -17,6 +17,9 @@ use crate::error::JournalError;
 use crate::lines::{decode, encode};
 use crate::{Presence, State};
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 /// Bytes of zeroes behind the first lines, so that a later one changes no more than one block of a
 /// file that does not grow: one write of the disk, not three.
 const ROOM: usize = 4096;
@@ -169,13 +172,20 @@ impl<S: State> Record<S> {
         let mut bytes = encode(header).map_err(|e| json(e.into()))?;
         bytes.extend(encode(&step).map_err(|e| json(e.into()))?);
         bytes.resize(bytes.len() + ROOM, 0);
+        // Nobody could read it.
+        if bytes.len() as u64 > LONGEST {
+            return Err(json(io::ErrorKind::FileTooLarge.into()));
+        }
         Ok(bytes)
     }
 
-    /// All that it says now.
+    /// All that it says now, and what it says is on the disk: whoever wrote the last line may have
+    /// been killed before it was, and a loss of power would take back what others have acted on.
     pub fn read(&self) -> Result<Entry<S>, JournalError> {
         let file = File::open(&self.path).map_err(|error| self.failed(error))?;
-        self.entry(&file)
+        let entry = self.entry(&file)?;
+        file.sync_data().map_err(|error| self.failed(error))?;
+        Ok(entry)
     }
 
     /// The state that was reached last.
@@ -194,15 +204,14 @@ impl<S: State> Record<S> {
         let file = self.lock(file.map_err(|error| self.failed(error))?)?;
         let entry = self.entry(&file)?;
         let next = entry.state.after(event).map_err(JournalError::OutOfOrder)?;
-        if next == entry.state && domid.is_none() {
-            return Ok(next);
-        }
-        let line = encode(&Step::now(next, &self.boot, domid));
-        let written = line
-            .map_err(io::Error::from)
-            .and_then(|line| file.write_all_at(&line, entry.end))
-            .and_then(|()| file.sync_data());
-        written.map_err(|error| self.failed(error))?;
+        let written = if next == entry.state && domid.is_none() {
+            Ok(())
+        } else {
+            let line = encode(&Step::now(next, &self.boot, domid)).map_err(io::Error::from);
+            line.and_then(|line| file.write_all_at(&line, entry.end))
+        };
+        // What is there already may not be on the disk yet.
+        written.and_then(|()| file.sync_data()).map_err(|error| self.failed(error))?;
         Ok(next)
     }
 
