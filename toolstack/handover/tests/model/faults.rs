@@ -19,12 +19,12 @@ pub struct Fault {
     pub steps: usize,
 }
 
-pub const FAULTS: [Fault; 10] = [
+pub const FAULTS: [Fault; 11] = [
     Fault {
         name: "a held copy that never asks",
         put: never_claims,
         breaks: NEVER_STUCK,
-        steps: 12,
+        steps: 10,
     },
     Fault {
         name: "a source that runs on from Committing unasked",
@@ -48,7 +48,7 @@ pub const FAULTS: [Fault; 10] = [
         name: "a target that settles by time",
         put: settles_by_time,
         breaks: NEVER_OLD,
-        steps: 27,
+        steps: 26,
     },
     Fault {
         name: "a fence that is not recorded",
@@ -60,13 +60,13 @@ pub const FAULTS: [Fault; 10] = [
         name: "a source that destroys its copy at Taken",
         put: releases_at_taken,
         breaks: NEVER_STUCK,
-        steps: 26,
+        steps: 23,
     },
     Fault {
         name: "an aborted copy whose session was killed",
         put: leaves_aborted,
         breaks: NEVER_STUCK,
-        steps: 11,
+        steps: 9,
     },
     Fault {
         name: "a failed boot that gives the domain back",
@@ -75,10 +75,17 @@ pub const FAULTS: [Fault; 10] = [
         steps: 30,
     },
     Fault {
-        name: "recoveries at the target without the domain's lock",
-        put: |rules| rules.target_locks = false,
+        name: "a line that is read before it is on the disk",
+        put: |rules| rules.reads_sync = false,
         breaks: NEVER_OLD,
-        steps: 28,
+        steps: 25,
+    },
+    Fault {
+        name: "recoveries at the target without the domain's lock",
+        // No other fault is needed.
+        put: |rules| (rules.target_locks, rules.faults) = (false, Some(0)),
+        breaks: NEVER_OLD,
+        steps: 35,
     },
 ];
 

@@ -2,8 +2,10 @@
 
 use rxl_handover::State;
 
+use crate::answers::{stale_question, stale_serves};
+use crate::recovery::{actor, actor_fails};
 use crate::rules::Rules;
-use crate::world::{Copied, Decision, Doing, Effect, Plan, Serving, Side, Source, Target, World};
+use crate::world::{Copied, Decision, Doing, Side, Source, Target, World};
 
 /// One step of one process, or a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,12 +35,23 @@ pub enum Move {
         guarded: bool,
     },
     ActorKilled(usize),
-    PowerLost,
+    /// It is killed when it has written a line, and before that is on the disk.
+    SessionKilledWriting {
+        guarded: bool,
+    },
+    ActorKilledWriting(usize),
+    StaleKilledWriting(usize),
+    /// Whoever answers this actor, on the other host.
+    ServerKilledWriting(usize),
+    /// A line that was not known to be on the disk is lost, or is not.
+    PowerLost {
+        forgets: bool,
+    },
     /// An administrator destroys the copy, or the guest ends.
     CopyEnds,
 }
 
-const MOVES: [Move; 21] = [
+const MOVES: [Move; 30] = [
     Move::Session,
     Move::SessionGivesUp,
     Move::SessionFails,
@@ -58,7 +71,16 @@ const MOVES: [Move; 21] = [
     Move::SessionKilled { guarded: false },
     Move::ActorKilled(0),
     Move::ActorKilled(1),
-    Move::PowerLost,
+    Move::SessionKilledWriting { guarded: true },
+    Move::SessionKilledWriting { guarded: false },
+    Move::ActorKilledWriting(0),
+    Move::ActorKilledWriting(1),
+    Move::StaleKilledWriting(0),
+    Move::StaleKilledWriting(1),
+    Move::ServerKilledWriting(0),
+    Move::ServerKilledWriting(1),
+    Move::PowerLost { forgets: true },
+    Move::PowerLost { forgets: false },
     Move::CopyEnds,
 ];
 
@@ -132,7 +154,23 @@ fn fault<S: Side>(rules: &Rules, world: &mut World, what: Move) -> bool {
             let actor = &mut S::host_mut(world).actors[number];
             std::mem::replace(actor, Doing::Idle) != Doing::Idle
         }
-        Move::PowerLost => power_lost::<S>(world),
+        Move::SessionKilledWriting { guarded } => {
+            let killed = was_writing::<S, S>(rules, world, Move::Session);
+            end_session::<S>(world, if guarded { Doing::Look } else { Doing::Idle });
+            killed
+        }
+        Move::ActorKilledWriting(number) => {
+            let killed = was_writing::<S, S>(rules, world, Move::Actor(number));
+            S::host_mut(world).actors[number] = Doing::Idle;
+            killed
+        }
+        Move::StaleKilledWriting(number) => {
+            let killed = was_writing::<S, S>(rules, world, Move::StaleServes(number));
+            S::host_mut(world).stale[number] = None;
+            killed
+        }
+        Move::ServerKilledWriting(number) => server_killed_writing::<S>(rules, world, number),
+        Move::PowerLost { forgets } => power_lost::<S>(world, forgets),
         Move::CopyEnds => {
             world.ended = true;
             std::mem::replace(&mut S::host_mut(world).copy, Copied::Absent) != Copied::Absent
@@ -141,8 +179,33 @@ fn fault<S: Side>(rules: &Rules, world: &mut World, what: Move) -> bool {
     }
 }
 
-fn power_lost<S: Side>(world: &mut World) -> bool {
+/// Whether this step of a process on host P wrote a line into host S's record. That line is then
+/// not known to be on the disk.
+fn was_writing<S: Side, P: Side>(rules: &Rules, world: &mut World, step: Move) -> bool {
+    let before = S::host(world).record;
+    let happened = happens::<P>(rules, world, step);
     let host = S::host_mut(world);
+    if before.is_none() || host.record.is_none() || host.record == before {
+        return false;
+    }
+    host.on_disk = before;
+    happened
+}
+
+fn server_killed_writing<S: Side>(rules: &Rules, world: &mut World, number: usize) -> bool {
+    let Doing::Served(question, _) = S::host(world).actors[number] else { return false };
+    let killed = was_writing::<S::Other, S>(rules, world, Move::Actor(number));
+    S::host_mut(world).actors[number] = Doing::Asks(question);
+    killed
+}
+
+fn power_lost<S: Side>(world: &mut World, forgets: bool) -> bool {
+    let host = S::host_mut(world);
+    match (forgets, host.on_disk.take()) {
+        (true, None) => return false,
+        (true, before) => host.record = before,
+        (false, _) => {}
+    }
     let is_over = host.record.is_none_or(State::is_final);
     let ends = is_over && host.copy.runs();
     host.on = false;
@@ -179,150 +242,4 @@ fn prunes<S: Side>(rules: &Rules, world: &mut World) -> bool {
         host.record = None;
     }
     may
-}
-
-/// A step of a guard or a recovery.
-fn actor<S: Side>(rules: &Rules, world: &mut World, number: usize) -> bool {
-    let host = S::host(world);
-    let next = match host.actors[number] {
-        Doing::Idle => {
-            let may = !host.has_session() && !host.at_work(rules);
-            match decide::<S>(rules, world, None) {
-                Doing::Idle => return false,
-                decided if may => decided,
-                _ => return false,
-            }
-        }
-        Doing::Look => decide::<S>(rules, world, None),
-        Doing::Hears(answer) => decide::<S>(rules, world, Some(answer)),
-        Doing::Does(plan) => goes_on::<S>(rules, world, plan),
-        Doing::Asks(question) if S::Other::host(world).on => {
-            let serving = S::Other::answer(rules, S::Other::host(world), question);
-            Doing::Served(question, serving)
-        }
-        Doing::Asks(_) => return false,
-        Doing::Served(question, serving) => match serve(rules, world, serving) {
-            Served::Answered => Doing::Hears(serving.answer),
-            Served::Goes(serving) => Doing::Served(question, serving),
-            Served::Refused => Doing::Asks(question),
-        },
-    };
-    if let Doing::Asks(question) = next {
-        let asked = S::QUESTIONS.iter().position(|other| *other == question).unwrap();
-        S::Other::host_mut(world).asked[asked] = true;
-    }
-    S::host_mut(world).actors[number] = next;
-    true
-}
-
-/// Reads the record and looks at the copy, and decides by the crate's `step`.
-fn decide<S: Side>(
-    rules: &Rules,
-    world: &World,
-    heard: Option<crate::world::Heard<S>>,
-) -> Doing<S> {
-    let host = S::host(world);
-    let Some(state) = host.record else { return Doing::Idle };
-    match S::decide(rules, (state, host.presence()), heard) {
-        Decision::Nothing | Decision::Wait => Doing::Idle,
-        Decision::Ask(question) => Doing::Asks(question),
-        Decision::Do(plan) => Doing::Does(plan),
-    }
-}
-
-/// One event or one effect. A refused event means that somebody else has decided.
-fn goes_on<S: Side>(rules: &Rules, world: &mut World, plan: Plan<S::Event>) -> Doing<S> {
-    let later = |plan: Plan<S::Event>| match (plan.first, plan.effect, plan.last) {
-        (None, None, None) => Doing::Look,
-        _ => Doing::Does(plan),
-    };
-    if let Some(event) = plan.first {
-        let recorded = S::host_mut(world).advance(rules, event);
-        return if recorded { later(Plan { first: None, ..plan }) } else { Doing::Look };
-    }
-    if let Some(effect) = plan.effect {
-        let done = takes_effect::<S>(world, effect);
-        return if done { later(Plan { effect: None, ..plan }) } else { Doing::Does(plan) };
-    }
-    if let Some(event) = plan.last {
-        let host = S::host_mut(world);
-        if host.advance(rules, event) && plan.numbered && host.copy != Copied::Absent {
-            host.was_off = false;
-        }
-    }
-    Doing::Look
-}
-
-/// True where nothing of it is left to do.
-fn takes_effect<S: Side>(world: &mut World, effect: Effect) -> bool {
-    let copy = S::host(world).copy;
-    let (next, done) = match (effect, copy) {
-        (Effect::Destroy, _) => (Copied::Absent, true),
-        (Effect::Boot, Copied::Absent) => (Copied::Booted, true),
-        (Effect::Run, Copied::Aside) => (Copied::Still, false),
-        (Effect::Run, Copied::Still) => (Copied::Running, true),
-        // A domain of its name is here, or nothing that could be run.
-        (Effect::Boot | Effect::Run, copy) => (copy, true),
-    };
-    S::host_mut(world).copy = next;
-    *S::ran(world) |= next.runs();
-    done
-}
-
-/// It cannot be started. Only who holds it paused knows that it has not run.
-fn actor_fails<S: Side>(rules: &Rules, world: &mut World, number: usize) -> bool {
-    let host = S::host_mut(world);
-    let Doing::Does(Plan { first: None, effect: Some(effect), .. }) = host.actors[number] else {
-        return false;
-    };
-    let fails = match effect {
-        Effect::Run => matches!(host.copy, Copied::Aside | Copied::Still),
-        Effect::Boot => rules.failed_boot_gives_back && host.copy == Copied::Absent,
-        Effect::Destroy => false,
-    };
-    let Some(event) = S::cannot_run().filter(|_| fails) else { return false };
-    host.actors[number] = Doing::Does(Plan::new(Some(event), None, None));
-    true
-}
-
-enum Served<S: Side> {
-    Answered,
-    Goes(Serving<S>),
-    Refused,
-}
-
-/// The answering process destroys, and records each event, one after the other.
-fn serve<S: Side>(rules: &Rules, world: &mut World, serving: Serving<S>) -> Served<S> {
-    let host = S::host_mut(world);
-    if serving.destroy {
-        host.copy = Copied::Absent;
-        return Served::Goes(Serving { destroy: false, ..serving });
-    }
-    match serving.events {
-        [None, None] => Served::Answered,
-        [Some(event), then] | [None, then @ Some(event)] => {
-            if !host.advance(rules, event) {
-                return Served::Refused;
-            }
-            let then = if serving.events[0].is_some() { then } else { None };
-            Served::Goes(Serving { events: [then, None], ..serving })
-        }
-    }
-}
-
-fn stale_question<S: Side>(rules: &Rules, world: &mut World, number: usize) -> bool {
-    let host = S::host(world);
-    let free = host.stale[..rules.stale_servers].iter().position(Option::is_none);
-    let Some(free) = free.filter(|_| host.asked[number]) else { return false };
-    let serving = S::answer(rules, host, S::Other::QUESTIONS[number]);
-    S::host_mut(world).stale[free] = serving.that_matters();
-    serving.that_matters().is_some()
-}
-
-fn stale_serves<S: Side>(rules: &Rules, world: &mut World, number: usize) -> bool {
-    let Some(serving) = S::host_mut(world).stale[number].take() else { return false };
-    if let Served::Goes(left) = serve(rules, world, serving) {
-        S::host_mut(world).stale[number] = left.that_matters();
-    }
-    true
 }

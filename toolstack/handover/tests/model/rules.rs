@@ -17,12 +17,13 @@ pub struct Rules {
     pub answer_target: AnswerTarget,
     /// The source's session records Committing before GO.
     pub go_is_recorded: bool,
-    /// A recovery of the source's record has the domain's lock while it acts.
-    pub source_locks: bool,
-    /// A recovery of the target's does.
+    /// A recovery of the target's record has the domain's lock while it acts. One of the source's
+    /// always has.
     pub target_locks: bool,
     /// A target that failed to boot the domain gives it back.
     pub failed_boot_gives_back: bool,
+    /// What is read from a record is on the disk before anything follows from it.
+    pub reads_sync: bool,
     /// Kills, losses of power and ends of guests, in all. None: any number of them.
     pub faults: Option<u8>,
     /// How many processes may at once be answering a question that nobody waits for.
@@ -44,9 +45,9 @@ impl Rules {
             target_step: target::step,
             answer_target: target::answer,
             go_is_recorded: true,
-            source_locks: true,
             target_locks: true,
             failed_boot_gives_back: false,
+            reads_sync: true,
             faults,
             stale_servers: 1,
         }

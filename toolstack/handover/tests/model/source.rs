@@ -87,8 +87,8 @@ impl Side for Source {
         }
     }
 
-    fn locks(rules: &Rules) -> bool {
-        rules.source_locks
+    fn locks(_: &Rules) -> bool {
+        true
     }
 
     fn cannot_run() -> Option<SourceEvent> {

@@ -23,6 +23,8 @@ pub enum Copied {
     Still,
     /// It runs, with the memory that was moved.
     Running,
+    /// It was made from its configuration, and has not run yet.
+    Made,
     /// It runs, and began at its boot.
     Booted,
 }
@@ -87,6 +89,7 @@ pub struct Target;
 pub enum Effect {
     /// Its own name, and let it run: two steps.
     Run,
+    /// Make it, and let it run: two steps.
     Boot,
     Destroy,
 }
@@ -154,6 +157,9 @@ pub struct Host<S: Side> {
     pub on: bool,
     pub copy: Copied,
     pub record: Option<S::State>,
+    /// What it said before, where the last line is not known to be on the disk: its writer was
+    /// killed before it had waited for that.
+    pub on_disk: Option<S::State>,
     /// The host was off since the record told the domain's number last.
     pub was_off: bool,
     pub session: S::Session,
@@ -168,7 +174,8 @@ impl<S: Side> Host<S> {
     pub fn new(copy: Copied, record: Option<S::State>, session: S::Session) -> Self {
         let (on, was_off, asked, stale) = (true, false, [false; 2], [None; 2]);
         let actors = [Doing::Idle; 2];
-        Self { on, copy, record, was_off, session, actors, asked, stale }
+        let on_disk = None;
+        Self { on, copy, record, on_disk, was_off, session, actors, asked, stale }
     }
 
     pub fn presence(&self) -> Presence {
@@ -201,7 +208,9 @@ impl<S: Side> Host<S> {
     /// Compares and sets the record. False where that is refused.
     pub fn advance(&mut self, rules: &Rules, event: S::Event) -> bool {
         let next = self.record.and_then(|state| S::after(rules, state, event));
-        self.record = next.or(self.record);
+        if next.is_some() {
+            (self.record, self.on_disk) = (next, None);
+        }
         next.is_some()
     }
 }
