@@ -120,7 +120,8 @@ pub struct Recover {
     /// twice: make sure that it is off for good, or fenced
     #[arg(long, requires = "domain", conflicts_with = "dry_run")]
     pub other_host_is_gone: bool,
-    /// Print nothing where nothing is left to decide, as rxl-recover.service does
+    /// Say only what is new since the last time, and end with 0 where nothing is: for
+    /// rxl-recover.service, which looks every minute
     #[arg(short, long)]
     pub quiet: bool,
 }

@@ -25,7 +25,10 @@ const PROGRAM: &str = "rxl-recover";
 enum Settled {
     Nothing,
     Decided,
-    Open,
+    Open {
+        /// It is open for another reason than the last time.
+        is_new: bool,
+    },
 }
 
 /// Settles every open record of this host, or those of one domain.
@@ -34,15 +37,19 @@ pub fn run(options: &Recover) -> Result<(), Failure> {
     let journal = Journal::of(&state)?;
     let host = LibxlHost::new().map_err(Failure::from)?;
     let place = Place { host: &host, journal: &journal, settling: Settling::HOST };
-    let (mut decided, mut open) = (0, 0);
+    let (mut decided, mut open, mut new) = (0, 0, 0);
     for record in AnyRecord::all(&journal)? {
         match one(options, place, &state, &record) {
             Ok(Settled::Nothing) => {}
             Ok(Settled::Decided) => decided += 1,
-            Ok(Settled::Open) => open += 1,
+            Ok(Settled::Open { is_new }) => {
+                open += 1;
+                new += u32::from(is_new);
+            }
             Err(failure) => {
                 eprintln!("rxl: {failure}");
                 open += 1;
+                new += 1;
             }
         }
     }
@@ -52,7 +59,7 @@ pub fn run(options: &Recover) -> Result<(), Failure> {
         (0, 0) if !options.quiet => standard_io::print("nothing is left to decide\n"),
         _ => {}
     }
-    if open == 0 || options.dry_run {
+    if open == 0 || options.dry_run || (options.quiet && new == 0) {
         return Ok(());
     }
     let what = format!("{open} of {} cannot be decided now", open + decided);
@@ -72,12 +79,14 @@ fn one(
         return Ok(Settled::Nothing);
     }
     let Some(_lock) = record.lock(state, &header) else {
-        say(&header, "rxl is at work on it");
+        if !options.quiet {
+            say(&header, "rxl is at work on it");
+        }
         return Ok(Settled::Nothing);
     };
     if options.dry_run {
         say(&header, &record.plan(place)?);
-        return Ok(Settled::Open);
+        return Ok(Settled::Open { is_new: true });
     }
     let end = match options.other_host_is_gone {
         true => record.settle(place, &GoneForGood)?,
@@ -86,9 +95,26 @@ fn one(
     if end.line().is_empty() {
         return Ok(Settled::Decided);
     }
-    say(&header, &end.to_string());
-    log(PROGRAM, &format!("migration {}: {end}", header.id));
-    Ok(if end.is_open() { Settled::Open } else { Settled::Decided })
+    let is_new = !end.is_open() || is_told_first(state, &header.id, &end.to_string());
+    if is_new || !options.quiet {
+        say(&header, &end.to_string());
+    }
+    if is_new {
+        log(PROGRAM, &format!("migration {}: {end}", header.id));
+    }
+    Ok(if end.is_open() { Settled::Open { is_new } } else { Settled::Decided })
+}
+
+/// Whether this line was not the last that was told of the migration. A host that stays away would
+/// fill the log, a line a minute. Where that cannot be noted it is told again.
+fn is_told_first(state: &StateDir, id: &str, line: &str) -> bool {
+    let Ok(directory) = state.path() else { return true };
+    let told = directory.join(format!("told-{id}"));
+    if std::fs::read_to_string(&told).is_ok_and(|before| before == line) {
+        return false;
+    }
+    let _ = std::fs::write(&told, line);
+    true
 }
 
 fn say(header: &Header, line: &str) {
