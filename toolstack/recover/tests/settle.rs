@@ -62,6 +62,16 @@ fn a_domain_that_is_suspended_late_is_run_on_too() {
     assert_eq!(hosts.source.domains(), [("dom3".into(), RunState::Running)]);
 }
 
+/// The guest would stop for good when it sees it.
+#[test]
+fn a_request_to_suspend_that_the_guest_has_not_seen_is_withdrawn() {
+    let hosts = Hosts::leaving();
+    hosts.source.host.ask_to_suspend(hosts.source.domid());
+    hosts.source.settle_source(&hosts.target).unwrap();
+    assert!(!hosts.source.host.domains()[0].suspend_pending);
+    assert_eq!(hosts.source.domains(), [("dom3".into(), RunState::Running)]);
+}
+
 #[test]
 fn a_domain_that_has_ended_is_not_missed() {
     let hosts = Hosts::leaving();

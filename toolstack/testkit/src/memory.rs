@@ -97,6 +97,8 @@ pub struct Kept {
     pub agent_command: Option<String>,
     /// The migration that it is marked with.
     pub mark: Option<String>,
+    /// It was asked to suspend, and has not seen that yet.
+    pub suspend_pending: bool,
     /// What its configuration holds beside name, number and memory.
     pub config: Map<String, Value>,
     /// What its balloon leaves it of its maximum, in KiB.
@@ -182,6 +184,13 @@ impl MemoryHost {
         }
     }
 
+    /// Asks a domain to suspend, as a save does that is then killed.
+    pub fn ask_to_suspend(&self, domid: DomId) {
+        if let Some(kept) = self.lock().domains.get_mut(&domid) {
+            kept.suspend_pending = true;
+        }
+    }
+
     /// All domains, by their numbers.
     pub fn domains(&self) -> Vec<Kept> {
         self.lock().domains.values().cloned().collect()
@@ -226,6 +235,7 @@ impl State {
             stream: None,
             agent_command: None,
             mark: None,
+            suspend_pending: false,
             config: Map::new(),
             target_kib: kib,
             ended: None,
@@ -417,6 +427,12 @@ impl Host for MemoryHost {
 
     fn tell_agent(&self, domid: DomId, command: &str) -> Result<(), HostError> {
         self.change(domid, |kept| kept.agent_command = Some(command.into()))
+    }
+
+    fn withdraw_suspend(&self, domid: DomId) -> Result<bool, HostError> {
+        let mut pending = false;
+        self.change(domid, |kept| pending = std::mem::take(&mut kept.suspend_pending))?;
+        Ok(pending)
     }
 
     fn mark(&self, domid: DomId, migration: &str) -> Result<(), HostError> {
