@@ -41,15 +41,19 @@ fn reboots(cluster: &Cluster, node: Node, name: &str) -> Result<()> {
     ends_and_comes_back(cluster, node, name, 'b')
 }
 
+/// Waits, on a host, until a guest answers.
+fn boots(cluster: &Cluster, node: Node, name: &str) -> Result<()> {
+    let answers = answers(&guest(name)?);
+    let patience = format!("for i in $(seq 200); do {answers} && exit 0; sleep 1; done; exit 1");
+    cluster.lab.node(node).check(&patience, BOOT).context("it does not answer").map(drop)
+}
+
 fn ends_and_comes_back(cluster: &Cluster, node: Node, name: &str, key: char) -> Result<()> {
-    let guest = guest(name)?;
     let before = cluster.domid(node, name)?.with_context(|| format!("{name} on {node}"))?;
     cluster.lab.node(node).check(&format!("xl sysrq {name} {key}"), COMMAND)?;
     let another = format!("n=$(xl domid {name} 2>/dev/null) && test $n != {before}");
     cluster.wait_until(node, &another).with_context(|| format!("{name} is not booted again"))?;
-    let patience =
-        format!("for i in $(seq 200); do {} && exit 0; sleep 1; done; exit 1", answers(&guest));
-    cluster.lab.node(node).check(&patience, BOOT).context("it does not answer")?;
+    boots(cluster, node, name)?;
     log(cluster, node)?;
     cluster.lab.node(node).check(&watcher_runs(name), COMMAND).map(drop)
 }
@@ -81,10 +85,7 @@ pub fn what_ends_a_domain(cluster: &Cluster) -> Result<()> {
     cluster.migrate(Node::B, "small nodeA")?;
     cluster.wait_until(Node::B, NO_WATCHER).context("the source's watcher ends with its domain")?;
     a.check(&watcher_runs("small"), COMMAND)?;
-    a.check("xl sysrq small o", COMMAND)?;
-    cluster.wait_until(Node::A, "! xl domid small >/dev/null 2>&1").context("powered off")?;
-    cluster.wait_until(Node::A, NO_WATCHER)?;
-    log(cluster, Node::A)?;
+    powers_off(cluster)?;
 
     create_that_can_crash(cluster, Node::A, "preserve")?;
     cluster.migrate(Node::A, "-e small nodeB")?;
@@ -98,6 +99,26 @@ pub fn what_ends_a_domain(cluster: &Cluster) -> Result<()> {
     b.check("xl destroy small", COMMAND).map(drop)
 }
 
+/// A guest with an init of its own, which moves and is told to power off: nothing is left of it.
+fn powers_off(cluster: &Cluster) -> Result<()> {
+    cluster.migrate(Node::A, "dom3 nodeB")?;
+    cluster.lab.node(Node::B).check(&watcher_runs("dom3"), COMMAND)?;
+    // The connection ends with it.
+    let _ = cluster.lab.guest("dom3")?.run("systemctl poweroff", COMMAND);
+    cluster.wait_until(Node::B, "! xl domid dom3 >/dev/null 2>&1").context("powered off")?;
+    cluster.wait_until(Node::B, NO_WATCHER)?;
+    log(cluster, Node::B)
+}
+
+/// Creates small anew with xl, whose process then watches it: that of the snapshot's small has
+/// ended when it was suspended for the snapshot.
+fn create_watched(cluster: &Cluster) -> Result<()> {
+    let create = "xl destroy small && xl create /etc/xen/small.cfg && pgrep -f \
+                  'xl create /etc/xen/small.cfg'";
+    cluster.lab.node(Node::A).check(create, COMMAND)?;
+    boots(cluster, Node::B, "small")
+}
+
 /// As small, and its kernel crashes when told to. Nothing of xl's watches it at first: it comes
 /// with `-e`.
 fn create_that_can_crash(cluster: &Cluster, node: Node, on_crash: &str) -> Result<()> {
@@ -108,11 +129,12 @@ fn create_that_can_crash(cluster: &Cluster, node: Node, on_crash: &str) -> Resul
          create -e /root/crash.cfg"
     );
     cluster.lab.node(node).check(&create, COMMAND)?;
-    cluster.wait_until(Node::B, &answers(&guest("small")?))
+    boots(cluster, Node::B, "small")
 }
 
 /// A domain that was suspended and runs on has lost xl's process. It reboots as often as it did.
 pub fn a_domain_that_stayed_reboots(cluster: &Cluster) -> Result<()> {
+    create_watched(cluster)?;
     let [a, b] = Node::PAIR.map(|node| cluster.lab.node(node));
     cluster.on_a_slow_link(|| {
         let mut migration = a.spawn("rxl migrate --progress none --non-live small nodeB")?;
@@ -149,6 +171,7 @@ pub fn a_domain_that_stayed_reboots(cluster: &Cluster) -> Result<()> {
 /// The guard that runs a domain on has it watched, too; and a host without `systemd-run` gets a
 /// daemon.
 pub fn without_rxl_and_without_systemd(cluster: &Cluster) -> Result<()> {
+    create_watched(cluster)?;
     let [a, b] = Node::PAIR.map(|node| cluster.lab.node(node));
     cluster.on_a_slow_link(|| {
         let mut doomed = a.spawn("exec rxl migrate --progress none --non-live small nodeB")?;
