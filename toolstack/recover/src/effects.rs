@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rxl_core::deadlines;
-use rxl_core::domain::{DomId, RestoreAs, RunState};
+use rxl_core::domain::{DomId, Domain, RestoreAs, RunState};
 use rxl_core::domain_config::DomainConfig;
 use rxl_core::host_error::HostError;
 use rxl_core::names::{INCOMING, MIGRATED_AWAY};
@@ -104,14 +104,16 @@ pub(crate) fn start(host: &dyn Host, header: &Header, domid: DomId) -> Result<()
     Ok(())
 }
 
-/// Destroys what is being, or was, built under this name, which was free.
+/// Destroys what is being, or was, built under this name, where it is ours.
 pub(crate) fn discard_named(
     host: &dyn Host,
     settling: Settling,
     name: &str,
+    is_ours: impl Fn(&Domain) -> Result<bool, HostError>,
 ) -> Result<bool, HostError> {
     let mut destroyed = false;
     poll(settling, |_| match host.find(name) {
+        Ok(domain) if !is_ours(&domain)? => Ok(true),
         Ok(domain) => {
             destroy(host, domain.domid)?;
             destroyed = true;
@@ -133,12 +135,13 @@ pub(crate) fn destroy(host: &dyn Host, domid: DomId) -> Result<(), HostError> {
 
 /// Boots a domain from its disk, where none of its name is here; its number.
 pub(crate) fn boot(host: &dyn Host, header: &Header) -> Result<DomId, HostError> {
-    match host.find(&header.name) {
-        Ok(domain) => return Ok(domain.domid),
-        Err(HostError::NoSuchDomain(_)) => {}
+    let domid = match host.find(&header.name) {
+        // Whoever made it may have been killed before it let it run.
+        Ok(made) if made.state == RunState::Paused => made.domid,
+        Ok(running) => return Ok(running.domid),
+        Err(HostError::NoSuchDomain(_)) => host.boot(&configuration(header)?)?,
         Err(error) => return Err(error),
-    }
-    let domid = host.boot(&configuration(header)?)?;
+    };
     if !header.leave_paused {
         host.unpause(domid)?;
     }

@@ -1,6 +1,6 @@
 //! Settles the record of a domain that was arriving.
 
-use rxl_core::domain::{DomId, RunState};
+use rxl_core::domain::{DomId, Domain, RunState};
 use rxl_core::host_error::HostError;
 use rxl_core::names::INCOMING;
 use rxl_handover::questions::SourceAnswer;
@@ -23,7 +23,7 @@ pub fn settle_target(
     let mut told = None;
     for _ in 0..MOST_STEPS {
         let entry = record.read()?;
-        let copy = presence(place, &entry)?;
+        let copy = presence_unattended(place, &entry)?;
         let next = step(entry.state, copy, heard.take());
         tracing::debug!(id = entry.header.id, state = ?entry.state, ?copy, ?next, "settling");
         match take_step(place, record, &entry, next, peer, &mut heard) {
@@ -121,7 +121,7 @@ fn discard(
     record.advance(TargetEvent::Abort)?;
     let destroyed = match entry.domid {
         Some(_) => destroy_copy(place, entry)?,
-        None => discard_named(place.host, place.settling, &built_as(&entry.header))?,
+        None => discard_half_built(place, entry)?,
     };
     Ok(match destroyed {
         true => {
@@ -129,6 +129,27 @@ fn discard(
         }
         false => End::NothingLeft(format!("{name} was being received, and nothing of it is here")),
     })
+}
+
+/// What has no number in the record was never complete. It did not outlive the host's boot.
+fn discard_half_built(place: Place<'_>, entry: &Entry<TargetState>) -> Result<bool, RecoverError> {
+    if entry.presence(place.journal.boot(), true) == Presence::PowerLost {
+        return Ok(false);
+    }
+    let name = built_as(&entry.header);
+    let is_ours = |domain: &Domain| is_half_built(place, entry, domain);
+    Ok(discard_named(place.host, place.settling, &name, is_ours)?)
+}
+
+/// A domain that is being built is paused, and is not marked before it is complete.
+fn is_half_built(
+    place: Place<'_>,
+    entry: &Entry<TargetState>,
+    domain: &Domain,
+) -> Result<bool, HostError> {
+    let marked = place.host.mark_of(domain.domid)?;
+    let may_be_ours = marked.is_none_or(|mark| mark == entry.header.id);
+    Ok(may_be_ours && matches!(domain.state, RunState::Paused | RunState::Dying))
 }
 
 /// The name of the domain while it is being built. One out of a file has its own name at once.
@@ -196,6 +217,22 @@ fn reboot(
     record.advance_with(TargetEvent::Start, Some(domid.0))?;
     let what = format!("{name} lost its power here and was booted again (number {domid})");
     Ok(End::Booted(what))
+}
+
+/// As [`presence`], where nobody is at work on it: what is not complete has a name alone.
+pub(crate) fn presence_unattended(
+    place: Place<'_>,
+    entry: &Entry<TargetState>,
+) -> Result<Presence, RecoverError> {
+    let copy = presence(place, entry)?;
+    if entry.domid.is_some() || copy != Presence::Gone {
+        return Ok(copy);
+    }
+    match place.host.find(&built_as(&entry.header)) {
+        Ok(domain) if is_half_built(place, entry, &domain)? => Ok(Presence::There),
+        Ok(_) | Err(HostError::NoSuchDomain(_)) => Ok(copy),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Whether the copy is here still: a domain of that number with this migration's mark.

@@ -195,6 +195,19 @@ fn a_target_without_power_boots_what_it_has_taken() {
     assert_eq!(hosts.target.target_state(), TargetState::Settled);
 }
 
+/// Whoever booted it was killed before it let the domain run.
+#[test]
+fn a_boot_that_was_cut_short_is_ended() {
+    let hosts = Hosts::committing();
+    hosts.target.held();
+    hosts.target.target_record().advance(TargetEvent::Take).unwrap();
+    let hosts = hosts.target_lost_power(other_boot());
+    hosts.target.start("dom3");
+    hosts.target.settle_target(&hosts.source).unwrap();
+    assert_eq!(hosts.target.domains(), [("dom3".into(), RunState::Running)]);
+    assert_eq!(hosts.source.domains(), []);
+}
+
 #[test]
 fn a_target_without_power_gives_up_what_it_only_held() {
     let hosts = Hosts::committing();
@@ -220,8 +233,31 @@ fn a_half_built_copy_is_destroyed_and_nothing_else() {
     hosts.target.settle_target(&hosts.source).unwrap_err();
     assert_eq!(hosts.target.domains().len(), 1);
     hosts.target.host.set_faults(Faults::default());
-    // It is recorded that it never runs. It has no number in the record, so it is left to a person.
+    // It is recorded that it never runs, and it is destroyed later.
     assert_eq!(hosts.target.target_state(), TargetState::Aborted);
+    assert!(matches!(hosts.target.settle_target(&hosts.source).unwrap(), End::Discarded(_)));
+    assert_eq!(hosts.target.domains(), []);
+}
+
+/// A half-built copy is known by its name alone, which others may have by now.
+#[test]
+fn a_domain_that_has_a_half_built_copys_name_is_left_alone() {
+    let hosts = Hosts::leaving();
+    hosts.target.start(INCOMING);
+    hosts.target.host.mark(hosts.target.domid(), "another").unwrap();
+    assert!(matches!(hosts.target.settle_target(&hosts.source).unwrap(), End::NothingLeft(_)));
+    assert_eq!(hosts.target.domains().len(), 1);
+
+    let hosts = Hosts::leaving();
+    hosts.target.start(INCOMING);
+    hosts.target.host.unpause(hosts.target.domid()).unwrap();
+    assert!(matches!(hosts.target.settle_target(&hosts.source).unwrap(), End::NothingLeft(_)));
+    assert_eq!(hosts.target.domains().len(), 1);
+
+    let hosts = Hosts::leaving().target_lost_power(other_boot());
+    hosts.target.start(INCOMING);
+    assert!(matches!(hosts.target.settle_target(&hosts.source).unwrap(), End::NothingLeft(_)));
+    assert_eq!(hosts.target.domains().len(), 1);
 }
 
 #[test]
