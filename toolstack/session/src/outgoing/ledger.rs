@@ -1,5 +1,7 @@
 //! The source's record, as a session keeps it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use rxl_core::domain::Domain;
 use rxl_core::domain_config::DomainConfig;
 use rxl_core::error::{Exit, Failure};
@@ -14,6 +16,10 @@ pub struct Ledger {
     asking: Asking,
     journal: Journal,
     record: Record<SourceState>,
+    /// The other end can claim it, once it has all of it.
+    may_ask: bool,
+    /// Committing may be on the disk.
+    may_commit: AtomicBool,
 }
 
 /// What a migration's record says from its beginning on, beside the domain.
@@ -39,6 +45,7 @@ impl Ledger {
         described: Described,
     ) -> Result<Self, Failure> {
         let Described { id, other, leave_paused, no_monitor, asking } = described;
+        let may_ask = matches!(other, Other::Rxl { .. });
         let config = DomainConfig::parse(config_json).ok();
         let header = Header {
             id: id.clone(),
@@ -51,7 +58,8 @@ impl Ledger {
             no_monitor,
         };
         let record = journal.begin(&header)?;
-        Ok(Self { id, asking, journal, record })
+        let may_commit = AtomicBool::new(false);
+        Ok(Self { id, asking, journal, record, may_ask, may_commit })
     }
 
     /// The migration's id.
@@ -66,27 +74,28 @@ impl Ledger {
 
     /// GO is about to be said.
     pub fn commit(&self) -> Result<(), Failure> {
+        self.may_commit.store(true, Ordering::Relaxed);
         let committed = self.record.advance(SourceEvent::Commit);
         committed.map(drop).map_err(|error| Failure::from(error).with_exit(Exit::FailedSourceRuns))
     }
 
-    /// The domain stays, and GO was not said. An error means that the target has it by now: it
-    /// asked for it. A disk that fails does not keep the domain from running on.
-    pub fn stay(&self) -> Result<(), Failure> {
+    /// The domain stays, and GO was not said. `whole`: the other end may have all of it. An error
+    /// means that the target has it by now, as it asked for it, or may still be granted it: what
+    /// is not recorded does not keep a claim from that. Where nobody could claim it, a disk that
+    /// fails does not keep the domain from running on.
+    pub fn stay(&self, whole: bool) -> Result<(), Failure> {
         let event = match self.record.state() {
             Ok(SourceState::Committing) => SourceEvent::NotSaid,
             _ => SourceEvent::Stay,
         };
-        match self.record.advance(event) {
-            Err(error @ JournalError::OutOfOrder(_)) => {
-                Err(Failure::from(error).with_exit(Exit::Undecided))
-            }
-            Err(error) => {
-                tracing::error!("{error}");
-                Ok(())
-            }
-            Ok(_) => Ok(()),
+        let Err(error) = self.record.advance(event) else { return Ok(()) };
+        let refused = matches!(error, JournalError::OutOfOrder(_));
+        let may_be_claimed = whole && self.may_ask || self.may_commit.load(Ordering::Relaxed);
+        if refused || may_be_claimed {
+            return Err(Failure::from(error).with_exit(Exit::Undecided));
         }
+        tracing::error!("{error}");
+        Ok(())
     }
 
     /// The target says that it has destroyed its copy, which never ran.
@@ -114,5 +123,53 @@ impl Ledger {
     /// The record, where it is, and how the target is asked, for who decides about it.
     pub fn parts(&self) -> (&Journal, &Record<SourceState>, &Asking) {
         (&self.journal, &self.record, &self.asking)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::fcntl::{Flock, FlockArg};
+    use rxl_core::domain::{DomId, GuestType, RunState};
+    use rxl_core::state_dir::StateDir;
+
+    fn ledger(state: &StateDir) -> Ledger {
+        let domain = Domain {
+            domid: DomId(3),
+            name: "dom3".into(),
+            guest_type: GuestType::Pvh,
+            state: RunState::Suspended,
+            max_memory_kib: 1024,
+            vcpus: 1,
+        };
+        let described = Described {
+            id: "0123456789abcdef0123456789abcdef".into(),
+            other: Other::Rxl { hosts: vec!["nodeB".into()], ssh_command: None },
+            leave_paused: false,
+            no_monitor: false,
+            asking: Asking::default(),
+        };
+        Ledger::begin(Journal::of(state).unwrap(), &domain, "{}", described).unwrap()
+    }
+
+    /// Somebody who answers a claim is stopped with the record's lock, about to grant it.
+    #[test]
+    fn what_may_be_claimed_runs_on_only_by_a_record_that_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = ledger(&StateDir::at(dir.path()));
+        let stopped = || {
+            let file = std::fs::File::open(ledger.record.path()).unwrap();
+            Flock::lock(file, FlockArg::LockExclusive).unwrap()
+        };
+        let held = stopped();
+        assert!(ledger.stay(false).is_ok(), "nobody could claim it");
+        assert_eq!(ledger.stay(true).unwrap_err().exit, Exit::Undecided);
+        drop(held);
+        ledger.commit().unwrap();
+        let held = stopped();
+        assert_eq!(ledger.stay(false).unwrap_err().exit, Exit::Undecided);
+        drop(held);
+        assert!(ledger.stay(false).is_ok());
+        assert_eq!(ledger.record.state().unwrap(), SourceState::Returning);
     }
 }

@@ -87,7 +87,7 @@ impl<'a> DomainSave<'a> {
         let operation = match leaving.host.save(leaving.domain.domid, save) {
             Ok(operation) => Some(operation),
             Err(error) => {
-                if ledger.stay().is_ok() {
+                if ledger.stay(false).is_ok() {
                     ledger.runs_here();
                 }
                 guard.done();
@@ -155,7 +155,7 @@ impl<'a> DomainSave<'a> {
     /// Back to where it was: the guest runs here, under its own name, and log-dirty mode is off. To
     /// be called when nobody reads libxl's stream any more.
     pub fn run_on(mut self, failure: Failure, measured: &mut Measurements) -> Failure {
-        if let Err(taken) = self.ledger.stay() {
+        if let Err(taken) = self.ledger.stay(self.suspended) {
             self.job.abort();
             measured.mpi = self.job.figures();
             // The guard asks the target, and settles what is here.
