@@ -19,7 +19,7 @@ pub struct Fault {
     pub steps: usize,
 }
 
-pub const FAULTS: [Fault; 11] = [
+pub const FAULTS: [Fault; 12] = [
     Fault {
         name: "a held copy that never asks",
         put: never_claims,
@@ -73,6 +73,12 @@ pub const FAULTS: [Fault; 11] = [
         put: |rules| rules.failed_boot_gives_back = true,
         breaks: NEVER_OLD,
         steps: 30,
+    },
+    Fault {
+        name: "a source that runs on though that could not be recorded",
+        put: |rules| rules.runs_on_unrecorded = true,
+        breaks: NEVER_OLD,
+        steps: 19,
     },
     Fault {
         name: "a line that is read before it is on the disk",

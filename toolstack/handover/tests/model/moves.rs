@@ -3,7 +3,7 @@
 use rxl_handover::State;
 
 use crate::answers::{stale_question, stale_serves};
-use crate::recovery::{actor, actor_fails};
+use crate::recovery::{actor, actor_fails, goes_on_unrecorded};
 use crate::rules::Rules;
 use crate::world::{Copied, Decision, Doing, Side, Source, Target, World};
 
@@ -22,6 +22,9 @@ pub enum Move {
     ActorGivesUp(usize),
     /// The domain cannot be started.
     ActorFails(usize),
+    /// Its line cannot be written: the disk fails, or the record's lock is not to be had. Otherwise
+    /// it goes no further, and that is as if it were killed.
+    ActorWritesNot(usize),
     /// A question that was asked once is read now.
     StaleQuestion(usize),
     /// The process that answers it goes on.
@@ -51,7 +54,7 @@ pub enum Move {
     CopyEnds,
 }
 
-const MOVES: [Move; 30] = [
+const MOVES: [Move; 32] = [
     Move::Session,
     Move::SessionGivesUp,
     Move::SessionFails,
@@ -61,6 +64,8 @@ const MOVES: [Move; 30] = [
     Move::ActorGivesUp(1),
     Move::ActorFails(0),
     Move::ActorFails(1),
+    Move::ActorWritesNot(0),
+    Move::ActorWritesNot(1),
     Move::StaleQuestion(0),
     Move::StaleQuestion(1),
     Move::StaleServes(0),
@@ -129,6 +134,7 @@ fn happens<S: Side>(rules: &Rules, world: &mut World, what: Move) -> bool {
             waits
         }
         Move::ActorFails(number) => actor_fails::<S>(rules, world, number),
+        Move::ActorWritesNot(number) => goes_on_unrecorded::<S>(rules, world, number),
         Move::StaleQuestion(number) => stale_question::<S>(rules, world, number),
         Move::StaleServes(number) => stale_serves::<S>(rules, world, number),
         Move::PowerReturns => false,

@@ -45,8 +45,11 @@ fn agree(world: &World) -> bool {
         (Some(S::Returning | S::Returned), target) => {
             matches!(target, None | Some(T::Receiving | T::Held | T::Aborted | T::GivenBack))
         }
-        (Some(S::Released), target) => matches!(target, None | Some(T::Running | T::Settled)),
-        (None, target) => !matches!(target, Some(T::Taken | T::GivingBack)),
+        // Done is said, by the session that started it, before that is recorded.
+        (Some(S::Released), target) => {
+            matches!(target, None | Some(T::Taken | T::Running | T::Settled))
+        }
+        (None, target) => target != Some(T::GivingBack),
     }
 }
 

@@ -113,3 +113,15 @@ pub fn actor_fails<S: Side>(rules: &Rules, world: &mut World, number: usize) -> 
     host.actors[number] = Doing::Does(Plan::new(Some(event), None, None));
     true
 }
+
+/// Only what runs the domain on does, by a fault that is put in.
+pub fn goes_on_unrecorded<S: Side>(rules: &Rules, world: &mut World, number: usize) -> bool {
+    let actor = &mut S::host_mut(world).actors[number];
+    let Doing::Does(plan) = *actor else { return false };
+    let wrong =
+        rules.runs_on_unrecorded && plan.first.is_some() && plan.effect == Some(Effect::Run);
+    if wrong {
+        *actor = Doing::Does(Plan { first: None, ..plan });
+    }
+    wrong
+}

@@ -22,6 +22,8 @@ pub struct Rules {
     pub target_locks: bool,
     /// A target that failed to boot the domain gives it back.
     pub failed_boot_gives_back: bool,
+    /// A session that gives up runs the domain on although it could not record that.
+    pub runs_on_unrecorded: bool,
     /// What is read from a record is on the disk before anything follows from it.
     pub reads_sync: bool,
     /// Kills, losses of power and ends of guests, in all. None: any number of them.
@@ -47,6 +49,7 @@ impl Rules {
             go_is_recorded: true,
             target_locks: true,
             failed_boot_gives_back: false,
+            runs_on_unrecorded: false,
             reads_sync: true,
             faults,
             stale_servers: 1,

@@ -21,8 +21,8 @@ pub enum Session {
     AwaitGo,
     Take,
     Start,
-    RecordStart,
     SayDone,
+    RecordStart,
     AwaitReleased,
     Settle,
     CannotRun,
@@ -151,8 +151,8 @@ fn next(rules: &Rules, world: &mut World) -> Option<Session> {
         P::AwaitGo => world.hear(Message::Go).then_some(P::Take)?,
         P::Take => advance(rules, world, E::Take, P::Start),
         P::Start => start(world)?,
-        P::RecordStart => advance(rules, world, E::Start, P::SayDone),
-        P::SayDone => say(world, Message::Done, P::AwaitReleased),
+        P::SayDone => say(world, Message::Done, P::RecordStart),
+        P::RecordStart => advance(rules, world, E::Start, P::AwaitReleased),
         P::AwaitReleased => world.hear(Message::Released).then_some(P::Settle)?,
         P::Settle => advance(rules, world, E::Settle, P::Over),
         P::CannotRun => advance(rules, world, E::CannotRun, P::Destroy),
@@ -182,7 +182,7 @@ fn start(world: &mut World) -> Option<Session> {
         Copied::Still => {
             *copy = Copied::Running;
             world.target_ran = true;
-            Some(Session::RecordStart)
+            Some(Session::SayDone)
         }
         _ => None,
     }
