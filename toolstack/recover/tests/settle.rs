@@ -15,7 +15,7 @@ use rxl_handover::source::{SourceEvent, SourceState};
 use rxl_handover::target::{TargetEvent, TargetState};
 use rxl_host::host::Host;
 use rxl_host::watch;
-use rxl_recover::{End, GoneForGood};
+use rxl_recover::{End, GoneForGood, Settling};
 use rxl_testkit::memory::Faults;
 
 const AWAY: &str = "dom3--migratedaway";
@@ -51,10 +51,13 @@ fn a_domain_that_was_watched_is_watched_again() {
 
 #[test]
 fn a_domain_that_is_suspended_late_is_run_on_too() {
-    let hosts = Hosts::leaving();
+    // Long beside what a busy machine may keep a thread from running.
+    const ASKED: Duration = Duration::from_secs(3);
+    let mut hosts = Hosts::leaving();
+    hosts.source.settling = Settling { asked: ASKED, limit: ASKED * 10, ..SOON };
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            std::thread::sleep(SOON.settled / 2);
+            std::thread::sleep(SOON.settled);
             hosts.source.suspend();
         });
         hosts.source.settle_source(&hosts.target).unwrap();

@@ -37,6 +37,8 @@ pub struct Node {
     journal: Journal,
     dir: TempDir,
     cut: AtomicBool,
+    /// How long its domains are watched.
+    pub settling: Settling,
 }
 
 /// The source and the target of one migration.
@@ -120,12 +122,13 @@ impl Node {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::at(dir.path());
         let journal = Journal::of(&state).unwrap();
-        Self { host: MemoryHost::new(1 << 20), state, journal, dir, cut: AtomicBool::new(false) }
+        let (host, cut) = (MemoryHost::new(1 << 20), AtomicBool::new(false));
+        Self { host, state, journal, dir, cut, settling: SOON }
     }
 
     fn lost_power(self, boot: BootId) -> Self {
-        let Self { state, journal, dir, cut, .. } = self;
-        Self { host: MemoryHost::new(1 << 20), state, journal: journal.in_boot(boot), dir, cut }
+        let (host, journal) = (MemoryHost::new(1 << 20), self.journal.in_boot(boot));
+        Self { host, journal, ..self }
     }
 
     /// The file that its domain is saved into, and what that is called until it is complete.
@@ -182,7 +185,7 @@ impl Node {
     }
 
     fn place(&self) -> Place<'_> {
-        Place { host: &self.host, journal: &self.journal, settling: SOON }
+        Place { host: &self.host, journal: &self.journal, settling: self.settling }
     }
 
     pub fn lock_source(&self) -> DomainLock {
