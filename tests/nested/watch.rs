@@ -192,6 +192,7 @@ pub fn without_rxl_and_without_systemd(cluster: &Cluster) -> Result<()> {
     b.check("xl sysrq small b", COMMAND)?;
     let another = format!("n=$(xl domid small 2>/dev/null) && test $n != {before}");
     cluster.wait_until(Node::B, &another)?;
+    boots(cluster, Node::A, "small")?;
     log(cluster, Node::B)?;
     b.check("chmod +x /usr/bin/systemd-run", COMMAND)?;
     let mut probe = cluster.lab.watch_memcheck(Node::A, guest("small")?.ip)?;
