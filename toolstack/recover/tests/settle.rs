@@ -244,7 +244,7 @@ fn a_half_built_copy_is_destroyed_and_nothing_else() {
 
 /// A half-built copy is known by its name alone, which others may have by now.
 #[test]
-fn a_domain_that_has_a_half_built_copys_name_is_left_alone() {
+fn a_domain_that_has_a_half_built_copies_name_is_left_alone() {
     let hosts = Hosts::leaving();
     hosts.target.start(INCOMING);
     hosts.target.host.mark(hosts.target.domid(), "another").unwrap();
