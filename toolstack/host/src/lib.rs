@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod announce;
+mod growth;
 pub mod guard;
 pub mod guard_line;
 pub mod host;

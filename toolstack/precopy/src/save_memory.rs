@@ -47,6 +47,7 @@ mod error;
 
 use census::Census;
 
+pub use census::notes_given_pages;
 pub use error::SaveError;
 
 /// Page numbers in one question to Xen, and pages in one record: libxc's and Xen's own limit

@@ -120,8 +120,7 @@ impl Memory for GuestMemory {
     }
 
     fn xen_version(&self) -> (u32, u32) {
-        let (major, minor) = libxl_sys::XEN_VERSION.split_once('.').unwrap_or_default();
-        (major.parse().unwrap_or(0), minor.parse().unwrap_or(0))
+        crate::release()
     }
 
     fn collect_dirty(&mut self, last: bool) -> Result<(), Failure> {

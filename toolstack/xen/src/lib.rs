@@ -106,6 +106,31 @@ pub fn resident_pages(library: Library, domid: u32) -> Result<u64, Failure> {
     Interface::open(library, domid)?.info().map(|info| info.tot_pages)
 }
 
+/// How much memory a domain has, and where it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// One past the highest page number.
+    pub pfns: u64,
+    /// Pages of 4 KiB.
+    pub pages: u64,
+    /// It is a PV guest.
+    pub pv: bool,
+}
+
+/// The extent of a domain's memory now.
+pub fn extent(library: Library, domid: u32) -> Result<Extent, Failure> {
+    let xen = Interface::open(library, domid)?;
+    let info = xen.info()?;
+    let pv = info.flags & libxl_sys::XEN_DOMINF_hvm_guest == 0;
+    Ok(Extent { pfns: xen.pfns()?, pages: info.tot_pages, pv })
+}
+
+/// Major and minor version of the Xen that rxl was built for, which is the one that runs.
+pub fn release() -> (u32, u32) {
+    let (major, minor) = libxl_sys::XEN_VERSION.split_once('.').unwrap_or_default();
+    (major.parse().unwrap_or(0), minor.parse().unwrap_or(0))
+}
+
 /// Why the environment was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {

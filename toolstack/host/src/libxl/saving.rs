@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use crate::growth::{Growth, GrowthError};
 use crate::host::Save;
 use crate::libxl::{ended_early, unreachable_toolstack};
 use crate::save_helper::error::SaveHelperError;
@@ -42,6 +43,7 @@ impl LibxlSave {
             feed,
             ended: Arc::new(move || is_over.load(Ordering::SeqCst) || cancelled.is_pulled()),
         };
+        let growth = self.growth()?;
         let server = self.listener.clone().map(|listener| serve(self.library, steered, listener));
         let result = context.save(self.domid, stream.as_fd(), flags);
         ended.store(true, Ordering::SeqCst);
@@ -50,7 +52,7 @@ impl LibxlSave {
         let served =
             server.map_or(Ok(()), |thread| thread.join().unwrap_or(Err(SaveHelperError::Panicked)));
         match (result, served) {
-            (Ok(()), _) => Ok(()),
+            (Ok(()), _) => growth.map_or(Ok(()), |mut growth| growth.look()).map_err(grown),
             // What stopped the walk tells more than what libxl makes of it.
             (Err(_), Err(reason)) if !self.canceller.is_pulled() => {
                 Err(HostError::failed("saving", reason))
@@ -60,6 +62,16 @@ impl LibxlSave {
             }
         }
     }
+
+    /// What is to be looked at once more when libxc has walked.
+    fn growth(&self) -> Result<Option<Growth>, HostError> {
+        let by_libxc = self.walker != Walker::Rxl;
+        by_libxc.then(|| Growth::of(self.library, self.domid)).transpose().map_err(grown)
+    }
+}
+
+fn grown(why: GrowthError) -> HostError {
+    HostError::failed("saving", why)
 }
 
 fn serve(

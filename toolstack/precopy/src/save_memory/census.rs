@@ -18,6 +18,11 @@ use super::{PageKind, bitmap};
 /// The first Xen that notes a page which a guest is given as dirty.
 const NOTES_GIVEN_PAGES: (u32, u32) = (4, 22);
 
+/// Whether a Xen notes that a guest is given a page, as if the page had been written to.
+pub fn notes_given_pages(xen_version: (u32, u32)) -> bool {
+    xen_version >= NOTES_GIVEN_PAGES
+}
+
 /// What happened to the number of pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
@@ -41,7 +46,7 @@ pub struct Census {
 impl Census {
     /// Of a guest with so many pages before its log-dirty mode is switched on.
     pub fn new(resident: u64, xen_version: (u32, u32)) -> Self {
-        let notes_given = xen_version >= NOTES_GIVEN_PAGES;
+        let notes_given = notes_given_pages(xen_version);
         Self { notes_given, resident, change: Change::None, sent: Vec::new() }
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 
+use crate::growth::GrowthError;
 use rxl_core::json_lines::JsonLineError;
 use rxl_xen::{Failure, LibraryError};
 
@@ -35,6 +36,8 @@ pub(super) enum HelperError {
     Signal(#[source] Errno),
     #[error(transparent)]
     Xen(#[from] Failure),
+    #[error(transparent)]
+    Growth(#[from] GrowthError),
     #[error("{name}={value}: {wanted}")]
     Variable { name: String, value: String, wanted: &'static str },
     #[error("{}: {source}", path.display())]

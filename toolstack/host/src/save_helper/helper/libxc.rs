@@ -2,6 +2,7 @@
 
 use std::os::unix::net::UnixStream;
 
+use crate::growth::Growth;
 use crate::save_helper::helper::SaveArguments;
 use crate::save_helper::helper::error::HelperError;
 use crate::save_helper::ipc::{Libxl, Message};
@@ -9,6 +10,12 @@ use crate::save_helper::messages::{FromHelper, HelperLine, ToHelper};
 use rxl_core::steering::{Decision, PrecopyStats};
 use rxl_xen as xen;
 use rxl_xen::{Library, LibxcCallbacks};
+
+/// xentoollog.h: `XTL_ERROR`.
+const ERROR: u32 = libxl_sys::XTL_ERROR;
+
+/// What libxl takes for no errno.
+const NO_ERRNO: i32 = -1;
 
 /// Decides while libxc walks.
 pub(super) trait Decider {
@@ -53,7 +60,8 @@ pub(super) fn run(
     decider: &mut dyn Decider,
 ) -> Result<(), HelperError> {
     let libxl = Libxl::inherited().map_err(HelperError::Libxl)?;
-    let mut callbacks = Callbacks { libxl, decider, suspend_asked: false };
+    let growth = Growth::of(library, save.domid)?;
+    let mut callbacks = Callbacks { libxl, decider, growth, suspend_asked: false };
     let (stream, receive) = (save.stream, save.receive);
     let done =
         xen::save_with_libxc(library, stream, receive, save.domid, save.flags, &mut callbacks);
@@ -70,6 +78,7 @@ pub(super) fn run(
 struct Callbacks<'a> {
     libxl: Libxl,
     decider: &'a mut dyn Decider,
+    growth: Growth,
     /// The guest is suspended, or may be at any moment.
     suspend_asked: bool,
 }
@@ -78,6 +87,16 @@ impl Callbacks<'_> {
     /// libxl is gone when it cannot be told: the next question to it fails.
     fn tell(&mut self, message: &Message<'_>) {
         let _ = self.libxl.tell(message);
+    }
+
+    /// Whether libxc has seen all memory so far. libxl is told where it has not.
+    fn sees_all(&mut self) -> bool {
+        let seen = self.growth.look();
+        if let Err(why) = &seen {
+            let text = &why.to_string();
+            self.tell(&Message::Log { level: ERROR, errno: NO_ERRNO, context: "rxl", text });
+        }
+        seen.is_ok()
     }
 }
 
@@ -93,6 +112,9 @@ impl LibxcCallbacks for Callbacks<'_> {
     /// libxc asks twice an iteration: knowing how many pages are dirty, and before it looks. In the
     /// first iteration all are.
     fn precopy(&mut self, iteration: u32, written: u64, dirty: Option<u64>) -> Decision {
+        if !self.sees_all() {
+            return Decision::Abort;
+        }
         match dirty {
             Some(dirty) if iteration > 0 => {
                 self.decider.precopy(&PrecopyStats { iteration, written, dirty })
@@ -102,14 +124,14 @@ impl LibxcCallbacks for Callbacks<'_> {
     }
 
     fn suspend(&mut self) -> bool {
-        if !self.decider.may_suspend() {
+        if !self.sees_all() || !self.decider.may_suspend() {
             return false;
         }
         self.suspend_asked = true;
         let answer = self.libxl.ask(&Message::Suspend);
         // libxl has withdrawn its request when it says no; when it is gone, nobody has.
         self.suspend_asked = !matches!(answer, Ok(0));
-        let suspended = answer.is_ok_and(|answer| answer != 0);
+        let suspended = answer.is_ok_and(|answer| answer != 0) && self.sees_all();
         self.decider.suspended(suspended);
         suspended
     }
