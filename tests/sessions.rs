@@ -191,6 +191,7 @@ fn a_dry_run_changes_nothing() {
 fn a_target_without_memory_or_with_the_name_refuses() {
     for (fault, words) in [
         ("free-kib=1000", "MiB are free"),
+        ("fault=memory", "refused: another domain was faster"),
         ("taken=dom3", "is there already"),
         ("taken=dom3--incoming", "is there already"),
     ] {

@@ -62,6 +62,7 @@ fn options() -> Options {
             ("taken", name) => options.taken = Some(name.into()),
             ("fault", "restore") => options.faults.restore_after = Some(1 << 20),
             ("fault", "restore-end") => options.faults.restore_at_end = true,
+            ("fault", "memory") => options.faults.memory_taken = true,
             ("fault", "rename") => options.faults.rename = true,
             ("fault", "unpause") => options.faults.unpause = true,
             ("fault", "destroy") => {

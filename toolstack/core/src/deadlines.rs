@@ -49,6 +49,14 @@ pub const ABORT: Duration = seconds(90);
 /// freemem).
 pub const BALLOON: Duration = seconds(30);
 
+/// How long a target may take, after the offer, to make the domain and claim its memory. It may
+/// wait for xl's lock, and for dom0 to give memory back.
+pub const CLAIM: Duration = seconds(50);
+
+/// How long the helper of a restore waits for the special pages: until the source has begun, once
+/// its domain is made.
+pub const HELPER_RESTORE: Duration = seconds(600);
+
 /// How long libxl may take to start its save helper.
 pub const HELPER_START: Duration = seconds(30);
 
@@ -315,6 +323,11 @@ const _: () = assert!(before(both(HEARTBEAT, HEARTBEAT), seconds(5)));
 const _: () = assert!(before(PREAMBLE, CONNECT));
 // TCP connections are made, all at once, within the time for connections of any kind.
 const _: () = assert!(before(TCP_CONNECT, CONNECT));
+// The source waits for Accept as long as the claim may take, and so does the gang's leader.
+const _: () = assert!(before(BALLOON, CLAIM) && before(CLAIM, CONNECT));
+const _: () = assert!(before(CLAIM, GANG_PREPARE));
+// The helper waits until the data connections are there, and one stall long after that.
+const _: () = assert!(before(both(DATA_CONNECTIONS, STALL), HELPER_RESTORE));
 // The leader gives up first, then the members, then the targets that wait for their data.
 const _: () = assert!(before(GANG_PREPARE, BEGIN));
 const _: () = assert!(before(both(BEGIN, CONNECT), DATA_CONNECTIONS));

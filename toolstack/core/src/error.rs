@@ -169,7 +169,7 @@ impl From<HostError> for Failure {
     fn from(error: HostError) -> Self {
         let exit = match &error {
             HostError::NoSuchDomain(_) => Exit::NoSuchDomain,
-            HostError::NameTaken(_) => Exit::Refused,
+            HostError::NameTaken(_) | HostError::NoMemory(_) => Exit::Refused,
             HostError::Aborted(_) => Exit::Cancelled,
             HostError::NoXen(_) => Exit::NoXen,
             HostError::Failed { .. } => Exit::FailedSourceRuns,

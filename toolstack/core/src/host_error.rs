@@ -15,6 +15,9 @@ pub enum HostError {
     /// Another domain has that name already.
     #[error("a domain named {0} is here already")]
     NameTaken(String),
+    /// This host has not the memory that a domain will take, or cannot keep it free.
+    #[error("{0}")]
+    NoMemory(#[source] Cause),
     /// The operation was aborted as asked.
     #[error("{0} was aborted")]
     Aborted(&'static str),
@@ -35,6 +38,11 @@ impl HostError {
     /// The error of a host without a Xen that rxl can drive.
     pub fn no_xen(cause: impl Into<Cause>) -> Self {
         Self::NoXen(cause.into())
+    }
+
+    /// The error of a host without the memory, for this reason.
+    pub fn no_memory(cause: impl Into<Cause>) -> Self {
+        Self::NoMemory(cause.into())
     }
 
     /// The error of an operation that failed for this reason.

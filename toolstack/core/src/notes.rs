@@ -34,6 +34,8 @@ pub enum NoteKind {
     Suspended,
     /// What reads the domain's memory, once that is known.
     Walker(Walker),
+    /// Xen keeps free what a domain that is being restored will take.
+    MemoryClaimed,
     /// A log line of libxl's, of level warning or worse, for people.
     Message(String),
 }

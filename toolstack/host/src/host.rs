@@ -146,8 +146,10 @@ pub trait Host: Send + Sync + 'static {
     }
 
     /// Starts `libxl_domain_create_restore` for a domain whose memory rxl itself fills, while libxl
-    /// attaches its devices ([`rxl_precopy::load_memory`]). None, for a reason that has been
-    /// logged, where that cannot be done and [`Host::restore`] is to be used.
+    /// attaches its devices ([`rxl_precopy::load_memory`]). The domain is made at once, before its
+    /// stream comes, and what it will take is claimed: the request's notes then tell
+    /// [`NoteKind::MemoryClaimed`](rxl_core::notes::NoteKind::MemoryClaimed). None, for a reason
+    /// that has been logged, where that cannot be done and [`Host::restore`] is to be used.
     fn restore_ahead(
         &self,
         _request: &RestoreRequest,

@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::announce;
 use crate::guard_line::Guard;
@@ -30,7 +30,7 @@ mod ahead;
 mod saving;
 mod watching;
 
-use ahead::Ahead;
+use ahead::{Ahead, Begin, Restoring};
 use saving::LibxlSave;
 
 /// This Xen host.
@@ -59,24 +59,28 @@ impl LibxlHost {
         Self { restore_helper: Some(socket), ..self }
     }
 
-    /// Starts `libxl_domain_create_restore`. `ended` becomes true when the operation has ended.
+    /// Starts `libxl_domain_create_restore` on a thread of its own.
     fn start_restore(
         &self,
         request: RestoreRequest,
         stream: OwnedFd,
-        ended: Arc<AtomicBool>,
+        restoring: Arc<Restoring>,
     ) -> Result<Operation<DomId>, HostError> {
         self.check_name_free(request.name(), None)?;
         let library = self.library;
-        let canceller = Canceller::default();
+        let canceller = restoring.canceller.clone();
         Operation::spawn("restore", abort_of(&canceller), move || {
             let context = Context::for_operation(library, request.notes.clone(), canceller.clone())
                 .map_err(unreachable_toolstack)?;
-            let result = context.restore(request.config(), stream.as_fd());
-            ended.store(true, Ordering::SeqCst);
+            let result = context.restore(request.config(), stream.as_fd(), &restoring.room);
+            if let (Ok(domid), false) = (&result, restoring.ahead) {
+                end_claim(library, *domid);
+            }
+            restoring.ended.store(true, Ordering::SeqCst);
             drop(stream);
-            result.map(DomId).map_err(|failure| {
-                ended_early("restore", "libxl_domain_create_restore", failure, &canceller)
+            result.map(DomId).map_err(|failure| match restoring.take_refusal() {
+                Some(refusal) => HostError::no_memory(refusal),
+                None => ended_early("restore", "libxl_domain_create_restore", failure, &canceller),
             })
         })
     }
@@ -209,11 +213,18 @@ impl Host for LibxlHost {
         let (reading, writing) = pipe().map_err(broken)?;
         let to_libxl =
             Guarded::new(writing, cancel.clone(), Some(deadlines::STALL)).map_err(broken)?;
-        let ended = Arc::new(AtomicBool::new(false));
-        let operation = self.start_restore(request.clone(), reading, ended.clone())?;
-        let cancel = cancel.clone();
-        let ended = move || ended.load(Ordering::SeqCst) || cancel.pulled();
-        let sink = Box::new(Ahead::new(self.library, listener, special, to_libxl, ended));
+        let restoring = Arc::new(Restoring::ahead());
+        let operation = self.start_restore(request.clone(), reading, restoring.clone())?;
+        let begin = Begin {
+            library: self.library,
+            listener,
+            special,
+            to_libxl,
+            restoring,
+            cancel: cancel.clone(),
+            notes: request.notes.clone(),
+        };
+        let sink = Box::new(Ahead::start(begin).map_err(broken)?);
         Ok(Some(RestoreAhead { operation, sink }))
     }
 
@@ -294,6 +305,13 @@ impl Host for LibxlHost {
 /// libxl keeps what is its own here, removes it with the domain, and gives guests no access.
 fn mark_path(domid: DomId) -> String {
     format!("/libxl/{domid}/rxl/migration")
+}
+
+/// The domain has taken what it is to have. Only its save helper knows whether it had claimed it.
+fn end_claim(library: Library, domid: u32) {
+    if let Err(failure) = xen::end_claim(library, domid) {
+        tracing::warn!("domain {domid} keeps a claim on memory: {failure}");
+    }
 }
 
 fn unreachable_toolstack(failure: Failure) -> HostError {

@@ -104,6 +104,8 @@ pub trait NewGuest: Send {
     fn set_hvm_param(&mut self, param: HvmParam) -> Result<(), Self::Error>;
     /// Sets the processors and the platform's devices.
     fn set_hvm_context(&mut self, context: &[u8]) -> Result<(), Self::Error>;
+    /// Lets other domains have what was claimed for it and it has not taken.
+    fn end_claim(&mut self) -> Result<(), Self::Error>;
     /// Returns the guest's ends of the channels to xenstored and xenconsoled.
     fn event_channels(&self) -> EventChannels;
 }
@@ -181,7 +183,8 @@ impl<G: NewGuest> MemoryRestore<G> {
 
     /// Checks, after the last byte, that the stream was whole, and so the guest is.
     pub fn finish(&mut self) -> Result<(), LoadError> {
-        Ok(self.reader.finish()?)
+        self.reader.finish()?;
+        self.guest.end_claim().map_err(LoadError::guest)
     }
 
     fn event(&mut self, event: Event<'_>) -> Result<(), LoadError> {

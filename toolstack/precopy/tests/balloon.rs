@@ -232,6 +232,9 @@ impl NewGuest for Built {
     fn set_hvm_context(&mut self, _: &[u8]) -> Result<(), String> {
         Ok(())
     }
+    fn end_claim(&mut self) -> Result<(), String> {
+        Ok(())
+    }
     fn event_channels(&self) -> EventChannels {
         EventChannels { store: 1, console: 2 }
     }

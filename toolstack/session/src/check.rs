@@ -13,6 +13,10 @@ use rxl_link::control::{Accept, Offer, Refusal};
 /// value limit is 1 KiB.
 const MAX_NAME: usize = 256;
 
+/// What to do about too little memory.
+pub const FREE_SOME: &str =
+    "free some: `xl list` shows who has it, `xl mem-set Domain-0 SIZE` shrinks dom0";
+
 /// libxl's name of a guest type.
 pub fn type_name(guest_type: GuestType) -> &'static str {
     match guest_type {
@@ -205,12 +209,7 @@ fn check_memory(arrival: &Arrival<'_>, needed: u64, facts: &HostFacts) -> Result
         needed.div_ceil(1024),
         facts.free_memory_kib / 1024
     );
-    Err(refusal(
-        what,
-        Some(
-            "free some: `xl list` shows who has it, `xl mem-set Domain-0 SIZE` shrinks dom0".into(),
-        ),
-    ))
+    Err(refusal(what, Some(FREE_SOME.into())))
 }
 
 #[cfg(test)]

@@ -61,6 +61,8 @@ pub struct Faults {
     pub save_after_iterations: Option<usize>,
     /// A save fails after the guest was suspended.
     pub save_after_suspend: bool,
+    /// What a domain needs is taken by another between the check and the restore.
+    pub memory_taken: bool,
     /// A restore fails after so many bytes.
     pub restore_after: Option<u64>,
     /// A restore fails when it has read everything.
@@ -317,6 +319,9 @@ impl Host for MemoryHost {
         request: RestoreRequest,
         stream: OwnedFd,
     ) -> Result<Operation<DomId>, HostError> {
+        if self.faults().memory_taken {
+            return Err(HostError::no_memory("another domain was faster"));
+        }
         let most = request.config().max_memory_kib();
         let kib = request.config().target_memory_kib().or(most).unwrap_or(0);
         let domid = self.lock().add(request.name(), GuestType::Pvh, RunState::Paused, kib, None);

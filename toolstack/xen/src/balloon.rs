@@ -9,6 +9,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -32,6 +33,22 @@ const LOCK_RETRY: Duration = Duration::from_millis(200);
 
 /// Seconds without progress after which libxl gives one wait up.
 const STALLED_SECS: i32 = 10;
+
+/// Holds the [`MemoryRoom`] of a restore, which may be given up before the restore's end: as soon
+/// as Xen itself keeps the memory for the domain.
+#[derive(Default)]
+pub struct Room(Mutex<Option<MemoryRoom>>);
+
+impl Room {
+    pub(super) fn hold(&self, room: MemoryRoom) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(room);
+    }
+
+    /// Lets others take memory again.
+    pub fn release(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
 
 /// Memory that nobody else takes until this is dropped, or nothing where xl would not have made
 /// room either.

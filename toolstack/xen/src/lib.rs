@@ -71,6 +71,7 @@ mod suspend;
 mod this_host;
 mod xenstore;
 
+pub use balloon::Room;
 pub use canceller::Canceller;
 pub use context::{Context, PhysInfo};
 pub use domain_events::DomainEvents;
@@ -78,7 +79,7 @@ pub use failure::Failure;
 pub use guest_memory::GuestMemory;
 pub use library::{Library, LibraryError};
 pub use libxc_save::{LibxcCallbacks, save_with_libxc};
-pub use new_guest::{BuiltGuest, Rings};
+pub use new_guest::{BuiltGuest, ClaimError, Rings, end_claim};
 
 use interface::Interface;
 use rxl_core::domain::SpecialPages;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use nix::sys::signal::{SigmaskHow, Signal};
 
-use crate::balloon::MemoryRoom;
+use crate::balloon::{MemoryRoom, Room};
 use crate::config::LibxlConfig;
 use crate::context::{Context, with_signal};
 use crate::domain::guest;
@@ -49,17 +49,21 @@ impl Context {
         result
     }
 
-    /// Makes the domain that `stream` holds, paused. When that fails nothing of it is left.
+    /// Makes the domain that `stream` holds, paused. When that fails nothing of it is left. The
+    /// memory that was made free for it is kept in `room`, until the end or until it is released.
     pub fn restore(
         self: &Arc<Self>,
         config: &DomainConfig,
         stream: BorrowedFd<'_>,
+        room: &Room,
     ) -> Result<u32, Failure> {
         let name = config.name().unwrap_or_default();
         let mut config = LibxlConfig::from_json(self, &config.to_string())?;
         stream::check_start(stream, self.canceller())?;
-        let _room = MemoryRoom::make(self, &mut config)?;
-        self.complete(name, |domid| self.restore_into(&mut config, domid, stream))
+        room.hold(MemoryRoom::make(self, &mut config)?);
+        let restored = self.complete(name, |domid| self.restore_into(&mut config, domid, stream));
+        room.release();
+        restored
     }
 
     /// Runs `make`, which makes the domain `name` and tells its number. When that fails nothing of

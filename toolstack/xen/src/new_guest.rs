@@ -34,6 +34,22 @@ pub struct Rings {
     pub console_domid: u32,
 }
 
+/// Why no memory is kept free for a domain.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    #[error("{needed} MiB that were free have been taken or claimed by another domain")]
+    Taken {
+        /// What the domain may still take, in MiB.
+        needed: u64,
+    },
+    #[error("this Xen does not keep memory for a domain (XENMEM_claim_pages: {})", .0.desc())]
+    Refused(Errno),
+    #[error("this Xen does not keep memory for a domain (it has no XENMEM_claim_pages)")]
+    Unknown,
+    #[error(transparent)]
+    Xen(#[from] Failure),
+}
+
 /// A new PVH domain, whose memory is to be filled.
 pub struct BuiltGuest {
     xen: Interface,
@@ -68,6 +84,23 @@ impl BuiltGuest {
             )
         };
         xen.check("XENMEM_populate_physmap", rc).map(drop)
+    }
+
+    /// Has Xen keep free what the domain may still take: all that it may have, as libxl has set it
+    /// from the guest's target. What the domain takes is taken from the claim. Xen takes a claim
+    /// back with the domain (domain.c: domain_kill).
+    pub fn claim(&self) -> Result<(), ClaimError> {
+        let info = self.xen.info()?;
+        if set_claim(&self.xen, info.max_pages) < 0 {
+            let needed = info.max_pages.saturating_sub(info.tot_pages).div_ceil(PAGES_PER_MIB);
+            return Err(match Errno::last() {
+                Errno::ENOMEM => ClaimError::Taken { needed },
+                errno => ClaimError::Refused(errno),
+            });
+        }
+        // Where Xen knows no claims libxenctrl of 4.17 tells of none (xc_domain.c:
+        // xc_domain_claim_pages).
+        if self.xen.info()?.outstanding_pages == 0 { Err(ClaimError::Unknown) } else { Ok(()) }
     }
 
     /// Says which of the two kinds of memory was too little.
@@ -150,6 +183,18 @@ impl BuiltGuest {
     fn checked(&self, call: &str, rc: c_int) -> Result<(), Failure> {
         self.xen.check(call, rc).map(drop)
     }
+}
+
+/// Ends a domain's claim, if it has one.
+pub fn end_claim(library: Library, domid: u32) -> Result<(), Failure> {
+    let xen = Interface::open(library, domid)?;
+    xen.check("XENMEM_claim_pages", set_claim(&xen, 0)).map(drop)
+}
+
+/// XENMEM_claim_pages; 0 takes the claim back.
+fn set_claim(xen: &Interface, pages: u64) -> c_int {
+    // SAFETY: the handle is open; only numbers are passed.
+    unsafe { xen.functions().xc_domain_claim_pages(xen.as_ptr(), xen.domid(), pages) }
 }
 
 impl NewGuest for BuiltGuest {
@@ -242,6 +287,10 @@ impl NewGuest for BuiltGuest {
             )
         };
         self.checked("XEN_DOMCTL_sethvmcontext", rc)
+    }
+
+    fn end_claim(&mut self) -> Result<(), Failure> {
+        self.checked("XENMEM_claim_pages", set_claim(&self.xen, 0))
     }
 
     fn event_channels(&self) -> EventChannels {

@@ -1,25 +1,26 @@
 //! A restore that libxl believes finished while its memory still comes: see
 //! [`rxl_precopy::load_memory`].
 
+use std::io;
 use std::io::Write;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Instant;
 
-use migrate_stream::{libxl, writer};
+use migrate_stream::writer;
 
 use crate::save_helper::socket::{RestoreHelper, SaveHelperListener};
 use rxl_core::domain::SpecialPages;
 use rxl_core::domain_config::{Disk, DomainConfig};
-use rxl_core::io::Guarded;
+use rxl_core::io::{Cancel, Guarded};
+use rxl_core::notes::{Note, NoteKind, Notes};
 use rxl_datapath::broken::Broken;
 use rxl_datapath::sink::StreamSink;
 use rxl_precopy::Cause;
 use rxl_precopy::load_memory::MemoryRestore;
-use rxl_xen::{BuiltGuest, Library};
-
-/// What libxl reads before it starts its helper: its stream's header and LIBXC_CONTEXT's.
-const HEAD: usize = libxl::HEADER_LEN + libxl::RECORD_HEADER_LEN;
+use rxl_xen::{BuiltGuest, Canceller, ClaimError, Library, Room};
 
 /// Whether a domain's devices may be attached while it still runs at the source.
 ///
@@ -86,48 +87,100 @@ fn is_block_device(path: &Path) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device())
 }
 
+/// A restore that libxl makes, as the threads beside it know it.
+#[derive(Default)]
+pub(super) struct Restoring {
+    /// rxl fills the domain's memory, and goes on when libxl has ended.
+    pub(super) ahead: bool,
+    /// It has ended.
+    pub(super) ended: AtomicBool,
+    pub(super) canceller: Canceller,
+    pub(super) room: Room,
+    /// Why rxl has aborted it.
+    refusal: Mutex<Option<ClaimError>>,
+}
+
+impl Restoring {
+    pub(super) fn ahead() -> Self {
+        Self { ahead: true, ..Self::default() }
+    }
+
+    pub(super) fn take_refusal(&self) -> Option<ClaimError> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn refuse(&self, why: ClaimError) {
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        self.canceller.pull();
+    }
+}
+
+/// Has libxl make the domain, from a stream's head that is always the same, and claims its memory.
+pub(super) struct Begin {
+    pub(super) library: Library,
+    pub(super) listener: SaveHelperListener,
+    pub(super) special: SpecialPages,
+    pub(super) to_libxl: Guarded,
+    pub(super) restoring: Arc<Restoring>,
+    pub(super) cancel: Cancel,
+    pub(super) notes: Notes,
+}
+
+impl Begin {
+    /// Gives libxl the head of the stream, waits for its helper, which tells the domain's number,
+    /// and claims. Whoever made room under xl's lock need not keep it then.
+    fn run(self) -> Result<MemoryRestore<BuiltGuest>, Broken> {
+        let Self { library, listener, special, mut to_libxl, restoring, cancel, notes } = self;
+        let gone = || Broken::libxl("libxl has given the restore up");
+        write(&mut to_libxl, &head())?;
+        let ended = || restoring.ended.load(Ordering::SeqCst) || cancel.pulled();
+        let helper = listener.restoring(&ended).map_err(Broken::libxl)?.ok_or_else(gone)?;
+        let guest = BuiltGuest::open(library, helper.domid, helper.rings);
+        let guest = guest.map_err(Broken::here)?;
+        if let Err(why) = guest.claim() {
+            let broken = Broken::libxl(why.to_string());
+            restoring.refuse(why);
+            return Err(broken);
+        }
+        restoring.room.release();
+        // The session may be gone.
+        let _ = notes.send(Note { at: Instant::now(), what: NoteKind::MemoryClaimed });
+        Ok(MemoryRestore::new(guest, special, go_on(helper, to_libxl, special)))
+    }
+}
+
+/// What libxl reads before it starts its helper: its stream's header and LIBXC_CONTEXT's.
+fn head() -> Vec<u8> {
+    let mut head = Vec::new();
+    writer::libxl_header(&mut head);
+    writer::libxc_context(&mut head);
+    head
+}
+
 /// Takes the stream of a domain whose memory rxl fills, and tells libxl when it may go on.
-pub(super) struct Ahead<F> {
-    library: Library,
-    listener: SaveHelperListener,
-    special: SpecialPages,
-    to_libxl: Option<Guarded>,
-    /// Whether libxl's operation has ended, or is to end.
-    ended: F,
-    head: Vec<u8>,
+pub(super) struct Ahead {
+    /// Yields the restorer once.
+    begun: mpsc::Receiver<Result<MemoryRestore<BuiltGuest>, Broken>>,
     restorer: Option<MemoryRestore<BuiltGuest>>,
 }
 
-impl<F: Fn() -> bool + Send> Ahead<F> {
-    pub(super) fn new(
-        library: Library,
-        listener: SaveHelperListener,
-        special: SpecialPages,
-        to_libxl: Guarded,
-        ended: F,
-    ) -> Self {
-        Self {
-            library,
-            listener,
-            special,
-            to_libxl: Some(to_libxl),
-            ended,
-            head: Vec::new(),
-            restorer: None,
-        }
+impl Ahead {
+    /// Begins on a thread of its own, which ends with the restore.
+    pub(super) fn start(begin: Begin) -> io::Result<Self> {
+        let (tell, begun) = mpsc::channel();
+        std::thread::Builder::new().name("claim".into()).spawn(move || {
+            // The data path may be gone.
+            let _ = tell.send(begin.run());
+        })?;
+        Ok(Self { begun, restorer: None })
     }
 
-    /// Gives libxl the head of the stream, from which it makes the domain, and waits for the
-    /// helper, which tells the domain's number.
-    fn begin(&mut self) -> Result<MemoryRestore<BuiltGuest>, Broken> {
-        let gone = || Broken::libxl("libxl has given the restore up");
-        let mut to_libxl = self.to_libxl.take().ok_or_else(gone)?;
-        write(&mut to_libxl, self.head.get(..HEAD).unwrap_or(&self.head))?;
-        let helper = self.listener.restoring(&self.ended);
-        let helper = helper.map_err(Broken::libxl)?.ok_or_else(gone)?;
-        let guest = BuiltGuest::open(self.library, helper.domid, helper.rings);
-        let guest = guest.map_err(Broken::here)?;
-        Ok(MemoryRestore::new(guest, self.special, go_on(helper, to_libxl, self.special)))
+    fn restorer(&mut self) -> Result<&mut MemoryRestore<BuiltGuest>, Broken> {
+        let begun = match self.restorer.take() {
+            Some(restorer) => restorer,
+            None => self.begun.recv().map_err(Broken::libxl)??,
+        };
+        Ok(self.restorer.insert(begun))
     }
 }
 
@@ -149,24 +202,15 @@ fn write(to_libxl: &mut Guarded, bytes: &[u8]) -> Result<(), Broken> {
     to_libxl.write_all(bytes).map_err(|error| Broken::LibxlWrite(Arc::new(error)))
 }
 
-impl<F: Fn() -> bool + Send> StreamSink for Ahead<F> {
+impl StreamSink for Ahead {
     fn put(&mut self, raw: &[u8]) -> Result<(), Broken> {
-        if self.restorer.is_none() {
-            self.head.extend_from_slice(raw);
-            if self.head.len() < HEAD {
-                return Ok(());
-            }
-            let begun = self.begin()?;
-            let head = std::mem::take(&mut self.head);
-            return self.restorer.insert(begun).take(&head).map_err(Broken::libxl);
-        }
-        self.restorer.as_mut().map_or(Ok(()), |restorer| restorer.take(raw)).map_err(Broken::libxl)
+        self.restorer()?.take(raw).map_err(Broken::libxl)
     }
 
     fn finish(&mut self) -> Result<(), Broken> {
-        let restorer = self.restorer.as_mut();
-        let restorer =
-            restorer.ok_or_else(|| Broken::libxl("the stream ended at its beginning"))?;
+        let Some(restorer) = &mut self.restorer else {
+            return Err(Broken::libxl("the stream ended at its beginning"));
+        };
         restorer.finish().map_err(Broken::libxl)
     }
 }

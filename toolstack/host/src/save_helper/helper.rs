@@ -13,7 +13,8 @@
 //! | RXL_SAVE_REPORT | a file for its report, as JSON | none |
 //!
 //! A restore is left to the session where one waits for it ([`rxl_precopy::load_memory`]). Else the
-//! helper replaces itself by the stock one.
+//! helper replaces itself by the stock one; if it is rxl that restores, it claims the domain's
+//! memory before.
 
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -84,10 +85,13 @@ impl SaveArguments {
 
 /// The whole program, with what libxl passes after its name.
 pub fn run(arguments: &[String]) -> ExitCode {
-    if let Some(restore) = restore::RestoreArguments::parse(arguments)
-        && let Some(session) = restore.find_session()
-    {
-        return ended(restore.domid, restore.run(session));
+    if let Some(restore) = restore::RestoreArguments::parse(arguments) {
+        if let Some(session) = restore.find_session() {
+            return ended(restore.domid, restore.run(session));
+        }
+        if let Err(error) = restore.claim_for_rxl() {
+            return ended(restore.domid, Err(error));
+        }
     }
     let Some(save) = SaveArguments::parse(arguments).filter(|save| save.stream_type == 0) else {
         return become_stock(arguments);

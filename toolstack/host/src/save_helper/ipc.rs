@@ -60,6 +60,12 @@ pub enum Message<'a> {
     },
 }
 
+/// The level of an error in [`Message::Log`] (xentoollog.h: `XTL_ERROR`).
+pub const ERROR: u32 = libxl_sys::XTL_ERROR;
+
+/// What libxl takes for no errno in [`Message::Log`].
+pub const NO_ERRNO: i32 = -1;
+
 impl Message<'_> {
     fn body(&self) -> Vec<u8> {
         let mut body = Body::default();

@@ -12,6 +12,7 @@ use crate::save_helper::error::SaveHelperError;
 use crate::save_helper::messages::{FromHelper, HelperLine, ToHelper, VERSION};
 use crate::save_helper::orders::order;
 use crate::save_helper::socket::{POLL_INTERVAL, SaveHelperListener};
+use rxl_core::deadlines;
 use rxl_core::notes::{Note, NoteKind, Notes};
 use rxl_core::steering::{Decision, Steering, Walker};
 use rxl_datapath::feed::Feed;
@@ -57,7 +58,8 @@ impl SteeredSave {
         listener: &SaveHelperListener,
     ) -> Result<Option<HelperLine<UnixStream>>, SaveHelperError> {
         let hello = FromHelper::Hello { version: VERSION, domid: self.domid };
-        let greeted = listener.greeted(&*self.ended, |message| *message == hello)?;
+        let greeted =
+            listener.greeted(deadlines::HELPER_START, &*self.ended, |message| *message == hello)?;
         Ok(greeted.map(|(helper, _)| helper))
     }
 

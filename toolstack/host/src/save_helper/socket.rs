@@ -70,8 +70,12 @@ impl SaveHelperListener {
 
     /// The helper that libxl is about to start, once it is there. None when the operation ended
     /// before.
-    fn accept(&self, ended: &dyn Fn() -> bool) -> Result<Option<UnixStream>, SaveHelperError> {
-        let deadline = Instant::now() + deadlines::HELPER_START;
+    fn accept(
+        &self,
+        patience: Duration,
+        ended: &dyn Fn() -> bool,
+    ) -> Result<Option<UnixStream>, SaveHelperError> {
+        let deadline = Instant::now() + patience;
         let failed = |source| SaveHelperError::Socket { path: self.path.clone(), source };
         while !ended() {
             if Instant::now() >= deadline {
@@ -92,10 +96,11 @@ impl SaveHelperListener {
     /// else connects is closed.
     pub(super) fn greeted(
         &self,
+        patience: Duration,
         ended: &dyn Fn() -> bool,
         ours: impl Fn(&FromHelper) -> bool,
     ) -> Result<Option<(HelperLine<UnixStream>, FromHelper)>, SaveHelperError> {
-        while let Some(stream) = self.accept(ended)? {
+        while let Some(stream) = self.accept(patience, ended)? {
             let mut helper =
                 HelperLine::new(stream, deadlines::HELPER_ANSWER).map_err(SaveHelperError::line)?;
             match helper.receive() {
@@ -108,15 +113,15 @@ impl SaveHelperListener {
         Ok(None)
     }
 
-    /// The helper of the restore that libxl is about to start. None when the operation ended
-    /// before.
+    /// The helper of the restore that libxl is about to start, once there is room for the domain.
+    /// None when the operation ended before.
     pub fn restoring(
         &self,
         ended: &dyn Fn() -> bool,
     ) -> Result<Option<RestoreHelper>, SaveHelperError> {
         let ours =
             |message: &FromHelper| matches!(message, FromHelper::Restore { version: VERSION, .. });
-        Ok(self.greeted(ended, ours)?.and_then(|(line, message)| match message {
+        Ok(self.greeted(deadlines::CLAIM, ended, ours)?.and_then(|(line, message)| match message {
             FromHelper::Restore { domid, rings, .. } => Some(RestoreHelper { line, domid, rings }),
             _ => None,
         }))

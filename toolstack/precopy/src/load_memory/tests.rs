@@ -24,6 +24,8 @@ struct Built {
     gone_on: Option<u32>,
     /// Xen has no memory in one piece.
     fragmented: bool,
+    /// What it has not taken is free again.
+    claim_ended: bool,
     /// Most pages that it may have.
     most: Option<usize>,
 }
@@ -96,6 +98,10 @@ impl NewGuest for Fake {
         self.0.lock().unwrap().context = context.to_vec();
         Ok(())
     }
+    fn end_claim(&mut self) -> Result<(), String> {
+        self.0.lock().unwrap().claim_ended = true;
+        Ok(())
+    }
     fn event_channels(&self) -> EventChannels {
         EventChannels { store: 11, console: 12 }
     }
@@ -115,6 +121,7 @@ fn restored(fake: &Fake, special: SpecialPages, pieces: &[&[u8]]) -> Result<(), 
     };
     let mut restorer = MemoryRestore::new(fake.clone(), special, go_on);
     pieces.iter().try_for_each(|piece| restorer.take(piece))?;
+    assert!(!fake.0.lock().unwrap().claim_ended);
     restorer.finish()
 }
 
@@ -185,7 +192,7 @@ fn a_real_guest_is_rebuilt_page_for_page() {
             built.memory.len(),
             expected.len()
         );
-        assert_eq!(built.gone_on, Some(0));
+        assert_eq!((built.gone_on, built.claim_ended), (Some(0), true));
         assert_eq!(built.granted, Some(special));
         assert_eq!(built.policy.0, body(RecordType::X86CpuidPolicy).len());
         assert_eq!(built.context, *body(RecordType::HvmContext));

@@ -13,7 +13,7 @@ use rxl_core::text::one_line;
 use rxl_core::units::ms;
 use rxl_datapath::broken::{At, Cause};
 use rxl_datapath::receive::{Received, Receiver};
-use rxl_link::control::{Control, Incoming, Message, StreamEnd};
+use rxl_link::control::{Control, Incoming, Message, Refusal, StreamEnd};
 use rxl_link::transport::Connection;
 
 /// What the target's data path yields.
@@ -33,7 +33,9 @@ struct Incomplete;
 
 /// The source, with the frames that come from it.
 pub struct RxlOrigin {
-    control: Control,
+    pub(super) control: Control,
+    /// The source has been told that the domain is taken.
+    pub(super) accepted: bool,
     /// None before the data path has begun, and once it has been ended.
     pub(super) receiver: Option<Receiver>,
     pub(super) restorer: Restorer,
@@ -45,7 +47,15 @@ pub struct RxlOrigin {
 impl RxlOrigin {
     pub fn new(control: Control) -> Self {
         let restorer = Restorer::Libxc;
-        Self { control, receiver: None, restorer, received: None, announced: None, spans: None }
+        Self {
+            control,
+            accepted: false,
+            receiver: None,
+            restorer,
+            received: None,
+            announced: None,
+            spans: None,
+        }
     }
 
     fn spans(&self, built: &Built<'_>) -> Option<TargetSpans> {
@@ -124,7 +134,12 @@ impl Origin for RxlOrigin {
     }
 
     fn tell_failure(&mut self, failure: &Failure, events: &Events<Data>) {
-        self.control.send(Message::Failed { reason: failure.to_string() });
+        let Failure { what, next, .. } = failure;
+        self.control.send(if self.accepted {
+            Message::Failed { reason: failure.to_string() }
+        } else {
+            Message::Refuse(Refusal { what: what.clone(), next: next.clone() })
+        });
         await_end(events);
     }
 }

@@ -74,6 +74,8 @@ pub fn negotiate(
         other => return Err(Failure::new(Exit::NoPeer, unexpected(&other)).context(&link.host)),
     }
     link.control.send(Message::Offer(Box::new(offer)));
+    // Meanwhile the target makes the domain, for which it has less time.
+    let deadline = Instant::now() + deadlines::CONNECT;
     match await_message(link, events, deadline)? {
         Message::Accept(accept) => Ok(accept),
         Message::Refuse(refusal) => Err(refused(&link.host, refusal.what, refusal.next)),

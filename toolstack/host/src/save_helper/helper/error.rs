@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use crate::growth::GrowthError;
 use rxl_core::json_lines::JsonLineError;
-use rxl_xen::{Failure, LibraryError};
+use rxl_xen::{ClaimError, Failure, LibraryError};
 
 /// Why the helper could not do its part. Each displays as one line.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,8 @@ pub(super) enum HelperError {
     Signal(#[source] Errno),
     #[error(transparent)]
     Xen(#[from] Failure),
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
     #[error(transparent)]
     Growth(#[from] GrowthError),
     #[error("{name}={value}: {wanted}")]

@@ -5,17 +5,11 @@ use std::os::unix::net::UnixStream;
 use crate::growth::Growth;
 use crate::save_helper::helper::SaveArguments;
 use crate::save_helper::helper::error::HelperError;
-use crate::save_helper::ipc::{Libxl, Message};
+use crate::save_helper::ipc::{ERROR, Libxl, Message, NO_ERRNO};
 use crate::save_helper::messages::{FromHelper, HelperLine, ToHelper};
 use rxl_core::steering::{Decision, PrecopyStats};
 use rxl_xen as xen;
 use rxl_xen::{Library, LibxcCallbacks};
-
-/// xentoollog.h: `XTL_ERROR`.
-const ERROR: u32 = libxl_sys::XTL_ERROR;
-
-/// What libxl takes for no errno.
-const NO_ERRNO: i32 = -1;
 
 /// Decides while libxc walks.
 pub(super) trait Decider {

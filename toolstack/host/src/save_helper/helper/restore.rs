@@ -4,11 +4,11 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use crate::save_helper::helper::error::HelperError;
-use crate::save_helper::ipc::{Libxl, Message};
+use crate::save_helper::ipc::{ERROR, Libxl, Message, NO_ERRNO};
 use crate::save_helper::messages::{FromHelper, HelperLine, SOCKET_VARIABLE, ToHelper, VERSION};
 use rxl_core::deadlines;
 use rxl_core::domain::SpecialPages;
-use rxl_xen::Rings;
+use rxl_xen::{BuiltGuest, Library, Rings};
 
 /// libxl's arguments for a restore (libxl_save_callout.c: libxl__xc_domain_restore).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,21 @@ impl RestoreArguments {
         UnixStream::connect(path).ok()
     }
 
+    /// Claims the domain's memory where it is rxl that restores, which ends the claim. libxl is
+    /// told of a failure.
+    pub(super) fn claim_for_rxl(&self) -> Result<(), HelperError> {
+        if std::env::var_os(SOCKET_VARIABLE).is_none() {
+            return Ok(());
+        }
+        let guest = BuiltGuest::open(Library::open()?, self.domid, self.rings)?;
+        let Err(why) = guest.claim() else { return Ok(()) };
+        let (text, errno) = (&why.to_string(), NO_ERRNO);
+        let mut libxl = Libxl::inherited().map_err(HelperError::Libxl)?;
+        let told = libxl.tell(&Message::Log { level: ERROR, errno, context: "rxl", text });
+        told.map_err(HelperError::Libxl)?;
+        Err(HelperError::Claim(why))
+    }
+
     pub(super) fn run(&self, session: UnixStream) -> Result<(), HelperError> {
         let libxl = Libxl::inherited().map_err(HelperError::Libxl)?;
         self.serve(session, libxl)
@@ -48,7 +63,7 @@ impl RestoreArguments {
     /// there is nothing to clean up.
     fn serve(&self, session: UnixStream, mut libxl: Libxl) -> Result<(), HelperError> {
         let lost = HelperError::SessionGone;
-        let mut session = HelperLine::new(session, deadlines::HELPER_QUESTION)
+        let mut session = HelperLine::new(session, deadlines::HELPER_RESTORE)
             .map_err(|error| lost(error.into()))?;
         let hello = FromHelper::Restore { version: VERSION, domid: self.domid, rings: self.rings };
         session.send(&hello).map_err(lost)?;
