@@ -18,6 +18,7 @@ mod gang;
 mod interop;
 mod labs;
 mod levels;
+mod memory;
 mod mpi;
 mod precopy;
 mod quiesce;
@@ -97,6 +98,26 @@ const SCENARIOS: &[Scenario] = &[
     Scenario::shared(
         "survival::an_hvm_guest_there_and_back",
         survival::an_hvm_guest_there_and_back,
+    )
+    .long(),
+    Scenario::shared(
+        "memory::a_balloon_that_moves_in_precopy",
+        memory::a_balloon_that_moves_in_precopy,
+    )
+    .long(),
+    Scenario::fresh(
+        "memory::what_is_given_back_in_precopy_is_given_back",
+        memory::what_is_given_back_in_precopy_is_given_back,
+    )
+    .long(),
+    Scenario::fresh(
+        "memory::two_that_arrive_where_one_fits",
+        memory::two_that_arrive_where_one_fits,
+    )
+    .long(),
+    Scenario::fresh(
+        "memory::a_ballooned_guest_where_its_maximum_is_not_free",
+        memory::a_ballooned_guest_where_its_maximum_is_not_free,
     )
     .long(),
     Scenario::anywhere("survival::options_of_xl", survival::options_of_xl),
