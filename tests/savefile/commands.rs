@@ -161,6 +161,19 @@ fn a_save_that_fails_leaves_the_domain_running_and_no_file() {
 }
 
 #[test]
+fn a_save_without_a_record_ends_at_once() {
+    let setting = Setting::new();
+    let lasting = setting.state().lasting().to_owned();
+    std::fs::create_dir_all(&lasting).unwrap();
+    std::fs::write(lasting.join("migrations"), "").unwrap();
+    let began = std::time::Instant::now();
+    let failure = setting.save(Format::Rxl, After::Destroy).unwrap_err();
+    assert!(failure.what.contains("the journal"), "{failure}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+    setting.assert_untouched(None);
+}
+
+#[test]
 fn a_save_that_fails_leaves_the_older_file() {
     let setting = Setting::new();
     std::fs::write(setting.path(), b"of yesterday").unwrap();

@@ -213,6 +213,8 @@ fn start_data<'a>(
     let meter = measured.meter.clone();
     let sender = Sender::start(from_libxl, fed, streams, cancel, request.packing, meter, on_end)
         .map_err(broken)?;
+    // Dropped before the thread that reads from it, which ends when it is closed.
+    let writing = writing;
     let ledger = leaving.record(Described {
         id: ticket.id.to_string(),
         other: other_host(&request.route),

@@ -133,6 +133,8 @@ fn begin<'a>(
         let _ = queue.send(Event::Data(written));
     };
     let writer = Writer::start(request.format, request.packing, from_libxl, file, on_end)?;
+    // Dropped before the thread that reads from it, which ends when it is closed.
+    let writing = writing;
     let plan = SavePlan {
         flags: SaveFlags { live: false, debug: false },
         walker: Walker::Stock,

@@ -186,6 +186,8 @@ fn start_data<'a>(
     let (feed, fed) = feed(measured.meter.clone());
     let meter = measured.meter.clone();
     let copier = Copier::start(from_libxl, fed, to, cancel, meter, on_end).map_err(broken)?;
+    // Dropped before the thread that reads from it, which ends when it is closed.
+    let writing = writing;
     let plan =
         SavePlan { flags: request.flags, walker: request.walker, limits: Some(request.limits) };
     let job = HeldJob::none();
