@@ -160,6 +160,32 @@ fn a_domain_that_is_given_back_runs_whatever_log_dirty_mode_says() {
     assert_eq!(at_source(&pair), [("dom3".into(), RunState::Running)]);
 }
 
+/// Its guard tries again to give it its name back, and `rxl recover` after it: the record is open.
+#[test]
+fn a_domain_that_kept_the_wrong_name_is_not_settled() {
+    let pair = Pair::with(small_guest(), "fault=unpause");
+    let heard = pair.host.hear_guards();
+    let host = pair.host.clone();
+    pair.host.when_renamed(move || host.set_faults(Faults { rename: true, ..Faults::default() }));
+    let failure = pair.migrate().0.unwrap_err();
+    assert!(failure.what.contains("could not be renamed"), "{failure}");
+    assert_eq!(at_source(&pair), [(AWAY.into(), RunState::Running)]);
+    assert_eq!(told(&heard).last(), Some(&"settle, asked"));
+}
+
+/// The thread that reads libxl's stream would wait minutes for its end.
+#[test]
+fn a_journal_that_cannot_be_written_ends_the_migration_at_once() {
+    let pair = Pair::new(small_guest());
+    std::fs::create_dir_all(pair.state.lasting()).unwrap();
+    std::fs::write(pair.state.lasting().join("migrations"), "").unwrap();
+    let began = Instant::now();
+    let failure = pair.migrate().0.unwrap_err();
+    assert!(failure.what.contains("the journal"), "{failure}");
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_eq!(at_source(&pair), [("dom3".into(), RunState::Running)]);
+}
+
 #[test]
 fn a_domain_that_has_crashed_is_not_said_to_run_on() {
     let pair = Pair::new(small_guest());

@@ -114,12 +114,14 @@ impl Away<'_> {
             return refused.context(failure.what).with_exit(Exit::Undecided);
         }
         let returned = Returned::bring(self.host, &self.domain, true);
-        if returned.running.is_ok() {
-            job.returned();
+        match &returned.running {
+            Ok(()) => job.returned(),
+            Err(_) => job.abort(),
+        }
+        // Else the guard tries again.
+        if returned.is_settled() {
             self.ledger.runs_here();
             self.settled();
-        } else {
-            job.abort();
         }
         returned.tell(failure, &self.domain)
     }

@@ -20,7 +20,7 @@ pub enum NotRunning {
 
 impl NotRunning {
     /// Whether nothing that anybody does will run it on: a guard has nothing to do.
-    pub fn is_final(&self) -> bool {
+    fn is_final(&self) -> bool {
         match self {
             Self::State(state) => *state != RunState::Suspended,
             Self::Look(error) => matches!(error, HostError::NoSuchDomain(_)),
@@ -60,6 +60,15 @@ impl Returned {
             watch::again(host, domain.domid);
         }
         Self { name, running }
+    }
+
+    /// Whether a guard or a recovery can do nothing more for it.
+    pub fn is_settled(&self) -> bool {
+        match &self.running {
+            Err(NotRunning::Look(HostError::NoSuchDomain(_))) => true,
+            Ok(()) => self.name.is_ok(),
+            Err(why) => self.name.is_ok() && why.is_final(),
+        }
     }
 
     /// The failure that brought it back, with where the domain is now.

@@ -10,7 +10,7 @@ use crate::outgoing::committed::Away;
 use crate::outgoing::departure::Leaving;
 use crate::outgoing::ledger::Ledger;
 use crate::outgoing::measurements::Measurements;
-use crate::outgoing::returning::{NotRunning, Returned};
+use crate::outgoing::returning::Returned;
 use crate::steering::{Desk, Signals};
 use rxl_core::domain::{Domain, RunState};
 use rxl_core::error::{Exit, Failure};
@@ -37,6 +37,8 @@ pub struct SavePlan {
 
 /// libxl's save of a domain that leaves, running or ended. Whatever fails, the domain runs on here.
 pub struct DomainSave<'a> {
+    /// Dropped before the lock is, which it counts on while it acts.
+    guard: Guard,
     leaving: Leaving<'a>,
     /// The MPI job that it belongs to.
     pub job: HeldJob,
@@ -45,7 +47,6 @@ pub struct DomainSave<'a> {
     /// None where nothing is to be asked.
     pub(super) policy: Option<Policy>,
     pub(super) waiting: Option<Waiting>,
-    guard: Guard,
     pub(super) ledger: Ledger,
     /// libxl, or the domain's state, has said that the guest stands still.
     suspended: bool,
@@ -167,8 +168,8 @@ impl<'a> DomainSave<'a> {
             Ok(()) => self.job.returned(),
             Err(_) => self.job.abort(),
         }
-        // What can still be run on is left to the guard, which tries again.
-        if returned.running.as_ref().map_or_else(NotRunning::is_final, |()| true) {
+        // What can still be run on, or renamed, is left to the guard, which tries again.
+        if returned.is_settled() {
             self.ledger.runs_here();
             self.guard.done();
         }
