@@ -133,8 +133,9 @@ pub(crate) fn destroy(host: &dyn Host, domid: DomId) -> Result<(), HostError> {
     }
 }
 
-/// Boots a domain from its disk, where none of its name is here; its number.
-pub(crate) fn boot(host: &dyn Host, header: &Header) -> Result<DomId, HostError> {
+/// Boots a domain from its disk, where none of its name is here; its number. `paused`: it is not to
+/// run yet.
+pub(crate) fn boot(host: &dyn Host, header: &Header, paused: bool) -> Result<DomId, HostError> {
     let domid = match host.find(&header.name) {
         // Whoever made it may have been killed before it let it run.
         Ok(made) if made.state == RunState::Paused => made.domid,
@@ -142,7 +143,7 @@ pub(crate) fn boot(host: &dyn Host, header: &Header) -> Result<DomId, HostError>
         Err(HostError::NoSuchDomain(_)) => host.boot(&configuration(header)?)?,
         Err(error) => return Err(error),
     };
-    if !header.leave_paused {
+    if !paused {
         host.unpause(domid)?;
     }
     if !header.no_monitor {

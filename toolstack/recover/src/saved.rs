@@ -67,7 +67,7 @@ fn stay(
             Ok(End::NothingLeft(format!("{name} was being saved, and is not here any more")))
         }
         Presence::PowerLost => {
-            let domid = boot(place.host, &entry.header)?;
+            let domid = boot(place.host, &entry.header, false)?;
             record.advance(SourceEvent::RunsHere)?;
             let what = format!("{name} lost its power here and was booted again (number {domid})");
             Ok(End::Booted(what))

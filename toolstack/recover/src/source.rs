@@ -70,7 +70,8 @@ fn take_step(
         }
         SourceStep::Boot(event) => {
             record.advance(event)?;
-            let domid = boot(place.host, &entry.header)?;
+            // It ran here, however it is to arrive at the target.
+            let domid = boot(place.host, &entry.header, false)?;
             record.advance(SourceEvent::RunsHere)?;
             let what = format!("{name} lost its power here and was booted again (number {domid})");
             Ok(Some(End::Booted(what)))

@@ -213,7 +213,7 @@ fn reboot(
         record.advance(TargetEvent::Settle)?;
         return Ok(End::NothingLeft(format!("{name} was arriving when this host lost its power")));
     }
-    let domid = boot(place.host, &entry.header)?;
+    let domid = boot(place.host, &entry.header, entry.header.leave_paused)?;
     record.advance_with(TargetEvent::Start, Some(domid.0))?;
     let what = format!("{name} lost its power here and was booted again (number {domid})");
     Ok(End::Booted(what))

@@ -182,6 +182,15 @@ fn a_source_without_power_boots_what_the_target_does_not_hold() {
 }
 
 /// What the target had taken may have run, and written to its disk: the old memory never runs.
+/// `-p` is about the target.
+#[test]
+fn a_source_without_power_runs_what_it_boots() {
+    let hosts = Hosts::leaving_paused().source_lost_power(other_boot());
+    let end = hosts.source.settle_source(&hosts.target).unwrap();
+    assert!(matches!(end, End::Booted(_)), "{end:?}");
+    assert_eq!(hosts.source.domains(), [("dom3".into(), RunState::Running)]);
+}
+
 #[test]
 fn a_target_without_power_boots_what_it_has_taken() {
     let hosts = Hosts::committing();

@@ -70,6 +70,11 @@ impl Hosts {
         Self::begun(false)
     }
 
+    /// The same, of a domain that is to stay paused.
+    pub fn leaving_paused() -> Self {
+        Self::begun(true)
+    }
+
     fn begun(leave_paused: bool) -> Self {
         let (source, target) = (Node::new(), Node::new());
         let domid = source.host.start("dom3", GuestType::Pvh, guest());
