@@ -12,6 +12,9 @@ BUILD := $(CARGO) build --release --workspace
 TEST := $(CARGO) test --release --workspace
 NESTED := $(TEST) --test nested
 
+# Sessions with random faults that `make soak` runs; some hundreds a second.
+SOAK_SESSIONS := 1000000
+
 # Prints at its end where the time went.
 TIMED := tests/times.sh run
 STEP := tests/times.sh step
@@ -30,7 +33,7 @@ help:
 	@echo 'make test        unit tests, sessions in memory, nested Xen; tells where the time went'
 	@echo 'make test-long   make test, and the other scenarios on nested Xen: two hours more'
 	@echo 'make test-quick  everything but nested Xen'
-	@echo 'make soak        the handover searched with more at once; minutes'
+	@echo 'make soak        the handover searched with more at once; a million sessions with faults'
 	@echo 'make demo        two nested Xen hosts, an MPI job, a migration'
 	@echo 'make lint        rustfmt, clippy, rustdoc, cargo-deny, spelling, house rules'
 	@echo 'make hooks       let git run the fast part of lint before each commit'
@@ -74,6 +77,8 @@ all-tests-long: all-tests
 
 soak: deps
 	$(STEP_CARGO) 'the handover, searched' $(TEST) --test model -- --include-ignored --nocapture
+	$(STEP_CARGO) 'sessions with random faults' env RXL_SOAK_SESSIONS=$(SOAK_SESSIONS) \
+		$(TEST) --test soak -- --nocapture
 
 demo: deb
 	$(BUILD) --bins --example demo
