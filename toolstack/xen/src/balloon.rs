@@ -34,7 +34,7 @@ const LOCK_RETRY: Duration = Duration::from_millis(200);
 /// Seconds without progress after which libxl gives one wait up.
 const STALLED_SECS: i32 = 10;
 
-/// Holds the [`MemoryRoom`] of a restore, which may be given up before the restore's end: as soon
+/// Holds the `MemoryRoom` of a restore, which may be given up before the restore's end: as soon
 /// as Xen itself keeps the memory for the domain.
 #[derive(Default)]
 pub struct Room(Mutex<Option<MemoryRoom>>);
