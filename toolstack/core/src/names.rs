@@ -10,6 +10,10 @@ pub const INCOMING: &str = "--incoming";
 /// Suffix of the name of a domain that has been given away; the same as xl's.
 pub const MIGRATED_AWAY: &str = "--migratedaway";
 
+/// Suffix of the name of a domain that is being booted again after a loss of power, until it is
+/// complete.
+pub const BOOTING: &str = "--booting";
+
 /// A domain's name in a form that is safe as part of a file's name. The name comes from a peer or a
 /// file, and may hold anything.
 pub fn lock_key(name: &str) -> String {

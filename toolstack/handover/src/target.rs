@@ -75,7 +75,8 @@ impl State for TargetState {
 /// domain's lock.
 ///
 /// A fence does not wait for it: a session that is stopped, or still waits for GO, finds its record
-/// changed and takes nothing.
+/// changed and takes nothing. What is not complete is waited for: until it is, its record cannot
+/// tell which domain it is, so only who has the lock can destroy it.
 pub fn answer(
     state: Option<TargetState>,
     question: TargetQuestion,
@@ -91,6 +92,7 @@ pub fn answer(
         Some(TargetState::Taken) => reply(None, A::Taken),
         Some(TargetState::Running | TargetState::Settled) => reply(None, A::Running),
         Some(TargetState::GivingBack) => reply(None, A::Busy),
+        Some(TargetState::Receiving) if at_work => reply(None, A::Busy),
         Some(TargetState::Receiving) => reply(Some(E::Abort), A::Aborted),
         Some(TargetState::Held) => match (question, copy) {
             (TargetQuestion::HandOver, Presence::There) if at_work => reply(None, A::Busy),

@@ -83,6 +83,11 @@ fn as_target(
     for _ in 0..MOST_STEPS {
         let entry = record.read()?;
         let lock = AnyRecord::Target(record.clone()).lock(state, &entry.header);
+        if entry.state == TargetState::Receiving && lock.is_some() {
+            // What was built has no number in the record: it is destroyed before that is closed.
+            tell(&settle_target(place, &record, &Nobody)?, log);
+            continue;
+        }
         let copy = target_presence(place, &entry)?;
         let reply = target::answer(Some(entry.state), question, copy, lock.is_none());
         match record_all(&record, reply.events) {

@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rxl_core::deadlines;
-use rxl_core::domain::{DomId, Domain, RestoreAs, RunState};
-use rxl_core::domain_config::DomainConfig;
+use rxl_core::domain::{DomId, Domain, RunState};
 use rxl_core::host_error::HostError;
 use rxl_core::names::{INCOMING, MIGRATED_AWAY};
 use rxl_handover::Header;
@@ -131,37 +130,6 @@ pub(crate) fn destroy(host: &dyn Host, domid: DomId) -> Result<(), HostError> {
         Ok(()) | Err(HostError::NoSuchDomain(_)) => Ok(()),
         Err(error) => Err(error),
     }
-}
-
-/// Boots a domain from its disk, where none of its name is here; its number. `paused`: it is not to
-/// run yet.
-pub(crate) fn boot(host: &dyn Host, header: &Header, paused: bool) -> Result<DomId, HostError> {
-    let domid = match host.find(&header.name) {
-        // Whoever made it may have been killed before it let it run.
-        Ok(made) if made.state == RunState::Paused => made.domid,
-        Ok(running) => return Ok(running.domid),
-        Err(HostError::NoSuchDomain(_)) => host.boot(&configuration(header)?)?,
-        Err(error) => return Err(error),
-    };
-    if !paused {
-        host.unpause(domid)?;
-    }
-    if !header.no_monitor {
-        watch::start(host, domid);
-    }
-    Ok(domid)
-}
-
-/// The recorded configuration. Its number may have been given to another since.
-fn configuration(header: &Header) -> Result<DomainConfig, HostError> {
-    let wrong = |error: &dyn std::fmt::Display| {
-        HostError::failed("boot", format!("the recorded configuration {error}"))
-    };
-    let mut config = DomainConfig::parse(&header.config_json).map_err(|error| wrong(&error))?;
-    let restore_as = RestoreAs { name: header.name.clone(), domid: None };
-    config.restore_as(&restore_as).map_err(|error| wrong(&error))?;
-    config.forget_domid();
-    Ok(config)
 }
 
 /// Polls until `right` has been true without a break for `settled`. `right` is told for how long it

@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod boot;
 mod effects;
 mod end;
 mod exchange;
@@ -91,7 +92,7 @@ impl AnyRecord {
             Self::Source(record) => !record.state()?.is_final(),
             Self::Target(record) => {
                 let entry = record.read()?;
-                let there = || target::presence_unattended(place, &entry);
+                let there = || target::presence(place, &entry);
                 !entry.state.is_final()
                     || (entry.state == TargetState::Aborted && there()? == Presence::There)
             }
@@ -109,7 +110,7 @@ impl AnyRecord {
             }
             Self::Target(record) => {
                 let entry = record.read()?;
-                let copy = target::presence_unattended(place, &entry)?;
+                let copy = target::presence(place, &entry)?;
                 let next = rxl_handover::target::step(entry.state, copy, None);
                 format!("{}: {}", state_of(&entry, copy), next.describe())
             }

@@ -13,7 +13,8 @@ use rxl_handover::{Entry, Other, Presence, Record};
 use rxl_host::watch;
 
 use crate::Place;
-use crate::effects::{boot, destroy};
+use crate::boot::boot;
+use crate::effects::destroy;
 use crate::end::{End, RecoverError};
 use crate::source_copy::{presence, run_here};
 

@@ -5,7 +5,7 @@ use rxl_handover::questions::TargetAnswer;
 use rxl_handover::source::{SourceEvent, SourceState, SourceStep, step};
 use rxl_handover::{Entry, JournalError, Other, Record};
 
-use crate::effects::boot;
+use crate::boot::boot;
 use crate::end::{End, RecoverError};
 use crate::exchange::Peer;
 use crate::source_copy::{close, presence, release, run_here};

@@ -8,7 +8,8 @@ use rxl_handover::target::{TargetEvent, TargetState, TargetStep, step};
 use rxl_handover::{Entry, Header, JournalError, Other, Presence, Record};
 
 use crate::Place;
-use crate::effects::{boot, destroy, discard_named, start};
+use crate::boot::boot;
+use crate::effects::{destroy, discard_named, start};
 use crate::end::{End, RecoverError};
 use crate::exchange::Peer;
 use crate::source::MOST_STEPS;
@@ -23,7 +24,7 @@ pub fn settle_target(
     let mut told = None;
     for _ in 0..MOST_STEPS {
         let entry = record.read()?;
-        let copy = presence_unattended(place, &entry)?;
+        let copy = presence(place, &entry)?;
         let next = step(entry.state, copy, heard.take());
         tracing::debug!(id = entry.header.id, state = ?entry.state, ?copy, ?next, "settling");
         match take_step(place, record, &entry, next, peer, &mut heard) {
@@ -112,16 +113,24 @@ fn without_a_source(
 }
 
 /// The copy never runs. That is recorded before it is destroyed: a GO that comes late is refused.
+/// One that was not complete has no number in the record. It is destroyed first, by its name: once
+/// its record has ended, a domain of that name is another's.
 fn discard(
     place: Place<'_>,
     record: &Record<TargetState>,
     entry: &Entry<TargetState>,
 ) -> Result<End, RecoverError> {
     let name = &entry.header.name;
-    record.advance(TargetEvent::Abort)?;
     let destroyed = match entry.domid {
-        Some(_) => destroy_copy(place, entry)?,
-        None => discard_half_built(place, entry)?,
+        Some(_) => {
+            record.advance(TargetEvent::Abort)?;
+            destroy_copy(place, entry)?
+        }
+        None => {
+            let destroyed = discard_half_built(place, entry)?;
+            record.advance(TargetEvent::Abort)?;
+            destroyed
+        }
     };
     Ok(match destroyed {
         true => {
@@ -217,22 +226,6 @@ fn reboot(
     record.advance_with(TargetEvent::Start, Some(domid.0))?;
     let what = format!("{name} lost its power here and was booted again (number {domid})");
     Ok(End::Booted(what))
-}
-
-/// As [`presence`], where nobody is at work on it: what is not complete has a name alone.
-pub(crate) fn presence_unattended(
-    place: Place<'_>,
-    entry: &Entry<TargetState>,
-) -> Result<Presence, RecoverError> {
-    let copy = presence(place, entry)?;
-    if entry.domid.is_some() || copy != Presence::Gone {
-        return Ok(copy);
-    }
-    match place.host.find(&built_as(&entry.header)) {
-        Ok(domain) if is_half_built(place, entry, &domain)? => Ok(Presence::There),
-        Ok(_) | Err(HostError::NoSuchDomain(_)) => Ok(copy),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// Whether the copy is here still: a domain of that number with this migration's mark.

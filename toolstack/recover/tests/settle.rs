@@ -207,17 +207,33 @@ fn a_target_without_power_boots_what_it_has_taken() {
     assert_eq!(hosts.target.target_state(), TargetState::Settled);
 }
 
-/// Whoever booted it was killed before it let the domain run.
+/// Whoever booted it was killed before the domain had its name, or before it ran.
 #[test]
 fn a_boot_that_was_cut_short_is_ended() {
-    let hosts = Hosts::committing();
-    hosts.target.held();
-    hosts.target.target_record().advance(TargetEvent::Take).unwrap();
-    let hosts = hosts.target_lost_power(other_boot());
-    hosts.target.start("dom3");
-    hosts.target.settle_target(&hosts.source).unwrap();
-    assert_eq!(hosts.target.domains(), [("dom3".into(), RunState::Running)]);
-    assert_eq!(hosts.source.domains(), []);
+    for faults in [
+        Faults { rename: true, ..Faults::default() },
+        Faults { unpause: true, ..Faults::default() },
+    ] {
+        let hosts = Hosts::committing();
+        hosts.target.held();
+        hosts.target.target_record().advance(TargetEvent::Take).unwrap();
+        let hosts = hosts.target_lost_power(other_boot());
+        hosts.target.host.set_faults(faults);
+        hosts.target.settle_target(&hosts.source).unwrap_err();
+        hosts.target.host.set_faults(Faults::default());
+        hosts.target.settle_target(&hosts.source).unwrap();
+        assert_eq!(hosts.target.domains(), [("dom3".into(), RunState::Running)]);
+        assert_eq!(hosts.source.domains(), []);
+    }
+}
+
+/// A domain that `xl create` is still building is paused, as one that a person has created so.
+#[test]
+fn what_somebody_else_boots_is_left_as_it_is() {
+    let hosts = Hosts::leaving().source_lost_power(other_boot());
+    hosts.source.start("dom3");
+    hosts.source.settle_source(&hosts.target).unwrap();
+    assert_eq!(hosts.source.domains(), [("dom3".into(), RunState::Paused)]);
 }
 
 #[test]
@@ -245,9 +261,28 @@ fn a_half_built_copy_is_destroyed_and_nothing_else() {
     hosts.target.settle_target(&hosts.source).unwrap_err();
     assert_eq!(hosts.target.domains().len(), 1);
     hosts.target.host.set_faults(Faults::default());
-    // It is recorded that it never runs, and it is destroyed later.
-    assert_eq!(hosts.target.target_state(), TargetState::Aborted);
+    // It has no number in the record: once that has ended, nobody would know whose it is.
+    assert_eq!(hosts.target.target_state(), TargetState::Receiving);
     assert!(matches!(hosts.target.settle_target(&hosts.source).unwrap(), End::Discarded(_)));
+    assert_eq!(hosts.target.domains(), []);
+
+    // The next of that name is xl's, which marks none.
+    hosts.target.start(INCOMING);
+    assert_eq!(hosts.target.settle_target(&hosts.source).unwrap(), End::Before);
+    assert_eq!(hosts.target.domains().len(), 1);
+}
+
+/// A source without its copy asks before the target has all of it, or before that is cleaned up.
+#[test]
+fn a_half_built_copy_is_fenced_by_who_has_its_lock() {
+    let hosts = Hosts::leaving().source_lost_power(other_boot());
+    hosts.target.start(INCOMING);
+    let session = hosts.target.lock_target();
+    assert!(matches!(hosts.source.settle_source(&hosts.target).unwrap(), End::Waits(_)));
+    assert_eq!(hosts.target.target_state(), TargetState::Receiving);
+    drop(session);
+    assert!(matches!(hosts.source.settle_source(&hosts.target).unwrap(), End::Booted(_)));
+    assert_eq!(hosts.target.target_state(), TargetState::Aborted);
     assert_eq!(hosts.target.domains(), []);
 }
 

@@ -198,6 +198,11 @@ impl Node {
         record.lock(&self.state, &record.header().unwrap()).unwrap()
     }
 
+    pub fn lock_target(&self) -> DomainLock {
+        let record = AnyRecord::Target(self.target_record());
+        record.lock(&self.state, &record.header().unwrap()).unwrap()
+    }
+
     /// As `rxl recover` does it on the source.
     pub fn settle_source(&self, peer: &Self) -> Result<End, RecoverError> {
         self.settle_source_with(peer)

@@ -130,10 +130,12 @@ impl<W: Wire> Holding<'_, W> {
     /// it when nobody hears that; the other host may run its own again only when it is gone.
     fn discard(&mut self, end: NotRun, exit: Exit, reason: &str) -> Failure {
         let (name, domid) = (&self.name, self.built.domid);
+        let destroyed = self.built.host.destroy(domid);
         if end == NotRun::NotTold {
-            self.built.ledger.abort();
+            let gone = matches!(destroyed, Ok(()) | Err(HostError::NoSuchDomain(_)));
+            self.built.ledger.abort(gone);
         }
-        let failure = match self.built.host.destroy(domid) {
+        let failure = match destroyed {
             Ok(()) | Err(HostError::NoSuchDomain(_)) => {
                 if end == NotRun::NotStarted
                     && let Err(failure) = self.built.ledger.destroyed()

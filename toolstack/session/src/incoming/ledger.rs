@@ -80,9 +80,12 @@ impl TargetLedger {
         self.record.advance(TargetEvent::Destroyed).map(drop).map_err(Failure::from)
     }
 
-    /// The copy never runs.
-    pub fn abort(&self) {
-        self.told(TargetEvent::Abort);
+    /// The copy never runs. What could not be destroyed is somebody else's to destroy; where it has
+    /// no number in the record yet, only an open record makes that be tried.
+    pub fn abort(&self, destroyed: bool) {
+        if destroyed || !matches!(self.record.state(), Ok(TargetState::Receiving)) {
+            self.told(TargetEvent::Abort);
+        }
     }
 
     /// The domain was started.

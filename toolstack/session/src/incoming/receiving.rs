@@ -55,7 +55,7 @@ impl<'a, O: Origin> Receiving<'a, O> {
                 ledger,
             }),
             Err(failure) => {
-                ledger.abort();
+                ledger.abort(true);
                 guard.tell(&Word::Done);
                 origin.tell_failure(&failure, events);
                 Err(failure)
@@ -139,20 +139,24 @@ impl<'a, O: Origin> Receiving<'a, O> {
 
     /// Destroys what was built, then tells the other side.
     fn give_up(mut self, failure: Failure, events: &Events<O::Data>) -> Failure {
-        self.ledger.abort();
         self.origin.end_data();
         let late = self.operation.take().and_then(|operation| operation.abort_and_wait().ok());
         let restored = self.restored.map(|(domid, _)| domid).or(late);
         let left = restored.or_else(|| self.host.find(&self.name).ok().map(|left| left.domid));
         let failure = match left.map(|domid| (domid, self.host.destroy(domid))) {
-            None | Some((_, Ok(()) | Err(HostError::NoSuchDomain(_)))) => failure,
+            None | Some((_, Ok(()) | Err(HostError::NoSuchDomain(_)))) => {
+                // Until here the record is open: what a killed session leaves is looked for.
+                self.ledger.abort(true);
+                self.guard.tell(&Word::Done);
+                failure
+            }
+            // The guard tries again, and `rxl recover` after it.
             Some((domid, Err(error))) => {
                 let what =
                     format!("{}; and what was built of it is still there: {error}", failure.what);
                 Failure { what, ..failure }.next(format!("`xl destroy {domid}`"))
             }
         };
-        self.guard.tell(&Word::Done);
         self.origin.tell_failure(&failure, events);
         failure
     }
