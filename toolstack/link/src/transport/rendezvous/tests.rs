@@ -63,7 +63,8 @@ fn connections_come_in_any_order_and_are_blocking() {
     let (reading, _writing) = rxl_core::io::pipe().unwrap();
     rustix::io::ioctl_fionbio(&reading, true).unwrap();
     let _keeper = target.hand_over(1, &reading);
-    let _others = [2, 2, 0, 7].map(|index| target.connect(index));
+    // What is expected last comes last: afterwards nobody listens any more.
+    let _others = [2, 2, 7, 0].map(|index| target.connect(index));
     let all = target.result().unwrap();
     assert_eq!(all.iter().map(|one| one.index).collect::<Vec<_>>(), [0, 1, 2]);
     for one in &all {
