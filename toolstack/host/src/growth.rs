@@ -7,13 +7,14 @@
 
 use rxl_precopy::save_memory::notes_given_pages;
 use rxl_xen as xen;
-use rxl_xen::{Extent, Failure, Library};
+use rxl_xen::{Extent, Failure, Library, MemoryWatch};
 
 /// Looks at a domain while libxc reads it.
 pub(crate) struct Growth {
     library: Library,
     domid: u32,
     seen: Seen,
+    watch: MemoryWatch,
 }
 
 /// Why a save by libxc is not to be used.
@@ -33,13 +34,17 @@ impl Growth {
     pub(crate) fn of(library: Library, domid: u32) -> Result<Self, GrowthError> {
         let notes_given = notes_given_pages(xen::release());
         let seen = Seen::new(xen::extent(library, domid)?, notes_given);
-        Ok(Self { library, domid, seen })
+        Ok(Self { library, domid, seen, watch: MemoryWatch::start(library, domid)? })
     }
 
     /// Fails when the domain has grown, now or at any look before.
     pub(crate) fn look(&mut self) -> Result<(), GrowthError> {
         let extent = xen::extent(self.library, self.domid)?;
-        if self.seen.grows(extent) { Err(GrowthError::Grown) } else { Ok(()) }
+        if self.seen.grows(extent, self.watch.take_growth()) {
+            Err(GrowthError::Grown)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -55,10 +60,11 @@ impl Seen {
         Self { notes_given, last: first, grown: false }
     }
 
-    /// A PV guest's new pages are noted, and libxc watches over its page numbers.
-    fn grows(&mut self, now: Extent) -> bool {
+    /// `meanwhile` tells whether pages came since the last look. A PV guest's new pages are noted,
+    /// and libxc watches over its page numbers.
+    fn grows(&mut self, now: Extent, meanwhile: bool) -> bool {
         let above = now.pfns > self.last.pfns;
-        let unnoted = now.pages > self.last.pages && !self.notes_given;
+        let unnoted = (meanwhile || now.pages > self.last.pages) && !self.notes_given;
         self.grown |= !now.pv && (above || unnoted);
         self.last = now;
         self.grown
@@ -77,16 +83,23 @@ mod tests {
     fn what_was_given_is_not_forgotten() {
         for notes_given in [false, true] {
             let mut seen = Seen::new(extent(100, 50), notes_given);
-            assert!(!seen.grows(extent(100, 50)) && !seen.grows(extent(100, 40)));
-            assert_eq!(seen.grows(extent(100, 50)), !notes_given, "down, and up again");
-            assert_eq!(seen.grows(extent(100, 40)), !notes_given);
-            assert!(seen.grows(extent(101, 40)) && seen.grows(extent(101, 40)));
+            let mut grows = |pfns, pages| seen.grows(extent(pfns, pages), false);
+            assert!(!grows(100, 50) && !grows(100, 40));
+            assert_eq!(grows(100, 50), !notes_given, "down, and up again");
+            assert_eq!(grows(100, 40), !notes_given);
+            assert!(grows(101, 40) && grows(101, 40));
         }
+    }
+
+    #[test]
+    fn down_and_up_between_two_looks_is_growth() {
+        let mut seen = Seen::new(extent(100, 50), false);
+        assert!(seen.grows(extent(100, 50), true) && seen.grows(extent(100, 50), false));
     }
 
     #[test]
     fn a_pv_guest_is_libxcs_to_watch() {
         let pv = |pages| Extent { pv: true, ..extent(100, pages) };
-        assert!(!Seen::new(pv(1), false).grows(pv(2)));
+        assert!(!Seen::new(pv(1), false).grows(pv(2), true));
     }
 }

@@ -83,6 +83,11 @@ pub trait Memory {
     fn pfns(&mut self) -> Result<u64, Self::Error>;
     /// Number of pages that it has, as Xen counts them.
     fn resident(&mut self) -> Result<u64, Self::Error>;
+    /// Whether it was given pages since this was last asked, as far as that is watched between two
+    /// calls of [`Memory::resident`].
+    fn take_growth(&mut self) -> bool {
+        false
+    }
     /// Has Xen note from now on which pages are written to.
     fn start_log_dirty(&mut self) -> Result<(), Self::Error>;
     /// Switches log-dirty mode off.

@@ -2,7 +2,8 @@
 //! suspended is what is built from the stream.
 //!
 //! The guest is a model of Xen's log-dirty mode, with what Xen does not note: see the saver's
-//! census. It gives or takes one page between two looks at the number of its pages.
+//! census. Unless it is watched, it gives or takes one page between two looks at the number of its
+//! pages.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
@@ -47,6 +48,9 @@ struct Guest {
     xen: (u32, u32),
     acts: VecDeque<Act>,
     may_balloon: bool,
+    /// Somebody looks at the number of its pages between two looks of the saver's.
+    watched: bool,
+    grown: bool,
 }
 
 impl Guest {
@@ -59,7 +63,7 @@ impl Guest {
             None => return,
             Some(Act::Rest) => {}
             Some(Act::Write(pfn, byte)) => self.write(pfn, byte),
-            Some(Act::Give(_) | Act::Take(..)) if !self.may_balloon => return,
+            Some(Act::Give(_) | Act::Take(..)) if !self.may_balloon && !self.watched => return,
             Some(Act::Give(pfn)) => {
                 self.may_balloon = self.pages.remove(&pfn).is_none();
                 if self.notes_given() {
@@ -80,6 +84,7 @@ impl Guest {
             return;
         }
         self.may_balloon = false;
+        self.grown = true;
         self.pages.insert(pfn, 0);
         self.protected.remove(&pfn);
         self.end = self.end.max(pfn + 1);
@@ -125,6 +130,10 @@ impl Memory for Seen {
         let mut guest = self.moment();
         guest.may_balloon = true;
         Ok(guest.pages.len() as u64)
+    }
+    fn take_growth(&mut self) -> bool {
+        let mut guest = self.guest.lock().unwrap();
+        std::mem::take(&mut guest.grown) && guest.watched
     }
     fn start_log_dirty(&mut self) -> Result<(), String> {
         let mut guest = self.moment();
@@ -333,9 +342,10 @@ proptest! {
         due_after in prop_oneof![3 => Just(u32::MAX), 1 => 1_u32..30],
         xen in prop_oneof![Just((4, 17)), Just((4, 22))],
         live in prop::bool::weighted(0.9),
+        watched: bool,
     ) {
         let acts = acts.into();
-        let guest = Guest { pages, end: 2100, xen, acts, may_balloon: true, ..Guest::default() };
+        let guest = Guest { pages, end: 2100, xen, acts, watched, ..Guest::default() };
         let guest = Arc::new(Mutex::new(guest));
         let steering = Steered { iterations, due_after: Cell::new(due_after) };
         let built = built_from(&saved(&guest, live, steering));

@@ -14,6 +14,7 @@ use crate::failure::Failure;
 use crate::foreign::{Access, Foreign};
 use crate::interface::Interface;
 use crate::library::Library;
+use crate::watch::MemoryWatch;
 use rxl_precopy::save_memory::{Memory, PageKind};
 
 /// The parameters that travel (xg_sr_save_x86_hvm.c: write_hvm_params), in its order.
@@ -45,6 +46,7 @@ pub struct GuestMemory {
     foreign: Foreign,
     bitmap: Bitmap,
     pfns: u64,
+    watch: MemoryWatch,
     /// Reused from call to call.
     types: Vec<libxl_sys::xen_pfn_t>,
 }
@@ -60,7 +62,8 @@ impl GuestMemory {
         let pfns = checked_pfns(&xen)?;
         let foreign = Foreign::open(&xen)?;
         let bitmap = Bitmap::new(&xen, pfns)?;
-        Ok(Self { xen, foreign, bitmap, pfns, types: Vec::new() })
+        let watch = MemoryWatch::start(library, domid)?;
+        Ok(Self { xen, foreign, bitmap, pfns, watch, types: Vec::new() })
     }
 
     /// Asks Xen for the types of these pages, into `self.types`.
@@ -117,6 +120,10 @@ impl Memory for GuestMemory {
 
     fn resident(&mut self) -> Result<u64, Failure> {
         self.xen.info().map(|info| info.tot_pages)
+    }
+
+    fn take_growth(&mut self) -> bool {
+        self.watch.take_growth()
     }
 
     fn xen_version(&self) -> (u32, u32) {

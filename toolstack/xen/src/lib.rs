@@ -69,6 +69,7 @@ mod notes;
 mod stream;
 mod suspend;
 mod this_host;
+mod watch;
 mod xenstore;
 
 pub use balloon::Room;
@@ -80,6 +81,8 @@ pub use guest_memory::GuestMemory;
 pub use library::{Library, LibraryError};
 pub use libxc_save::{LibxcCallbacks, save_with_libxc};
 pub use new_guest::{BuiltGuest, ClaimError, Rings, end_claim};
+
+pub use watch::MemoryWatch;
 
 use interface::Interface;
 use rxl_core::domain::SpecialPages;

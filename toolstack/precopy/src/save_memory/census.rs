@@ -9,9 +9,10 @@
 //!   until then it is lost, with what was written, and the digest agrees, as it is over what was
 //!   sent.
 //!
-//! So the number of the guest's pages is looked at with each record: what changes it between two
-//! looks without a trace stays unseen. Where it grew, all pages are sent once more, from a CLEAN
-//! on; where it shrank, the pages that were sent are asked for again.
+//! So the number of the guest's pages is looked at with each record, and between two of them, as a
+//! record may wait on a slow link: what changes it between two looks without a trace stays unseen.
+//! Where it grew, all pages are sent once more, from a CLEAN on; where it shrank, the pages that
+//! were sent are asked for again.
 
 use super::{PageKind, bitmap};
 
@@ -61,7 +62,7 @@ impl Census {
         self.change = self.change.max(seen);
     }
 
-    /// Notes that page numbers have come into use above all others. Some have pages.
+    /// Notes that pages have come, also where as many have gone.
     pub fn grew(&mut self) {
         let seen = if self.notes_given { Change::Noted } else { Change::Unnoted };
         self.change = self.change.max(seen);

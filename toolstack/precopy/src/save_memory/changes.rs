@@ -39,6 +39,9 @@ impl<M: Memory> Walk<'_, M> {
     pub(super) fn look(&mut self) -> Result<(), SaveError> {
         let resident = self.save.memory.resident().map_err(SaveError::guest)?;
         self.census.look(resident);
+        if self.save.memory.take_growth() {
+            self.census.grew();
+        }
         Ok(())
     }
 
