@@ -137,7 +137,14 @@ impl<M: Memory> MemorySave<'_, M> {
         let resident = self.memory.resident().map_err(SaveError::guest)?;
         let end = self.memory.pfns().map_err(SaveError::guest)?;
         let census = Census::new(resident, self.memory.xen_version());
-        let mut walk = Walk { save: self, census, end, came_again: Vec::new(), suspended: false };
+        let mut walk = Walk {
+            save: self,
+            census,
+            end,
+            came_again: Vec::new(),
+            suspended: false,
+            passes_holes: false,
+        };
         let result = walk.stream(live);
         if result.is_err()
             && live
@@ -158,6 +165,9 @@ struct Walk<'a, M> {
     /// Pages that were no longer there when they were to be read, and then there again.
     came_again: Vec<u64>,
     suspended: bool,
+    /// Holes of which the target knows are left out of this iteration, which is over all page
+    /// numbers.
+    passes_holes: bool,
 }
 
 impl<M: Memory> Walk<'_, M> {
@@ -256,7 +266,10 @@ impl<M: Memory> Walk<'_, M> {
         mut dirty: Vec<u64>,
         suspended: bool,
     ) -> Result<Option<Vec<u64>>, SaveError> {
-        self.save.feed.begin_iteration(self.pages_of(&dirty), suspended);
+        let pages = self.pages_of(&dirty);
+        // What Xen calls dirty is sent as it was judged, holes and all.
+        self.passes_holes = bitmap::count(&dirty) > pages;
+        self.save.feed.begin_iteration(pages, suspended);
         let mut there: Vec<(u64, PageKind)> = Vec::new();
         let mut next = bitmap::next(&dirty, 0);
         while let Some(first) = next {
@@ -292,7 +305,8 @@ impl<M: Memory> Walk<'_, M> {
         let mut kinds = Vec::new();
         self.save.memory.kinds(&pfns, &mut kinds).map_err(SaveError::guest)?;
         let asked = pfns.into_iter().zip(kinds);
-        there.extend(asked.filter(|(pfn, kind)| !self.census.is_known_hole(*pfn, *kind)));
+        let (all, census) = (!self.passes_holes, &self.census);
+        there.extend(asked.filter(|(pfn, kind)| all || !census.is_known_hole(*pfn, *kind)));
         Ok(next)
     }
 
