@@ -26,6 +26,8 @@ pub struct Role {
 }
 
 impl Role {
+    /// Starts a rank, and waits until it is where its case wants it: then it writes one byte. Until
+    /// it has become that program, no agent takes it for a rank.
     pub fn start(domain: &Domain, role: &str, rank: u32) -> Result<Self> {
         let mut command = domain.command(std::env::current_exe()?);
         let progress = domain.tree.join(role);
@@ -35,23 +37,16 @@ impl Role {
             .env("PMIX_NAMESPACE", "roles")
             .env("PMIX_RANK", rank.to_string());
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-        Ok(Self { child, progress })
+        let mut started = Self { child, progress };
+        let stdout = started.child.stdout.as_mut().context("no pipe")?;
+        stdout.read_exact(&mut [0]).context("a role ended early")?;
+        Ok(started)
     }
 
     /// Starts a reader in one domain and a sender in the other, and connects them.
     pub fn pair(roles: [&str; 2], reader: &Domain, sender: &Domain) -> Result<[Self; 2]> {
         let [reader_role, sender_role] = roles;
-        let mut reader = Self::start(reader, reader_role, 0)?;
-        reader.wait_until_ready()?;
-        let mut sender = Self::start(sender, sender_role, 1)?;
-        sender.wait_until_ready()?;
-        Ok([reader, sender])
-    }
-
-    /// Waits until the role is where its case wants it: then it writes one byte.
-    pub fn wait_until_ready(&mut self) -> Result<()> {
-        let stdout = self.child.stdout.as_mut().context("no pipe")?;
-        stdout.read_exact(&mut [0]).context("a role ended early")
+        Ok([Self::start(reader, reader_role, 0)?, Self::start(sender, sender_role, 1)?])
     }
 
     pub fn pid(&self) -> i32 {
