@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rxl_agent_protocol::{Connection, Freezer, JobRow, Prepare, Reason};
+use rxl_agent_protocol::{Connection, Freezer, JobRow, Prepare, Reason, Unclaimed};
 use serde::{Deserialize, Serialize};
 
 /// Why the agent did not do something. dom0 is told both fields.
@@ -27,6 +27,15 @@ impl Refusal {
     pub fn system<E: std::fmt::Display>(what: impl std::fmt::Display) -> impl FnOnce(E) -> Self {
         move |error| Self::new(Reason::System, format!("cannot {what}: {error}"))
     }
+}
+
+/// What a survey has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// The ranks, by job.
+    pub rows: Vec<JobRow>,
+    /// Processes that look like ranks and are in no row.
+    pub unclaimed: Option<Unclaimed>,
 }
 
 /// What `prepare` has found.
@@ -111,8 +120,8 @@ pub trait Guest {
     /// How ranks would be stopped here.
     fn freezer(&self) -> Freezer;
 
-    /// Lists the ranks, by job. Changes nothing.
-    fn survey(&mut self) -> Result<Vec<JobRow>, Refusal>;
+    /// Looks for ranks. Changes nothing.
+    fn survey(&mut self) -> Result<Survey, Refusal>;
 
     /// Gathers the ranks so that a freeze takes little time. They run on.
     fn prepare(&mut self, how: &Prepare) -> Result<Prepared, Refusal>;

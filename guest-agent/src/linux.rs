@@ -6,9 +6,9 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
-use rxl_agent_protocol::{Freezer, JobRow, Prepare};
+use rxl_agent_protocol::{Freezer, Prepare};
 
-use crate::guest::{Buffer, Cut, Guest, Held, Prepared, Refusal, Since, Stopped};
+use crate::guest::{Buffer, Cut, Guest, Held, Prepared, Refusal, Since, Stopped, Survey};
 
 mod cgroup;
 mod descriptor;
@@ -20,6 +20,7 @@ mod room;
 mod sigstop;
 mod sockets;
 mod stopper;
+mod unclaimed;
 
 use cgroup::Cgroups;
 use sigstop::Signals;
@@ -125,8 +126,8 @@ impl Guest for Linux {
         self.stopper.kind()
     }
 
-    fn survey(&mut self) -> Result<Vec<JobRow>, Refusal> {
-        ranks::find(None).map(|found| found.rows)
+    fn survey(&mut self) -> Result<Survey, Refusal> {
+        ranks::survey()
     }
 
     fn prepare(&mut self, how: &Prepare) -> Result<Prepared, Refusal> {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rxl_agent_protocol::{JobRow, State, path};
+use rxl_agent_protocol::{JobRow, State, Unclaimed, path};
 
 use crate::linux::ranks;
 use crate::store::Store;
@@ -17,9 +17,14 @@ pub fn describe(store: &mut impl Store) -> io::Result<Vec<String>> {
         format!("state: {}", state.as_deref().unwrap_or("none")),
         format!("last command: {}", command.as_deref().unwrap_or("none")),
     ];
-    match ranks::find(None) {
-        Ok(found) if found.rows.is_empty() => lines.push("ranks: none found".into()),
-        Ok(found) => lines.extend(found.rows.iter().map(describe_row)),
+    match ranks::survey() {
+        Ok(found) => {
+            if found.rows.is_empty() {
+                lines.push("ranks: none found".into());
+            }
+            lines.extend(found.rows.iter().map(describe_row));
+            lines.extend(found.unclaimed.as_ref().map(describe_unclaimed));
+        }
         Err(refusal) => lines.push(format!("ranks: {refusal}")),
     }
     Ok(lines)
@@ -44,4 +49,9 @@ fn describe_row(row: &JobRow) -> String {
         row.size,
         ranks.join(", ")
     )
+}
+
+fn describe_unclaimed(unclaimed: &Unclaimed) -> String {
+    let Unclaimed { count, pid, comm, library } = unclaimed;
+    format!("unclaimed: {count} with an MPI library, the first: {comm} (pid {pid}, {library})")
 }

@@ -14,7 +14,11 @@
 //! | `data/rxl/state` | agent | a [`State`]: the answer, or what happened since |
 //! | `data/rxl/jobs` | agent | the number of nodes `data/rxl/job/N` |
 //! | `data/rxl/job/N` | agent | a [`JobRow`]: ranks in this domain |
+//! | `data/rxl/unclaimed` | agent | an [`Unclaimed`], if the last survey has found any |
 //! | `data/rxl/cut/N` | agent | lines, each a [`Connection`] |
+//!
+//! `data/rxl/unclaimed` is missing where nothing is unclaimed, and where the agent is older than the
+//! node: both mean that nothing is known against the rows.
 //!
 //! A job with many ranks takes several job rows with the same id. `Flushed::chunks` tells how many
 //! nodes the cut has.
@@ -111,6 +115,7 @@ pub mod path;
 mod stamp;
 mod state;
 mod token;
+mod unclaimed;
 
 pub use agent::{AgentInfo, Freezer};
 pub use command::{Command, Lease, Prepare, Verb};
@@ -120,6 +125,7 @@ pub use job::{JobRow, Launcher, MAX_JOB_ROWS, MAX_ROW_RANKS, Rank};
 pub use stamp::Stamp;
 pub use state::{Finished, Flushed, Frozen, MAX_DETAIL, Ready, Reason, State, Status, Thawed};
 pub use token::{MAX_TOKEN, Token};
+pub use unclaimed::Unclaimed;
 
 /// Version of this protocol. Either side refuses another.
 pub const PROTOCOL_VERSION: u32 = 1;

@@ -21,6 +21,9 @@ pub const STATE: &str = "data/rxl/state";
 /// Node of the number of job rows.
 pub const JOBS: &str = "data/rxl/jobs";
 
+/// Node of the [`crate::Unclaimed`], missing where there are none.
+pub const UNCLAIMED: &str = "data/rxl/unclaimed";
+
 /// Node of the `n`th [`crate::JobRow`], from 0.
 pub fn job(n: usize) -> String {
     format!("data/rxl/job/{n}")

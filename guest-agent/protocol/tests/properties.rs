@@ -137,6 +137,16 @@ fn status() -> impl Strategy<Value = Status> {
     ]
 }
 
+fn unclaimed() -> impl Strategy<Value = Unclaimed> {
+    let counts = (1..=u32::MAX, any::<u32>());
+    (counts, token(), token()).prop_map(|((count, pid), comm, library)| Unclaimed {
+        count,
+        pid,
+        comm,
+        library,
+    })
+}
+
 fn row() -> impl Strategy<Value = JobRow> {
     let launcher = prop_oneof![
         Just(Launcher::OpenMpi),
@@ -218,6 +228,7 @@ fn parse_all(text: &str) {
     let _ = text.parse::<AgentInfo>();
     let _ = text.parse::<State>();
     let _ = text.parse::<JobRow>();
+    let _ = text.parse::<Unclaimed>();
     let _ = text.parse::<Connection>();
     let _ = unpack(text);
 }
@@ -248,6 +259,11 @@ proptest! {
     #[test]
     fn rows(row in row()) {
         round_trip(&row)?;
+    }
+
+    #[test]
+    fn what_is_unclaimed(unclaimed in unclaimed()) {
+        round_trip(&unclaimed)?;
     }
 
     #[test]
@@ -369,6 +385,13 @@ fn rows_that_are_refused() {
     refused::<JobRow>("launcher=slurm size=4 ranks=1:1", Malformed::Missing("id"));
     refused::<Connection>("10.0.0.1 10.0.0.2:1 0 0 0 0 0 0 -", Malformed::Bad("local address"));
     refused::<Connection>("10.0.0.1:1 10.0.0.2:1 0 0 0 0 0 0", Malformed::Missing("window"));
+}
+
+#[test]
+fn what_is_unclaimed_must_be_something() {
+    refused::<Unclaimed>("count=0 pid=1 comm=a library=libmpi.so", Malformed::Bad("count"));
+    refused::<Unclaimed>("count=1 pid=1 comm=a b library=libmpi.so", Malformed::Surplus);
+    refused::<Unclaimed>("count=1 pid=1 comm=a", Malformed::Missing("library"));
 }
 
 #[test]

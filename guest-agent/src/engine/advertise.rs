@@ -32,6 +32,7 @@ impl Advertisement {
     pub fn publish(&mut self, store: &mut impl Store, record: &Record) -> io::Result<()> {
         self.put_all(store, path::job, &record.rows)?;
         self.put(store, path::JOBS, &record.rows.len().to_string())?;
+        self.put_optional(store, path::UNCLAIMED, record.unclaimed.as_deref())?;
         self.put_all(store, path::cut, &record.cut_chunks)?;
         self.put(store, path::STATE, &record.state().to_string())
     }
@@ -55,6 +56,7 @@ impl Advertisement {
         store.remove(path::AGENT)?;
         self.put_all(store, path::job, &[])?;
         store.remove(path::JOBS)?;
+        self.put_optional(store, path::UNCLAIMED, None)?;
         self.put_all(store, path::cut, &[])
     }
 
@@ -73,6 +75,20 @@ impl Advertisement {
             store.remove(&node)?;
         }
         Ok(())
+    }
+
+    /// Writes a node, or removes it where there is no value.
+    fn put_optional(
+        &mut self,
+        store: &mut impl Store,
+        node: &str,
+        value: Option<&str>,
+    ) -> io::Result<()> {
+        match value {
+            Some(value) => self.put(store, node, value),
+            None if self.written.remove(node).is_some() => store.remove(node),
+            None => Ok(()),
+        }
     }
 
     /// Writes a node, unless it holds the value already. A node whose write failed counts as not

@@ -8,7 +8,7 @@ use rxl_agent_protocol::{
 
 use super::Engine;
 use super::record::Phase;
-use crate::guest::{Guest, Refusal, Since};
+use crate::guest::{Guest, Refusal, Since, Survey};
 use crate::store::Store;
 
 impl<S: Store, G: Guest> Engine<S, G> {
@@ -31,8 +31,9 @@ impl<S: Store, G: Guest> Engine<S, G> {
     }
 
     fn survey(&mut self) -> Result<Status, Refusal> {
-        let rows = self.guest.survey()?;
+        let Survey { rows, unclaimed } = self.guest.survey()?;
         self.record.set_rows(&rows);
+        self.record.unclaimed = unclaimed.map(|unclaimed| unclaimed.to_string());
         Ok(Status::Surveyed { ranks: count_ranks(&rows) })
     }
 

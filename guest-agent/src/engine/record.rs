@@ -56,6 +56,8 @@ pub struct Record {
     pub held: Held,
     /// The job rows, as written to the store.
     pub rows: Vec<String>,
+    /// What the last survey found unclaimed, as written to the store.
+    pub unclaimed: Option<String>,
     /// The nodes of the cut, as written to the store.
     pub cut_chunks: Vec<String>,
 }
@@ -73,6 +75,8 @@ struct RecordFile {
     lease_end: Duration,
     held: Held,
     rows: Vec<String>,
+    #[serde(default)]
+    unclaimed: Option<String>,
     #[serde(rename = "chunks")]
     cut_chunks: Vec<String>,
 }
@@ -89,6 +93,7 @@ impl Record {
             lease_end: Duration::ZERO,
             held: Held::default(),
             rows: Vec::new(),
+            unclaimed: None,
             cut_chunks: Vec::new(),
         }
     }
@@ -112,6 +117,7 @@ impl Record {
             lease_end: file.lease_end,
             held: file.held,
             rows: file.rows,
+            unclaimed: file.unclaimed,
             cut_chunks: file.cut_chunks,
         })
     }
@@ -127,6 +133,7 @@ impl Record {
             lease_end: self.lease_end,
             held: self.held.clone(),
             rows: self.rows.clone(),
+            unclaimed: self.unclaimed.clone(),
             cut_chunks: self.cut_chunks.clone(),
         })?;
         let unfinished = file.with_extension("unfinished");

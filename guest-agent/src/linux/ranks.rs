@@ -7,7 +7,8 @@ use procfs::process::{self, Process, Stat};
 use rxl_agent_protocol::{JobRow, Launcher, MAX_JOB_ROWS, MAX_ROW_RANKS, Rank, Reason, Token};
 
 use super::environment::{Identity, hydra_job, identify, is_launcher};
-use crate::guest::Refusal;
+use super::unclaimed;
+use crate::guest::{Refusal, Survey};
 
 /// Most processes that an agent freezes together.
 const MAX_PROCESSES: usize = 16_384;
@@ -40,17 +41,36 @@ impl Found {
 
 /// Looks for the ranks of one job, or of all.
 pub fn find(job: Option<&Token>) -> Result<Found, Refusal> {
-    let stats = all_stats()?;
+    find_among(&all_stats()?, job)
+}
+
+/// Looks for the ranks of all jobs, and for what looks like ranks besides.
+pub fn survey() -> Result<Survey, Refusal> {
+    survey_among(&all_stats()?)
+}
+
+fn survey_among(stats: &BTreeMap<i32, Stat>) -> Result<Survey, Refusal> {
+    let found = find_among(stats, None)?;
+    let foreign = with_descendants(found.foreign.iter().copied().collect(), stats)?;
+    let is_claimed = |stat: &Stat| {
+        let is_rank = found.processes.contains_key(&stat.pid) || foreign.contains_key(&stat.pid);
+        is_rank || is_launcher(&stat.comm)
+    };
+    let unclaimed = unclaimed::among(stats.values().filter(|stat| !is_claimed(stat)));
+    Ok(Survey { rows: found.rows, unclaimed })
+}
+
+fn find_among(stats: &BTreeMap<i32, Stat>, job: Option<&Token>) -> Result<Found, Refusal> {
     let mut found = Found {
-        launchers: among(&stats),
+        launchers: among(stats),
         seen: stats.keys().copied().collect(),
         ..Found::default()
     };
     let mut ranks = Ranks::new();
     let mut leaders = BTreeSet::new();
     let ours = own_namespace()?;
-    for (&pid, stat) in &stats {
-        let Some((id, identity)) = rank_of(pid, stat, &stats) else { continue };
+    for (&pid, stat) in stats {
+        let Some((id, identity)) = rank_of(pid, stat, stats) else { continue };
         if job.is_some_and(|job| *job != id) {
             continue;
         }
@@ -65,7 +85,7 @@ pub fn find(job: Option<&Token>) -> Result<Found, Refusal> {
         pids.entry(identity.rank).or_insert(pid as u32);
     }
     found.rows = rows(ranks)?;
-    found.processes = with_descendants(leaders, &stats)?;
+    found.processes = with_descendants(leaders, stats)?;
     Ok(found)
 }
 
@@ -246,5 +266,38 @@ mod tests {
                 nix::sys::signal::Signal::SIGKILL,
             );
         }
+    }
+
+    /// A process with a library of this name in memory, as if it had been linked to it.
+    fn with_library(directory: &std::path::Path, name: &str, command: &mut Command) -> Reaped {
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("maps");
+        let any = maps.lines().find_map(|line| {
+            line.find('/').map(|at| &line[at..]).filter(|path| path.contains("/libgcc_s"))
+        });
+        let library = directory.join(name);
+        std::fs::copy(any.expect("a library"), &library).expect("copy");
+        let mut ready = command.env("LD_PRELOAD", &library);
+        ready = ready.args(["-c", "echo; exec sleep 60"]).stdout(std::process::Stdio::piped());
+        let mut child = Reaped(ready.spawn().expect("sh"));
+        let stdout = child.0.stdout.as_mut().expect("a pipe");
+        std::io::Read::read_exact(stdout, &mut [0]).expect("it has started");
+        child
+    }
+
+    #[test]
+    fn a_process_with_an_mpi_library_that_is_no_rank_is_unclaimed() {
+        let directory = tempfile::tempdir().expect("directory");
+        let name = format!("libmpi.so.{}", std::process::id());
+        let mut rank = Command::new("sh");
+        rank.env("PMIX_NAMESPACE", "unclaimed").env("PMIX_RANK", "0");
+        let rank = with_library(directory.path(), &name, &mut rank);
+        let alone = with_library(directory.path(), &name, &mut Command::new("sh"));
+        let mut stats = all_stats().expect("proc");
+        stats.retain(|pid, _| [rank.0.id(), alone.0.id()].contains(&pid.unsigned_abs()));
+        let Survey { rows, unclaimed } = survey_among(&stats).expect("proc");
+        assert_eq!(rows[0].ranks, [Rank { number: 0, pid: rank.0.id() }]);
+        let unclaimed = unclaimed.expect("the other");
+        assert_eq!((unclaimed.count, unclaimed.pid), (1, alone.0.id()));
+        assert_eq!(unclaimed.library, Token::from_text(&name));
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rxl_agent_protocol::*;
 use rxl_guest_agent::engine::Engine;
-use rxl_guest_agent::guest::{Buffer, Cut, Guest, Held, Prepared, Refusal, Since, Stopped};
+use rxl_guest_agent::guest::{Buffer, Cut, Guest, Held, Prepared, Refusal, Since, Stopped, Survey};
 use rxl_guest_agent::store::Store;
 
 /// A tree that both sides share, and can be told to fail.
@@ -88,6 +88,7 @@ pub struct Condition {
     pub stuck: u32,
     /// Putting back fails.
     pub stranded: bool,
+    pub unclaimed: Option<Unclaimed>,
     pub connections: usize,
     pub buffers: Vec<Buffer>,
     /// The next flush is the agent's end.
@@ -144,8 +145,8 @@ impl Guest for Ranks {
         Freezer::Cgroup
     }
 
-    fn survey(&mut self) -> Result<Vec<JobRow>, Refusal> {
-        Ok(rows())
+    fn survey(&mut self) -> Result<Survey, Refusal> {
+        Ok(Survey { rows: rows(), unclaimed: self.0.borrow().unclaimed.clone() })
     }
 
     fn prepare(&mut self, _: &Prepare) -> Result<Prepared, Refusal> {

@@ -42,6 +42,27 @@ fn a_whole_epoch() {
 }
 
 #[test]
+fn what_a_survey_finds_unclaimed_is_told_until_the_next_finds_nothing() {
+    let mut bench = Bench::new();
+    let unclaimed = Unclaimed {
+        count: 2,
+        pid: 12,
+        comm: Token::from_text("a.out"),
+        library: Token::from_text("libmpi.so.40"),
+    };
+    bench.ranks.0.borrow_mut().unclaimed = Some(unclaimed.clone());
+    bench.say("7 1 survey");
+    let told = bench.tree.get(path::UNCLAIMED).map(|text| text.parse());
+    assert_eq!(told, Some(Ok(unclaimed)));
+    let writes = bench.tree.0.borrow().writes.clone();
+    let at = |node: &str| writes.iter().rposition(|written| written == node);
+    assert!(at(path::UNCLAIMED) < at(path::STATE), "the state is written last");
+    bench.ranks.0.borrow_mut().unclaimed = None;
+    bench.say("7 2 survey");
+    assert_eq!(bench.tree.get(path::UNCLAIMED), None);
+}
+
+#[test]
 fn a_command_is_obeyed_once_and_only_in_order() {
     let mut bench = Bench::frozen();
     for old in [
