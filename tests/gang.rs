@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use agents::Agents;
+use agents::Agents as Scripted;
 use rxl_core::domain::{DomId, GuestType, RunState};
 use rxl_core::error::{Exit, Failure};
 use rxl_core::level::Level;
@@ -25,6 +25,8 @@ use rxl_core::steering::Walker;
 use rxl_datapath::send::Sent;
 use rxl_gang::barriers::{GangOutcome, Quiesce};
 use rxl_gang::leader::{Heard, lead};
+use rxl_quiesce::cluster::Agents;
+use rxl_quiesce::owners::Owners;
 use rxl_session::events::{Event, Events};
 use rxl_session::gang_member as member;
 use rxl_session::gang_member::GangMember;
@@ -43,8 +45,8 @@ struct Scene {
     host: MemoryHost,
     dir: TempDir,
     at_target: [String; 2],
-    here: Agents,
-    there: [Agents; 2],
+    here: Scripted,
+    there: [Scripted; 2],
     events: Events<Heard>,
 }
 
@@ -68,8 +70,8 @@ impl Scene {
             host,
             dir: tempfile::tempdir().unwrap(),
             at_target: at_target.map(str::to_owned),
-            here: Agents::at_source(&DOMAINS, vetoes),
-            there: [Agents::at_target(), Agents::at_target()],
+            here: Scripted::at_source(&DOMAINS, vetoes),
+            there: [Scripted::at_target(), Scripted::at_target()],
             events: Events::default(),
         }
     }
@@ -102,8 +104,9 @@ impl Scene {
     fn quiesce(&self, level: Level) -> Quiesce {
         let hosts =
             vec![self.here.host("nodeA"), self.there[0].host("nodeB"), self.there[1].host("nodeC")];
-        let hosts = (level != Level::Off).then_some(hosts);
-        Quiesce { level, dry_run: false, hosts, targets: vec![1, 2] }
+        let owners = Owners::default();
+        let agents = (level != Level::Off).then_some(Agents { hosts, owners });
+        Quiesce { level, dry_run: false, agents, targets: vec![1, 2] }
     }
 
     fn run(&self, level: Level) -> GangOutcome {

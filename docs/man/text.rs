@@ -61,7 +61,9 @@ const STATE: Block = Item(
 const CLUSTER: Block = Item(
     "/etc/rxl/cluster.toml",
     "The hosts of the cluster, as ssh knows them, in one line: hosts = [\"nodeA\", \"nodeB\"]. \
-     Needed when an MPI job's domains may be on more hosts than the two of a migration.",
+     Needed when an MPI job's domains may be on more hosts than the two of a migration. A table \
+     [owners] with lines like alice = [\"alice-*\"] says whose the domains are, by patterns of \
+     their names: ranks of one job are then looked for in the domains of one owner.",
 );
 
 const STATUS: &[Section] = &[
@@ -338,7 +340,7 @@ const MIGRATE: &[Section] = &[
                  domain's agent has answered from the target. Each domain of the job needs \
                  rxl-guest-agent. Without an agent, and when one refuses, the domain moves \
                  without a frozen job, and the report says why; with --mpi-quiesce=require it \
-                 does not move.",
+                 does not move, nor does one in which no rank was recognised.",
             ),
             Text(
                 "Several domains before the host, or DOMAIN:HOST for each, move at the same \

@@ -7,6 +7,8 @@ use rxl_core::domain::RunState;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::level::Level;
 use rxl_core::save_format::Format;
+use rxl_quiesce::cluster;
+use rxl_quiesce::owners::Owners;
 use rxl_session::events::Events;
 use rxl_session::savefile::save::{After, SaveRequest, Saved, save};
 use rxl_testkit::memory::Faults;
@@ -30,7 +32,7 @@ fn quiesced(
         &setting.host,
         &setting.state(),
         &request,
-        Some(vec![agents.host("nodeA")]),
+        Some(cluster::Agents { hosts: vec![agents.host("nodeA")], owners: Owners::default() }),
         &Events::default(),
     )
 }

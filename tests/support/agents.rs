@@ -1,6 +1,7 @@
 //! Agents that do as they are told, for a coordinator in the test's own process.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use rxl_agent_protocol::{
     Command, Connection, Finished, Flushed, Freezer, Frozen, PROTOCOL_VERSION, Ready, Reason,
     Stamp, State, Status, Thawed, Verb, pack, path,
 };
+use rxl_core::boot::BootId;
 use rxl_quiesce::error::AgentsError;
 use rxl_quiesce::host::AgentHost;
 use rxl_quiesce::nodes::{AgentGuest, Lock, Nodes};
@@ -73,6 +75,11 @@ impl Agents {
 }
 
 impl Nodes for Agents {
+    fn boot(&mut self) -> Result<BootId, AgentsError> {
+        let id = format!("{:p}", Arc::as_ptr(&self.all));
+        BootId::try_from(id).map_err(|error| AgentsError::NoBootId(io::Error::other(error)))
+    }
+
     fn guests(&mut self) -> Result<Vec<AgentGuest>, AgentsError> {
         let guest = |(domid, agent): (&u32, &Agent)| AgentGuest {
             domid: *domid,

@@ -5,11 +5,13 @@ use std::path::Path;
 use crate::arguments::Jobs;
 use crate::standard_io::{print, print_json};
 use rxl_core::error::Failure;
-use rxl_quiesce::cluster::{CLUSTER_FILE, agent_hosts};
+use rxl_core::level::Level;
+use rxl_quiesce::cluster::{CLUSTER_FILE, agents};
 use rxl_quiesce::jobs;
 
 pub fn run(options: &Jobs) -> Result<(), Failure> {
-    let found = jobs::list(&agent_hosts(&[], Path::new(CLUSTER_FILE))?)?;
+    let agents = agents(Level::Job, &[], Path::new(CLUSTER_FILE))?;
+    let found = jobs::list(&agents.hosts)?;
     if options.json {
         return print_json("jobs", &found);
     }

@@ -223,6 +223,9 @@ pub const SURVEY: Duration = seconds(30);
 /// with an agent that does not answer.
 pub const SURVEY_TURN: Duration = seconds(70);
 
+/// How long another host may take over its part of a survey: its turn, and its agents' answers.
+pub const SURVEY_ELSEWHERE: Duration = seconds(40);
+
 /// How long another host's `rxl agent serve` may take to answer, beside what it was asked to wait
 /// for.
 pub const AGENT_SERVER: Duration = seconds(30);
@@ -332,7 +335,8 @@ const _: () = assert!(before(both(DATA_CONNECTIONS, STALL), HELPER_RESTORE));
 const _: () = assert!(before(GANG_PREPARE, BEGIN));
 const _: () = assert!(before(both(BEGIN, CONNECT), DATA_CONNECTIONS));
 // The survey, and a turn before it, end before the members stop waiting to begin.
-const _: () = assert!(before(both(SURVEY, SURVEY_TURN), BEGIN));
+const _: () = assert!(before(both(both(SURVEY, SURVEY_TURN), SURVEY_ELSEWHERE), BEGIN));
+const _: () = assert!(before(both(SURVEY, AGENT_SLACK), SURVEY_ELSEWHERE));
 const _: () = assert!(before(both(SURVEY, SURVEY), SURVEY_TURN));
 // A member waits for Go longer than its leader waits for the others, and its target longer still.
 const _: () = assert!(before(GANG_READY, GANG_GO));

@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod boot;
 pub mod deadlines;
 pub mod dom0;
 pub mod domain;

@@ -9,12 +9,12 @@ use rxl_core::error::{Exit, Failure};
 use rxl_core::level::Level;
 use rxl_core::text::one_line;
 use rxl_quiesce::Mover;
-use rxl_quiesce::coordinator::Coordinator;
+use rxl_quiesce::cluster::Agents;
+use rxl_quiesce::coordinator::{Coordinator, Surveyed};
 use rxl_quiesce::error::{NotFound, NotQuiesced};
-use rxl_quiesce::host::AgentHost;
 use rxl_report::mpi::MpiPart;
 use rxl_session::gang_words::{Ended, FromMember, Place, ToMember, Told};
-use rxl_session::job::{job_is_busy, required, too_long, unasked};
+use rxl_session::job::{job_is_busy, required, too_long, unasked, warn_of};
 
 /// What is to be held still.
 pub struct Quiesce {
@@ -23,8 +23,8 @@ pub struct Quiesce {
     /// The job is only to be looked for; none of it is held still.
     pub dry_run: bool,
     /// Where agents are to be found; none where nothing is held still.
-    pub hosts: Option<Vec<AgentHost>>,
-    /// Each member's target, an index into the hosts.
+    pub agents: Option<Agents>,
+    /// Each member's target, an index into the agents' hosts.
     pub targets: Vec<usize>,
 }
 
@@ -228,15 +228,16 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
 
     fn begin(&mut self) {
         let level = self.quiesce.level;
-        let Some(hosts) = self.quiesce.hosts.take() else { return self.open(None) };
+        let Some(agents) = self.quiesce.agents.take() else { return self.open(None) };
         let movers = self.seats.iter().zip(&self.quiesce.targets);
         let movers: Vec<_> =
             movers.map(|(seat, to)| Mover { domid: seat.domid, to: *to }).collect();
-        match Coordinator::survey(hosts, &movers, level) {
-            Ok(Some(epoch)) if self.quiesce.dry_run => self.open(Some(epoch.figures())),
-            Ok(Some(epoch)) => self.begin_together(epoch),
-            Ok(None) => {
-                self.open(Some(MpiPart { problem: None, ..MpiPart::none(level, String::new()) }))
+        match Coordinator::survey(agents.hosts, &agents.owners, &movers, level) {
+            Ok(Surveyed::Job(epoch)) if self.quiesce.dry_run => self.open(Some(epoch.figures())),
+            Ok(Surveyed::Job(epoch)) => self.begin_together(*epoch),
+            Ok(Surveyed::NoRank(figures)) => {
+                warn_of(&figures);
+                self.open(Some(*figures));
             }
             Err(NotFound::Busy(by)) => self.refuse(job_is_busy(by)),
             Err(NotFound::Not(problem)) => self.without(problem),
@@ -253,6 +254,7 @@ impl<S: FnMut(usize, &ToMember)> Gang<S> {
 
     fn begin_together(&mut self, epoch: Coordinator) {
         let figures = epoch.figures();
+        warn_of(&figures);
         self.epoch = Some(epoch);
         self.enter(Stage::Copying, None);
         self.tell(&ToMember::Begin { figures: Some(Box::new(figures)), together: true });

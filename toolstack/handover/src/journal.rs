@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime};
 use rxl_core::state_dir::StateDir;
 
 use crate::State;
-use crate::boot::BootId;
 use crate::error::JournalError;
 use crate::record::{Header, Record};
+use rxl_core::boot::BootId;
 
 #[cfg(test)]
 mod tests;

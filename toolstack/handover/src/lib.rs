@@ -45,7 +45,6 @@
 
 #![forbid(unsafe_code)]
 
-pub mod boot;
 mod error;
 pub mod journal;
 mod lines;

@@ -12,10 +12,10 @@ use nix::fcntl::{Flock, FlockArg};
 use rxl_core::deadlines;
 use serde::{Deserialize, Serialize};
 
-use crate::boot::BootId;
 use crate::error::JournalError;
 use crate::lines::{decode, encode};
 use crate::{Presence, State};
+use rxl_core::boot::BootId;
 
 #[cfg(test)]
 pub(crate) mod tests;

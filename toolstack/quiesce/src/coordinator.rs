@@ -12,7 +12,8 @@ use crate::figures::{self, Better, Cut};
 use crate::host::{AgentHost, Hosts};
 use crate::keeper::Keeper;
 use crate::members::{JobMember, Mover};
-use crate::survey::{Survey, survey};
+use crate::owners::Owners;
+use crate::survey::{JobFound, Survey, survey};
 use rxl_agent_protocol::{Command, Connection, Prepare, Stamp, State, Status, Token, Verb};
 use rxl_core::deadlines;
 use rxl_core::level::Level;
@@ -45,27 +46,39 @@ enum Phase {
     Over,
 }
 
+/// What a survey has found.
+pub enum Surveyed {
+    /// The domains of a job.
+    Job(Box<Coordinator>),
+    /// No rank runs in the domains that move: what the report says of that.
+    NoRank(Box<MpiPart>),
+}
+
 impl Coordinator {
-    /// Finds the job of these domains of the first host, and all domains of it. None when no rank
-    /// runs in them. From here on a domain that moves is known by its place among them.
+    /// Finds the job of these domains of the first host, and all domains of it. From here on a
+    /// domain that moves is known by its place among them.
     ///
     /// Until it is dropped no other coordinator commands their agents.
     pub fn survey(
         hosts: Vec<AgentHost>,
+        owners: &Owners,
         movers: &[Mover],
         level: Level,
-    ) -> Result<Option<Self>, NotFound> {
+    ) -> Result<Surveyed, NotFound> {
         let runtime = runtime().map_err(NotQuiesced::Runtime)?;
         let hosts: Hosts = hosts.into();
-        let found = runtime.block_on(survey(&hosts, movers, level))?;
-        let Some(Survey { members, stamp, job, mut figures }) = found else { return Ok(None) };
+        let found = runtime.block_on(survey(&hosts, owners, movers, level))?;
+        let JobFound { members, stamp, job, mut figures } = match found {
+            Survey::Job(found) => *found,
+            Survey::NoRank(figures) => return Ok(Surveyed::NoRank(figures)),
+        };
         figures.domains = members.iter().map(|member| member.describe(&hosts)).collect();
         if movers.len() > 1 {
             let moving = members.iter().filter(|member| member.to.is_some());
             figures.gang = moving.map(|member| member.name.clone()).collect();
         }
         let keeper = Some(Keeper::start(&runtime, hosts.clone(), stamp.epoch));
-        Ok(Some(Self {
+        Ok(Surveyed::Job(Box::new(Self {
             hosts,
             members,
             stamp,
@@ -76,7 +89,7 @@ impl Coordinator {
             job,
             figures,
             runtime,
-        }))
+        })))
     }
 
     /// Whether the ranks stand still.
@@ -100,10 +113,23 @@ impl Coordinator {
         });
         for (index, status) in self.all(&prepare, deadlines::PREPARE_ANSWER)? {
             let Status::Ready(ready) = status else { return Err(self.answered(index, status)) };
+            self.check_patience(index, ready.patience)?;
             figures::prepared(&mut self.figures, &ready);
         }
         self.figures.prepare = Some(ms(begun.elapsed()));
         Ok(())
+    }
+
+    /// An agent refuses by itself what its connections do not bear. One that is of two minds is
+    /// heard now: later its job would have been frozen in vain.
+    fn check_patience(&self, index: usize, patience: Option<Duration>) -> Result<(), NotQuiesced> {
+        let pause = deadlines::ANNOUNCED_PAUSE;
+        match patience.filter(|patience| *patience < pause) {
+            Some(patience) => {
+                Err(NotQuiesced::Impatient { name: self.name(index), patience, pause })
+            }
+            None => Ok(()),
+        }
     }
 
     fn freeze_all(&mut self) -> Result<(), NotQuiesced> {
@@ -228,8 +254,11 @@ impl Coordinator {
 
     /// An agent has not done what it was told to.
     fn answered(&self, index: usize, status: Status) -> NotQuiesced {
-        let name = self.members.get(index).map_or_else(String::new, |member| member.name.clone());
-        NotQuiesced::Answered { name, status }
+        NotQuiesced::Answered { name: self.name(index), status }
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.members.get(index).map_or_else(String::new, |member| member.name.clone())
     }
 }
 

@@ -19,6 +19,9 @@ pub enum AgentsError {
     /// The host's xenstore did not do what was asked.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The kernel does not tell which boot of the host this is.
+    #[error("cannot read the id of this boot: {0}")]
+    NoBootId(#[source] io::Error),
     /// A lock file, or the ssh connection to the host, failed.
     #[error("{}", .0.what)]
     Failure(#[from] Failure),
@@ -62,9 +65,9 @@ pub enum AgentsError {
         /// The deadline that has passed.
         deadline: Duration,
     },
-    /// An earlier request has not been answered: what comes next is not the answer to another.
-    #[error("agents on {0}: an earlier request was not answered")]
-    OutOfStep(String),
+    /// An earlier request was cut off while it was written.
+    #[error("agents on {0}: an earlier request was cut off")]
+    HalfWritten(String),
     /// The answer belongs to another kind of request.
     #[error("agents on {0}: an answer to another question")]
     WrongAnswer(String),
@@ -82,6 +85,33 @@ pub enum NotQuiesced {
     /// The runtime that waits for agents cannot be started.
     #[error("cannot wait for agents: {0}")]
     Runtime(#[from] io::Error),
+    /// This host is not among those that are to be asked.
+    #[error("no host to ask")]
+    NoHost,
+    /// No rank runs in the domains that are to move, as far as their agents can tell.
+    #[error(
+        "no rank of an MPI job was recognised in {0}: `rxl jobs` shows what its agent has found"
+    )]
+    NoRank(String),
+    /// The launcher of a job does not tell how many ranks it has.
+    #[error("the launcher of job {job} does not tell how many ranks it has")]
+    UnknownSize {
+        /// The launcher's name for the job.
+        job: String,
+    },
+    /// A connection of a job would not bear the move.
+    #[error(
+        "a connection in {name} gives up after {:.1} s of silence, and a move may take {} s",
+        patience.as_secs_f64(), pause.as_secs()
+    )]
+    Impatient {
+        /// The domain's name.
+        name: String,
+        /// What its least patient connection bears.
+        patience: Duration,
+        /// What is asked of every connection.
+        pause: Duration,
+    },
     /// A domain that is to move has no agent.
     #[error("domain {0} has no agent: install rxl-guest-agent in it")]
     NoAgent(u32),
@@ -97,10 +127,7 @@ pub enum NotQuiesced {
     #[error("{0} and {1} do not belong to the same job")]
     DifferentJobs(String, String),
     /// Not all ranks of the job were found, so the cut could not be known to be clean.
-    #[error(
-        "job {job} has {size} ranks, and {found} of them were found: name all hosts in \
-         /etc/rxl/cluster.toml, and install rxl-guest-agent in all their domains"
-    )]
+    #[error("job {job} has {size} ranks, and {found} of them were found: {}", missing(troubles))]
     RanksMissing {
         /// The launcher's name for the job.
         job: String,
@@ -108,6 +135,8 @@ pub enum NotQuiesced {
         size: u32,
         /// Ranks that are in domains with an agent.
         found: usize,
+        /// Hosts and agents that could not be asked, and why.
+        troubles: Vec<String>,
     },
     /// An agent has not answered in time.
     #[error("the agent of {name} did not answer in {} s", deadline.as_secs())]
@@ -186,6 +215,16 @@ impl From<AgentsError> for NotFound {
     fn from(error: AgentsError) -> Self {
         Self::Not(error.into())
     }
+}
+
+/// Where ranks that were not found may be, for people.
+fn missing(troubles: &[String]) -> String {
+    if troubles.is_empty() {
+        return "name all hosts in /etc/rxl/cluster.toml, and install rxl-guest-agent in all their \
+                domains"
+            .into();
+    }
+    troubles.join("; ")
 }
 
 /// What an agent said, for people.

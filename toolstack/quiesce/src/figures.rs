@@ -39,9 +39,9 @@ impl Cut {
     pub(crate) fn add(&mut self, flushed: &Flushed, ends: Vec<Connection>) {
         self.not_settled |= !flushed.clean;
         self.not_clean |= !flushed.clean || flushed.left_out != 0;
-        self.unacked += flushed.unacked;
-        self.notsent += flushed.notsent;
-        self.unread += flushed.unread;
+        self.unacked = self.unacked.saturating_add(flushed.unacked);
+        self.notsent = self.notsent.saturating_add(flushed.notsent);
+        self.unread = self.unread.saturating_add(flushed.unread);
         self.resend = self.resend.max(flushed.resend);
         self.ends.extend(ends);
     }
@@ -57,7 +57,7 @@ impl Cut {
             (Some(self.unacked), Some(self.notsent), Some(self.unread));
         figures.resend = self.resend.map(ms);
         figures.cut = Direction::all(&self.ends);
-        let left = self.unacked + self.notsent;
+        let left = self.unacked.saturating_add(self.notsent);
         match (self.not_settled, audit.disagreed.is_empty()) {
             (true, _) => Better::BySending { after: self.resend.unwrap_or_default(), left },
             (false, false) => Better::ByLooking,
@@ -68,8 +68,8 @@ impl Cut {
 
 /// Adds what one agent has said when it was prepared.
 pub(crate) fn prepared(figures: &mut MpiPart, ready: &Ready) {
-    figures.processes += ready.processes;
-    figures.connections += ready.connections;
+    figures.processes = figures.processes.saturating_add(ready.processes);
+    figures.connections = figures.connections.saturating_add(ready.connections);
     let patience = ready.patience.map(ms);
     figures.patience = [figures.patience, patience].into_iter().flatten().reduce(f64::min);
 }
@@ -81,14 +81,17 @@ pub(crate) fn frozen(figures: &mut MpiPart, frozen: &Frozen) {
 
 /// Adds what one agent has said when its ranks ran again.
 pub(crate) fn thawed(figures: &mut MpiPart, thawed: &Thawed) {
-    *figures.retransmits.get_or_insert(0) += thawed.retransmits;
-    *figures.connections_lost.get_or_insert(0) += thawed.lost;
+    let retransmits = figures.retransmits.get_or_insert(0);
+    *retransmits = retransmits.saturating_add(thawed.retransmits);
+    let lost = figures.connections_lost.get_or_insert(0);
+    *lost = lost.saturating_add(thawed.lost);
 }
 
 /// Adds what agents have counted from the thaw to the epoch's end.
 pub(crate) fn finished(figures: &mut MpiPart, all: &[Finished]) {
     for one in all {
-        *figures.retransmits_later.get_or_insert(0) += one.retransmits;
+        let later = figures.retransmits_later.get_or_insert(0);
+        *later = later.saturating_add(one.retransmits);
     }
     let at_thaw = figures.retransmits.unwrap_or(0);
     let later = figures.retransmits_later.map(|all| all.saturating_sub(at_thaw));

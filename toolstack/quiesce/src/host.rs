@@ -2,7 +2,8 @@
 //!
 //! This host's xenstore blocks who asks it, so a thread of its own serves it. Other hosts run
 //! `rxl agent serve` behind ssh; all of their lines are read and written on the one runtime
-//! ([`rxl_link::runtime`]), so that any number of hosts is waited for at once.
+//! ([`rxl_link::runtime`]), so that any number of hosts is waited for at once. Their answers are
+//! numbered: one that is late is dropped, and the host can still be asked.
 
 use std::io;
 use std::sync::Arc;
@@ -15,9 +16,11 @@ use tokio::time::timeout;
 
 use crate::error::AgentsError;
 use crate::nodes::{AgentGuest, Lock, Nodes, malformed};
-use crate::server::{AgentAnswer, AgentRequest, LINES, answer};
+use crate::server::{AgentAnswer, AgentRequest, Answered, Asked, LINES, answer};
 use rxl_agent_protocol::{Command, Connection, JobRow, Lease, MAX_JOB_ROWS, Stamp, State, path};
+use rxl_core::boot::BootId;
 use rxl_core::error::Failure;
+use rxl_core::json_lines::JsonLineError;
 use rxl_core::text::one_line;
 use rxl_link::descriptor::{Descriptor, LineReader};
 use rxl_link::runtime::runtime;
@@ -37,6 +40,7 @@ pub struct AgentHost {
 enum Line {
     Here(Thread),
     There(Box<Server>),
+    Left,
 }
 
 impl AgentHost {
@@ -49,6 +53,20 @@ impl AgentHost {
     pub fn remote(name: impl Into<String>, route: &Route) -> Result<Self, Failure> {
         let server = Box::new(Server::start(route)?);
         Ok(Self { name: name.into(), line: Mutex::new(Line::There(server)) })
+    }
+
+    /// The host's boot: it tells whether two names are the same host's.
+    pub async fn boot(&self) -> Result<BootId, AgentsError> {
+        match self.ask(AgentRequest::Boot).await? {
+            AgentAnswer::Boot(boot) => Ok(boot),
+            _ => Err(self.wrong_answer()),
+        }
+    }
+
+    /// Ends the line to a host that is not needed: its server gives its locks back, whatever was
+    /// asked of it last.
+    pub(crate) async fn leave(&self) {
+        *self.line.lock().await = Line::Left;
     }
 
     /// The host's domains but dom0.
@@ -185,7 +203,8 @@ impl AgentHost {
     async fn ask(&self, request: AgentRequest) -> Result<AgentAnswer, AgentsError> {
         match &mut *self.line.lock().await {
             Line::Here(thread) => thread.ask(&self.name, request).await,
-            Line::There(server) => server.ask(&self.name, &request).await,
+            Line::There(server) => server.ask(&self.name, request).await,
+            Line::Left => Err(AgentsError::Unserved(self.name.clone())),
         }
     }
 
@@ -199,17 +218,17 @@ fn millis(deadline: Duration) -> u64 {
 }
 
 /// A request to the thread, and where its answer goes.
-type Asked = (AgentRequest, oneshot::Sender<Result<AgentAnswer, AgentsError>>);
+type Queued = (AgentRequest, oneshot::Sender<Result<AgentAnswer, AgentsError>>);
 
 /// The thread that serves this host. Dropping it waits until it has given its locks back.
 struct Thread {
-    requests: Option<mpsc::Sender<Asked>>,
+    requests: Option<mpsc::Sender<Queued>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Thread {
     fn start(mut nodes: Box<dyn Nodes>) -> io::Result<Self> {
-        let (requests, queue) = mpsc::channel::<Asked>();
+        let (requests, queue) = mpsc::channel::<Queued>();
         let serve = move || {
             for (request, answered) in queue {
                 // Who asked may have been cancelled.
@@ -245,8 +264,10 @@ struct Server {
     to: Descriptor,
     from: LineReader,
     remote: Remote,
-    /// A request was sent whose answer has not come. It may still come: nothing more is asked.
-    unanswered: bool,
+    /// The last request's number.
+    number: u64,
+    /// A request was cut off while it was written: no line can follow it.
+    half_written: bool,
 }
 
 impl Server {
@@ -256,34 +277,46 @@ impl Server {
         let runtime = runtime().map_err(broken)?;
         let to = Descriptor::new(&runtime, pipes.to).map_err(broken)?;
         let from = Descriptor::new(&runtime, pipes.from).map_err(broken)?;
-        Ok(Self { to, from: LineReader::new(from), remote, unanswered: false })
+        Ok(Self { to, from: LineReader::new(from), remote, number: 0, half_written: false })
     }
 
-    async fn ask(
-        &mut self,
-        host: &str,
-        request: &AgentRequest,
-    ) -> Result<AgentAnswer, AgentsError> {
-        if std::mem::replace(&mut self.unanswered, true) {
-            return Err(AgentsError::OutOfStep(host.into()));
+    /// May be cancelled: the answer is dropped when it comes.
+    async fn ask(&mut self, host: &str, ask: AgentRequest) -> Result<AgentAnswer, AgentsError> {
+        if self.half_written {
+            return Err(AgentsError::HalfWritten(host.into()));
         }
-        let deadline = request.deadline();
-        let asked = async {
-            self.to.write_all(&LINES.encode(request)?, deadline).await?;
-            self.from.json(LINES).await
-        };
-        let late = |_| AgentsError::Late { host: host.into(), deadline };
-        let answer = timeout(deadline, asked).await.map_err(late)?;
+        self.number += 1;
+        let (number, deadline) = (self.number, ask.deadline());
         let broken = |source| AgentsError::Broken { host: host.into(), source };
-        let Some(answer) = answer.map_err(broken)? else {
-            return Err(self.remote.post_mortem_on_runtime().await.into());
-        };
-        self.unanswered = false;
-        match answer {
-            AgentAnswer::Error(line) => {
+        let request = LINES.encode(&Asked { number, ask }).map_err(broken)?;
+        let late = |_| AgentsError::Late { host: host.into(), deadline };
+        let told = timeout(deadline, self.tell(&request, deadline)).await.map_err(late)?;
+        match told.map_err(broken)? {
+            None => Err(self.remote.post_mortem_on_runtime().await.into()),
+            Some(Answered { answer: AgentAnswer::Error(line), .. }) => {
                 Err(AgentsError::Refused { host: host.into(), line: one_line(&line) })
             }
-            answer => Ok(answer),
+            Some(Answered { answer, number: of }) if of == number => Ok(answer),
+            Some(_) => Err(AgentsError::WrongAnswer(host.into())),
+        }
+    }
+
+    /// Sends a request, and waits for its answer, or for one that no request has. None at the end.
+    async fn tell(
+        &mut self,
+        request: &[u8],
+        deadline: Duration,
+    ) -> Result<Option<Answered>, JsonLineError> {
+        self.half_written = true;
+        self.to.write_all(request, deadline).await?;
+        self.half_written = false;
+        loop {
+            match self.from.json::<Answered>(LINES).await? {
+                Some(late) if late.number < self.number => {
+                    tracing::debug!(late.number, "an answer that nobody waits for");
+                }
+                answer => return Ok(answer),
+            }
         }
     }
 }
@@ -293,6 +326,8 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+
+    const DONE_LATE: &str = r#"read a; sleep 0.5; echo "{\"number\":1,\"answer\":\"done\"}""#;
 
     /// A host whose server is this shell script.
     fn served_by(script: &str) -> AgentHost {
@@ -305,8 +340,8 @@ mod tests {
     fn a_server_answers_or_says_why_not() {
         let runtime = runtime().unwrap();
         let host = served_by(
-            r#"read a; echo "{\"locked\":true}"; read a; echo "{\"error\":\"a b\"}"
-            read a; echo "\"done\""; read a; exit 127"#,
+            r#"a() { read line; echo "{\"number\":$1,\"answer\":$2}"; }
+            a 1 "{\"locked\":true}"; a 2 "{\"error\":\"a b\"}"; a 3 "\"done\""; read line; exit 127"#,
         );
         assert!(runtime.block_on(host.lock(Lock::Survey)).unwrap());
         let refused = runtime.block_on(host.greet()).unwrap_err();
@@ -317,22 +352,36 @@ mod tests {
         assert!(gone.to_string().contains("no rxl on far"), "{gone}");
     }
 
-    /// Its answer may still come, and would be taken for the next request's.
+    /// Its answer still comes, and is not taken for the next request's.
     #[test]
-    fn after_a_request_without_an_answer_nothing_is_asked() {
+    fn a_late_answer_is_dropped() {
         let runtime = runtime().unwrap();
-        let host = served_by("read a; sleep 1; echo \\\"done\\\"; sleep 10");
+        let host = served_by(
+            r#"read a; read b; echo "{\"number\":1,\"answer\":{\"locked\":false}}"
+            echo "{\"number\":2,\"answer\":{\"locked\":true}}"
+            read c; echo "{\"number\":9,\"answer\":\"done\"}"; sleep 10"#,
+        );
         let cancelled = async { timeout(Duration::from_millis(50), host.greet()).await };
         assert!(runtime.block_on(cancelled).is_err());
-        let next = runtime.block_on(host.greet()).unwrap_err();
-        assert!(matches!(next, AgentsError::OutOfStep(_)), "{next}");
+        assert!(runtime.block_on(host.lock(Lock::Survey)).unwrap());
+        let early = runtime.block_on(host.greet()).unwrap_err();
+        assert!(matches!(early, AgentsError::WrongAnswer(_)), "{early}");
+    }
+
+    #[test]
+    fn a_host_that_was_left_is_not_asked() {
+        let runtime = runtime().unwrap();
+        let host = served_by("read a; sleep 60");
+        let begun = Instant::now();
+        runtime.block_on(host.leave());
+        assert!(matches!(runtime.block_on(host.greet()), Err(AgentsError::Unserved(_))));
+        assert!(begun.elapsed() < Duration::from_secs(5), "its end is not waited for");
     }
 
     #[test]
     fn hosts_are_asked_at_once() {
         let runtime = runtime().unwrap();
-        let hosts: Vec<_> =
-            (0..5).map(|_| served_by("read a; sleep 0.5; echo \\\"done\\\"")).collect();
+        let hosts: Vec<_> = (0..5).map(|_| served_by(DONE_LATE)).collect();
         let begun = Instant::now();
         let greeted = futures::future::join_all(hosts.iter().map(AgentHost::greet));
         assert!(runtime.block_on(greeted).iter().all(Result::is_ok));

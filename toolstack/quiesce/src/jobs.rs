@@ -1,5 +1,7 @@
 //! `rxl jobs`: one view over all hosts of the cluster.
 
+use std::collections::HashSet;
+
 use comfy_table::{Table, presets};
 use futures::future::join_all;
 use serde::Serialize;
@@ -7,6 +9,7 @@ use serde::Serialize;
 use crate::error::AgentsError;
 use crate::host::AgentHost;
 use rxl_agent_protocol::{PROTOCOL_VERSION, State};
+use rxl_core::boot::BootId;
 use rxl_core::error::Failure;
 use rxl_core::text::one_line;
 use rxl_link::runtime::runtime;
@@ -48,16 +51,20 @@ pub fn list(hosts: &[AgentHost]) -> Result<Vec<AgentRow>, Failure> {
     let runtime = runtime().map_err(|error| Failure::internal("runtime", &error))?;
     let mut rows = Vec::new();
     let asked = runtime.block_on(join_all(hosts.iter().map(rows_of)));
+    let mut seen = HashSet::new();
     for (host, found) in hosts.iter().zip(asked) {
         match found {
-            Ok(found) => rows.extend(found),
+            // By another of its names it was asked, too.
+            Ok((boot, _)) if !seen.insert(boot.clone()) => {}
+            Ok((_, found)) => rows.extend(found),
             Err(error) => tracing::warn!("{}: {error}", host.name),
         }
     }
     Ok(rows)
 }
 
-async fn rows_of(host: &AgentHost) -> Result<Vec<AgentRow>, AgentsError> {
+async fn rows_of(host: &AgentHost) -> Result<(BootId, Vec<AgentRow>), AgentsError> {
+    let boot = host.boot().await?;
     let mut rows = Vec::new();
     for guest in host.guests().await? {
         let Some(info) = guest.agent_info() else { continue };
@@ -79,7 +86,7 @@ async fn rows_of(host: &AgentHost) -> Result<Vec<AgentRow>, AgentsError> {
             jobs: jobs.into_iter().map(job).collect(),
         });
     }
-    Ok(rows)
+    Ok((boot, rows))
 }
 
 /// The rows as a table for people.

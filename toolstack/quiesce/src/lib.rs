@@ -42,6 +42,7 @@ pub mod jobs;
 mod keeper;
 mod members;
 pub mod nodes;
+pub mod owners;
 pub mod server;
 mod survey;
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::AgentsError;
 use rxl_agent_protocol::{AgentInfo, Command, Connection, MAX_CUT_CHUNKS, Stamp, State};
 use rxl_agent_protocol::{path, unpack};
+use rxl_core::boot::BootId;
 use rxl_core::dom0;
 use rxl_core::error::Exit;
 use rxl_core::state_dir::{DomainLock, StateDir};
@@ -51,6 +52,9 @@ pub enum Lock {
 /// One host's nodes, and its locks. Calls block, so they are made on a thread of the host's own
 /// ([`crate::host::AgentHost`]). All that comes from below `data/` is a guest's own word.
 pub trait Nodes: Send {
+    /// The boot that this host is in.
+    fn boot(&mut self) -> Result<BootId, AgentsError>;
+
     /// The host's domains but dom0.
     fn guests(&mut self) -> Result<Vec<AgentGuest>, AgentsError>;
 
@@ -142,6 +146,10 @@ impl LocalNodes {
 }
 
 impl Nodes for LocalNodes {
+    fn boot(&mut self) -> Result<BootId, AgentsError> {
+        BootId::current().map_err(AgentsError::NoBootId)
+    }
+
     fn guests(&mut self) -> Result<Vec<AgentGuest>, AgentsError> {
         let names = self.store.list("/local/domain")?;
         let domids =

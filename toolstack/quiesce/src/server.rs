@@ -1,9 +1,10 @@
 //! What a host's agents are asked, and who answers: a thread of this process, or `rxl agent serve`
 //! on another host.
 //!
-//! On the wire each request and each answer is one JSON line, and every request has one answer. The
-//! server does what root could do on its host anyway, and no more: it touches nodes under
-//! `control/rxl` and `data/rxl`, and its own locks, alone.
+//! On the wire each request and each answer is one JSON line, and every request has one answer, with
+//! the same number: an answer that comes too late is known by it. The server does what root could do
+//! on its host anyway, and no more: it touches nodes under `control/rxl` and `data/rxl`, and its own
+//! locks, alone.
 
 use std::io::{BufReader, Read, Write};
 use std::time::Duration;
@@ -13,16 +14,36 @@ use serde::{Deserialize, Serialize};
 use crate::error::AgentsError;
 use crate::nodes::{AgentGuest, Lock, Nodes};
 use rxl_agent_protocol::{Stamp, path};
+use rxl_core::boot::BootId;
 use rxl_core::deadlines;
 use rxl_core::json_lines::{JsonLineError, JsonLines};
 
 /// The protocol of `rxl agent serve`. A thousand domains fit into the longest line.
 pub(crate) const LINES: JsonLines = JsonLines::up_to(1 << 20);
 
+/// A request as it is on the wire.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Asked {
+    /// Grows with each request of a connection.
+    pub(crate) number: u64,
+    pub(crate) ask: AgentRequest,
+}
+
+/// An answer as it is on the wire.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Answered {
+    /// The request's.
+    pub(crate) number: u64,
+    pub(crate) answer: AgentAnswer,
+}
+
 /// What a host's agents are asked. Times are in milliseconds.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum AgentRequest {
+    Boot,
     Guests,
     Read { domid: u32, node: String },
     Write { domid: u32, node: String, value: String },
@@ -39,6 +60,7 @@ pub(crate) enum AgentRequest {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum AgentAnswer {
+    Boot(BootId),
     Guests(Vec<AgentGuest>),
     Value(Option<String>),
     Values(Vec<Option<String>>),
@@ -73,10 +95,10 @@ pub fn serve(
     mut output: impl Write,
 ) -> Result<(), JsonLineError> {
     let mut input = BufReader::new(input);
-    while let Some(request) = LINES.read(&mut input)? {
-        let answered = answer(nodes, request);
+    while let Some(Asked { number, ask }) = LINES.read(&mut input)? {
+        let answered = answer(nodes, ask);
         let answer = answered.unwrap_or_else(|error| AgentAnswer::Error(error.to_string()));
-        LINES.write(&mut output, &answer)?;
+        LINES.write(&mut output, &Answered { number, answer })?;
     }
     Ok(())
 }
@@ -87,6 +109,7 @@ pub(crate) fn answer(
     request: AgentRequest,
 ) -> Result<AgentAnswer, AgentsError> {
     Ok(match request {
+        AgentRequest::Boot => AgentAnswer::Boot(nodes.boot()?),
         AgentRequest::Guests => AgentAnswer::Guests(nodes.guests()?),
         AgentRequest::Read { domid, node } => AgentAnswer::Value(nodes.read(domid, ours(&node)?)?),
         AgentRequest::Write { domid, node, value } => {
@@ -138,6 +161,10 @@ mod tests {
     struct One(Vec<(u32, String, String)>);
 
     impl Nodes for One {
+        fn boot(&mut self) -> Result<BootId, AgentsError> {
+            Ok(BootId::try_from("b".to_owned()).unwrap())
+        }
+
         fn guests(&mut self) -> Result<Vec<AgentGuest>, AgentsError> {
             Ok(vec![AgentGuest { domid: 7, name: "dom3".into(), agent: None }])
         }
@@ -177,31 +204,33 @@ mod tests {
 
     #[test]
     fn each_request_has_its_answer() {
-        let requests = r#""guests"
-{"write":{"domid":7,"node":"control/rxl/command","value":"1 1 survey"}}
-{"read":{"domid":7,"node":"control/rxl/command"}}
-{"wait":{"domid":7,"epoch":1,"sequence":1,"millis":1}}
-{"obey":{"domids":[7,8],"command":"1 2 finish","millis":1}}
-{"cut":{"domid":9,"chunks":1}}
-{"obey":{"domids":[7],"command":"dance","millis":1}}
-{"lock":"survey"}
-{"lock":{"agent":7}}
-{"unlock":{"agent":7}}
-"greet"
-{"reachable":{"domid":7,"millis":1}}
+        let requests = r#"{"number":0,"ask":"boot"}
+{"number":1,"ask":"guests"}
+{"number":2,"ask":{"write":{"domid":7,"node":"control/rxl/command","value":"1 1 survey"}}}
+{"number":3,"ask":{"read":{"domid":7,"node":"control/rxl/command"}}}
+{"number":4,"ask":{"wait":{"domid":7,"epoch":1,"sequence":1,"millis":1}}}
+{"number":5,"ask":{"obey":{"domids":[7,8],"command":"1 2 finish","millis":1}}}
+{"number":6,"ask":{"cut":{"domid":9,"chunks":1}}}
+{"number":7,"ask":{"obey":{"domids":[7],"command":"dance","millis":1}}}
+{"number":8,"ask":{"lock":"survey"}}
+{"number":9,"ask":{"lock":{"agent":7}}}
+{"number":10,"ask":{"unlock":{"agent":7}}}
+{"number":11,"ask":"greet"}
+{"number":12,"ask":{"reachable":{"domid":7,"millis":1}}}
 "#;
-        let answers = r#"{"guests":[{"domid":7,"name":"dom3","agent":null}]}
-"done"
-{"value":"1 1 survey"}
-{"value":null}
-{"values":[null,null]}
-{"values":["10.0.0.3:1 10.0.0.4:2 1 1 0 0 0 0 -"]}
-{"error":"not a command: bad epoch"}
-{"locked":true}
-{"locked":false}
-"done"
-"done"
-{"reachable":true}
+        let answers = r#"{"number":0,"answer":{"boot":"b"}}
+{"number":1,"answer":{"guests":[{"domid":7,"name":"dom3","agent":null}]}}
+{"number":2,"answer":"done"}
+{"number":3,"answer":{"value":"1 1 survey"}}
+{"number":4,"answer":{"value":null}}
+{"number":5,"answer":{"values":[null,null]}}
+{"number":6,"answer":{"values":["10.0.0.3:1 10.0.0.4:2 1 1 0 0 0 0 -"]}}
+{"number":7,"answer":{"error":"not a command: bad epoch"}}
+{"number":8,"answer":{"locked":true}}
+{"number":9,"answer":{"locked":false}}
+{"number":10,"answer":"done"}
+{"number":11,"answer":"done"}
+{"number":12,"answer":{"reachable":true}}
 "#;
         assert_eq!(served(requests), answers);
     }
@@ -215,9 +244,11 @@ mod tests {
             "data/rxlx/a",
             "name",
         ] {
-            let request =
-                format!("{{\"write\":{{\"domid\":7,\"node\":\"{node}\",\"value\":\"x\"}}}}\n");
-            assert_eq!(served(&request), "{\"error\":\"not a node of an agent's\"}\n", "{node}");
+            let request = format!(
+                r#"{{"number":1,"ask":{{"write":{{"domid":7,"node":"{node}","value":"x"}}}}}}"#
+            );
+            let refused = r#"{"number":1,"answer":{"error":"not a node of an agent's"}}"#;
+            assert_eq!(served(&format!("{request}\n")), format!("{refused}\n"), "{node}");
         }
     }
 }

@@ -5,17 +5,16 @@
 
 mod scripted;
 
-use std::time::Duration;
-
 use rxl_agent_protocol::path;
 use rxl_core::deadlines;
 use rxl_core::level::Level;
 use rxl_core::units::ms;
 use rxl_quiesce::Mover;
-use rxl_quiesce::coordinator::Coordinator;
+use rxl_quiesce::coordinator::{Coordinator, Surveyed};
 use rxl_quiesce::error::NotFound;
 use rxl_quiesce::host::AgentHost;
 use rxl_quiesce::nodes::Lock;
+use rxl_quiesce::owners::Owners;
 use scripted::{Fake, Quirk, agent};
 
 /// dom3 (rank 0) on the first host, dom4 (rank 1) on the second.
@@ -35,13 +34,14 @@ impl Scene {
         scene
     }
 
-    fn survey(&self, level: Level) -> Result<Option<Coordinator>, NotFound> {
+    fn survey(&self, level: Level) -> Result<Option<Box<Coordinator>>, NotFound> {
         let host = |name, nodes: &Fake| AgentHost::local(name, Box::new(nodes.clone())).unwrap();
-        Coordinator::survey(
+        job_of(Coordinator::survey(
             vec![host("nodeA", &self.here), host("nodeB", &self.there)],
+            &Owners::default(),
             &[Mover { domid: 3, to: 1 }],
             level,
-        )
+        ))
     }
 
     fn heard(&self, nodes: &Fake, domid: u32) -> String {
@@ -72,23 +72,30 @@ impl Scene {
     }
 
     /// Both domains are on the first host, and are to leave it.
-    fn gang(dom4_ranks: &[u32], level: Level) -> (Self, Result<Option<Coordinator>, NotFound>) {
+    fn gang(
+        dom4_ranks: &[u32],
+        level: Level,
+    ) -> (Self, Result<Option<Box<Coordinator>>, NotFound>) {
         let scene = Self::new(Quirk::None, None);
         scene.here.agents.lock().unwrap().insert(4, agent("dom4", dom4_ranks, Quirk::None));
         let host = |name, nodes: &Fake| AgentHost::local(name, Box::new(nodes.clone())).unwrap();
         let hosts = vec![host("nodeA", &scene.here), host("nodeB", &scene.there)];
         // Not in the order in which xenstore has them.
-        let found = Coordinator::survey(
-            hosts,
-            &[Mover { domid: 4, to: 1 }, Mover { domid: 3, to: 1 }],
-            level,
-        );
-        (scene, found)
+        let movers = [Mover { domid: 4, to: 1 }, Mover { domid: 3, to: 1 }];
+        let found = Coordinator::survey(hosts, &Owners::default(), &movers, level);
+        (scene, job_of(found))
     }
 }
 
+fn job_of(found: Result<Surveyed, NotFound>) -> Result<Option<Box<Coordinator>>, NotFound> {
+    Ok(match found? {
+        Surveyed::Job(coordinator) => Some(coordinator),
+        Surveyed::NoRank(_) => None,
+    })
+}
+
 /// A job that was found, and stands still with nothing on the wire.
-fn flushed(found: Result<Option<Coordinator>, NotFound>) -> Coordinator {
+fn flushed(found: Result<Option<Box<Coordinator>>, NotFound>) -> Box<Coordinator> {
     let mut coordinator = found.unwrap().unwrap();
     coordinator.freeze().unwrap();
     coordinator.flush().unwrap();
@@ -123,16 +130,13 @@ fn a_job_on_two_hosts_is_held_still_and_let_go() {
 }
 
 #[test]
-fn a_domain_that_was_away_for_too_long_is_not_let_go() {
+fn what_does_not_bear_the_move_is_not_frozen() {
     let scene = Scene::new(Quirk::None, Some(Quirk::Impatient));
-    let mut coordinator = flushed(scene.survey(Level::Job));
-    std::thread::sleep(Duration::from_millis(90));
-    assert!(coordinator.check_outage().is_ok(), "while it runs its kernel answers");
-    assert_eq!(coordinator.figures().patience, Some(90.0));
-    coordinator.suspended(0);
-    std::thread::sleep(Duration::from_millis(61));
-    let problem = coordinator.check_outage().unwrap_err();
-    assert!(problem.to_string().contains("gives up after 0 s"), "{problem}");
+    let mut coordinator = scene.survey(Level::Job).unwrap().unwrap();
+    let problem = coordinator.freeze().unwrap_err();
+    assert!(problem.to_string().contains("dom4 gives up after 0.1 s"), "{problem}");
+    assert!(!scene.frozen());
+    assert_eq!(scene.heard(&scene.there, 4), "survey prepare abort");
 }
 
 #[test]
@@ -140,7 +144,7 @@ fn at_level_domain_the_others_run_on() {
     let scene = Scene::new(Quirk::None, Some(Quirk::None));
     let mut coordinator = flushed(scene.survey(Level::Domain));
     coordinator.abort();
-    assert_eq!(scene.heard(&scene.there, 4), "survey");
+    assert_eq!(scene.heard(&scene.there, 4), "");
     assert_eq!(coordinator.figures().connections_one_ended, Some(1));
     assert!(!scene.here.agents.lock().unwrap()[&3].room, "it would only be filled");
 }
@@ -238,6 +242,14 @@ fn what_stands_in_the_way_is_said_before_anything_is_frozen() {
     let idle = Scene::new(Quirk::None, Some(Quirk::None));
     idle.here.agents.lock().unwrap().get_mut(&3).unwrap().ranks.clear();
     assert!(idle.survey(Level::Job).unwrap().is_none(), "no rank runs in it");
+    let refused = idle.survey(Level::Require).err().unwrap();
+    assert!(refused.to_string().contains("no rank of an MPI job was recognised in dom3"));
+    for level in [Level::Domain, Level::Job, Level::Require] {
+        let silent = Scene::new(Quirk::Silent, Some(Quirk::None)).survey(level).err().unwrap();
+        assert!(silent.to_string().contains("the agent of dom3 did not answer"), "{silent}");
+        let odd = Scene::new(Quirk::Malformed, Some(Quirk::None)).survey(level).err().unwrap();
+        assert!(odd.to_string().starts_with("domain 3: data/rxl/job/0"), "{odd}");
+    }
 }
 
 #[test]

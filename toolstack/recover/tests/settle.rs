@@ -9,8 +9,8 @@ mod hosts;
 use std::time::Duration;
 
 use hosts::{Hosts, ID, SOON};
+use rxl_core::boot::BootId;
 use rxl_core::domain::RunState;
-use rxl_handover::boot::BootId;
 use rxl_handover::source::{SourceEvent, SourceState};
 use rxl_handover::target::{TargetEvent, TargetState};
 use rxl_host::host::Host;

@@ -22,6 +22,9 @@ pub struct MpiPart {
     pub level: Level,
     /// Why the job was not quiesced, or not to the end.
     pub problem: Option<String>,
+    /// What is to be known about a job that was quiesced, or a domain that seems to have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Number of the attempt, as in the agents' logs.
     pub epoch: u64,
     /// The launcher's names for the jobs.
@@ -152,6 +155,7 @@ impl MpiPart {
         Self {
             level,
             problem: None,
+            warnings: Vec::new(),
             epoch,
             jobs,
             launcher,
@@ -196,9 +200,18 @@ impl MpiPart {
 
     /// The part as text of several lines. All but the first are indented by two spaces.
     pub fn describe(&self) -> String {
-        if self.domains.is_empty() {
-            return format!("mpi: {}", self.problem.as_deref().unwrap_or("no rank runs in it"));
+        let is_held = !self.domains.is_empty();
+        let mut text = match &self.problem {
+            _ if is_held => self.describe_job(),
+            problem => format!("mpi: {}", problem.as_deref().unwrap_or("no rank runs in it")),
+        };
+        for line in self.warnings.iter().chain(self.problem.iter().filter(|_| is_held)) {
+            let _ = write!(text, "\n  mpi: {line}");
         }
+        text
+    }
+
+    fn describe_job(&self) -> String {
         let time = |time: Option<f64>| time.map_or_else(|| "-".into(), seconds);
         let ranks: usize = self.domains.iter().map(|domain| domain.ranks.len()).sum();
         let mut text = format!(
@@ -219,9 +232,6 @@ impl MpiPart {
             let _ = write!(text, "\n  mpi: moved together: {}", self.gang.join(", "));
         }
         self.describe_cut(&mut text);
-        if let Some(problem) = &self.problem {
-            let _ = write!(text, "\n  mpi: {problem}");
-        }
         text
     }
 

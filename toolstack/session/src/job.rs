@@ -13,15 +13,20 @@ use rxl_core::error::{Exit, Failure};
 use rxl_core::level::Level;
 use rxl_link::ssh::Route;
 use rxl_quiesce::Mover;
-use rxl_quiesce::cluster::{CLUSTER_FILE, agent_hosts};
-use rxl_quiesce::coordinator::Coordinator;
+use rxl_quiesce::cluster::{Agents, CLUSTER_FILE, agents};
+use rxl_quiesce::coordinator::{Coordinator, Surveyed};
 use rxl_quiesce::error::{JobBusy, NotFound, NotQuiesced};
-use rxl_quiesce::host::AgentHost;
 use rxl_report::mpi::MpiPart;
 
 mod leader_line;
 
 use leader_line::{Asked, LeaderLine, await_begin};
+
+/// The place of this host among those whose agents are asked.
+pub const HERE: usize = 0;
+
+/// The place of a migration's only target among them.
+pub const TARGET: usize = 1;
 
 /// The MPI job of the domain that moves: held still by this process, by a gang's leader, or by
 /// nobody.
@@ -51,12 +56,12 @@ pub enum Stop {
 }
 
 /// The hosts of the cluster, being connected to. None where nothing is to be quiesced.
-pub fn reach_agents(level: Level, targets: &[Route]) -> Result<Option<Vec<AgentHost>>, Failure> {
+pub fn reach_agents(level: Level, targets: &[Route]) -> Result<Option<Agents>, Failure> {
     if level == Level::Off {
         return Ok(None);
     }
-    match agent_hosts(targets, Path::new(CLUSTER_FILE)) {
-        Ok(hosts) => Ok(Some(hosts)),
+    match agents(level, targets, Path::new(CLUSTER_FILE)) {
+        Ok(agents) => Ok(Some(agents)),
         // A file that is wrong is the user's to mend, whatever the level.
         Err(failure) if level == Level::Require || failure.exit == Exit::Usage => Err(failure),
         Err(failure) => {
@@ -74,6 +79,11 @@ pub fn job_is_busy(by: JobBusy) -> Failure {
         .next("try again when that is over; `rxl jobs` shows the domains of the job")
 }
 
+/// Tells what is to be known about a job that is quiesced, or not found, nevertheless.
+pub fn warn_of(figures: &MpiPart) {
+    figures.warnings.iter().for_each(|warning| tracing::warn!("the MPI job: {warning}"));
+}
+
 /// What `require` demands and does not get.
 pub fn required(problem: &NotQuiesced) -> Failure {
     let failure =
@@ -88,18 +98,24 @@ impl HeldJob {
     }
 
     /// Finds the domain's job, and keeps other migrations of it out. With `require` what stands in
-    /// the way ends the migration here.
+    /// the way ends the migration here. `to`: where it will run, [`HERE`] or [`TARGET`].
     pub fn find(
         level: Level,
-        hosts: Option<Vec<AgentHost>>,
+        agents: Option<Agents>,
         domain: &Domain,
+        to: usize,
     ) -> Result<Self, Failure> {
         let mut job = Self { level, ..Self::none() };
-        let Some(hosts) = hosts else { return Ok(job) };
-        match Coordinator::survey(hosts, &[Mover { domid: domain.domid.0, to: 1 }], level) {
-            Ok(Some(coordinator)) => job.holder = Holder::Own(Box::new(coordinator)),
-            Ok(None) => {
-                job.figures = Some(MpiPart { problem: None, ..MpiPart::none(level, String::new()) })
+        let Some(Agents { hosts, owners }) = agents else { return Ok(job) };
+        let mover = Mover { domid: domain.domid.0, to };
+        match Coordinator::survey(hosts, &owners, &[mover], level) {
+            Ok(Surveyed::Job(coordinator)) => {
+                warn_of(&coordinator.figures());
+                job.holder = Holder::Own(coordinator);
+            }
+            Ok(Surveyed::NoRank(figures)) => {
+                warn_of(&figures);
+                job.figures = Some(*figures);
             }
             Err(NotFound::Busy(by)) => return Err(job_is_busy(by)),
             Err(NotFound::Not(problem)) => job.without(problem)?,

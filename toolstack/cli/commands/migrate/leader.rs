@@ -26,7 +26,7 @@ pub fn lead(options: &Migrate, all: &[Placement]) -> Result<(), Failure> {
     let quiesce = Quiesce {
         level: options.mpi_quiesce,
         dry_run: options.dry_run,
-        hosts: reach_agents(options.mpi_quiesce, &routes)?,
+        agents: reach_agents(options.mpi_quiesce, &routes)?,
         // Host 0 is this one.
         targets: places.iter().map(|place| place + 1).collect(),
     };

@@ -1,14 +1,16 @@
 //! Agents that do what they are told, but for their quirks.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rxl_agent_protocol::PROTOCOL_VERSION;
-use rxl_agent_protocol::{Command, State, Status, Verb};
+use rxl_agent_protocol::{Command, Stamp, State, Status, Verb};
 use rxl_agent_protocol::{
     Connection, Finished, Flushed, Freezer, Frozen, JobRow, Ready, Reason, Thawed, pack, path,
 };
+use rxl_core::boot::BootId;
 use rxl_core::deadlines;
 use rxl_quiesce::error::AgentsError;
 use rxl_quiesce::nodes::{AgentGuest, Lock, Nodes};
@@ -48,6 +50,10 @@ pub enum Quirk {
     OldProtocol,
     /// Its connections give up after 90 ms.
     Impatient,
+    /// It reads nothing.
+    Silent,
+    /// It obeys, and names ranks in words of its own.
+    Malformed,
 }
 
 pub fn agent(name: &'static str, ranks: &[u32], quirk: Quirk) -> Agent {
@@ -69,6 +75,10 @@ pub fn agent(name: &'static str, ranks: &[u32], quirk: Quirk) -> Agent {
 impl Agent {
     pub fn obey(&mut self, text: &str) {
         let command: Command = text.parse().unwrap();
+        self.nodes.insert(path::COMMAND.into(), text.into());
+        if self.quirk == Quirk::Silent {
+            return;
+        }
         self.heard.push(text.split(' ').nth(2).unwrap().to_owned());
         let ready = Ready {
             ranks: self.ranks.len() as u32,
@@ -125,6 +135,11 @@ impl Agent {
         }
         let ranks =
             self.ranks.iter().map(|n| format!("{n}:{}", 100 + n)).collect::<Vec<_>>().join(",");
+        if self.quirk == Quirk::Malformed {
+            self.nodes.insert(path::JOBS.into(), "1".into());
+            self.nodes.insert(path::job(0), "all of them".into());
+            return;
+        }
         let row: JobRow = format!("id=77 launcher=openmpi size=2 ranks={ranks}").parse().unwrap();
         self.nodes.insert(path::JOBS.into(), "1".into());
         self.nodes.insert(path::job(0), row.to_string());
@@ -179,6 +194,11 @@ pub struct Fake {
 }
 
 impl Nodes for Fake {
+    fn boot(&mut self) -> Result<BootId, AgentsError> {
+        let id = format!("{:p}", Arc::as_ptr(&self.agents));
+        BootId::try_from(id).map_err(|error| AgentsError::NoBootId(io::Error::other(error)))
+    }
+
     fn guests(&mut self) -> Result<Vec<AgentGuest>, AgentsError> {
         let agents = self.agents.lock().unwrap();
         let guest = |(domid, agent): (&u32, &Agent)| AgentGuest {
@@ -212,6 +232,18 @@ impl Nodes for Fake {
     fn unlock(&mut self, lock: Lock) -> Result<(), AgentsError> {
         self.locks.give_back(lock);
         Ok(())
+    }
+
+    /// Nobody waits for what will not come.
+    fn wait(
+        &mut self,
+        domid: u32,
+        stamp: Stamp,
+        _deadline: Duration,
+    ) -> Result<Option<State>, AgentsError> {
+        let state = self.read(domid, path::STATE)?;
+        let state = state.and_then(|state| state.parse().ok());
+        Ok(state.filter(|state: &State| state.stamp == stamp))
     }
 
     fn reachable(&mut self, _domid: u32, _deadline: Duration) -> Result<bool, AgentsError> {

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rxl_core::boot::BootId;
 use rxl_core::domain::{DomId, GuestType, RunState};
 use rxl_core::state_dir::{DomainLock, StateDir};
-use rxl_handover::boot::BootId;
 use rxl_handover::record::AfterSave;
 use rxl_handover::source::{SourceEvent, SourceState};
 use rxl_handover::target::{TargetEvent, TargetState};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::check::type_name;
 use crate::events::{Event, Events};
 use crate::gang_member::GangMember;
-use crate::job::{HeldJob, reach_agents};
+use crate::job::{HeldJob, TARGET, reach_agents};
 use crate::outgoing::{
     Described, DomainSave, Leaving, Measurements, Observer, SavePlan, Timeout, Uncommitted,
     save_pipe,
@@ -99,7 +99,7 @@ impl<'a> Prepared<'a> {
         let accept = negotiate(&mut link, offer, events)?;
         let job = match member {
             Some(member) => HeldJob::join(member, request.quiesce, &leaving.domain, events),
-            None => HeldJob::find(request.quiesce, agents, &leaving.domain),
+            None => HeldJob::find(request.quiesce, agents, &leaving.domain, TARGET),
         };
         match job {
             Ok(job) => Ok(Self { leaving, request, ticket, timeline, events, link, accept, job }),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::events::{Event, Events};
-use crate::job::HeldJob;
+use crate::job::{HERE, HeldJob};
 use crate::outgoing::{
     Described, Destination, DomainSave, Leaving, Measurements, SavePlan, Stored, Timeout,
     Uncommitted, save_pipe,
@@ -30,7 +30,7 @@ use rxl_handover::record::AfterSave;
 use rxl_host::host::Host;
 use rxl_host::watch;
 use rxl_link::transport::Ticket;
-use rxl_quiesce::host::AgentHost;
+use rxl_quiesce::cluster::Agents;
 use rxl_recover::Asking;
 use rxl_report::mpi::MpiPart;
 use rxl_report::timeline::Timeline;
@@ -76,13 +76,13 @@ pub fn save(
     host: &dyn Host,
     state: &StateDir,
     request: &SaveRequest,
-    agents: Option<Vec<AgentHost>>,
+    agents: Option<Agents>,
     events: &Events<Written>,
 ) -> Result<Saved, Failure> {
     let leaving = Leaving::to_file(host, state, &request.domain)?;
     let mut file = Unfinished::create(&request.path)?;
     file.write_head(request.format, &without_domid(&leaving.config_json)?)?;
-    let job = hold_still(HeldJob::find(request.quiesce, agents, &leaving.domain)?)?;
+    let job = hold_still(HeldJob::find(request.quiesce, agents, &leaving.domain, HERE)?)?;
     let mut measured = Measurements::new(Timeline::start(), Duration::ZERO);
     let mut uncommitted = begin(leaving, job, request, &file, events, &mut measured)?;
     let transferred = uncommitted.transfer(&mut measured);

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rxl_core::boot::BootId;
 use rxl_core::host_error::HostError;
 use rxl_core::state_dir::StateDir;
 use rxl_handover::Journal;
-use rxl_handover::boot::BootId;
 use rxl_handover::source::SourceState;
 use rxl_handover::target::TargetState;
 use rxl_host::host::Host;
