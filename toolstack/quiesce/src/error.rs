@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use rxl_agent_protocol::{PROTOCOL_VERSION, Status};
+use rxl_agent_protocol::{PROTOCOL_VERSION, Status, Unclaimed};
 use rxl_core::dom0::NotDom0;
 use rxl_core::error::Failure;
 use rxl_core::json_lines::JsonLineError;
@@ -93,6 +93,14 @@ pub enum NotQuiesced {
         "no rank of an MPI job was recognised in {0}: `rxl jobs` shows what its agent has found"
     )]
     NoRank(String),
+    /// A domain that is to move has processes that use MPI and are no ranks that its agent knows.
+    #[error("{}", not_ranks(name, unclaimed))]
+    Unclaimed {
+        /// The domain's name.
+        name: String,
+        /// The processes.
+        unclaimed: Unclaimed,
+    },
     /// The launcher of a job does not tell how many ranks it has.
     #[error("the launcher of job {job} does not tell how many ranks it has")]
     UnknownSize {
@@ -215,6 +223,19 @@ impl From<AgentsError> for NotFound {
     fn from(error: AgentsError) -> Self {
         Self::Not(error.into())
     }
+}
+
+/// Processes that look like ranks, for people.
+pub(crate) fn not_ranks(name: &str, unclaimed: &Unclaimed) -> String {
+    let Unclaimed { count, pid, comm, library } = unclaimed;
+    let others = match count {
+        0 | 1 => String::new(),
+        count => format!(" and {} others", count - 1),
+    };
+    format!(
+        "{name}: process {pid} ({comm}){others} uses {library}, and is no rank of a launcher that is \
+         known"
+    )
 }
 
 /// Where ranks that were not found may be, for people.

@@ -17,7 +17,9 @@ use tokio::time::timeout;
 use crate::error::AgentsError;
 use crate::nodes::{AgentGuest, Lock, Nodes, malformed};
 use crate::server::{AgentAnswer, AgentRequest, Answered, Asked, LINES, answer};
-use rxl_agent_protocol::{Command, Connection, JobRow, Lease, MAX_JOB_ROWS, Stamp, State, path};
+use rxl_agent_protocol::{
+    Command, Connection, JobRow, Lease, MAX_JOB_ROWS, Stamp, State, Unclaimed, path,
+};
 use rxl_core::boot::BootId;
 use rxl_core::error::Failure;
 use rxl_core::json_lines::JsonLineError;
@@ -108,6 +110,13 @@ impl AgentHost {
             rows.push(row.parse().map_err(|error| malformed(domid, path::job(n), &error))?);
         }
         Ok(rows)
+    }
+
+    /// Processes in it that look like ranks and are none that the agent knows. None where it says
+    /// nothing of them that can be understood.
+    pub async fn unclaimed(&self, domid: u32) -> Result<Option<Unclaimed>, AgentsError> {
+        let unclaimed = self.read(domid, path::UNCLAIMED).await?;
+        Ok(unclaimed.and_then(|unclaimed| unclaimed.parse().ok()))
     }
 
     /// Commands the agent, and waits for no answer.

@@ -27,7 +27,7 @@ mod visit;
 use std::collections::BTreeSet;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use crate::error::{JobBusy, NotFound, NotQuiesced};
+use crate::error::{JobBusy, NotFound, NotQuiesced, not_ranks};
 use crate::host::AgentHost;
 use crate::members::{JobMember, Mover};
 use crate::nodes::AgentGuest;
@@ -35,6 +35,7 @@ use crate::owners::Owners;
 use rxl_agent_protocol::{Stamp, Token};
 use rxl_core::deadlines;
 use rxl_core::level::Level;
+use rxl_core::text::one_line;
 use rxl_report::mpi::MpiPart;
 use visit::{Found, Part, await_free, give_back, visit};
 
@@ -93,8 +94,9 @@ pub(crate) async fn survey(
 impl Search<'_> {
     async fn run(&self) -> Result<Survey, NotFound> {
         let (home, jobs) = self.at_home().await?;
+        let mut warnings = self.unclaimed().await?;
         if jobs.is_empty() {
-            return Ok(Survey::NoRank(Box::new(complete::no_rank(self, &home)?)));
+            return Ok(Survey::NoRank(Box::new(complete::no_rank(self, warnings)?)));
         }
         let mut found = home;
         if matches!(self.level, Level::Job | Level::Require) {
@@ -102,7 +104,7 @@ impl Search<'_> {
             complete::check(self, &found, &elsewhere, &jobs)?;
             elsewhere.parts.into_iter().for_each(|part| found.add(part));
         }
-        let warnings = complete::warnings(self, &found, &jobs);
+        warnings.extend(complete::warnings(self, &found, &jobs));
         Ok(Survey::Job(Box::new(self.job(found, jobs, warnings))))
     }
 
@@ -121,6 +123,21 @@ impl Search<'_> {
             Ok(shared_jobs(self.moving(part))?)
         })
         .await
+    }
+
+    /// What looks like ranks in the domains that move, and is none that their agents know. A freeze
+    /// would not stop it.
+    async fn unclaimed(&self) -> Result<Vec<String>, NotFound> {
+        let (Some(here), mut all) = (self.hosts.first(), Vec::new()) else { return Ok(Vec::new()) };
+        for (mover, name) in self.movers.iter().zip(&self.names) {
+            let Some(unclaimed) = here.unclaimed(mover.domid).await? else { continue };
+            let name = one_line(name);
+            if self.level == Level::Require {
+                return Err(NotQuiesced::Unclaimed { name, unclaimed }.into());
+            }
+            all.push(not_ranks(&name, &unclaimed));
+        }
+        Ok(all)
     }
 
     /// Visits a host until no other coordinator is in the way there. Keeps the agents with ranks of

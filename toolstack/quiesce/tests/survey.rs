@@ -180,6 +180,28 @@ fn of_two_that_move_domains_of_one_job_one_goes_on() {
     }
 }
 
+/// A rank of a launcher that its agent does not know is not frozen.
+#[test]
+fn what_looks_like_a_rank_and_is_none_is_told() {
+    let looks = "count=3 pid=77 comm=a.out library=libmpi.so.40";
+    for ranks in [&[0_u32] as &[u32], &[]] {
+        let cluster = Cluster::new();
+        let mut dom3 = agent("dom3", ranks, Quirk::None);
+        dom3.nodes.insert(path::UNCLAIMED.into(), looks.into());
+        cluster.add(&cluster.node_a, 3, dom3);
+        let refused = cluster.survey(vec![], &Owners::default(), Level::Require).err().unwrap();
+        let told = "dom3: process 77 (a.out) and 2 others uses libmpi.so.40";
+        assert!(refused.to_string().starts_with(told), "{refused}");
+        for level in [Level::Domain, Level::Job] {
+            let warnings = match cluster.survey(vec![], &Owners::default(), level).unwrap() {
+                Surveyed::Job(job) => job.figures().warnings,
+                Surveyed::NoRank(figures) => figures.warnings,
+            };
+            assert!(warnings[0].starts_with(told), "{warnings:?}");
+        }
+    }
+}
+
 /// Whatever a guest may write below its own directory.
 fn said() -> impl Strategy<Value = Vec<(&'static str, String)>> {
     let number = prop_oneof![Just(0), Just(1), Just(u64::MAX), any::<u64>()];
@@ -199,6 +221,7 @@ fn said() -> impl Strategy<Value = Vec<(&'static str, String)>> {
         Just("data/rxl/job/0"),
         Just(path::AGENT),
         Just("data/rxl/cut/0"),
+        Just(path::UNCLAIMED),
     ];
     prop::collection::vec((node, value), 0..8)
 }

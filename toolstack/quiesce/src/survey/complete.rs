@@ -1,12 +1,13 @@
 //! Whether all ranks of a job were found, and what is said where that cannot be known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::elsewhere::Elsewhere;
 use super::visit::{Found, Part};
 use super::{Jobs, Search};
 use crate::error::NotQuiesced;
 use rxl_core::level::Level;
+use rxl_core::text::one_line;
 use rxl_report::mpi::MpiPart;
 
 /// How many ranks of a job were found, of how many.
@@ -34,8 +35,7 @@ fn count<'f>(
             count.size = count.size.max(row.size);
         }
     }
-    let ranks: std::collections::BTreeSet<_> =
-        found.flat_map(|found| found.ranks_of(jobs)).collect();
+    let ranks: BTreeSet<_> = found.flat_map(|found| found.ranks_of(jobs)).collect();
     for (job, _) in ranks {
         if let Some(count) = counts.get_mut(&job) {
             count.found += 1;
@@ -92,9 +92,9 @@ pub(super) fn warnings(search: &Search<'_>, found: &Part, jobs: &Jobs) -> Vec<St
 }
 
 /// No rank was found in the domains that move: what the report says of that.
-pub(super) fn no_rank(search: &Search<'_>, _home: &Part) -> Result<MpiPart, NotQuiesced> {
+pub(super) fn no_rank(search: &Search<'_>, warnings: Vec<String>) -> Result<MpiPart, NotQuiesced> {
     match search.level {
-        Level::Require => Err(NotQuiesced::NoRank(search.names.join(", "))),
-        level => Ok(MpiPart { problem: None, ..MpiPart::none(level, String::new()) }),
+        Level::Require => Err(NotQuiesced::NoRank(one_line(&search.names.join(", ")))),
+        level => Ok(MpiPart { problem: None, warnings, ..MpiPart::none(level, String::new()) }),
     }
 }
