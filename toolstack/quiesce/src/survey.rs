@@ -101,7 +101,7 @@ impl Search<'_> {
         let mut found = home;
         if matches!(self.level, Level::Job | Level::Require) {
             let elsewhere = self.elsewhere(&found, &jobs).await?;
-            complete::check(self, &found, &elsewhere, &jobs)?;
+            complete::check(self, &found, &elsewhere.parts, &elsewhere.troubles, &jobs)?;
             elsewhere.parts.into_iter().for_each(|part| found.add(part));
         }
         warnings.extend(complete::warnings(self, &found, &jobs));

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::elsewhere::Elsewhere;
 use super::visit::{Found, Part};
 use super::{Jobs, Search};
 use crate::error::NotQuiesced;
@@ -54,19 +53,21 @@ pub(super) fn is_all(home: &Part, parts: &[Part], jobs: &Jobs) -> bool {
 }
 
 /// At level job all ranks must have been found, or the cut could not be known to be clean.
+/// `silent`: why other hosts could not be asked.
 pub(super) fn check(
     search: &Search<'_>,
     home: &Part,
-    elsewhere: &Elsewhere,
+    parts: &[Part],
+    silent: &[String],
     jobs: &Jobs,
 ) -> Result<(), NotQuiesced> {
-    for (job, count) in count(all(home, &elsewhere.parts), jobs) {
+    for (job, count) in count(all(home, parts), jobs) {
         if count.size == 0 && search.level == Level::Require {
             return Err(NotQuiesced::UnknownSize { job });
         }
         if count.size > 0 && !count.is_all() {
-            let parts = elsewhere.parts.iter().flat_map(|part| &part.troubles);
-            let troubles = elsewhere.troubles.iter().chain(&home.troubles).chain(parts).cloned();
+            let agents = parts.iter().chain([home]).flat_map(|part| &part.troubles);
+            let troubles = silent.iter().chain(agents).cloned();
             let (size, found) = (count.size, count.found);
             return Err(NotQuiesced::RanksMissing {
                 job,
