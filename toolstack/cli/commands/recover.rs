@@ -24,6 +24,8 @@ const PROGRAM: &str = "rxl-recover";
 /// What came of a record.
 enum Settled {
     Nothing,
+    /// A session or a guard decides it.
+    AtWork,
     Decided,
     Open {
         /// It is open for another reason than the last time.
@@ -37,10 +39,11 @@ pub fn run(options: &Recover) -> Result<(), Failure> {
     let journal = Journal::of(&state)?;
     let host = LibxlHost::new().map_err(Failure::from)?;
     let place = Place { host: &host, journal: &journal, settling: Settling::HOST };
-    let (mut decided, mut open, mut new) = (0, 0, 0);
+    let (mut decided, mut open, mut new, mut at_work) = (0, 0, 0, 0);
     for record in AnyRecord::all(&journal)? {
         match one(options, place, &state, &record) {
             Ok(Settled::Nothing) => {}
+            Ok(Settled::AtWork) => at_work += 1,
             Ok(Settled::Decided) => decided += 1,
             Ok(Settled::Open { is_new }) => {
                 open += 1;
@@ -55,8 +58,8 @@ pub fn run(options: &Recover) -> Result<(), Failure> {
     }
     journal.prune::<SourceState>()?;
     journal.prune::<TargetState>()?;
-    match (open, decided) {
-        (0, 0) if !options.quiet => standard_io::print("nothing is left to decide\n"),
+    match (open, decided, at_work) {
+        (0, 0, 0) if !options.quiet => standard_io::print("nothing is left to decide\n"),
         _ => {}
     }
     if open == 0 || options.dry_run || (options.quiet && new == 0) {
@@ -82,7 +85,7 @@ fn one(
         if !options.quiet {
             say(&header, "rxl is at work on it");
         }
-        return Ok(Settled::Nothing);
+        return Ok(Settled::AtWork);
     };
     if options.dry_run {
         say(&header, &record.plan(place)?);
