@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use rxl_agent_protocol::Thawed;
 
-use crate::coordinator::{Coordinator, freeze_both};
+use crate::coordinator::{Coordinator, freeze_all};
+use crate::hpcc::Hpcc;
 use crate::mpi::{Job, Library};
 use crate::world::World;
 
@@ -26,8 +27,8 @@ fn moved_on(library: Library) -> Result<()> {
     let job = Job::start_on(library, &world, &[])?;
     let before = world.counts()?;
     for epoch in 1..=3 {
-        let mut both = Coordinator::of_both(&world, epoch)?;
-        let frost = freeze_both(&mut both)?;
+        let mut both = Coordinator::of_all(&world, epoch)?;
+        let frost = freeze_all(&mut both)?;
         println!(
             "  {library:?}: its connections bear to hear nothing for {:?}",
             frost[0].ready.patience
@@ -58,6 +59,33 @@ fn moved_on(library: Library) -> Result<()> {
     Ok(())
 }
 
+/// A job of eight ranks, two in each of four domains, which talk through shared memory within a
+/// domain. The first domain moves three times. What tells whether it was harmed is hpcc's own.
+pub fn moved_under_hpcc() -> Result<()> {
+    let world = World::<4>::of_domains()?;
+    let job = Hpcc::start(&world)?;
+    for epoch in 1..=3 {
+        job.await_next_section()?;
+        let mut all = Coordinator::of_all(&world, epoch)?;
+        let frost = freeze_all(&mut all)?;
+        ensure!(frost.iter().all(|frost| frost.ready.ranks == 2), "{frost:?}");
+        let cut = world.counts()?;
+        world.unplug(0)?;
+        std::thread::sleep(AWAY);
+        world.plug_in(0)?;
+        all[0].move_to_fresh_tree()?;
+        let pause = world.counts()?;
+        ensure!(pause == cut, "something was sent again while all stood still: {cut:?} {pause:?}");
+        for one in &mut all {
+            let thawed = one.thaw()?;
+            ensure!(thawed.lost == 0 && thawed.retransmits == 0, "{thawed:?}");
+        }
+        all.iter_mut().try_for_each(|one| one.finish().map(drop))?;
+    }
+    println!("  {}", job.end_well()?);
+    Ok(())
+}
+
 /// Freezes and flushes again and again under full load, and prints the medians. The bound is
 /// generous, for machines that are busy with other things. The pause between cycles is what a
 /// kernel wants between two answers to window probes.
@@ -69,8 +97,8 @@ pub fn quick() -> Result<()> {
     let job = Job::start(&world, &[])?;
     let (mut freezes, mut flushes, mut prepares) = (Vec::new(), Vec::new(), Vec::new());
     for epoch in 1..=CYCLES {
-        let mut both = Coordinator::of_both(&world, epoch)?;
-        let frost = freeze_both(&mut both)?;
+        let mut both = Coordinator::of_all(&world, epoch)?;
+        let frost = freeze_all(&mut both)?;
         prepares.extend(frost.iter().map(|frost| frost.ready.took));
         freezes.extend(frost.iter().map(|frost| frost.frozen.took));
         flushes.extend(frost.iter().map(|frost| frost.flushed.took));

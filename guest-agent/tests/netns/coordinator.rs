@@ -41,9 +41,8 @@ impl Coordinator {
         Ok(coordinator)
     }
 
-    pub fn of_both(world: &World, epoch: u64) -> Result<[Self; 2]> {
-        let [one, two] = &world.domains;
-        Ok([Self::of(one, epoch)?, Self::of(two, epoch)?])
+    pub fn of_all<const N: usize>(world: &World<N>, epoch: u64) -> Result<[Self; N]> {
+        each(&world.domains, |domain| Self::of(domain, epoch))
     }
 
     fn wait<T>(
@@ -171,13 +170,22 @@ impl Coordinator {
     }
 }
 
-/// Flushes both domains at once, as after rxl's barrier, and audits both cuts. Does so again if the
-/// ends disagree: one domain may have had nothing more to send while the other still had something
+/// One result for each, or the first error.
+fn each<T, R, const N: usize>(
+    all: impl IntoIterator<Item = T>,
+    of: impl FnMut(T) -> Result<R>,
+) -> Result<[R; N]> {
+    let results: Vec<R> = all.into_iter().map(of).collect::<Result<_>>()?;
+    results.try_into().map_err(|_| anyhow::anyhow!("not {N} of them"))
+}
+
+/// Flushes all domains at once, as after rxl's barrier, and audits their cuts. Does so again if the
+/// ends disagree: one domain may have had nothing more to send while another still had something
 /// for it.
-pub fn flush_both(
-    coordinators: &mut [Coordinator; 2],
+pub fn flush_all<const N: usize>(
+    coordinators: &mut [Coordinator; N],
     room: bool,
-) -> Result<([Flushed; 2], Audit)> {
+) -> Result<([Flushed; N], Audit)> {
     let until = Instant::now() + FLUSH_DEADLINE;
     loop {
         let (flushed, audit) = flush_once(coordinators, room)?;
@@ -188,27 +196,26 @@ pub fn flush_both(
     }
 }
 
-fn flush_once(coordinators: &mut [Coordinator; 2], room: bool) -> Result<([Flushed; 2], Audit)> {
+fn flush_once<const N: usize>(
+    coordinators: &mut [Coordinator; N],
+    room: bool,
+) -> Result<([Flushed; N], Audit)> {
     for coordinator in &mut *coordinators {
         coordinator.begin_flush(room)?;
     }
-    let [one, two] = coordinators;
-    let flushed = [one.flushed()?, two.flushed()?];
-    let cuts = [one.cut(&flushed[0])?, two.cut(&flushed[1])?].concat();
-    Ok((flushed, audit(&cuts)))
+    let flushed: [Flushed; N] = each(&mut *coordinators, Coordinator::flushed)?;
+    let cuts: [_; N] = each(coordinators.iter_mut().zip(&flushed), |(one, cut)| one.cut(cut))?;
+    Ok((flushed, audit(&cuts.concat())))
 }
 
-/// Freezes and flushes both domains, and checks the cut.
-pub fn freeze_both(coordinators: &mut [Coordinator; 2]) -> Result<[Frost; 2]> {
-    let [one, two] = &mut *coordinators;
-    let ready = [one.ready()?, two.ready()?];
-    let frozen = [one.freeze()?, two.freeze()?];
-    let (flushed, audit) = flush_both(coordinators, true)?;
+/// Freezes and flushes all domains, and checks the cut.
+pub fn freeze_all<const N: usize>(coordinators: &mut [Coordinator; N]) -> Result<[Frost; N]> {
+    let ready: [Ready; N] = each(&mut *coordinators, Coordinator::ready)?;
+    let frozen: [Frozen; N] = each(&mut *coordinators, Coordinator::freeze)?;
+    let (flushed, audit) = flush_all(coordinators, true)?;
     check_cut(&flushed.each_ref(), &audit)?;
     let parts = ready.into_iter().zip(frozen).zip(flushed);
-    let frost: Vec<_> =
-        parts.map(|((ready, frozen), flushed)| Frost { ready, frozen, flushed }).collect();
-    frost.try_into().map_err(|_| anyhow::anyhow!("two domains"))
+    each(parts, |((ready, frozen), flushed)| Ok(Frost { ready, frozen, flushed }))
 }
 
 pub fn check_cut(flushed: &[&Flushed], audit: &Audit) -> Result<()> {

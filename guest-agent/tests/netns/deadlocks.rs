@@ -7,7 +7,7 @@ use anyhow::{Result, bail, ensure};
 use nix::sys::signal::Signal;
 use rxl_agent_protocol::{Reason, Status, Verb};
 
-use crate::coordinator::{Coordinator, LEASE, check_cut, flush_both};
+use crate::coordinator::{Coordinator, LEASE, check_cut, flush_all};
 use crate::mpi::Job;
 use crate::roles::Role;
 use crate::world::World;
@@ -20,7 +20,7 @@ pub fn staggered() -> Result<()> {
     let world = World::new()?;
     let job = Job::start(&world, &[])?;
     for epoch in 1..=4 {
-        let mut both = Coordinator::of_both(&world, epoch)?;
+        let mut both = Coordinator::of_all(&world, epoch)?;
         for coordinator in &mut both {
             coordinator.ready()?;
         }
@@ -31,7 +31,7 @@ pub fn staggered() -> Result<()> {
             check_hangs(&job)?;
         }
         both[last].freeze()?;
-        let (flushed, audit) = flush_both(&mut both, true)?;
+        let (flushed, audit) = flush_all(&mut both, true)?;
         check_cut(&flushed.each_ref(), &audit)?;
         world.unplug(first)?;
         std::thread::sleep(AHEAD);
@@ -58,7 +58,7 @@ pub fn zero_window() -> Result<()> {
     let world = World::new()?;
     let [mut reader, mut sender] =
         Role::pair(["reader", "sender"], &world.domains[0], &world.domains[1])?;
-    let mut both = Coordinator::of_both(&world, 1)?;
+    let mut both = Coordinator::of_all(&world, 1)?;
     for coordinator in &mut both {
         coordinator.ready()?;
     }
@@ -66,7 +66,7 @@ pub fn zero_window() -> Result<()> {
     std::thread::sleep(Duration::from_millis(300));
     both[1].freeze()?;
     let frozen_at = reader.blocks()?;
-    let (flushed, audit) = flush_both(&mut both, false)?;
+    let (flushed, audit) = flush_all(&mut both, false)?;
     check_cut(&flushed.each_ref(), &audit)?;
     let [receiving, sending] = flushed;
     ensure!(
@@ -97,7 +97,7 @@ pub fn coordinator_dies() -> Result<()> {
     const SHORT: Duration = Duration::from_secs(1);
     let world = World::new()?;
     let job = Job::start(&world, &[])?;
-    let mut both = Coordinator::of_both(&world, 1)?;
+    let mut both = Coordinator::of_all(&world, 1)?;
     for coordinator in &mut both {
         coordinator.ready()?;
         coordinator.freeze_for(SHORT)?;
@@ -121,8 +121,8 @@ pub fn coordinator_dies() -> Result<()> {
 pub fn agent_dies() -> Result<()> {
     let mut world = World::new()?;
     let job = Job::start(&world, &[])?;
-    let mut both = Coordinator::of_both(&world, 1)?;
-    crate::coordinator::freeze_both(&mut both)?;
+    let mut both = Coordinator::of_all(&world, 1)?;
+    crate::coordinator::freeze_all(&mut both)?;
     world.domains[0].end_agent(Signal::SIGKILL)?;
     std::thread::sleep(Duration::from_millis(200));
     let before = job.progress()?;

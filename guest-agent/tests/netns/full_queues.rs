@@ -13,7 +13,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 use rxl_agent_protocol::{Audit, Flushed};
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use crate::coordinator::{Coordinator, FLUSH_DEADLINE, check_cut, flush_both};
+use crate::coordinator::{Coordinator, FLUSH_DEADLINE, check_cut, flush_all};
 use crate::roles::Role;
 use crate::world::World;
 
@@ -61,7 +61,7 @@ struct Scene {
 impl Scene {
     fn new(world: World, reader: &str) -> Result<Self> {
         let roles = Role::pair([reader, "sender"], &world.domains[0], &world.domains[1])?;
-        let mut both = Coordinator::of_both(&world, 1)?;
+        let mut both = Coordinator::of_all(&world, 1)?;
         for coordinator in &mut both {
             coordinator.ready()?;
         }
@@ -73,7 +73,7 @@ impl Scene {
 
     fn flush(&mut self) -> Result<([Flushed; 2], Audit, Duration)> {
         let begun = Instant::now();
-        let (flushed, audit) = flush_both(&mut self.both, true)?;
+        let (flushed, audit) = flush_all(&mut self.both, true)?;
         Ok((flushed, audit, begun.elapsed()))
     }
 

@@ -3,7 +3,7 @@
 //! that of rxl. There is no Xen, so the tests prove nothing about a domain's suspend. All that
 //! happens before and after it is real.
 //!
-//! Needs root, iproute2, util-linux, Open MPI and MPICH (`make deps`).
+//! Needs root, iproute2, util-linux, Open MPI, MPICH and hpcc (`make deps`).
 
 #![allow(
     clippy::expect_used,
@@ -17,6 +17,7 @@ mod cases;
 mod coordinator;
 mod deadlocks;
 mod full_queues;
+mod hpcc;
 mod mpi;
 mod roles;
 mod world;
@@ -41,6 +42,7 @@ fn main() {
     let trials = vec![
         trial("a_job_is_moved_without_a_retransmission", cases::moved),
         trial("a_job_of_mpich_is_moved_without_a_retransmission", cases::moved_on_mpich),
+        trial("eight_ranks_of_hpcc_in_four_domains_are_moved", cases::moved_under_hpcc),
         trial("freezing_and_flushing_are_quick", cases::quick),
         trial("without_protection_the_job_stalls_and_retransmits", cases::unprotected),
         trial("the_audit_notices_each_kind_of_damage", cases::injected),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use crate::world::{ADDRESSES, World};
+use crate::world::{ADDRESSES, World, enter};
 
 pub struct Job {
     mpirun: Child,
@@ -57,9 +57,10 @@ impl Library {
     }
 
     /// The command of mpirun in the first domain, for two ranks in each domain.
-    fn mpirun(self, world: &World) -> Result<Command> {
+    pub fn mpirun<const N: usize>(self, world: &World<N>) -> Result<Command> {
         let mut command = world.domains[0].command(format!("mpirun.{}", self.suffix()));
         let rsh = rsh(world)?.to_str().context("a path that is not UTF-8")?.to_owned();
+        let addresses = &ADDRESSES[..N];
         match self {
             Self::OpenMpi => {
                 command
@@ -67,14 +68,16 @@ impl Library {
                     .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
                 for (name, value) in [
                     ("plm_rsh_agent", rsh.as_str()),
-                    ("btl", "tcp,self"),
+                    ("btl", "tcp,vader,self"),
                     ("btl_tcp_if_include", NETWORK),
                     ("oob_tcp_if_include", NETWORK),
                     ("mpi_yield_when_idle", "1"),
                 ] {
                     command.args(["--mca", name, value]);
                 }
-                let hosts = ADDRESSES.map(|address| format!("{address}:2")).join(",");
+                let hosts: Vec<_> =
+                    addresses.iter().map(|address| format!("{address}:2")).collect();
+                let hosts = hosts.join(",");
                 command.args(["--host", &hosts]);
             }
             Self::Mpich => {
@@ -84,13 +87,13 @@ impl Library {
                     "-launcher-exec",
                     &rsh,
                     "-localhost",
-                    ADDRESSES[0],
+                    addresses[0],
                 ]);
-                command.args(["-hosts", &ADDRESSES.join(","), "-ppn", "2"]);
+                command.args(["-hosts", &addresses.join(","), "-ppn", "2"]);
                 command.env("UCX_TLS", "tcp,self").env("UCX_NET_DEVICES", "eth0");
             }
         }
-        command.args(["-n", "4"]);
+        command.args(["-n", &(2 * N).to_string()]);
         Ok(command)
     }
 }
@@ -221,13 +224,13 @@ impl Drop for Job {
 
 /// Makes what mpirun calls in place of ssh: `rsh ADDRESS COMMAND...` enters the namespace of that
 /// address.
-fn rsh(world: &World) -> Result<PathBuf> {
+fn rsh<const N: usize>(world: &World<N>) -> Result<PathBuf> {
     let path = world.scratch.path().join("rsh");
     let namespace =
         world.domains[0].namespace.strip_suffix('1').context("a namespace without number")?;
     let script = format!(
-        "#!/bin/sh\nn=${{1##*.}}\nshift\nexec nsenter --net=/run/netns/{namespace}$n -- sh -c \
-         \"$*\"\n"
+        "#!/bin/sh\nn=${{1##*.}}\nshift\nexec unshare --uts -- sh -c '{}' sh sh -c \"$*\"\n",
+        enter(&format!("{namespace}'$n'"))
     );
     fs::write(&path, script)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;

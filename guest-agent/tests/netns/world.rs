@@ -1,4 +1,4 @@
-//! Two network namespaces with a link between them, and an agent in each.
+//! Network namespaces with a link between them, two as a rule, and an agent in each.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,13 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 /// The domains' IPv4 addresses.
-pub const ADDRESSES: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
+pub const ADDRESSES: [&str; 4] = ["10.77.0.1", "10.77.0.2", "10.77.0.3", "10.77.0.4"];
 
 const AGENT: &str = env!("CARGO_BIN_EXE_rxl-guest-agent");
 
-/// Two domains, and a namespace with a bridge between them.
-pub struct World {
-    pub domains: [Domain; 2],
+/// Domains, and a namespace with a bridge between them.
+pub struct World<const N: usize = 2> {
+    pub domains: [Domain; N],
     pub scratch: TempDir,
     wire: String,
 }
@@ -32,11 +32,19 @@ pub struct Domain {
 
 impl World {
     pub fn new() -> Result<Self> {
+        Self::of_domains()
+    }
+}
+
+impl<const N: usize> World<N> {
+    pub fn of_domains() -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let unique = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let scratch = tempfile::tempdir()?;
-        let domains = [1, 2]
-            .map(|n| Domain::new(&format!("rxl{unique}-{n}"), &scratch.path().join(n.to_string())));
+        let domains = std::array::from_fn(|n| {
+            let n = n + 1;
+            Domain::new(&format!("rxl{unique}-{n}"), &scratch.path().join(n.to_string()))
+        });
         let mut world = Self { domains, scratch, wire: format!("rxl{unique}-wire") };
         world.connect()?;
         world.domains.iter_mut().try_for_each(Domain::start_agent)?;
@@ -83,7 +91,7 @@ impl World {
         ip(&["-n", &self.wire, "link", "set", &port(domain), "master", "bridge"])
     }
 
-    /// What both namespaces have counted so far, over all connections.
+    /// What all namespaces have counted so far, over all connections.
     pub fn counts(&self) -> Result<Counts> {
         let mut sum = Counts::default();
         for domain in &self.domains {
@@ -111,8 +119,8 @@ impl Domain {
     /// Makes a command that runs in the domain. Its mounts are the host's: the agent needs
     /// /sys/fs/cgroup.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/{}", self.namespace)).arg("--").arg(program);
+        let mut command = Command::new("unshare");
+        command.args(["--uts", "--", "sh", "-c", &enter(&self.namespace), "sh"]).arg(program);
         command
     }
 
@@ -135,7 +143,7 @@ impl Domain {
         let log =
             fs::OpenOptions::new().create(true).append(true).open(self.runtime.join("log"))?;
         self.agent =
-            Some(command.stdin(Stdio::null()).stderr(log).spawn().context("nsenter (util-linux)")?);
+            Some(command.stdin(Stdio::null()).stderr(log).spawn().context("unshare (util-linux)")?);
         Ok(())
     }
 
@@ -159,7 +167,7 @@ impl Domain {
     }
 }
 
-impl Drop for World {
+impl<const N: usize> Drop for World<N> {
     fn drop(&mut self) {
         for domain in &mut self.domains {
             let _ = domain.end_agent(Signal::SIGTERM);
@@ -170,6 +178,12 @@ impl Drop for World {
         }
         let _ = ip(&["netns", "delete", &self.wire]);
     }
+}
+
+/// The script that runs its arguments in a domain: in its network namespace, under its own name.
+/// Open MPI names the files of its shared memory by the host's.
+pub fn enter(namespace: &str) -> String {
+    format!("hostname {namespace}; exec nsenter --net=/run/netns/{namespace} -- \"$@\"")
 }
 
 /// Has all packets that a link brings handled by one processor: two would put them out of order,

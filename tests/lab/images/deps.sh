@@ -4,7 +4,7 @@
 set -euo pipefail
 
 packages=(qemu-system-x86 qemu-utils debootstrap e2fsprogs openssh-client zstd cpio busybox-static
-    libopenmpi-dev openmpi-bin libmpich-dev mpich gcc libc6-dev "$@")
+    libopenmpi-dev openmpi-bin libmpich-dev mpich hpcc gcc libc6-dev "$@")
 apt=(apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -y)
 
 # Lines "PACKAGE VERSION" of those of the wanted packages that are fully installed.
