@@ -189,9 +189,15 @@ fn window_that_opens_while_the_sender_is_away(cluster: &Cluster) -> Result<()> {
 
 fn a_coordinator_stopped(cluster: &Cluster) -> Result<()> {
     let source = cluster.lab.node(Node::A);
+    let domid = cluster.domid(Node::A, "dom3")?.context("dom3 is not on nodeA")?;
+    // On its host, and in one command: two seconds later dom3 is suspended, and its agent too.
+    let stop = format!(
+        "until xenstore-read /local/domain/{domid}/data/rxl/state | grep -qE ' (frozen|flushed) '; \
+         do sleep 0.1; done; pkill -STOP -x rxl"
+    );
+    let mut stop = source.spawn(&stop)?;
     let mut migration = source.spawn(&migration(Node::B))?;
-    wait_for_state(cluster, Node::B, "dom4", "frozen|flushed").context("the job is not frozen")?;
-    source.check("pkill -STOP -x rxl", COMMAND)?;
+    ensure!(stop.wait(MIGRATION)?.success(), "rxl was not stopped");
     let stopped = Instant::now();
     for (node, guest) in [(Node::A, "dom3"), (Node::B, "dom4")] {
         wait_for_state(cluster, node, guest, "expired")?;
