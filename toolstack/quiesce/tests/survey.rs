@@ -202,19 +202,28 @@ fn what_looks_like_a_rank_and_is_none_is_told() {
     }
 }
 
-/// Whatever a guest may write below its own directory.
-fn said() -> impl Strategy<Value = Vec<(&'static str, String)>> {
-    let number = prop_oneof![Just(0), Just(1), Just(u64::MAX), any::<u64>()];
-    let value = prop_oneof![
+/// Whatever a guest may write into a node of its own.
+fn said() -> impl Strategy<Value = String> {
+    let number = || prop_oneof![Just(0), Just(1), Just(77), Just(u64::MAX), any::<u64>()];
+    let took = "how=cgroup processes=1 us=1";
+    prop_oneof![
         ".{0,40}",
-        number.clone().prop_map(|number| number.to_string()),
-        (number.clone(), number.clone())
+        number().prop_map(|number| number.to_string()),
+        (number(), number())
             .prop_map(|(epoch, sequence)| format!("{epoch} {sequence} surveyed ranks=1")),
-        number.clone().prop_map(|epoch| format!("{epoch} 1 frozen how=cgroup processes=1 took=1")),
-        (number.clone(), number)
-            .prop_map(|(size, rank)| format!("id=78 launcher=openmpi size={size} ranks={rank}:1")),
-        Just(format!("version=1 protocol={} pid=1 boot=b freezer=cgroup", u64::MAX)),
-    ];
+        number().prop_map(move |epoch| format!("{epoch} 1 frozen {took}")),
+        number()
+            .prop_map(move |n| format!("1 1 ready ranks={n} connections={n} patience=1 {took}")),
+        (number(), number())
+            .prop_map(|(size, rank)| format!("id=77 launcher=openmpi size={size} ranks={rank}:1")),
+        number().prop_map(|n| format!("version=1 protocol={n} pid=1 boot=b freezer=cgroup")),
+        number().prop_map(|n| format!("10.0.0.3:1 10.0.0.4:2 {n} {n} 0 0 0 0 -")),
+        number().prop_map(|n| format!("count={n} pid={n} comm=a library=b")),
+    ]
+}
+
+/// What stands in its nodes when it is found, and what it says later, at each look something else.
+fn ravings() -> impl Strategy<Value = (Vec<(&'static str, String)>, Vec<String>)> {
     let node = prop_oneof![
         Just(path::STATE),
         Just(path::JOBS),
@@ -223,22 +232,51 @@ fn said() -> impl Strategy<Value = Vec<(&'static str, String)>> {
         Just("data/rxl/cut/0"),
         Just(path::UNCLAIMED),
     ];
-    prop::collection::vec((node, value), 0..8)
+    let nodes = prop::collection::vec((node, said()), 0..8);
+    (nodes, prop::collection::vec(said(), 0..20))
+}
+
+/// dom3 and dom4 with their job, and a guest on dom4's host that says anything.
+fn beside(
+    name: &'static str,
+    ravings: (Vec<(&str, String)>, Vec<String>),
+    quirk: Quirk,
+) -> Cluster {
+    let (nodes, raves) = ravings;
+    let cluster = Cluster::new().with_guest(name, &[0], &nodes);
+    let mut agents = cluster.node_b.agents.lock().unwrap();
+    let guest = agents.get_mut(&9).unwrap();
+    (guest.quirk, guest.raves) = (quirk, raves.into());
+    drop(agents);
+    cluster
+}
+
+fn quirk() -> impl Strategy<Value = Quirk> {
+    prop_oneof![Just(Quirk::None), Just(Quirk::Silent), Just(Quirk::Nack)]
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
-    /// A guest that says anything keeps no job but its own from being held still: of the same owner
-    /// as long as it does not name the job, of another whatever it names.
+    /// Another owner's guest that says anything at any time keeps nobody's job from being held
+    /// still, also when it names that job.
     #[test]
-    fn a_hostile_guest_harms_itself_alone(said in said(), quirk in 0..3_usize, names_the_job: bool) {
-        let name = if names_the_job { "bob1" } else { "dom9" };
-        let ranks: &[u32] = if names_the_job { &[0] } else { &[] };
-        let cluster = Cluster::new().with_guest(name, ranks, &said);
-        let quirk = [Quirk::None, Quirk::Silent, Quirk::Nack][quirk];
-        cluster.node_b.agents.lock().unwrap().get_mut(&9).unwrap().quirk = quirk;
+    fn a_hostile_guest_harms_no_other_owners_job(ravings in ravings(), quirk in quirk()) {
+        let cluster = beside("bob1", ravings, quirk);
         let found = cluster.survey(vec![], &alice_and_bob(), Level::Require);
         prop_assert_eq!(held(found), ["dom3", "dom4"]);
+    }
+
+    /// Where it is of the same owner it may keep the job from being held still. What was frozen
+    /// runs again.
+    #[test]
+    fn a_hostile_guest_leaves_nobody_frozen(ravings in ravings(), quirk in quirk()) {
+        let cluster = beside("dom9", ravings, quirk);
+        if let Ok(Surveyed::Job(mut job)) = cluster.survey(vec![], &Owners::default(), Level::Job) {
+            let _ = job.freeze().and_then(|()| job.flush());
+        }
+        for (node, domid) in [(&cluster.node_a, 3), (&cluster.node_b, 4)] {
+            prop_assert!(!node.agents.lock().unwrap()[&domid].frozen);
+        }
     }
 }

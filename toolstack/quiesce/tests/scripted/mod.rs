@@ -1,6 +1,6 @@
 //! Agents that do what they are told, but for their quirks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,6 +28,8 @@ pub struct Agent {
     pub flushes: u32,
     /// The last flush asked for room.
     pub room: bool,
+    /// What it says next, whatever node is read, in place of what stands there.
+    pub raves: VecDeque<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,6 +71,7 @@ pub fn agent(name: &'static str, ranks: &[u32], quirk: Quirk) -> Agent {
         frozen: false,
         flushes: 0,
         room: false,
+        raves: VecDeque::new(),
     }
 }
 
@@ -210,7 +213,12 @@ impl Nodes for Fake {
     }
 
     fn read(&mut self, domid: u32, node: &str) -> Result<Option<String>, AgentsError> {
-        Ok(self.agents.lock().unwrap().get(&domid).and_then(|agent| agent.nodes.get(node).cloned()))
+        let mut agents = self.agents.lock().unwrap();
+        let Some(agent) = agents.get_mut(&domid) else { return Ok(None) };
+        match agent.raves.pop_front().filter(|_| node.starts_with(path::DATA)) {
+            Some(said) => Ok(Some(said)),
+            None => Ok(agent.nodes.get(node).cloned()),
+        }
     }
 
     fn write(&mut self, domid: u32, node: &str, value: &str) -> Result<(), AgentsError> {
