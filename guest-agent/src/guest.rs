@@ -36,6 +36,8 @@ pub struct Survey {
     pub rows: Vec<JobRow>,
     /// Processes that look like ranks and are in no row.
     pub unclaimed: Option<Unclaimed>,
+    /// Lines for people: why processes are ranks or are none.
+    pub explanation: Vec<String>,
 }
 
 /// What `prepare` has found.

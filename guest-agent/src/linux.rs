@@ -12,9 +12,12 @@ use crate::guest::{Buffer, Cut, Guest, Held, Prepared, Refusal, Since, Stopped, 
 
 mod cgroup;
 mod descriptor;
-mod environment;
+mod explain;
 mod flush;
 mod gather;
+mod judge;
+mod launchers;
+mod proc;
 pub mod ranks;
 mod room;
 mod sigstop;

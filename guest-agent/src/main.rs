@@ -34,6 +34,9 @@ enum Command {
     Run(Run),
     /// Show the agent, its state, the last command and the ranks that are found now.
     Status(StorePlace),
+    /// Tell for each process that looks like an MPI rank why it is one or is none: the nearest
+    /// launcher above it, the row of the table of launchers, and the variables that decided.
+    Explain,
 }
 
 #[derive(Args)]
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(run) => run_agent(&run),
         Command::Status(place) => show_status(&place),
+        Command::Explain => explain(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -108,6 +112,11 @@ fn show_status(place: &StorePlace) -> Result<(), Failure> {
     let mut store = open(place)?;
     let lines = status::describe(&mut store).map_err(Failure::Read)?;
     lines.iter().for_each(|line| println!("{line}"));
+    Ok(())
+}
+
+fn explain() -> Result<(), Failure> {
+    status::explain()?.iter().for_each(|line| println!("{line}"));
     Ok(())
 }
 

@@ -4,8 +4,18 @@ use std::io;
 
 use rxl_agent_protocol::{JobRow, State, Unclaimed, path};
 
+use crate::guest::Refusal;
 use crate::linux::ranks;
 use crate::store::Store;
+
+/// Returns lines that tell why processes are ranks or are none.
+pub fn explain() -> Result<Vec<String>, Refusal> {
+    let found = ranks::survey()?;
+    if found.explanation.is_empty() {
+        return Ok(vec!["no process looks like a rank".into()]);
+    }
+    Ok(found.explanation)
+}
 
 /// Returns lines about the agent, its state, dom0's last command, and the ranks that are found now.
 pub fn describe(store: &mut impl Store) -> io::Result<Vec<String>> {

@@ -13,15 +13,19 @@ pub const MAX_ROW_RANKS: usize = 32;
 /// Most rows in a domain.
 pub const MAX_JOB_ROWS: usize = 256;
 
-/// Some of a job's ranks in this domain: `id=ID launcher=L size=N ranks=R:PID,R:PID...`
+/// Some of a job's ranks in this domain: `id=ID launcher=L size=N ranks=R:PID,R:PID...`, and
+/// `part=N` where they belong to a process group that the job has spawned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobRow {
     /// The job's id, the same in all domains that the job has ranks in.
     pub id: Token,
     /// What started the job, as far as its environment tells.
     pub launcher: Launcher,
-    /// The number of ranks in the whole job. 0 when it is not known.
+    /// The number of ranks in the job, or in this process group of it. 0 when it is not known.
     pub size: u32,
+    /// Which of the job's process groups the row is of: 0 the one that was launched, others those
+    /// that MPI_Comm_spawn has added. Each numbers its ranks from 0, and has a size of its own.
+    pub part: u32,
     /// 1 to [`MAX_ROW_RANKS`] ranks.
     pub ranks: Vec<Rank>,
 }
@@ -57,11 +61,17 @@ impl FromStr for JobRow {
             id: fields.parsed("id")?,
             launcher: fields.parsed("launcher")?,
             size: fields.number_field("size")?,
+            part: part(&mut fields)?,
             ranks: parse_ranks(fields.field("ranks")?)?,
         };
         fields.end()?;
         Ok(row)
     }
+}
+
+fn part(fields: &mut Fields) -> Result<u32, Malformed> {
+    let Some(text) = fields.optional("part") else { return Ok(0) };
+    u32::parse(text).filter(|part| *part > 0).ok_or(Malformed::Bad("part"))
 }
 
 fn parse_ranks(list: &str) -> Result<Vec<Rank>, Malformed> {
@@ -83,7 +93,11 @@ fn parse_rank(word: &str) -> Option<Rank> {
 
 impl fmt::Display for JobRow {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "id={} launcher={} size={} ranks=", self.id, self.launcher, self.size)?;
+        write!(f, "id={} launcher={} size={} ", self.id, self.launcher, self.size)?;
+        if self.part > 0 {
+            write!(f, "part={} ", self.part)?;
+        }
+        f.write_str("ranks=")?;
         for (n, rank) in self.ranks.iter().enumerate() {
             write!(f, "{}{}:{}", if n > 0 { "," } else { "" }, rank.number, rank.pid)?;
         }

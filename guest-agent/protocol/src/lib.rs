@@ -15,10 +15,12 @@
 //! | `data/rxl/jobs` | agent | the number of nodes `data/rxl/job/N` |
 //! | `data/rxl/job/N` | agent | a [`JobRow`]: ranks in this domain |
 //! | `data/rxl/unclaimed` | agent | an [`Unclaimed`], if the last survey has found any |
+//! | `data/rxl/explain/N` | agent | lines for people on the last survey's verdicts |
 //! | `data/rxl/cut/N` | agent | lines, each a [`Connection`] |
 //!
-//! `data/rxl/unclaimed` is missing where nothing is unclaimed, and where the agent is older than the
-//! node: both mean that nothing is known against the rows.
+//! `data/rxl/unclaimed` is missing where nothing is unclaimed, and where the agent is older than
+//! the node: both mean that nothing is known against the rows. `data/rxl/explain/N` is there from a
+//! survey until the next `prepare`; [`unpack_explanation`] reads it.
 //!
 //! A job with many ranks takes several job rows with the same id. `Flushed::chunks` tells how many
 //! nodes the cut has.
@@ -109,6 +111,7 @@ mod agent;
 mod command;
 mod cut;
 pub mod deadlines;
+mod explanation;
 mod fields;
 mod job;
 pub mod path;
@@ -120,6 +123,10 @@ mod unclaimed;
 pub use agent::{AgentInfo, Freezer};
 pub use command::{Command, Lease, Prepare, Verb};
 pub use cut::{Audit, Connection, MAX_CUT_CHUNKS, audit, pack, unpack};
+pub use explanation::{
+    MAX_EXPLANATION, MAX_EXPLANATION_CHUNKS, MAX_EXPLANATION_LINE, pack_explanation,
+    unpack_explanation,
+};
 pub use fields::{MAX_VALUE, Malformed};
 pub use job::{JobRow, Launcher, MAX_JOB_ROWS, MAX_ROW_RANKS, Rank};
 pub use stamp::Stamp;

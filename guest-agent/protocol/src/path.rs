@@ -33,3 +33,8 @@ pub fn job(n: usize) -> String {
 pub fn cut(n: usize) -> String {
     format!("data/rxl/cut/{n}")
 }
+
+/// Node of the `n`th chunk of the explanation, from 0. [`crate::unpack_explanation`] reads it.
+pub fn explain(n: usize) -> String {
+    format!("data/rxl/explain/{n}")
+}

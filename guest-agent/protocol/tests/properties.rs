@@ -155,10 +155,12 @@ fn row() -> impl Strategy<Value = JobRow> {
         Just(Launcher::Slurm)
     ];
     let ranks = proptest::collection::vec(any::<(u32, u32)>(), 1..=MAX_ROW_RANKS);
-    (token(), launcher, any::<u32>(), ranks).prop_map(|(id, launcher, size, ranks)| JobRow {
+    let numbers = any::<(u32, u32)>();
+    (token(), launcher, numbers, ranks).prop_map(|(id, launcher, (size, part), ranks)| JobRow {
         id,
         launcher,
         size,
+        part,
         ranks: ranks.into_iter().map(|(number, pid)| Rank { number, pid }).collect(),
     })
 }
@@ -231,6 +233,7 @@ fn parse_all(text: &str) {
     let _ = text.parse::<Unclaimed>();
     let _ = text.parse::<Connection>();
     let _ = unpack(text);
+    let _ = unpack_explanation(text);
 }
 
 proptest! {
@@ -278,6 +281,21 @@ proptest! {
         prop_assert!(chunks.iter().all(|chunk| chunk.len() <= MAX_VALUE));
         let read: Vec<_> = chunks.iter().flat_map(|chunk| unpack(chunk).expect("packed")).collect();
         prop_assert_eq!(read, connections);
+    }
+
+    #[test]
+    fn explanations(lines in proptest::collection::vec("[ -~]{1,255}", 0..=MAX_EXPLANATION)) {
+        let chunks = pack_explanation(&lines);
+        prop_assert!(chunks.len() <= MAX_EXPLANATION_CHUNKS);
+        prop_assert!(chunks.iter().all(|chunk| chunk.len() <= MAX_VALUE));
+        let read = chunks.iter().flat_map(|chunk| unpack_explanation(chunk).expect("packed"));
+        prop_assert_eq!(read.collect::<Vec<_>>(), lines);
+    }
+
+    #[test]
+    fn any_explanation_can_be_sent(lines in proptest::collection::vec(any::<String>(), 0..40)) {
+        let chunks = pack_explanation(&lines);
+        prop_assert!(chunks.iter().all(|chunk| unpack_explanation(chunk).is_ok()));
     }
 
     #[test]
@@ -382,6 +400,8 @@ fn rows_that_are_refused() {
     refused::<JobRow>("id=a launcher=slurm size=4 ranks=", Malformed::Bad("ranks"));
     refused::<JobRow>("id=a launcher=slurm size=4 ranks=1", Malformed::Bad("ranks"));
     refused::<JobRow>("id=a launcher=lam size=4 ranks=1:1", Malformed::Bad("launcher"));
+    refused::<JobRow>("id=a launcher=slurm size=4 part=0 ranks=1:1", Malformed::Bad("part"));
+    refused::<JobRow>("id=a launcher=slurm size=4 part=x ranks=1:1", Malformed::Bad("part"));
     refused::<JobRow>("launcher=slurm size=4 ranks=1:1", Malformed::Missing("id"));
     refused::<Connection>("10.0.0.1 10.0.0.2:1 0 0 0 0 0 0 -", Malformed::Bad("local address"));
     refused::<Connection>("10.0.0.1:1 10.0.0.2:1 0 0 0 0 0 0", Malformed::Missing("window"));

@@ -33,6 +33,7 @@ impl Advertisement {
         self.put_all(store, path::job, &record.rows)?;
         self.put(store, path::JOBS, &record.rows.len().to_string())?;
         self.put_optional(store, path::UNCLAIMED, record.unclaimed.as_deref())?;
+        self.put_all(store, path::explain, &record.explanation)?;
         self.put_all(store, path::cut, &record.cut_chunks)?;
         self.put(store, path::STATE, &record.state().to_string())
     }
@@ -57,6 +58,7 @@ impl Advertisement {
         self.put_all(store, path::job, &[])?;
         store.remove(path::JOBS)?;
         self.put_optional(store, path::UNCLAIMED, None)?;
+        self.put_all(store, path::explain, &[])?;
         self.put_all(store, path::cut, &[])
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rxl_agent_protocol::{
     Connection, Flushed, Frozen, JobRow, Prepare, Ready, Reason, Status, Thawed, Verb, pack,
+    pack_explanation,
 };
 
 use super::Engine;
@@ -31,9 +32,10 @@ impl<S: Store, G: Guest> Engine<S, G> {
     }
 
     fn survey(&mut self) -> Result<Status, Refusal> {
-        let Survey { rows, unclaimed } = self.guest.survey()?;
+        let Survey { rows, unclaimed, explanation } = self.guest.survey()?;
         self.record.set_rows(&rows);
         self.record.unclaimed = unclaimed.map(|unclaimed| unclaimed.to_string());
+        self.record.explanation = pack_explanation(&explanation);
         Ok(Status::Surveyed { ranks: count_ranks(&rows) })
     }
 
@@ -51,6 +53,8 @@ impl<S: Store, G: Guest> Engine<S, G> {
             Ok(prepared) => {
                 self.record.set_rows(&prepared.rows);
                 self.record.cut_chunks.clear();
+                // A domain that has moved writes all its nodes anew while the job waits.
+                self.record.explanation.clear();
                 Status::Ready(Ready {
                     ranks: count_ranks(&prepared.rows),
                     processes: prepared.processes,

@@ -58,6 +58,8 @@ pub struct Record {
     pub rows: Vec<String>,
     /// What the last survey found unclaimed, as written to the store.
     pub unclaimed: Option<String>,
+    /// The nodes of the last survey's explanation, as written to the store. Not kept in the file.
+    pub explanation: Vec<String>,
     /// The nodes of the cut, as written to the store.
     pub cut_chunks: Vec<String>,
 }
@@ -94,6 +96,7 @@ impl Record {
             held: Held::default(),
             rows: Vec::new(),
             unclaimed: None,
+            explanation: Vec::new(),
             cut_chunks: Vec::new(),
         }
     }
@@ -118,6 +121,7 @@ impl Record {
             held: file.held,
             rows: file.rows,
             unclaimed: file.unclaimed,
+            explanation: Vec::new(),
             cut_chunks: file.cut_chunks,
         })
     }

@@ -1,12 +1,14 @@
 //! Finds the ranks in /proc, and what they have started.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::ffi::OsStrExt;
 
-use procfs::process::{self, Process, Stat};
+use procfs::process::Process;
 use rxl_agent_protocol::{JobRow, Launcher, MAX_JOB_ROWS, MAX_ROW_RANKS, Rank, Reason, Token};
 
-use super::environment::{Identity, hydra_job, identify, is_launcher};
+use super::explain::explain;
+use super::judge::{Judged, Processes, judge_all};
+use super::launchers::is_launcher;
+use super::proc::Proc;
 use super::unclaimed;
 use crate::guest::{Refusal, Survey};
 
@@ -26,6 +28,8 @@ pub struct Found {
     pub launchers: Vec<i32>,
     /// All processes that were looked at.
     seen: BTreeSet<i32>,
+    /// What the table says of them.
+    pub judged: BTreeMap<i32, Judged>,
 }
 
 impl Found {
@@ -41,37 +45,41 @@ impl Found {
 
 /// Looks for the ranks of one job, or of all.
 pub fn find(job: Option<&Token>) -> Result<Found, Refusal> {
-    find_among(&all_stats()?, job)
+    find_among(&Proc::look()?, job)
 }
 
 /// Looks for the ranks of all jobs, and for what looks like ranks besides.
 pub fn survey() -> Result<Survey, Refusal> {
-    survey_among(&all_stats()?)
+    survey_among(&Proc::look()?)
 }
 
-fn survey_among(stats: &BTreeMap<i32, Stat>) -> Result<Survey, Refusal> {
-    let found = find_among(stats, None)?;
-    let foreign = with_descendants(found.foreign.iter().copied().collect(), stats)?;
-    let is_claimed = |stat: &Stat| {
-        let is_rank = found.processes.contains_key(&stat.pid) || foreign.contains_key(&stat.pid);
-        is_rank || is_launcher(&stat.comm)
+fn survey_among(processes: &Proc) -> Result<Survey, Refusal> {
+    let found = find_among(processes, None)?;
+    let foreign = with_descendants(found.foreign.iter().copied().collect(), processes)?;
+    let is_claimed = |pid: &i32| {
+        let is_rank = found.processes.contains_key(pid) || foreign.contains_key(pid);
+        is_rank || processes.name(*pid).is_some_and(is_launcher)
     };
-    let unclaimed = unclaimed::among(stats.values().filter(|stat| !is_claimed(stat)));
-    Ok(Survey { rows: found.rows, unclaimed })
+    let others = found.judged.keys().filter(|pid| !is_claimed(pid));
+    let libraries = unclaimed::among(others.copied());
+    let explanation = explain(&found, &libraries, processes);
+    let unclaimed = unclaimed::summary(&libraries, processes);
+    Ok(Survey { rows: found.rows, unclaimed, explanation })
 }
 
-fn find_among(stats: &BTreeMap<i32, Stat>, job: Option<&Token>) -> Result<Found, Refusal> {
+fn find_among(processes: &Proc, job: Option<&Token>) -> Result<Found, Refusal> {
     let mut found = Found {
-        launchers: among(stats),
-        seen: stats.keys().copied().collect(),
+        launchers: among(processes),
+        seen: processes.stats.keys().copied().collect(),
+        judged: judge_all(processes),
         ..Found::default()
     };
     let mut ranks = Ranks::new();
     let mut leaders = BTreeSet::new();
     let ours = own_namespace()?;
-    for (&pid, stat) in stats {
-        let Some((id, identity)) = rank_of(pid, stat, stats) else { continue };
-        if job.is_some_and(|job| *job != id) {
+    for (&pid, judged) in &found.judged {
+        let Ok(identity) = &judged.verdict else { continue };
+        if job.is_some_and(|job| *job != identity.job) {
             continue;
         }
         if namespace(pid) != Some(ours) {
@@ -79,55 +87,25 @@ fn find_among(stats: &BTreeMap<i32, Stat>, job: Option<&Token>) -> Result<Found,
             continue;
         }
         leaders.insert(pid);
-        let (size, pids) = ranks.entry((id, identity.launcher)).or_default();
+        let key = (identity.job.clone(), identity.part, identity.launcher);
+        let (size, pids) = ranks.entry(key).or_default();
         *size = identity.size;
         // A rank's children have its variables too. The lowest pid stands for it.
-        pids.entry(identity.rank).or_insert(pid as u32);
+        pids.entry(identity.rank).or_insert(pid.unsigned_abs());
     }
     found.rows = rows(ranks)?;
-    found.processes = with_descendants(leaders, stats)?;
+    found.processes = with_descendants(leaders, processes)?;
     Ok(found)
-}
-
-fn all_stats() -> Result<BTreeMap<i32, Stat>, Refusal> {
-    let all = process::all_processes().map_err(Refusal::system("list processes"))?;
-    // Those that end meanwhile are left out.
-    Ok(all
-        .flatten()
-        .filter_map(|process| process.stat().ok())
-        .map(|stat| (stat.pid, stat))
-        .collect())
 }
 
 /// The processes that start ranks and look after them.
 pub fn launchers() -> Result<Vec<i32>, Refusal> {
-    all_stats().map(|stats| among(&stats))
+    Proc::look().map(|processes| among(&processes))
 }
 
-fn among(stats: &BTreeMap<i32, Stat>) -> Vec<i32> {
-    stats.values().filter(|stat| is_launcher(&stat.comm)).map(|stat| stat.pid).collect()
-}
-
-/// The job and identity of a process that is a rank.
-fn rank_of(pid: i32, stat: &Stat, stats: &BTreeMap<i32, Stat>) -> Option<(Token, Identity)> {
-    if is_launcher(&stat.comm) || stat.vsize == 0 {
-        return None;
-    }
-    let environment = Process::new(pid).ok()?.environ().ok()?;
-    let identity = identify(|name| {
-        std::str::from_utf8(environment.get(name.as_ref() as &std::ffi::OsStr)?.as_bytes()).ok()
-    })?;
-    let id = identity.job.clone().or_else(|| proxy_job(stat, stats))?;
-    Some((id, identity))
-}
-
-/// The job, by the command line of the nearest ancestor that is Hydra's proxy.
-fn proxy_job(stat: &Stat, stats: &BTreeMap<i32, Stat>) -> Option<Token> {
-    const MAX_DEPTH: usize = 64;
-    let ancestors =
-        std::iter::successors(Some(stat), |stat| stats.get(&stat.ppid)).skip(1).take(MAX_DEPTH);
-    let proxy = ancestors.into_iter().find(|stat| stat.comm == "hydra_pmi_proxy")?;
-    hydra_job(&Process::new(proxy.pid).ok()?.cmdline().ok()?)
+fn among(processes: &Proc) -> Vec<i32> {
+    let stats = processes.stats.values();
+    stats.filter(|stat| is_launcher(&stat.comm)).map(|stat| stat.pid).collect()
 }
 
 /// The network namespace that the agent lives in, by inode.
@@ -142,18 +120,19 @@ fn namespace(pid: i32) -> Option<u64> {
         .map(|meta| std::os::unix::fs::MetadataExt::ino(&meta))
 }
 
-/// By job and launcher: the job's size, and each rank's number and pid.
-type Ranks = BTreeMap<(Token, Launcher), (u32, BTreeMap<u32, u32>)>;
+/// By job, process group and launcher: the group's size, and each rank's number and pid.
+type Ranks = BTreeMap<(Token, u32, Launcher), (u32, BTreeMap<u32, u32>)>;
 
 fn rows(ranks: Ranks) -> Result<Vec<JobRow>, Refusal> {
     let mut rows = Vec::new();
-    for ((id, launcher), (size, pids)) in ranks {
+    for ((id, part, launcher), (size, pids)) in ranks {
         let ranks: Vec<_> = pids.into_iter().map(|(number, pid)| Rank { number, pid }).collect();
-        rows.extend(ranks.chunks(MAX_ROW_RANKS).map(|part| JobRow {
+        rows.extend(ranks.chunks(MAX_ROW_RANKS).map(|some| JobRow {
             id: id.clone(),
             launcher,
             size,
-            ranks: part.into(),
+            part,
+            ranks: some.into(),
         }));
     }
     if rows.len() > MAX_JOB_ROWS {
@@ -169,18 +148,15 @@ fn rows(ranks: Ranks) -> Result<Vec<JobRow>, Refusal> {
 /// rank may wait for them, or share memory with them.
 fn with_descendants(
     leaders: BTreeSet<i32>,
-    stats: &BTreeMap<i32, Stat>,
+    processes: &Proc,
 ) -> Result<BTreeMap<i32, u64>, Refusal> {
-    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-    for stat in stats.values() {
-        children.entry(stat.ppid).or_default().push(stat.pid);
-    }
     let mut found = BTreeMap::new();
     let mut next: Vec<i32> = leaders.into_iter().collect();
     while let Some(pid) = next.pop() {
-        let Some(stat) = stats.get(&pid).filter(|stat| !is_launcher(&stat.comm)) else { continue };
+        let stat = processes.stats.get(&pid).filter(|stat| !is_launcher(&stat.comm));
+        let Some(stat) = stat else { continue };
         if found.insert(pid, stat.starttime).is_none() {
-            next.extend(children.get(&pid).into_iter().flatten());
+            next.extend(processes.children(pid));
         }
     }
     if found.len() > MAX_PROCESSES {
@@ -281,6 +257,10 @@ mod tests {
         let mut child = Reaped(ready.spawn().expect("sh"));
         let stdout = child.0.stdout.as_mut().expect("a pipe");
         std::io::Read::read_exact(stdout, &mut [0]).expect("it has started");
+        let name = || Process::new(child.0.id() as i32).and_then(|process| process.stat());
+        while name().expect("it runs").comm != "sleep" {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
         child
     }
 
@@ -292,12 +272,17 @@ mod tests {
         rank.env("PMIX_NAMESPACE", "unclaimed").env("PMIX_RANK", "0");
         let rank = with_library(directory.path(), &name, &mut rank);
         let alone = with_library(directory.path(), &name, &mut Command::new("sh"));
-        let mut stats = all_stats().expect("proc");
-        stats.retain(|pid, _| [rank.0.id(), alone.0.id()].contains(&pid.unsigned_abs()));
-        let Survey { rows, unclaimed } = survey_among(&stats).expect("proc");
+        let processes = Proc::look().expect("proc").only(&[rank.0.id(), alone.0.id()]);
+        let Survey { rows, unclaimed, explanation } = survey_among(&processes).expect("proc");
         assert_eq!(rows[0].ranks, [Rank { number: 0, pid: rank.0.id() }]);
         let unclaimed = unclaimed.expect("the other");
         assert_eq!((unclaimed.count, unclaimed.pid), (1, alone.0.id()));
         assert_eq!(unclaimed.library, Token::from_text(&name));
+        let [of_alone, of_rank] = explanation.as_slice() else { panic!("{explanation:?}") };
+        let alone = format!("{} sleep: no rank: its launcher has not made", alone.0.id());
+        assert!(of_alone.starts_with(&alone) && of_alone.contains(&name), "{of_alone}");
+        let rank = format!("{} sleep: rank 0 of unknown of job unclaimed; ", rank.0.id());
+        assert!(of_rank.starts_with(&rank), "{of_rank}");
+        assert!(of_rank.ends_with("launcher=- row=prrte by=PMIX_RANK,PMIX_NAMESPACE"), "{of_rank}");
     }
 }

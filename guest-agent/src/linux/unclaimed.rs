@@ -6,41 +6,43 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 
-use procfs::process::Stat;
 use rxl_agent_protocol::{Token, Unclaimed};
 
+use super::judge::Processes;
+
 /// Most bytes of one process's `/proc/PID/maps` that are read: ten thousand mappings and more.
-const MOST_MAPS: u64 = 2 << 20;
+pub const MOST_MAPS: u64 = 2 << 20;
 
 /// Most bytes of such files that one survey reads.
 const MOST_OF_ALL: u64 = 64 << 20;
 
-/// Looks for such processes among these.
-pub fn among<'a>(stats: impl Iterator<Item = &'a Stat>) -> Option<Unclaimed> {
-    let mut left = MOST_OF_ALL;
-    let mut found: Option<Unclaimed> = None;
-    // A kernel thread has no memory of its own, a zombie none left.
-    for stat in stats.filter(|stat| stat.vsize > 0) {
-        let Some(library) = library_of(stat.pid, &mut left) else { continue };
-        match &mut found {
-            Some(unclaimed) => unclaimed.count += 1,
-            None => found = Some(first(stat, &library)),
-        }
-    }
-    found
+/// A process with a library of MPI's in memory.
+pub struct Library {
+    /// The process that has it.
+    pub pid: i32,
+    /// The library's file name.
+    pub name: String,
 }
 
-fn first(stat: &Stat, library: &str) -> Unclaimed {
-    Unclaimed {
-        count: 1,
-        pid: stat.pid.unsigned_abs(),
-        comm: Token::from_text(&stat.comm),
-        library: Token::from_text(library),
-    }
+/// Looks for such processes among these.
+pub fn among(pids: impl Iterator<Item = i32>) -> Vec<Library> {
+    let mut left = MOST_OF_ALL;
+    pids.filter_map(|pid| Some(Library { pid, name: library_of(pid, &mut left)? })).collect()
+}
+
+/// What dom0 is told of them.
+pub fn summary(all: &[Library], processes: &impl Processes) -> Option<Unclaimed> {
+    let first = all.first()?;
+    Some(Unclaimed {
+        count: u32::try_from(all.len()).unwrap_or(u32::MAX),
+        pid: first.pid.unsigned_abs(),
+        comm: Token::from_text(processes.name(first.pid).unwrap_or_default()),
+        library: Token::from_text(&first.name),
+    })
 }
 
 /// The first library of MPI's that the process has mapped. Takes what is read from `left`.
-fn library_of(pid: i32, left: &mut u64) -> Option<String> {
+pub fn library_of(pid: i32, left: &mut u64) -> Option<String> {
     let maps = File::open(format!("/proc/{pid}/maps")).ok()?;
     let mut lines = BufReader::new(maps.take(MOST_MAPS.min(*left)));
     let mut line = Vec::new();

@@ -118,7 +118,13 @@ impl Ranks {
 
 pub fn rows() -> Vec<JobRow> {
     let ranks = vec![Rank { number: 0, pid: 10 }, Rank { number: 1, pid: 11 }];
-    vec![JobRow { id: Token::from_text("job"), launcher: Launcher::OpenMpi, size: 4, ranks }]
+    vec![JobRow {
+        id: Token::from_text("job"),
+        launcher: Launcher::OpenMpi,
+        size: 4,
+        part: 0,
+        ranks,
+    }]
 }
 
 fn connection(port: usize) -> Connection {
@@ -146,7 +152,8 @@ impl Guest for Ranks {
     }
 
     fn survey(&mut self) -> Result<Survey, Refusal> {
-        Ok(Survey { rows: rows(), unclaimed: self.0.borrow().unclaimed.clone() })
+        let unclaimed = self.0.borrow().unclaimed.clone();
+        Ok(Survey { rows: rows(), unclaimed, explanation: vec!["10 a.out: rank 0".into()] })
     }
 
     fn prepare(&mut self, _: &Prepare) -> Result<Prepared, Refusal> {

@@ -63,6 +63,15 @@ fn what_a_survey_finds_unclaimed_is_told_until_the_next_finds_nothing() {
 }
 
 #[test]
+fn an_explanation_stands_from_the_survey_until_the_next_prepare() {
+    let mut bench = Bench::new();
+    bench.say("7 1 survey");
+    assert_eq!(bench.tree.get(&path::explain(0)).as_deref(), Some("10 a.out: rank 0"));
+    bench.say("7 2 prepare lease=1000 deadline=100 pause=100");
+    assert_eq!(bench.tree.get(&path::explain(0)), None);
+}
+
+#[test]
 fn a_command_is_obeyed_once_and_only_in_order() {
     let mut bench = Bench::frozen();
     for old in [
