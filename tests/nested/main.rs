@@ -15,6 +15,9 @@ mod deadlocks;
 mod endings;
 mod failures;
 mod gang;
+mod hpcc;
+#[path = "../support/hpcc.rs"]
+mod hpcc_words;
 mod interop;
 mod labs;
 mod levels;
@@ -203,6 +206,7 @@ const SCENARIOS: &[Scenario] = &[
         quiesce::a_rank_saved_to_a_file_and_restored,
     )
     .long(),
+    Scenario::fresh("hpcc::eight_ranks_in_four_domains", hpcc::eight_ranks_in_four_domains).long(),
     Scenario::fresh("levels::an_audited_job_by_level", levels::an_audited_job_by_level),
     Scenario::fresh(
         "gang::two_domains_of_a_job_move_together",

@@ -18,6 +18,8 @@ mod coordinator;
 mod deadlocks;
 mod full_queues;
 mod hpcc;
+#[path = "../../../tests/support/hpcc.rs"]
+mod hpcc_words;
 mod mpi;
 mod roles;
 mod world;
