@@ -1,10 +1,10 @@
 //! What a host's agents are asked, and who answers: a thread of this process, or `rxl agent serve`
 //! on another host.
 //!
-//! On the wire each request and each answer is one JSON line, and every request has one answer, with
-//! the same number: an answer that comes too late is known by it. The server does what root could do
-//! on its host anyway, and no more: it touches nodes under `control/rxl` and `data/rxl`, and its own
-//! locks, alone.
+//! On the wire each request and each answer is one JSON line, and every request has one answer,
+//! with the same number: an answer that comes too late is known by it. The server does what root
+//! could do on its host anyway, and no more: it touches nodes under `control/rxl` and `data/rxl`,
+//! and its own locks, alone.
 
 use std::io::{BufReader, Read, Write};
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub(crate) struct Asked {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct Answered {
-    /// The request's.
+    /// The number of the request that it answers.
     pub(crate) number: u64,
     pub(crate) answer: AgentAnswer,
 }

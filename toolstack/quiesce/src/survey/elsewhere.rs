@@ -21,8 +21,8 @@ pub(super) struct Elsewhere {
 }
 
 impl Search<'_> {
-    /// Finds the domains of these jobs on the other hosts. A host that is slow or dead is waited for
-    /// as long as ranks are missing; a target always, as its agents are needed later.
+    /// Finds the domains of these jobs on the other hosts. A host that is slow or dead is waited
+    /// for as long as ranks are missing; a target always, as its agents are needed later.
     pub(super) async fn elsewhere(&self, home: &Part, jobs: &Jobs) -> Result<Elsewhere, NotFound> {
         let Some(here) = self.hosts.first() else { return Ok(Elsewhere::default()) };
         let seen = RefCell::new(HashSet::from([here.boot().await?]));
