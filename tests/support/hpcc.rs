@@ -21,7 +21,7 @@ const RIGHT: [(&str, usize); 4] = [
 /// What it says of a result that is wrong.
 const WRONG: [&str; 3] = ["FAILED", "(failed)", "Success=0"];
 
-/// hpccinf.txt.
+/// The input, which hpcc reads from hpccinf.txt.
 pub fn input() -> Result<String> {
     let example = std::fs::read_to_string(EXAMPLE).context("hpcc: `make deps` installs it")?;
     let line = |(index, line): (usize, &str)| {

@@ -98,7 +98,7 @@ pub enum NotQuiesced {
     Unclaimed {
         /// The domain's name.
         name: String,
-        /// The processes.
+        /// The processes, as its agent tells of them.
         unclaimed: Unclaimed,
     },
     /// The launcher of a job does not tell how many ranks it has.
@@ -233,8 +233,8 @@ pub(crate) fn not_ranks(name: &str, unclaimed: &Unclaimed) -> String {
         count => format!(" and {} others", count - 1),
     };
     format!(
-        "{name}: process {pid} ({comm}){others} uses {library}, and is no rank of a launcher that is \
-         known"
+        "{name}: process {pid} ({comm}){others} uses {library}, and is no rank of a launcher that \
+         is known"
     )
 }
 

@@ -350,7 +350,8 @@ mod tests {
         let runtime = runtime().unwrap();
         let host = served_by(
             r#"a() { read line; echo "{\"number\":$1,\"answer\":$2}"; }
-            a 1 "{\"locked\":true}"; a 2 "{\"error\":\"a b\"}"; a 3 "\"done\""; read line; exit 127"#,
+            a 1 "{\"locked\":true}"; a 2 "{\"error\":\"a b\"}"
+            a 3 "\"done\""; read line; exit 127"#,
         );
         assert!(runtime.block_on(host.lock(Lock::Survey)).unwrap());
         let refused = runtime.block_on(host.greet()).unwrap_err();

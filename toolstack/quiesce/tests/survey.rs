@@ -128,7 +128,7 @@ fn a_host_with_several_names_is_asked_once() {
 
 /// What a guest of another owner says is not heard, nor is the guest.
 #[test]
-fn a_guest_that_names_anothers_job_has_no_part_in_it() {
+fn a_guest_that_names_a_job_of_another_owner_has_no_part_in_it() {
     let cluster = Cluster::new().with_guest("bob1", &[1], &[]);
     cluster.node_b.agents.lock().unwrap().get_mut(&9).unwrap().quirk = Quirk::Nack;
     assert_eq!(held(cluster.survey(vec![], &alice_and_bob(), Level::Require)), ["dom3", "dom4"]);
