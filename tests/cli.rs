@@ -265,3 +265,17 @@ fn remus_and_colo_are_refused() {
         assert!(said.contains("Remus and COLO are not supported"), "{said}");
     }
 }
+
+/// As sshd starts the forced command of a key.
+#[test]
+fn a_key_behind_the_gate_starts_what_other_hosts_start() {
+    let asked = |command: &str| {
+        let mut gate = Command::new(env!("CARGO_BIN_EXE_rxl"));
+        gate.arg("ssh-gate").env("SSH_ORIGINAL_COMMAND", command);
+        let output = gate.stdin(Stdio::null()).output().unwrap();
+        assert_eq!(output.status.code(), Some(i32::from(Exit::Usage.code())), "{command}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(asked("rxl receive").contains("no migration comes in on standard input"));
+    assert!(asked("cat /etc/shadow").contains("this key does not start 'cat /etc/shadow' here"));
+}

@@ -32,6 +32,7 @@ pub fn sections(page: &str) -> &'static [Section] {
         "rxl-agent" => AGENT,
         "rxl-agent-serve" => AGENT_SERVE,
         "rxl-guard" => GUARD,
+        "rxl-ssh-gate" => SSH_GATE,
         "rxl-watch" => WATCH,
         "rxl-recover" => RECOVER,
         "rxl-migrate-receive" => MIGRATE_RECEIVE,
@@ -169,6 +170,35 @@ const GUARD: &[Section] = &[
         blocks: &[Example("What guards have done on this host:", "journalctl -t rxl-guard")],
     },
     Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-migrate(1), rxl-save(1)")] },
+];
+
+const SSH_GATE: &[Section] = &[
+    Section {
+        title: "DESCRIPTION",
+        blocks: &[
+            Text(
+                "For command= in authorized_keys (sshd(8)): of what the client asks for it runs \
+                 rxl receive, rxl agent serve and rxl migrate-receive, with their options, and \
+                 refuses all else. No shell sees the client's words.",
+            ),
+            Text(
+                "It confines what a key starts. What a source may then ask rxl receive for is \
+                 said in SECURITY.md.",
+            ),
+        ],
+    },
+    Section {
+        title: "ENVIRONMENT",
+        blocks: &[Item("SSH_ORIGINAL_COMMAND", "What the client asks for, set by sshd.")],
+    },
+    Section {
+        title: "EXAMPLES",
+        blocks: &[Example(
+            "In /root/.ssh/authorized_keys, for the key of nodeA's root:",
+            "restrict,command=\"rxl ssh-gate\" ssh-ed25519 AAAA... root@nodeA",
+        )],
+    },
+    Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-receive(1), rxl-agent(1), sshd(8)")] },
 ];
 
 const RECOVER: &[Section] = &[
@@ -490,7 +520,13 @@ const RECEIVE: &[Section] = &[
             ),
             Text(
                 "Each data connection over ssh has an rxl receive of its own, which hands the \
-                 connection to the one that receives the domain and waits for its end.",
+                 connection to the one that receives the domain, greets, and waits for its end.",
+            ),
+            Text(
+                "A key in authorized_keys (sshd(8)) may be confined to what rxl on other hosts \
+                 starts here: rxl receive alone by command=\"rxl receive\", which is enough but \
+                 for MPI jobs; that, rxl agent serve and rxl migrate-receive by \
+                 command=\"rxl ssh-gate\". SECURITY.md says what a source may then still do.",
             ),
         ],
     },
@@ -507,10 +543,17 @@ const RECEIVE: &[Section] = &[
     Section { title: "FILES", blocks: &[STATE] },
     Section {
         title: "EXAMPLES",
-        blocks: &[Example(
-            "The version that the source would find on nodeB:",
-            "ssh nodeB rxl --version",
-        )],
+        blocks: &[
+            Example("The version that the source would find on nodeB:", "ssh nodeB rxl --version"),
+            Example(
+                "In /root/.ssh/authorized_keys of nodeB, for the key of nodeA's root:",
+                "restrict,command=\"rxl ssh-gate\" ssh-ed25519 AAAA... root@nodeA",
+            ),
+        ],
+    },
+    Section {
+        title: "SEE ALSO",
+        blocks: &[Text("rxl(1), rxl-migrate(1), rxl-ssh-gate(1), xl(1), ssh(1), sshd(8)")],
     },
     Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-migrate(1), xl(1), ssh(1)")] },
 ];

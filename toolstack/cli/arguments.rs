@@ -89,6 +89,9 @@ pub enum Command {
     /// Put a domain right when rxl is killed; the other commands start it
     #[command(after_help = exit_codes())]
     Guard,
+    /// As the forced command of an ssh key: start what rxl on other hosts starts here, nothing else
+    #[command(after_help = exit_codes())]
+    SshGate,
 }
 
 /// Arguments of `rxl status`.

@@ -13,6 +13,7 @@ pub mod receive;
 pub mod recover;
 pub mod restore;
 pub mod save;
+pub mod ssh_gate;
 pub mod status;
 pub mod stream;
 pub mod watch;

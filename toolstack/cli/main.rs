@@ -39,6 +39,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Stream(command) => commands::stream::run(command),
         Command::Watch(options) => commands::watch::run(options),
         Command::Guard => commands::guard::run(),
+        Command::SshGate => commands::ssh_gate::admitted()?.map_or(Ok(()), |cli| run(&cli)),
     }
 }
 
