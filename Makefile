@@ -44,7 +44,7 @@ help:
 
 deps:
 	@$(STEP) 'packages from Debian' $(SUDO) tests/lab/images/deps.sh \
-		libxen-dev libclang-dev pkg-config python3 iproute2 util-linux dpkg-dev
+		libxen-dev libclang-dev pkg-config python3 iproute2 util-linux dpkg-dev openssh-server
 
 build: deps
 	$(BUILD) --bins

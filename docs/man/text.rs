@@ -396,9 +396,12 @@ const MIGRATE: &[Section] = &[
             ),
             Text(
                 "ssh is started once for control and once for each data connection, and should \
-                 log in without a prompt, with a key or an agent. sshd drops connections at \
-                 random when more than MaxStartups of them (10 by default) have not logged in \
-                 yet, a number that --parallel-connections may reach.",
+                 log in without a prompt, with a key or an agent. It is given what scp(1) gives \
+                 it: no forwardings, no LocalCommand, no RemoteCommand. At most four data \
+                 connections log in at the same time, and one that sshd turns away, as it does \
+                 when more than MaxStartups (10 by default) have not logged in yet, is tried again \
+                 for a minute. What a login shell prints before rxl receive answers is left \
+                 out, up to 64 KiB.",
             ),
             Text(
                 "With --peer xl the target needs only xl: the domain goes over xl's own \
@@ -555,7 +558,6 @@ const RECEIVE: &[Section] = &[
         title: "SEE ALSO",
         blocks: &[Text("rxl(1), rxl-migrate(1), rxl-ssh-gate(1), xl(1), ssh(1), sshd(8)")],
     },
-    Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-migrate(1), xl(1), ssh(1)")] },
 ];
 
 const MIGRATE_RECEIVE: &[Section] = &[

@@ -22,7 +22,7 @@ use rxl_core::domain::GuestType;
 use rxl_core::io::{Cancel, Guarded};
 use rxl_core::state_dir::StateDir;
 use rxl_handover::Journal;
-use rxl_link::transport::{Ticket, hand_over, read_preamble};
+use rxl_link::transport::{Ticket, greet, hand_over, read_preamble};
 use rxl_recover::{Answer, Asking, Peer, Place, Question, Settling, Unreachable, answer, serve};
 use rxl_session::events::Events;
 use rxl_session::rxl::target;
@@ -88,6 +88,10 @@ fn main() {
     .unwrap();
     let preamble = read_preamble(&mut greeting).unwrap();
     let state = StateDir::at(&options.dir);
+    let mut output = std::io::stdout();
+    if preamble.purpose != Purpose::Data {
+        greet(&mut output).unwrap();
+    }
     match preamble.purpose {
         Purpose::Control => {
             drop(greeting);
@@ -104,7 +108,7 @@ fn main() {
             } else {
                 input
             };
-            hand_over(&socket, &preamble, &input).unwrap();
+            hand_over(&socket, &preamble, &input, &mut output).unwrap();
         }
     }
 }

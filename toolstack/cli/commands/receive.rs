@@ -17,7 +17,7 @@ use rxl_core::io::{Cancel, Guarded};
 use rxl_core::state_dir::StateDir;
 use rxl_host::host::Host;
 use rxl_host::libxl::LibxlHost;
-use rxl_link::transport::{Ticket, hand_over, read_preamble};
+use rxl_link::transport::{Ticket, greet, hand_over, read_preamble};
 use rxl_recover::Asking;
 use rxl_session::events::Events;
 use rxl_session::rxl::target;
@@ -30,10 +30,14 @@ pub fn run(options: &Receive) -> Result<(), Failure> {
     let input = standard_io::input()?;
     let preamble = preamble(silence)?;
     let state = StateDir::system();
+    let mut output = std::io::stdout();
+    if preamble.purpose != Purpose::Data {
+        greet(&mut output).map_err(|e| Failure::internal("standard output", &e))?;
+    }
     match preamble.purpose {
         Purpose::Data => {
             let socket = state.receive_socket(&preamble.migration.to_string())?;
-            hand_over(&socket, &preamble, &input)
+            hand_over(&socket, &preamble, &input, &mut output)
                 .map_err(|e| Failure::internal("data connection", &e))
         }
         Purpose::Recover => {

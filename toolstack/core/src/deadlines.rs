@@ -114,6 +114,10 @@ pub const XENSTORE: Duration = seconds(10);
 
 // The connections between the two hosts.
 
+/// How long the other side may be silent before it counts as lost, unless the user says otherwise
+/// (`--peer-timeout`).
+pub const SILENCE: Duration = seconds(30);
+
 /// Longest silence of a living side on the control connection.
 pub const HEARTBEAT: Duration = seconds(2);
 

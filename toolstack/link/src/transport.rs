@@ -7,12 +7,14 @@
 //!    `- TCP                    (data 1)  ----->  the first one's listener, when asked for
 //! ```
 //! Every connection, the control channel's included, begins with the same 64-byte preamble: role,
-//! index, migration id, token. The token is 32 random bytes that the control channel brought;
+//! index, migration id, token. Over ssh `rxl receive` answers it with a greeting, on a data
+//! connection once the session has got that: what a login shell prints before is left out, and a
+//! connection that sshd turned away (`MaxStartups`) is told from one that is slow. The token is 32 random bytes that the control channel brought;
 //! whoever connects without it is dropped. A data connection over ssh is handed over as a
 //! descriptor (SCM_RIGHTS), so its bytes take no detour through a second process.
 //!
-//! Connections are opened and recognized on the runtime ([`crate::runtime`]), all at once. The data
-//! path then gets them as blocking descriptors.
+//! Connections are opened and recognized on the runtime ([`crate::runtime`]): over TCP all at once,
+//! over ssh a few at a time. The data path then gets them as blocking descriptors.
 //!
 //! Encryption of parallel TCP connections belongs here: [`Connections::open`] and [`Rendezvous`]
 //! are the only places that know what a connection is made of.
@@ -32,7 +34,7 @@ use rxl_core::deadlines;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::text::one_line;
 
-pub use hand_over::hand_over;
+pub use hand_over::{greet, hand_over};
 pub use outgoing::{Connections, Destination};
 pub use rendezvous::{Connection, Expected, Rendezvous, RendezvousError};
 

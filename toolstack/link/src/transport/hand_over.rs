@@ -1,6 +1,6 @@
 //! A data connection over ssh passes from the process that sshd started to the session.
 
-use std::io::{self, IoSlice, IoSliceMut, Read};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -13,14 +13,20 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags,
 };
 
+use crate::ssh::GREETING;
 use rxl_core::deadlines;
 
 /// Pause between two attempts to reach the session.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// The part of a data connection's own `rxl receive`: hands its standard input to the session, then
-/// keeps the ssh session alive until the session is done with it.
-pub fn hand_over(socket: &Path, preamble: &Preamble, input: &impl AsFd) -> io::Result<()> {
+/// The part of a data connection's own `rxl receive`: hands its standard input to the session, says
+/// so on its output, then keeps the ssh session alive until the session is done with it.
+pub fn hand_over(
+    socket: &Path,
+    preamble: &Preamble,
+    input: &impl AsFd,
+    output: &mut impl Write,
+) -> io::Result<()> {
     let deadline = Instant::now() + deadlines::CONNECT;
     let mut session = loop {
         match UnixStream::connect(socket) {
@@ -31,9 +37,16 @@ pub fn hand_over(socket: &Path, preamble: &Preamble, input: &impl AsFd) -> io::R
         }
     };
     send_descriptor(&session, preamble, input)?;
+    greet(output)?;
     // Ends with the session, however that ends: its deadlines are this one's.
     let mut nothing = [0; 1];
     session.read(&mut nothing).map(|_| ())
+}
+
+/// Says on standard output that what follows is `rxl receive`'s.
+pub fn greet(output: &mut impl Write) -> io::Result<()> {
+    output.write_all(GREETING)?;
+    output.flush()
 }
 
 pub(super) fn send_descriptor(

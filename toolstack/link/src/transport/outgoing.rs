@@ -1,22 +1,33 @@
 //! The source's data connections.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use migrate_stream::frame::Purpose;
+use futures::stream::{StreamExt, TryStreamExt, iter};
+use migrate_stream::frame::{PREAMBLE_LEN, Purpose};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{Ticket, resolve, tune};
 use crate::control::Accept;
 use crate::runtime::runtime;
-use crate::ssh::{RECEIVER, Remote, Route, end_all};
+use crate::ssh::{RECEIVER, Remote, Retries, Route, end_all};
 use rxl_core::deadlines;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::io::{Cancel, Guarded};
 use rxl_core::peer::Transport;
+
+/// Connections over ssh that may be waiting for their authentication at the same time. sshd admits
+/// ten unless it is told otherwise (`MaxStartups`), and this migration is not alone there.
+const AT_ONCE: usize = 4;
+
+/// Pause between two looks whether the user has given up meanwhile.
+const STOP_PAUSE: Duration = Duration::from_millis(50);
 
 /// The source's data connections. Dropping them closes those that were not taken, and ends the ssh
 /// processes behind them, all at once.
@@ -45,44 +56,104 @@ pub struct Destination<'a> {
 }
 
 impl Connections {
-    /// Opens them all and sends their preambles.
+    /// Opens them all and sends their preambles, within [`deadlines::CONNECT`]. Gives up when
+    /// `stop` says why.
     pub fn open(
         to: &Destination<'_>,
         accept: &Accept,
         ticket: &Ticket,
         cancel: &Cancel,
+        stop: impl FnMut() -> Option<Failure>,
     ) -> Result<Self, Failure> {
-        let mut all = Self { streams: Vec::new(), children: Vec::new() };
-        let fds = match to.transport {
-            Transport::Ssh => {
-                (0..to.count).map(|_| all.open_ssh(to.route)).collect::<Result<_, _>>()?
+        let runtime = runtime().map_err(|e| Failure::internal("runtime", &e))?;
+        let opened = runtime.block_on(async {
+            tokio::select! {
+                opened = open(to, accept, ticket) => opened,
+                why = stopped(stop) => Err(why),
             }
-            Transport::Tcp => open_tcp(to, accept)?,
-        };
-        for (index, fd) in (0..to.count).zip(fds) {
-            let greeted = greet(fd, &ticket.preamble(Purpose::Data, index), cancel);
-            all.streams.push(greeted.map_err(|e| {
-                let what = format!("data connection {index} to {}: {e}", to.route.host());
-                Failure::new(Exit::Unreachable, what)
-            })?);
+        })?;
+        let mut all = Self { streams: Vec::new(), children: Vec::new() };
+        for Opened { fd, child } in opened {
+            all.children.extend(child);
+            let stream = Guarded::new(fd, cancel.clone(), Some(deadlines::STALL));
+            all.streams.push(stream.map_err(|e| Failure::internal("data connection", &e))?);
         }
         Ok(all)
     }
 
-    fn open_ssh(&mut self, route: &Route) -> Result<OwnedFd, Failure> {
-        let (child, pipes) = Remote::start(route, RECEIVER)?;
-        self.children.push(child);
-        Ok(pipes.to)
+    /// The last words of those ssh processes that have said any, each once.
+    pub fn heard(&self) -> String {
+        let mut words: Vec<String> = self.children.iter().map(Remote::heard).collect();
+        words.sort_unstable();
+        words.dedup();
+        words.concat()
     }
 }
 
-fn greet(fd: OwnedFd, preamble: &[u8], cancel: &Cancel) -> io::Result<Guarded> {
-    let mut stream = Guarded::new(fd, cancel.clone(), Some(deadlines::STALL))?;
-    stream.write_all(preamble)?;
-    Ok(stream)
+/// Comes when somebody wants to stop, with the reason.
+async fn stopped(mut stop: impl FnMut() -> Option<Failure>) -> Failure {
+    loop {
+        if let Some(why) = stop() {
+            return why;
+        }
+        sleep(STOP_PAUSE).await;
+    }
 }
 
-fn open_tcp(to: &Destination<'_>, accept: &Accept) -> Result<Vec<OwnedFd>, Failure> {
+/// A connection whose preamble has been sent.
+struct Opened {
+    fd: OwnedFd,
+    child: Option<Remote>,
+}
+
+async fn open(
+    to: &Destination<'_>,
+    accept: &Accept,
+    ticket: &Ticket,
+) -> Result<Vec<Opened>, Failure> {
+    match to.transport {
+        Transport::Ssh => {
+            let deadline = Instant::now() + deadlines::CONNECT;
+            let opening = (0..to.count).map(|index| open_ssh(to.route, ticket, index, deadline));
+            iter(opening).buffered(AT_ONCE).try_collect().await
+        }
+        Transport::Tcp => open_tcp(to, accept, ticket).await,
+    }
+}
+
+/// Opens a connection until the session there has got it. A host that turns it away is tried again.
+async fn open_ssh(
+    route: &Route,
+    ticket: &Ticket,
+    index: u16,
+    deadline: Instant,
+) -> Result<Opened, Failure> {
+    let mut retries = Retries::until(deadline);
+    loop {
+        let (mut child, pipes) = Remote::start(route, RECEIVER)?;
+        let mut to = File::from(pipes.to);
+        // So little goes into a new pipe at once.
+        let greeted = to.write_all(&ticket.preamble(Purpose::Data, index)).is_ok();
+        let left = deadline.saturating_duration_since(Instant::now());
+        if greeted && timeout(left, child.answered()).await.unwrap_or(false) {
+            return Ok(Opened { fd: to.into(), child: Some(child) });
+        }
+        let failure = child.post_mortem_on_runtime().await;
+        match retries.pause().filter(|_| child.was_turned_away()) {
+            Some(pause) => {
+                tracing::info!("data connection {index}: {}; it is tried again", failure.what);
+                sleep(pause).await;
+            }
+            None => return Err(failure.context(format_args!("data connection {index}"))),
+        }
+    }
+}
+
+async fn open_tcp(
+    to: &Destination<'_>,
+    accept: &Accept,
+    ticket: &Ticket,
+) -> Result<Vec<Opened>, Failure> {
     let (Some(host), Some(port)) = (&accept.address, accept.port) else {
         let what = format!("{} did not say where it listens", to.route.host());
         let failure = Failure::new(Exit::Unreachable, what);
@@ -94,18 +165,22 @@ fn open_tcp(to: &Destination<'_>, accept: &Accept) -> Result<Vec<OwnedFd>, Failu
             "check the firewall between the hosts, or name another address with --data-address",
         )
     };
-    let runtime = runtime().map_err(unreachable)?;
-    let connections = runtime.block_on(join_all((0..to.count).map(|_| connect(address))));
-    connections.into_iter().map(|connected| connected.map_err(unreachable)).collect()
+    let preambles = (0..to.count).map(|index| ticket.preamble(Purpose::Data, index));
+    let connections = join_all(preambles.map(|preamble| connect(address, preamble))).await;
+    let opened = connections.into_iter().map(|fd| fd.map(|fd| Opened { fd, child: None }));
+    opened.collect::<io::Result<_>>().map_err(unreachable)
 }
 
-/// One connection, as a blocking descriptor.
-async fn connect(address: SocketAddr) -> io::Result<OwnedFd> {
-    let stream = timeout(deadlines::TCP_CONNECT, TcpStream::connect(address))
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-    tune(&stream)?;
-    let stream = stream.into_std()?;
+/// One connection that has said who it is, as a blocking descriptor.
+async fn connect(address: SocketAddr, preamble: [u8; PREAMBLE_LEN]) -> io::Result<OwnedFd> {
+    let connected = async {
+        let mut stream = TcpStream::connect(address).await?;
+        tune(&stream)?;
+        stream.write_all(&preamble).await?;
+        io::Result::Ok(stream)
+    };
+    let in_time = timeout(deadlines::TCP_CONNECT, connected).await;
+    let stream = in_time.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?.into_std()?;
     stream.set_nonblocking(false)?;
     Ok(stream.into())
 }

@@ -20,7 +20,7 @@ pub struct RxlDestination {
     /// None once the data path has been ended.
     sender: Option<Sender>,
     /// The processes behind the data connections.
-    _connections: Connections,
+    connections: Connections,
     progress: Progress,
 }
 
@@ -37,7 +37,7 @@ enum Progress {
 impl RxlDestination {
     pub fn new(link: TargetLink, sender: Sender, connections: Connections) -> Self {
         let progress = Progress::Sending;
-        Self { link, sender: Some(sender), _connections: connections, progress }
+        Self { link, sender: Some(sender), connections, progress }
     }
 }
 
@@ -101,7 +101,7 @@ impl Destination for RxlDestination {
     }
 
     fn path_failure(&self, broken: &Broken) -> Failure {
-        let what = format!("data to {}: {broken}", self.link.host);
+        let what = format!("data to {}: {broken}{}", self.link.host, self.connections.heard());
         Failure::new(Exit::FailedSourceRuns, what).caused_by(broken.clone())
     }
 

@@ -12,7 +12,7 @@ use crate::outgoing::{
 };
 use crate::record::{Record, Shown};
 use crate::request::MigrationRequest;
-use crate::rxl::link::{TargetLink, negotiate};
+use crate::rxl::link::{Meanwhile, TargetLink, negotiate};
 use crate::rxl::outward::RxlDestination;
 use rxl_core::domain::SpecialPages;
 use rxl_core::error::Failure;
@@ -202,7 +202,9 @@ fn start_data<'a>(
         transport: request.transport,
         count: request.connections,
     };
-    let mut connections = Connections::open(&to, accept, ticket, &cancel)?;
+    let mut meanwhile = Meanwhile::new(events, request.route.host());
+    let mut connections = Connections::open(&to, accept, ticket, &cancel, || meanwhile.stop())?;
+    drop(meanwhile);
     let (from_libxl, writing) = save_pipe().map_err(broken)?;
     let queue = events.sender();
     let on_end = move |result| {
