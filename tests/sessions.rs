@@ -305,6 +305,16 @@ fn a_timeout_cancels() {
     assert_source_untouched(&pair);
 }
 
+/// The target alone would give the source up: it says something every two seconds.
+#[test]
+fn the_source_says_how_long_either_may_be_silent() {
+    let mut pair = Pair::with(Guest { endless: true, ..small_guest() }, "patience-ms=1000");
+    pair.request.limits.timeout = Some(Duration::from_secs(5));
+    let (result, _) = pair.migrate();
+    assert_eq!(result.unwrap_err().exit, Exit::Cancelled);
+    assert_source_untouched(&pair);
+}
+
 #[test]
 fn a_receiver_killed_in_precopy_is_noticed() {
     let pair = Pair::new(Guest { endless: true, ..small_guest() });

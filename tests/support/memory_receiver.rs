@@ -40,6 +40,8 @@ struct Options {
     faults: Faults,
     flip: Option<u64>,
     hang: Option<u64>,
+    /// Silence after which the source is lost, until it has made its offer.
+    patience: Duration,
     /// The control connection is lost in place of, or right after, this message.
     lose: Option<String>,
 }
@@ -54,6 +56,7 @@ fn options() -> Options {
         faults: Faults::default(),
         flip: None,
         hang: None,
+        patience: Duration::from_secs(5),
         lose: None,
     };
     for word in words {
@@ -69,6 +72,7 @@ fn options() -> Options {
                 options.faults = Faults { unpause: true, destroy: true, ..options.faults }
             }
             ("flip", n) => options.flip = Some(n.parse().expect("byte")),
+            ("patience-ms", n) => options.patience = Duration::from_millis(n.parse().expect("ms")),
             ("lose", message) => options.lose = Some(message.into()),
             ("hang", n) => options.hang = Some(n.parse().expect("bytes")),
             other => panic!("{other:?}"),
@@ -128,7 +132,7 @@ fn session(options: &Options, state: &StateDir, input: OwnedFd, ticket: Ticket) 
     };
     let source = JournalPeer { state: StateDir::at(options.dir.join("source")) };
     let asking = Asking { peer: Some(Arc::new(source)), try_for: Duration::from_secs(3) };
-    let patience = Duration::from_secs(5);
+    let patience = options.patience;
     let endpoint = target::Endpoint { input, output, ticket, patience, asking };
     let result = target::receive(Ok(Arc::new(host.clone())), state, endpoint, Events::default());
     leave_outcome(&options.dir, &host, result.err().map(|failure| failure.to_string()));

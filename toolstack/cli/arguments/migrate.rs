@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::values::{Compress, choice};
 use crate::progress::ProgressMode;
+use rxl_core::deadlines;
 use rxl_core::level::Level;
 use rxl_core::peer::{Peer, Transport};
 use rxl_core::steering::{Restorer, Walker};
@@ -89,12 +90,15 @@ pub struct Migrate {
     /// Number of compression threads [default: one for each processor, at most 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4))]
     pub compress_threads: Option<u16>,
-    /// Take the target for lost after this many seconds of silence
+    /// Take the other host for lost after this many seconds of silence: the target here, and the
+    /// source there
     #[arg(
         long,
         value_name = "SECONDS",
-        default_value_t = 30,
-        value_parser = clap::value_parser!(u64).range(5..=3600),
+        default_value_t = deadlines::SILENCE.as_secs(),
+        value_parser = clap::value_parser!(u64).range(
+            deadlines::SHORTEST_SILENCE.as_secs()..=deadlines::LONGEST_SILENCE.as_secs()
+        ),
     )]
     pub peer_timeout: u64,
     /// Suspend the domain when moving its dirty pages is expected to take no longer than this

@@ -2,15 +2,20 @@
 
 use clap::Args;
 
+use rxl_core::deadlines;
+
 /// Arguments of `rxl receive`.
 #[derive(Debug, Args)]
 pub struct Receive {
-    /// Take the source for lost after this many seconds of silence
+    /// Take the source for lost after this many seconds of silence, until its offer brings its own
+    /// --peer-timeout
     #[arg(
         long,
         value_name = "SECONDS",
-        default_value_t = 30,
-        value_parser = clap::value_parser!(u64).range(5..=3600),
+        default_value_t = deadlines::SILENCE.as_secs(),
+        value_parser = clap::value_parser!(u64).range(
+            deadlines::SHORTEST_SILENCE.as_secs()..=deadlines::LONGEST_SILENCE.as_secs()
+        ),
     )]
     pub peer_timeout: u64,
 }

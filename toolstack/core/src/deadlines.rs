@@ -115,8 +115,20 @@ pub const XENSTORE: Duration = seconds(10);
 // The connections between the two hosts.
 
 /// How long the other side may be silent before it counts as lost, unless the user says otherwise
-/// (`--peer-timeout`).
+/// (`--peer-timeout`). The source's value holds at both ends: its offer brings it.
 pub const SILENCE: Duration = seconds(30);
+
+/// Least `--peer-timeout`.
+pub const SHORTEST_SILENCE: Duration = seconds(5);
+
+/// Largest `--peer-timeout`.
+pub const LONGEST_SILENCE: Duration = seconds(3600);
+
+/// Longest time in which no byte moves on a data connection, where the other side may be silent for
+/// so long: who bears a host that stands still bears that its data stands still.
+pub const fn stall(silence: Duration) -> Duration {
+    if before(STALL, silence) { silence } else { STALL }
+}
 
 /// Longest silence of a living side on the control connection.
 pub const HEARTBEAT: Duration = seconds(2);
@@ -324,8 +336,12 @@ const _: () = assert!(before(SESSION_ANSWER, HELPER_QUESTION));
 const _: () = assert!(before(HELPER_FORK, ABORT));
 // READY counts on devices that are attached within their own time.
 const _: () = assert!(!before(READY, DEVICES));
-// Each side pings several times before the other takes it for dead: --peer-timeout is 5 s at least.
-const _: () = assert!(before(both(HEARTBEAT, HEARTBEAT), seconds(5)));
+// Each side pings several times before the other takes it for dead.
+const _: () = assert!(before(both(HEARTBEAT, HEARTBEAT), SHORTEST_SILENCE));
+const _: () = assert!(before(SHORTEST_SILENCE, SILENCE) && before(SILENCE, LONGEST_SILENCE));
+// What the user bears of the other host is borne of its data, and never less than by default.
+const _: () = assert!(!before(stall(LONGEST_SILENCE), LONGEST_SILENCE));
+const _: () = assert!(!before(stall(SILENCE), STALL) && before(SILENCE, STALL));
 // A stranger that says nothing leaves time for the connections that belong here.
 const _: () = assert!(before(PREAMBLE, CONNECT));
 // TCP connections are made, all at once, within the time for connections of any kind.

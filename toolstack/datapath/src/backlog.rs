@@ -21,7 +21,7 @@
 //! link it so learns by back-pressure. In the last iteration there is nothing to wait for.
 
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::iterations::Iterations;
 use rxl_core::deadlines;
@@ -49,6 +49,8 @@ pub struct Backlog {
 struct State {
     restored: u64,
     closed: bool,
+    /// Longest time in which the target takes nothing, where it is not [`deadlines::STALL`].
+    stall: Option<Duration>,
 }
 
 impl Backlog {
@@ -65,17 +67,24 @@ impl Backlog {
         self.changed.notify_all();
     }
 
-    /// Waits until the target's libxl has taken so many frames, at most [`deadlines::STALL`].
+    /// Bears a target that takes nothing for so long.
+    pub fn bear(&self, stall: Duration) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).stall = Some(stall);
+    }
+
+    /// Waits until the target's libxl has taken so many frames, at most [`deadlines::STALL`] or
+    /// what is to be borne.
     pub fn wait(&self, frames: u64) -> Result<(), BacklogError> {
-        let deadline = Instant::now() + deadlines::STALL;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let stall = state.stall.unwrap_or(deadlines::STALL);
+        let deadline = Instant::now() + stall;
         while state.restored < frames {
             let left = deadline.saturating_duration_since(Instant::now());
             if state.closed {
                 return Err(BacklogError::GivenUp { frame: frames });
             }
             if left.is_zero() {
-                let seconds = deadlines::STALL.as_secs();
+                let seconds = stall.as_secs();
                 return Err(BacklogError::Stalled { frame: frames, seconds });
             }
             state =

@@ -22,7 +22,7 @@
 mod message;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::descriptor::Descriptor;
+use crate::descriptor::{Descriptor, Silence};
 use crate::runtime::runtime;
 
 pub use message::{
@@ -84,12 +84,28 @@ struct Queued {
     begun: Option<SyncSender<Result<(), ControlError>>>,
 }
 
+/// How long either direction may see nothing move, in milliseconds: the two ends agree on it once
+/// they talk.
+struct Agreed(AtomicU64);
+
+impl Agreed {
+    fn set(&self, silence: Duration) {
+        self.0.store(u64::try_from(silence.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
+    }
+}
+
+impl Silence for Agreed {
+    fn longest(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::SeqCst))
+    }
+}
+
 /// One end of a control channel: two tasks of the runtime. Dropping it sends what is still queued
 /// and closes it.
 pub struct Control {
     outgoing: Option<UnboundedSender<Queued>>,
     lost: Arc<AtomicBool>,
-    silence: Duration,
+    silence: Arc<Agreed>,
     runtime: Handle,
     writer: JoinHandle<()>,
     reader: JoinHandle<()>,
@@ -111,15 +127,17 @@ impl Control {
         let input = Descriptor::new(&runtime, input)?;
         let output = Descriptor::new(&runtime, output)?;
         let (outgoing, queue) = unbounded_channel();
-        let writer = runtime.spawn(write_queued(output, queue, silence));
+        let agreed = Arc::new(Agreed(AtomicU64::new(0)));
+        agreed.set(silence);
+        let writer = runtime.spawn(write_queued(output, queue, agreed.clone()));
         let lost = Arc::new(AtomicBool::new(false));
-        let told = lost.clone();
+        let (told, silence) = (lost.clone(), agreed.clone());
         let reader = runtime.spawn(async move {
-            let error = read_all(&input, silence, &mut deliver).await;
+            let error = read_all(&input, &silence, &mut deliver).await;
             told.store(true, Ordering::SeqCst);
             deliver(Incoming::Lost(one_line(&error.to_string())));
         });
-        Ok(Self { outgoing: Some(outgoing), lost, silence, runtime, writer, reader })
+        Ok(Self { outgoing: Some(outgoing), lost, silence: agreed, runtime, writer, reader })
     }
 
     /// Queues a message. A broken channel is told by `deliver`, not here.
@@ -153,6 +171,12 @@ impl Control {
         }
     }
 
+    /// From now on either direction may see nothing move for so long. A wait that is under way ends
+    /// no sooner than it would have.
+    pub fn set_silence(&self, silence: Duration) {
+        self.silence.set(silence);
+    }
+
     /// Nothing more will come: `Lost` was delivered, or is about to be.
     pub fn is_lost(&self) -> bool {
         self.lost.load(Ordering::SeqCst)
@@ -162,7 +186,8 @@ impl Control {
 impl Drop for Control {
     fn drop(&mut self) {
         drop(self.outgoing.take());
-        let (writer, reader, silence) = (&mut self.writer, &mut self.reader, self.silence);
+        let (writer, reader, silence) =
+            (&mut self.writer, &mut self.reader, self.silence.longest());
         // A panic in a task has been printed.
         self.runtime.block_on(async {
             if timeout(silence, &mut *writer).await.is_err() {
@@ -176,14 +201,18 @@ impl Drop for Control {
 }
 
 /// Sends what is queued until the queue is closed and empty, or the channel breaks.
-async fn write_queued(output: Descriptor, mut queue: UnboundedReceiver<Queued>, silence: Duration) {
+async fn write_queued(
+    output: Descriptor,
+    mut queue: UnboundedReceiver<Queued>,
+    silence: Arc<Agreed>,
+) {
     loop {
         let queued = match timeout(deadlines::HEARTBEAT, queue.recv()).await {
             Ok(Some(queued)) => queued,
             Ok(None) => return,
             Err(_) => Queued { message: Message::Ping, begun: None },
         };
-        if let Err(error) = write(&output, queued, silence).await {
+        if let Err(error) = write(&output, queued, &silence).await {
             tracing::debug!(%error, "control channel: cannot write");
             return;
         }
@@ -191,7 +220,7 @@ async fn write_queued(output: Descriptor, mut queue: UnboundedReceiver<Queued>, 
 }
 
 /// Writes one message. Who waits for its beginning is told of that, or why nothing has left.
-async fn write(output: &Descriptor, queued: Queued, silence: Duration) -> Result<(), ControlError> {
+async fn write(output: &Descriptor, queued: Queued, silence: &Agreed) -> Result<(), ControlError> {
     let begin = async {
         let frame = queued.message.encode()?;
         Ok((output.write(&frame, silence).await?, frame))
@@ -214,7 +243,7 @@ async fn write(output: &Descriptor, queued: Queued, silence: Duration) -> Result
 /// Delivers messages until there are no more, and returns why.
 async fn read_all(
     input: &Descriptor,
-    silence: Duration,
+    silence: &Agreed,
     deliver: &mut impl FnMut(Incoming),
 ) -> ControlError {
     loop {
@@ -229,7 +258,7 @@ async fn read_all(
     }
 }
 
-async fn read(input: &Descriptor, silence: Duration) -> Result<Message, ControlError> {
+async fn read(input: &Descriptor, silence: &Agreed) -> Result<Message, ControlError> {
     let mut header = [0; 4];
     input.read_exact(&mut header, silence).await?;
     let mut body = vec![0; Message::body_length(header)?];
@@ -323,6 +352,15 @@ mod tests {
         let (_control, delivered, _to, _from) = started(Duration::from_millis(50));
         let reason = lost(&delivered);
         assert!(reason.contains("nothing moved"), "{reason}");
+    }
+
+    #[test]
+    fn a_silence_that_is_agreed_on_later_holds_for_a_wait_that_is_under_way() {
+        let (control, delivered, _to, _from) = started(Duration::from_millis(200));
+        let begun = Instant::now();
+        control.set_silence(Duration::from_millis(700));
+        lost(&delivered);
+        assert!(begun.elapsed() >= Duration::from_millis(700), "{:?}", begun.elapsed());
     }
 
     #[test]

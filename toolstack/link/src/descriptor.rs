@@ -2,17 +2,37 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::pin::pin;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use rxl_core::json_lines::{JsonLineError, JsonLines};
 
 /// How much is read at once, in bytes.
 const CHUNK: usize = 8 << 10;
+
+/// How long nothing may move. It is looked at again when it is over: it may have grown meanwhile.
+pub trait Silence {
+    /// The time that holds now.
+    fn longest(&self) -> Duration;
+}
+
+impl Silence for Duration {
+    fn longest(&self) -> Duration {
+        *self
+    }
+}
+
+impl<S: Silence> Silence for &S {
+    fn longest(&self) -> Duration {
+        (*self).longest()
+    }
+}
 
 /// A pipe's end or a socket, read and written on the runtime.
 pub struct Descriptor(AsyncFd<OwnedFd>);
@@ -33,9 +53,9 @@ impl Descriptor {
     }
 
     /// Fills the buffer. Fails with [`io::ErrorKind::TimedOut`] where nothing comes for `silence`.
-    pub async fn read_exact(&self, mut buffer: &mut [u8], silence: Duration) -> io::Result<()> {
+    pub async fn read_exact(&self, mut buffer: &mut [u8], silence: impl Silence) -> io::Result<()> {
         while !buffer.is_empty() {
-            let read = within(silence, self.read(buffer)).await?;
+            let read = within(&silence, self.read(buffer)).await?;
             let rest = buffer.get_mut(read..).unwrap_or_default();
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -46,7 +66,7 @@ impl Descriptor {
     }
 
     /// Writes what is taken at once, or waits until something is, for `silence` at most.
-    pub async fn write(&self, bytes: &[u8], silence: Duration) -> io::Result<usize> {
+    pub async fn write(&self, bytes: &[u8], silence: impl Silence) -> io::Result<usize> {
         let write = |fd: &OwnedFd| Ok(rustix::io::write(fd, bytes)?);
         match within(silence, self.0.async_io(Interest::WRITABLE, write)).await? {
             0 if !bytes.is_empty() => Err(io::ErrorKind::WriteZero.into()),
@@ -55,9 +75,9 @@ impl Descriptor {
     }
 
     /// Writes all. Fails with [`io::ErrorKind::TimedOut`] where nothing is taken for `silence`.
-    pub async fn write_all(&self, mut bytes: &[u8], silence: Duration) -> io::Result<()> {
+    pub async fn write_all(&self, mut bytes: &[u8], silence: impl Silence) -> io::Result<()> {
         while !bytes.is_empty() {
-            let written = self.write(bytes, silence).await?;
+            let written = self.write(bytes, &silence).await?;
             bytes = bytes.get(written..).unwrap_or_default();
         }
         Ok(())
@@ -80,11 +100,22 @@ pub(crate) fn watched(
 }
 
 /// A result that comes in time, or [`io::ErrorKind::TimedOut`].
-async fn within<T>(silence: Duration, moved: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    tokio::time::timeout(silence, moved).await.unwrap_or_else(|_| {
-        let seconds = silence.as_secs();
-        Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing moved for {seconds} s")))
-    })
+async fn within<T>(
+    silence: impl Silence,
+    moved: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    let (begun, mut moved) = (Instant::now(), pin!(moved));
+    loop {
+        let longest = silence.longest();
+        let left = longest.saturating_sub(begun.elapsed());
+        if let Ok(moved) = timeout(left, &mut moved).await {
+            return moved;
+        }
+        if begun.elapsed() >= silence.longest() {
+            let what = format!("nothing moved for {} s", longest.as_secs());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+        }
+    }
 }
 
 /// The lines that come on a descriptor.

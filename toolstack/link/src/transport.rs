@@ -26,11 +26,11 @@ mod rendezvous;
 use std::io::{self, Read};
 use std::net::{IpAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use migrate_stream::frame::{MigrationId, PREAMBLE_LEN, Preamble, Purpose, Token};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use rxl_core::deadlines;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::text::one_line;
 
@@ -90,13 +90,13 @@ pub fn read_preamble(from: &mut impl Read) -> io::Result<Preamble> {
 /// something is. The kernel counts a closed window as the second (tcp_timer.c: tcp_probe_timer),
 /// and a busy target closes it for as long as it restores: so that deadline is the one for a stall.
 /// A dead host is noticed sooner, by the control channel.
-fn tune(stream: &impl AsFd) -> io::Result<()> {
+fn tune(stream: &impl AsFd, stall: Duration) -> io::Result<()> {
     setsockopt(stream, sockopt::TcpNoDelay, &true)?;
     setsockopt(stream, sockopt::KeepAlive, &true)?;
     setsockopt(stream, sockopt::TcpKeepIdle, &5)?;
     setsockopt(stream, sockopt::TcpKeepInterval, &5)?;
     setsockopt(stream, sockopt::TcpKeepCount, &5)?;
-    let timeout = u32::try_from(deadlines::STALL.as_millis()).unwrap_or(u32::MAX);
+    let timeout = u32::try_from(stall.as_millis()).unwrap_or(u32::MAX);
     setsockopt(stream, sockopt::TcpUserTimeout, &timeout)?;
     Ok(())
 }

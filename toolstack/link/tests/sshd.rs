@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rxl_core::deadlines::STALL;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::io::Cancel;
 use rxl_core::peer::Transport;
@@ -74,7 +75,7 @@ impl Sshd {
     fn open(&self, count: u16) -> Result<Connections, Failure> {
         let command = format!("ssh -F {}/ssh_config", self.path().display());
         let route = Route::new(Some(&command), "127.0.0.1").unwrap();
-        let to = Destination { route: &route, transport: Transport::Ssh, count };
+        let to = Destination { route: &route, transport: Transport::Ssh, count, stall: STALL };
         let accept = Accept { port: None, address: None, free_memory_kib: 0 };
         let ticket = Ticket::random().unwrap();
         Connections::open(&to, &accept, &ticket, &Cancel::new().unwrap(), || None)

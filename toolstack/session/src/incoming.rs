@@ -33,6 +33,7 @@ pub use receiving::Receiving;
 
 use std::time::Duration;
 
+use rxl_core::deadlines;
 use rxl_core::error::{Exit, Failure};
 use rxl_datapath::broken::{At, Cause};
 use rxl_link::control::Incoming;
@@ -58,6 +59,11 @@ pub trait Origin {
     /// Whether the complete stream is right.
     fn verify(&self) -> Result<(), Failure> {
         Ok(())
+    }
+
+    /// Longest time in which nothing comes of the stream.
+    fn stall(&self) -> Duration {
+        deadlines::STALL
     }
 
     /// How rxl ends because of a failure there.

@@ -2,9 +2,12 @@
 //!
 //! Wire format: u32 length (little-endian, at most [`MAX_MESSAGE`]), then that many bytes of JSON.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::ControlError;
+use rxl_core::deadlines;
 use rxl_core::domain::SpecialPages;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::peer::Transport;
@@ -12,7 +15,7 @@ use rxl_core::target_spans::TargetSpans;
 use rxl_core::text::one_line;
 
 /// Version of this protocol. Another version is refused: a wrong guess could lose a domain.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// Largest message in bytes. A domain's configuration in JSON takes some tens of KiB.
 pub const MAX_MESSAGE: usize = 4 << 20;
@@ -162,11 +165,21 @@ pub struct Offer {
     pub domid: Option<u32>,
     /// No process is to wait for the domain's end at the target (`xl migrate -e`).
     pub no_monitor: bool,
+    /// How long either side may hear nothing of the other before it takes it for lost, in seconds.
+    pub silence_seconds: u64,
     /// The target is only to check: nothing will follow.
     pub dry_run: bool,
     /// Where the guest's special pages are, if the target may fill its memory by itself
     /// (rxl-precopy).
     pub special_pages: Option<SpecialPages>,
+}
+
+impl Offer {
+    /// How long either side may be silent, within what a user may ask for.
+    pub fn silence(&self) -> Duration {
+        let asked = Duration::from_secs(self.silence_seconds);
+        asked.clamp(deadlines::SHORTEST_SILENCE, deadlines::LONGEST_SILENCE)
+    }
 }
 
 /// The target takes the domain.

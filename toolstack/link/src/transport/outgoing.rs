@@ -53,6 +53,8 @@ pub struct Destination<'a> {
     pub transport: Transport,
     /// Number of connections.
     pub count: u16,
+    /// Longest time in which no byte may move on one.
+    pub stall: Duration,
 }
 
 impl Connections {
@@ -75,7 +77,7 @@ impl Connections {
         let mut all = Self { streams: Vec::new(), children: Vec::new() };
         for Opened { fd, child } in opened {
             all.children.extend(child);
-            let stream = Guarded::new(fd, cancel.clone(), Some(deadlines::STALL));
+            let stream = Guarded::new(fd, cancel.clone(), Some(to.stall));
             all.streams.push(stream.map_err(|e| Failure::internal("data connection", &e))?);
         }
         Ok(all)
@@ -114,7 +116,7 @@ async fn open(
     match to.transport {
         Transport::Ssh => {
             let deadline = Instant::now() + deadlines::CONNECT;
-            let opening = (0..to.count).map(|index| open_ssh(to.route, ticket, index, deadline));
+            let opening = (0..to.count).map(|index| open_ssh(to, ticket, index, deadline));
             iter(opening).buffered(AT_ONCE).try_collect().await
         }
         Transport::Tcp => open_tcp(to, accept, ticket).await,
@@ -123,20 +125,20 @@ async fn open(
 
 /// Opens a connection until the session there has got it. A host that turns it away is tried again.
 async fn open_ssh(
-    route: &Route,
+    to: &Destination<'_>,
     ticket: &Ticket,
     index: u16,
     deadline: Instant,
 ) -> Result<Opened, Failure> {
     let mut retries = Retries::until(deadline);
     loop {
-        let (mut child, pipes) = Remote::start(route, RECEIVER)?;
-        let mut to = File::from(pipes.to);
+        let (mut child, pipes) = Remote::start_for(to.route, RECEIVER, to.stall)?;
+        let mut input = File::from(pipes.to);
         // So little goes into a new pipe at once.
-        let greeted = to.write_all(&ticket.preamble(Purpose::Data, index)).is_ok();
+        let greeted = input.write_all(&ticket.preamble(Purpose::Data, index)).is_ok();
         let left = deadline.saturating_duration_since(Instant::now());
         if greeted && timeout(left, child.answered()).await.unwrap_or(false) {
-            return Ok(Opened { fd: to.into(), child: Some(child) });
+            return Ok(Opened { fd: input.into(), child: Some(child) });
         }
         let failure = child.post_mortem_on_runtime().await;
         match retries.pause().filter(|_| child.was_turned_away()) {
@@ -166,16 +168,21 @@ async fn open_tcp(
         )
     };
     let preambles = (0..to.count).map(|index| ticket.preamble(Purpose::Data, index));
-    let connections = join_all(preambles.map(|preamble| connect(address, preamble))).await;
+    let connections =
+        join_all(preambles.map(|preamble| connect(address, preamble, to.stall))).await;
     let opened = connections.into_iter().map(|fd| fd.map(|fd| Opened { fd, child: None }));
     opened.collect::<io::Result<_>>().map_err(unreachable)
 }
 
 /// One connection that has said who it is, as a blocking descriptor.
-async fn connect(address: SocketAddr, preamble: [u8; PREAMBLE_LEN]) -> io::Result<OwnedFd> {
+async fn connect(
+    address: SocketAddr,
+    preamble: [u8; PREAMBLE_LEN],
+    stall: Duration,
+) -> io::Result<OwnedFd> {
     let connected = async {
         let mut stream = TcpStream::connect(address).await?;
-        tune(&stream)?;
+        tune(&stream, stall)?;
         stream.write_all(&preamble).await?;
         io::Result::Ok(stream)
     };

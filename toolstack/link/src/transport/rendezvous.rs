@@ -49,12 +49,15 @@ pub struct Expected {
     pub tcp: Option<IpAddr>,
     /// All are there in this time, or none is taken.
     pub deadline: Duration,
+    /// Longest time in which no byte may move on one.
+    pub stall: Duration,
 }
 
 impl Expected {
     /// So many connections, within the time that a member of a gang may take to open them.
     pub fn new(count: u16, tcp: Option<IpAddr>) -> Self {
-        Self { count, tcp, deadline: deadlines::DATA_CONNECTIONS }
+        let deadline = deadlines::DATA_CONNECTIONS;
+        Self { count, tcp, deadline, stall: deadlines::STALL }
     }
 }
 
@@ -174,7 +177,9 @@ impl Gathering {
                     Err(error) => accept_failed(&error).await,
                 },
                 accepted = accept_tcp(self.tcp.as_ref()) => match accepted {
-                    Ok((stream, from)) => handshakes.begin(take_tcp(stream, from, ticket)),
+                    Ok((stream, from)) => {
+                        handshakes.begin(take_tcp(stream, from, ticket, self.expected.stall));
+                    }
                     Err(error) => accept_failed(&error).await,
                 },
                 Some(ended) = handshakes.all.join_next() => {
@@ -235,8 +240,9 @@ async fn take_tcp(
     mut stream: TcpStream,
     from: SocketAddr,
     ticket: Ticket,
+    stall: Duration,
 ) -> Result<Connection, Dropped> {
-    tune(&stream)?;
+    tune(&stream, stall)?;
     let mut bytes = [0; PREAMBLE_LEN];
     stream.read_exact(&mut bytes).await?;
     let preamble = Preamble::parse(&bytes).map_err(io::Error::other)?;

@@ -86,7 +86,7 @@ impl<'a, O: Origin> Receiving<'a, O> {
             }
             // While the stream is being read, its own deadlines hold.
             let until = complete_at.map_or_else(
-                || Instant::now() + 2 * deadlines::STALL,
+                || Instant::now() + 2 * self.origin.stall(),
                 |at| at + deadlines::DEVICES,
             );
             let Some(event) = events.next(until) else {

@@ -1,6 +1,6 @@
 //! A domain is made, its source hears that it is taken, and its data connections are made.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::check::FREE_SOME;
 use crate::events::{Event, Events};
@@ -52,8 +52,9 @@ fn connect(
         let broken = |error: RendezvousError| Broken::peer(error);
         let _ = queue.send(Event::Data(connections.map_err(broken)));
     };
-    let rendezvous =
-        Rendezvous::open(state, ticket, Expected::new(offer.connections, tcp), deliver)?;
+    let stall = deadlines::stall(offer.silence());
+    let expected = Expected { stall, ..Expected::new(offer.connections, tcp) };
+    let rendezvous = Rendezvous::open(state, ticket, expected, deliver)?;
     let address = rendezvous.tcp.map(|listens| listens.ip().to_string());
     let port = rendezvous.tcp.map(|listens| listens.port());
     origin.control.send(Message::Accept(Accept { port, address, ..accept }));
@@ -128,6 +129,7 @@ pub(super) fn start_restore(
     events: &Events<Data>,
 ) -> Result<Operation<DomId>, Failure> {
     let broken = |e| Failure::internal("data path", &e);
+    origin.stall = deadlines::stall(taken.offer.silence());
     let cancel = Cancel::new().map_err(broken)?;
     let restore_as = RestoreAs { name: incoming.into(), domid: taken.offer.domid.map(DomId) };
     let notes = events.notes().map_err(broken)?;
@@ -138,7 +140,7 @@ pub(super) fn start_restore(
         operation = await_claim(operation, events)?;
     }
     let connections = connect(origin, taken, events)?;
-    let receiver = receive_frames(connections, sink, cancel, events)?;
+    let receiver = receive_frames(connections, sink, origin.stall, cancel, events)?;
     origin.receiver = Some(receiver);
     Ok(operation)
 }
@@ -146,15 +148,14 @@ pub(super) fn start_restore(
 fn receive_frames(
     connections: Vec<Connection>,
     sink: Box<dyn StreamSink>,
+    stall: Duration,
     cancel: Cancel,
     events: &Events<Data>,
 ) -> Result<Receiver, Failure> {
     let broken = |e| Failure::internal("data path", &e);
     let (mut streams, mut keepers) = (Vec::new(), Vec::new());
     for connection in connections {
-        streams.push(
-            Guarded::new(connection.fd, cancel.clone(), Some(deadlines::STALL)).map_err(broken)?,
-        );
+        streams.push(Guarded::new(connection.fd, cancel.clone(), Some(stall)).map_err(broken)?);
         keepers.push(connection.keeper);
     }
     let queue = events.sender();

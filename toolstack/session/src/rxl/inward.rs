@@ -39,6 +39,8 @@ pub struct RxlOrigin {
     /// None before the data path has begun, and once it has been ended.
     pub(super) receiver: Option<Receiver>,
     pub(super) restorer: Restorer,
+    /// Longest time in which no byte moves on a data connection.
+    pub(super) stall: Duration,
     received: Option<Received>,
     announced: Option<StreamEnd>,
     spans: Option<TargetSpans>,
@@ -52,6 +54,7 @@ impl RxlOrigin {
             accepted: false,
             receiver: None,
             restorer,
+            stall: deadlines::STALL,
             received: None,
             announced: None,
             spans: None,
@@ -127,6 +130,10 @@ impl Origin for RxlOrigin {
 
     fn exit(&self, _at: At) -> Exit {
         Exit::FailedSourceRuns
+    }
+
+    fn stall(&self) -> Duration {
+        self.stall
     }
 
     fn end_data(&mut self) {

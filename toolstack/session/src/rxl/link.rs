@@ -56,7 +56,7 @@ impl TargetLink {
         patience: Duration,
         events: &Events<Sent>,
     ) -> Result<Self, Failure> {
-        let (remote, pipes) = Remote::start(route, RECEIVER)?;
+        let (remote, pipes) = Remote::start_for(route, RECEIVER, patience)?;
         let mut to = File::from(pipes.to);
         // So little goes into a new pipe at once. Where nobody reads it the channel is lost, too.
         let _ = to.write_all(&ticket.preamble(Purpose::Control, 0));

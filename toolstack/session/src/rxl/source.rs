@@ -14,6 +14,7 @@ use crate::record::{Record, Shown};
 use crate::request::MigrationRequest;
 use crate::rxl::link::{Meanwhile, TargetLink, negotiate};
 use crate::rxl::outward::RxlDestination;
+use rxl_core::deadlines;
 use rxl_core::domain::SpecialPages;
 use rxl_core::error::Failure;
 use rxl_core::io::Cancel;
@@ -158,6 +159,7 @@ fn offer(request: &MigrationRequest, leaving: &Leaving<'_>) -> Offer {
         leave_paused: request.leave_paused,
         no_monitor: request.no_monitor,
         domid: request.preserve_domid.then_some(domain.domid.0),
+        silence_seconds: request.patience.as_secs(),
         dry_run: request.dry_run,
         special_pages: special_pages(request, leaving),
     }
@@ -201,6 +203,7 @@ fn start_data<'a>(
         route: &request.route,
         transport: request.transport,
         count: request.connections,
+        stall: deadlines::stall(request.patience),
     };
     let mut meanwhile = Meanwhile::new(events, request.route.host());
     let mut connections = Connections::open(&to, accept, ticket, &cancel, || meanwhile.stop())?;
@@ -211,6 +214,7 @@ fn start_data<'a>(
         let _ = queue.send(Event::Data(result));
     };
     let streams = std::mem::take(&mut connections.streams);
+    measured.meter.backlog.bear(to.stall);
     let (feed, fed) = feed(measured.meter.clone());
     let meter = measured.meter.clone();
     let sender = Sender::start(from_libxl, fed, streams, cancel, request.packing, meter, on_end)

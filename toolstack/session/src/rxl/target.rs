@@ -29,7 +29,7 @@ pub struct Endpoint {
     pub output: OwnedFd,
     /// What the preamble said.
     pub ticket: Ticket,
-    /// Silence after which the source is dead.
+    /// Silence after which the source is dead, until its offer says another.
     pub patience: Duration,
     /// How the source is asked when its word does not come.
     pub asking: Asking,
@@ -63,6 +63,7 @@ impl Session {
         patience: Duration,
     ) -> Result<(), Failure> {
         let (source, offer) = self.negotiate(patience)?;
+        self.control.set_silence(offer.silence());
         let host = match host {
             Ok(host) => host,
             Err(error) => return Err(self.refuse(Refusal { what: error.to_string(), next: None })),
