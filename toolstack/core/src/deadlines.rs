@@ -118,10 +118,10 @@ pub const XENSTORE: Duration = seconds(10);
 /// (`--peer-timeout`). The source's value holds at both ends: its offer brings it.
 pub const SILENCE: Duration = seconds(30);
 
-/// Least `--peer-timeout`.
+/// Least `--peer-timeout` that may be asked for.
 pub const SHORTEST_SILENCE: Duration = seconds(5);
 
-/// Largest `--peer-timeout`.
+/// Largest `--peer-timeout` that may be asked for.
 pub const LONGEST_SILENCE: Duration = seconds(3600);
 
 /// Longest time in which no byte moves on a data connection, where the other side may be silent for

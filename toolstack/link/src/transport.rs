@@ -9,9 +9,10 @@
 //! Every connection, the control channel's included, begins with the same 64-byte preamble: role,
 //! index, migration id, token. Over ssh `rxl receive` answers it with a greeting, on a data
 //! connection once the session has got that: what a login shell prints before is left out, and a
-//! connection that sshd turned away (`MaxStartups`) is told from one that is slow. The token is 32 random bytes that the control channel brought;
-//! whoever connects without it is dropped. A data connection over ssh is handed over as a
-//! descriptor (SCM_RIGHTS), so its bytes take no detour through a second process.
+//! connection that sshd turned away (`MaxStartups`) is told from one that is slow. The token is 32
+//! random bytes that the control channel brought; whoever connects without it is dropped. A data
+//! connection over ssh is handed over as a descriptor (SCM_RIGHTS), so its bytes take no detour
+//! through a second process.
 //!
 //! Connections are opened and recognized on the runtime ([`crate::runtime`]): over TCP all at once,
 //! over ssh a few at a time. The data path then gets them as blocking descriptors.

@@ -114,7 +114,7 @@ fn shell(script: &str) -> Command {
 /// A destination, taken apart: `[USER@]HOST` or `ssh://[USER@]HOST[:PORT][/]`.
 struct Named<'a> {
     user: Option<&'a str>,
-    /// Without brackets.
+    /// The host's name or address, without brackets.
     address: &'a str,
     port: Option<&'a str>,
     in_brackets: bool,
