@@ -106,7 +106,13 @@ const JOBS: &[Section] = &[
         )],
     },
     Section { title: "FILES", blocks: &[CLUSTER] },
-    Section { title: "EXAMPLES", blocks: &[Example("Every domain with an agent:", "rxl jobs")] },
+    Section {
+        title: "EXAMPLES",
+        blocks: &[
+            Example("Every domain with an agent:", "rxl jobs"),
+            Example("Why a process is a rank or is none:", "rxl jobs --explain dom3"),
+        ],
+    },
     Section { title: "SEE ALSO", blocks: &[Text("rxl(1), rxl-migrate(1)")] },
 ];
 

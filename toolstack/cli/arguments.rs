@@ -135,6 +135,10 @@ pub struct Jobs {
     /// Print a JSON list with one element for each domain that has an agent
     #[arg(long)]
     pub json: bool,
+    /// Show why the agent of this domain, by name or domid, took processes for ranks or did not
+    /// when it last looked
+    #[arg(long, value_name = "DOMAIN")]
+    pub explain: Option<String>,
 }
 
 /// Arguments of `rxl watch`.

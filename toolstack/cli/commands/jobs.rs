@@ -11,6 +11,14 @@ use rxl_quiesce::jobs;
 
 pub fn run(options: &Jobs) -> Result<(), Failure> {
     let agents = agents(Level::Job, &[], Path::new(CLUSTER_FILE))?;
+    if let Some(domain) = &options.explain {
+        let found = jobs::explain(&agents.hosts, domain)?;
+        if options.json {
+            return print_json("jobs", &found);
+        }
+        print(&jobs::explanations(&found));
+        return Ok(());
+    }
     let found = jobs::list(&agents.hosts)?;
     if options.json {
         return print_json("jobs", &found);

@@ -269,11 +269,7 @@ impl Host for LibxlHost {
     }
 
     fn destroy(&self, domid: DomId) -> Result<(), HostError> {
-        self.on(domid, "libxl_domain_destroy", Context::destroy)?;
-        if let Err(error) = watcher::forget(&StateDir::system(), domid) {
-            tracing::warn!("domain {domid}: {error}");
-        }
-        Ok(())
+        self.on(domid, "libxl_domain_destroy", Context::destroy)
     }
 
     fn vifs(&self, domid: DomId) -> Result<Vec<Vif>, HostError> {

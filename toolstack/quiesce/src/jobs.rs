@@ -8,9 +8,11 @@ use serde::Serialize;
 
 use crate::error::AgentsError;
 use crate::host::AgentHost;
-use rxl_agent_protocol::{PROTOCOL_VERSION, State};
+use rxl_agent_protocol::{
+    MAX_EXPLANATION_CHUNKS, PROTOCOL_VERSION, State, path, unpack_explanation,
+};
 use rxl_core::boot::BootId;
-use rxl_core::error::Failure;
+use rxl_core::error::{Exit, Failure};
 use rxl_core::text::one_line;
 use rxl_link::runtime::runtime;
 
@@ -40,27 +42,92 @@ pub struct JobRow {
     pub id: String,
     /// The launcher that started it, as its agent names it.
     pub launcher: String,
-    /// Ranks in all.
+    /// Ranks in all; 0 where the launcher does not tell.
     pub size: u32,
+    /// Which of the job's process groups this is: 0 the one that was launched, others those that
+    /// MPI_Comm_spawn has added.
+    pub part: u32,
     /// Ranks in this domain.
     pub ranks: Vec<u32>,
+}
+
+/// Why an agent takes processes for ranks, or does not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Explained {
+    /// The host that the domain runs on.
+    pub host: String,
+    /// The domain's number on its host.
+    pub domid: u32,
+    /// The domain's name, fit for one line.
+    pub domain: String,
+    /// Lines of the agent's, for people. None after a migration, or before any survey.
+    pub lines: Vec<String>,
 }
 
 /// Asks all hosts at once. One that does not answer is left out, with a warning.
 pub fn list(hosts: &[AgentHost]) -> Result<Vec<AgentRow>, Failure> {
     let runtime = runtime().map_err(|error| Failure::internal("runtime", &error))?;
-    let mut rows = Vec::new();
-    let asked = runtime.block_on(join_all(hosts.iter().map(rows_of)));
-    let mut seen = HashSet::new();
+    Ok(each_once(hosts, runtime.block_on(join_all(hosts.iter().map(rows_of)))))
+}
+
+/// What the agents of the domains of this name said at their last survey, on all hosts. Digits are
+/// also a domid on the first host.
+pub fn explain(hosts: &[AgentHost], domain: &str) -> Result<Vec<Explained>, Failure> {
+    let runtime = runtime().map_err(|error| Failure::internal("runtime", &error))?;
+    let asked = hosts.iter().enumerate();
+    let asked = asked.map(|(index, host)| explained_at(host, domain, index == 0));
+    let found: Vec<Explained> = each_once(hosts, runtime.block_on(join_all(asked)));
+    if found.is_empty() {
+        let what = format!("no domain {} with an agent on these hosts", one_line(domain));
+        return Err(Failure::new(Exit::NoSuchDomain, what).next("rxl jobs lists them"));
+    }
+    Ok(found)
+}
+
+/// What each host said, once for each: by another of its names it was asked, too.
+fn each_once<T>(hosts: &[AgentHost], asked: Vec<Result<(BootId, Vec<T>), AgentsError>>) -> Vec<T> {
+    let (mut rows, mut seen) = (Vec::new(), HashSet::new());
     for (host, found) in hosts.iter().zip(asked) {
         match found {
-            // By another of its names it was asked, too.
             Ok((boot, _)) if !seen.insert(boot.clone()) => {}
             Ok((_, found)) => rows.extend(found),
             Err(error) => tracing::warn!("{}: {error}", host.name),
         }
     }
-    Ok(rows)
+    rows
+}
+
+async fn explained_at(
+    host: &AgentHost,
+    domain: &str,
+    is_first: bool,
+) -> Result<(BootId, Vec<Explained>), AgentsError> {
+    let boot = host.boot().await?;
+    let mut found = Vec::new();
+    for guest in host.guests().await? {
+        let is_meant = guest.name == domain || is_first && guest.domid.to_string() == domain;
+        if !is_meant || guest.agent_info().is_none() {
+            continue;
+        }
+        found.push(Explained {
+            host: host.name.clone(),
+            domid: guest.domid,
+            domain: one_line(&guest.name),
+            lines: explanation(host, guest.domid).await?,
+        });
+    }
+    Ok((boot, found))
+}
+
+/// The agent's own lines, as far as they can be read.
+async fn explanation(host: &AgentHost, domid: u32) -> Result<Vec<String>, AgentsError> {
+    let mut lines = Vec::new();
+    for n in 0..MAX_EXPLANATION_CHUNKS {
+        let Some(chunk) = host.read(domid, path::explain(n)).await? else { break };
+        lines.extend(unpack_explanation(&chunk).unwrap_or_default());
+    }
+    Ok(lines)
 }
 
 async fn rows_of(host: &AgentHost) -> Result<(BootId, Vec<AgentRow>), AgentsError> {
@@ -75,6 +142,7 @@ async fn rows_of(host: &AgentHost) -> Result<(BootId, Vec<AgentRow>), AgentsErro
             id: row.id.to_string(),
             launcher: row.launcher.to_string(),
             size: row.size,
+            part: row.part,
             ranks: row.ranks.iter().map(|rank| rank.number).collect(),
         };
         rows.push(AgentRow {
@@ -102,8 +170,11 @@ pub fn table(rows: &[AgentRow]) -> String {
             row.jobs.iter().map(|job| format!("{} ({})", job.id, job.launcher)).collect();
         let numbers =
             |ranks: &[u32]| ranks.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-        let ranks: Vec<String> =
-            row.jobs.iter().map(|job| format!("{} of {}", numbers(&job.ranks), job.size)).collect();
+        let ranks: Vec<String> = row
+            .jobs
+            .iter()
+            .map(|job| format!("{} of {}{}", numbers(&job.ranks), size(job), spawned(job)))
+            .collect();
         table.add_row([
             &row.host,
             &row.domain,
@@ -114,6 +185,26 @@ pub fn table(rows: &[AgentRow]) -> String {
         ]);
     }
     format!("{table}\n")
+}
+
+/// The explanations for people.
+pub fn explanations(all: &[Explained]) -> String {
+    let lines = all.iter().flat_map(|one| {
+        let title = format!("{} on {}:", one.domain, one.host);
+        let none = "  the last survey is over; in the domain, `rxl-guest-agent explain` tells anew";
+        let none = one.lines.is_empty().then(|| none.to_owned());
+        let lines = one.lines.iter().map(|line| format!("  {line}"));
+        std::iter::once(title).chain(lines).chain(none)
+    });
+    lines.map(|line| line + "\n").collect()
+}
+
+fn size(job: &JobRow) -> String {
+    if job.size == 0 { "?".into() } else { job.size.to_string() }
+}
+
+fn spawned(job: &JobRow) -> String {
+    if job.part == 0 { String::new() } else { format!(" (spawned, {})", job.part) }
 }
 
 /// The word that stands for a state in its node.
