@@ -25,6 +25,10 @@ pub const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 /// Pause before ranks that could not be thawed are tried again.
 pub const THAW_RETRY: Duration = Duration::from_millis(100);
 
+/// So often the agent tries again, between epochs, to put back what an epoch has left. It does so
+/// at each look, and the kernel's refusals mostly last.
+pub const REST_TRIES: u32 = 12;
+
 /// How long an agent that is being stopped goes on trying to thaw.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(5);
 

@@ -44,6 +44,8 @@ pub struct Engine<S, G> {
     /// When to thaw again ranks that could not be thawed. While this is set, no lease keeps them
     /// frozen.
     thaw_again: Option<Duration>,
+    /// How often what the last epoch has left was tried in vain to be put back.
+    rest_tries: u32,
 }
 
 impl<S: Store, G: Guest> Engine<S, G> {
@@ -70,6 +72,7 @@ impl<S: Store, G: Guest> Engine<S, G> {
             last_lease: None,
             complaint: String::new(),
             thaw_again: None,
+            rest_tries: 0,
         };
         engine.take_over(command.as_deref())?;
         engine.advertisement.start(&mut engine.store)?;
@@ -79,13 +82,15 @@ impl<S: Store, G: Guest> Engine<S, G> {
 
     fn take_over(&mut self, command: Option<&str>) -> io::Result<()> {
         self.record.adopt_stamp(&mut self.store)?;
-        if self.record.phase == Phase::Idle && self.record.held == Held::default() {
-            return Ok(());
-        }
+        let is_clean = self.record.phase == Phase::Idle && self.record.held == Held::default();
         let frozen = self.guest.take_over(self.record.held.clone()).unwrap_or_else(|refusal| {
             warn!("{refusal}");
             true
         });
+        if is_clean {
+            self.record.held = self.guest.held();
+            return Ok(());
+        }
         let epoch = command.and_then(Command::stamp_of).map(|stamp| stamp.epoch);
         let in_time = self.guest.now() < self.record.lease_end;
         let as_recorded = frozen == (self.record.phase == Phase::Frozen);

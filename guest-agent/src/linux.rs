@@ -1,12 +1,12 @@
 //! The ranks of this Linux: stopped by its freezer, and seen through /proc and sock_diag.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
-use rxl_agent_protocol::{Freezer, Prepare};
+use rxl_agent_protocol::{Freezer, Prepare, Reason, Token};
 
 use crate::guest::{Buffer, Cut, Guest, Held, Prepared, Refusal, Since, Stopped, Survey};
 
@@ -44,6 +44,9 @@ pub struct Linux {
     buffers: Vec<Buffer>,
     /// How many of `buffers` are raised.
     raised: usize,
+    /// The processes that `prepare` has seen, and the job that it was for.
+    seen: BTreeSet<i32>,
+    job: Option<Token>,
 }
 
 /// Retransmitted segments of connections, by local and remote address.
@@ -62,6 +65,8 @@ impl Linux {
             before: Retransmissions::new(),
             buffers: Vec::new(),
             raised: 0,
+            seen: BTreeSet::new(),
+            job: None,
         })
     }
 
@@ -83,6 +88,23 @@ impl Linux {
     fn note_sockets(&mut self, members: &[i32]) {
         self.holders = sockets::held_by(members);
         self.holders.retain(|inode, _| !self.launchers.contains(inode));
+    }
+
+    /// Freezes the ranks that a launcher has started since they were gathered, as MPI_Comm_spawn
+    /// makes it do. What the gathered ranks themselves have started is frozen with them.
+    fn freeze_born(&mut self, until: Instant) -> Result<(), Refusal> {
+        loop {
+            let born = ranks::born(&mut self.seen, self.job.as_ref())?;
+            if born.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                let detail = "ranks are being started faster than they are frozen";
+                return Err(Refusal::new(Reason::FreezeDeadline, detail));
+            }
+            self.stopper.gather(&born).map_err(Refusal::system("gather the ranks"))?;
+            stopper::freeze(&mut *self.stopper, until)?;
+        }
     }
 
     /// Duplicates of the ranks' descriptors.
@@ -141,12 +163,14 @@ impl Guest for Linux {
         let patience = self.check_patience(&sockets, how.pause)?;
         self.wait_for_timers(until)?;
         let processes = found.processes.len() as u32;
+        (self.seen, self.job) = (found.seen, how.job.clone());
         Ok(Prepared { rows: found.rows, processes, connections: sockets.len() as u32, patience })
     }
 
     fn freeze(&mut self, deadline: Duration) -> Result<Stopped, Refusal> {
         let start = Instant::now();
         stopper::freeze(&mut *self.stopper, start + deadline)?;
+        self.freeze_born(start + deadline)?;
         let took = start.elapsed();
         let members =
             self.stopper.members().map_err(Refusal::system("list the frozen processes"))?;

@@ -2,7 +2,8 @@
 //!
 //! A thaw that fails is tried again until it succeeds, and nothing else happens in the epoch. When
 //! the ranks run, the epoch is over, even if not all could be put back: the kernel may refuse that
-//! for good. What is left is tried again while no epoch is under way, and harms no rank.
+//! for good. What is left is tried again a few times while no epoch is under way, and at the end of
+//! the next, and harms no rank.
 
 use std::io;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tracing::{info, warn};
 
 use super::Engine;
 use super::record::Phase;
-use crate::deadlines::{STOP_DEADLINE, THAW_RETRY};
+use crate::deadlines::{REST_TRIES, STOP_DEADLINE, THAW_RETRY};
 use crate::guest::{Guest, Held, Refusal};
 use crate::store::Store;
 
@@ -32,6 +33,7 @@ impl<S: Store, G: Guest> Engine<S, G> {
             }
         };
         self.thaw_again = None;
+        self.rest_tries = 0;
         let counts = self.guest.finish().unwrap_or_else(|refusal| {
             warn!("{refusal}; the ranks run, and the rest is tried again later");
             thawed
@@ -43,7 +45,14 @@ impl<S: Store, G: Guest> Engine<S, G> {
 
     /// Tries again to put back what an epoch that is over has left.
     pub(super) fn put_rest_back(&mut self) {
-        if self.record.held == Held::default() || self.guest.finish().is_err() {
+        if self.record.held == Held::default() || self.rest_tries >= REST_TRIES {
+            return;
+        }
+        if let Err(refusal) = self.guest.finish() {
+            self.rest_tries += 1;
+            if self.rest_tries == REST_TRIES {
+                warn!("{refusal}; leaves it until the next epoch ends");
+            }
             return;
         }
         info!("all is as it was before the last epoch");

@@ -7,7 +7,7 @@
 //! its own changes none of that. Moving takes the kernel some tens of milliseconds, so it is done
 //! while the ranks run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Seek};
 use std::os::fd::AsFd;
@@ -31,6 +31,8 @@ pub struct Cgroups {
     groups: Vec<PathBuf>,
     /// Groups of earlier epochs that could not be dissolved. They are not frozen with the others.
     leftovers: Vec<PathBuf>,
+    /// Groups whose processes stay in them, as their home takes none.
+    settled: BTreeSet<PathBuf>,
 }
 
 /// Most attempts to empty a group. Each finds only the processes that were started since the last.
@@ -44,8 +46,13 @@ impl Cgroups {
             .into_iter()
             .find(|mount| mount.fs_vfstype == "cgroup2")
             .map(|mount| mount.fs_file.into())?;
-        let groups = Self { root, name: name.into(), groups: Vec::new(), leftovers: Vec::new() };
+        let groups = Self::below(root, name);
         groups.has_freezer().then_some(groups)
+    }
+
+    fn below(root: PathBuf, name: &str) -> Self {
+        let (groups, leftovers, settled) = (Vec::new(), Vec::new(), BTreeSet::new());
+        Self { root, name: name.into(), groups, leftovers, settled }
     }
 
     /// The root cgroup has no freezer, so any child is looked at. Linux 5.2 and later have one in
@@ -57,12 +64,27 @@ impl Cgroups {
         children.is_empty() || children.iter().any(|child| child.join("cgroup.freeze").exists())
     }
 
+    /// Moves a process into the group below its cgroup. Tries again where that cgroup vanishes
+    /// meanwhile: the process is in another by then, or gone.
     fn gather_one(&mut self, pid: i32) -> io::Result<()> {
-        let Some(home) = self.cgroup_of(pid)? else { return Ok(()) };
+        let mut gathered = Ok(());
+        for _ in 0..MOST_ATTEMPTS {
+            let Some(home) = self.cgroup_of(pid)? else { return Ok(()) };
+            gathered = self.gather_below(home, pid);
+            if !gathered.as_ref().is_err_and(is_gone) {
+                break;
+            }
+            self.groups.retain(|group| group.is_dir());
+        }
+        gathered
+    }
+
+    fn gather_below(&mut self, home: PathBuf, pid: i32) -> io::Result<()> {
         let group = if home.ends_with(&self.name) { home } else { home.join(&self.name) };
         if !self.groups.contains(&group) {
             make(&group)?;
             self.leftovers.retain(|leftover| *leftover != group);
+            self.settled.remove(&group);
             self.groups.push(group.clone());
         }
         move_to(&group, pid)
@@ -78,6 +100,10 @@ impl Cgroups {
         else {
             return Err(io::Error::other(format!("process {pid} has no cgroup v2")));
         };
+        // The last cgroup of a process that has ended and is not yet reaped.
+        if path.ends_with(" (deleted)") {
+            return Ok(None);
+        }
         if path.starts_with("/..") {
             return Err(io::Error::other(format!(
                 "the cgroup of process {pid} is outside the mounted hierarchy"
@@ -146,20 +172,23 @@ impl Stopper for Cgroups {
         thawed.into_iter().collect()
     }
 
-    /// Tries all. What cannot be dissolved now is left over: the kernel refuses for good to move a
-    /// process back into a cgroup that meanwhile gives controllers to its children (EBUSY, "no
-    /// internal processes" in Linux's Documentation/admin-guide/cgroup-v2.rst). The processes run,
-    /// and under the same limits, as the group is below their home.
+    /// Tries all. What cannot be dissolved now is left over, to be tried again. What its home takes
+    /// no more stays where it is.
     fn scatter(&mut self) -> io::Result<()> {
         let mut scattered = Ok(());
-        self.leftovers.append(&mut self.groups);
-        self.leftovers.retain(|group| match dissolve(group) {
-            Ok(()) => false,
-            Err(error) => {
-                scattered = Err(error);
-                true
+        let mut all = std::mem::take(&mut self.groups);
+        all.append(&mut self.leftovers);
+        for group in all {
+            match dissolve(&group) {
+                Ok(()) => {}
+                Err(error) if refuses_processes(&group, &error) => self.settle(group),
+                Err(error) => {
+                    scattered = Err(error);
+                    self.leftovers.push(group);
+                }
             }
-        });
+        }
+        self.remove_empty();
         scattered
     }
 
@@ -173,12 +202,15 @@ impl Stopper for Cgroups {
         Held { groups, leftovers, ..Held::default() }
     }
 
+    /// What no record speaks of, an agent has left that was killed before it could write one, or
+    /// whose record was lost: it is thawed and put back.
     fn take_over(&mut self, held: Held) -> io::Result<bool> {
         let ours = |group: &PathBuf| {
             group.starts_with(&self.root) && group.ends_with(&self.name) && group.is_dir()
         };
         self.groups = held.groups.into_iter().filter(ours).collect();
         self.leftovers = held.leftovers.into_iter().filter(ours).collect();
+        self.put_unknown_back();
         let frozen = |group: &PathBuf| {
             fs::read_to_string(group.join("cgroup.freeze")).map(|flag| flag.trim() == "1")
         };
@@ -233,99 +265,9 @@ fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
+mod settle;
+
+use settle::refuses_processes;
+
 #[cfg(test)]
-mod tests {
-    use std::process::{Child, Command};
-
-    use super::*;
-
-    /// A process in a cgroup of its own, below which a group of ranks may be made.
-    struct Home {
-        cgroups: Cgroups,
-        home: PathBuf,
-        controller: &'static str,
-        was_enabled: bool,
-        process: Child,
-    }
-
-    impl Home {
-        /// None without root's rights, or a hierarchy with a controller that a test may enable.
-        fn new() -> Option<Self> {
-            let cgroups = Cgroups::mounted("rxl.ranks.test")?;
-            let offered = fs::read_to_string(cgroups.root.join("cgroup.controllers")).ok()?;
-            // Not cpu or pids: the kernel lets a process stand beside children with those.
-            let controller = ["hugetlb", "memory", "io"]
-                .into_iter()
-                .find(|name| offered.split_whitespace().any(|word| word == *name))?;
-            let enabled = fs::read_to_string(cgroups.root.join("cgroup.subtree_control")).ok()?;
-            let was_enabled = enabled.split_whitespace().any(|word| word == controller);
-            let home = cgroups.root.join(format!("rxl-test-{}", std::process::id()));
-            fs::create_dir(&home).ok()?;
-            let process = Command::new("sleep").arg("60").spawn().expect("sleep");
-            let home = Self { cgroups, home, controller, was_enabled, process };
-            home.enable(&home.cgroups.root, '+');
-            move_to(&home.home, home.pid()).expect("move");
-            Some(home)
-        }
-
-        fn pid(&self) -> i32 {
-            self.process.id() as i32
-        }
-
-        fn enable(&self, cgroup: &Path, sign: char) {
-            let change = format!("{sign}{}", self.controller);
-            fs::write(cgroup.join("cgroup.subtree_control"), change).expect("subtree_control");
-        }
-    }
-
-    impl Drop for Home {
-        fn drop(&mut self) {
-            let _ = self.process.kill();
-            let _ = self.process.wait();
-            let _ = self.cgroups.scatter();
-            let _ = fs::remove_dir(&self.home);
-            if !self.was_enabled {
-                self.enable(&self.cgroups.root, '-');
-            }
-        }
-    }
-
-    #[test]
-    fn a_home_with_controllers_for_its_children_leaves_a_group_over() {
-        let Some(mut home) = Home::new() else {
-            eprintln!("SKIPPED: needs root and a controller of cgroup v2");
-            return;
-        };
-        let group = home.home.join("rxl.ranks.test");
-        let pid = home.pid();
-        home.cgroups.gather(&[(pid, 0)].into()).expect("gather");
-        home.enable(&home.home, '+');
-        let refused = home.cgroups.scatter().expect_err("no internal processes");
-        assert_eq!(refused.raw_os_error(), Some(Errno::EBUSY as i32));
-        let leftovers = vec![group.clone()];
-        assert_eq!(home.cgroups.held(), Held { leftovers, ..Held::default() });
-        assert!(home.cgroups.members().expect("members").is_empty(), "a freeze would stop it");
-
-        home.cgroups.gather(&[(pid, 0)].into()).expect("gather it where it is");
-        assert_eq!(home.cgroups.members().expect("members"), [pid]);
-        assert_eq!(home.cgroups.held(), Held { groups: vec![group], ..Held::default() });
-
-        home.cgroups.scatter().expect_err("still so");
-        home.enable(&home.home, '-');
-        home.cgroups.scatter().expect("now it can");
-        assert_eq!(home.cgroups.held(), Held::default());
-        assert_eq!(processes(&home.home).expect("processes"), [pid]);
-    }
-
-    #[test]
-    fn a_group_that_somebody_removed_has_no_members_and_is_no_error() {
-        let root = tempfile::tempdir().expect("directory");
-        let groups = vec![root.path().join("home/rxl.ranks.test")];
-        let (root, name) = (root.path().to_owned(), "rxl.ranks.test".into());
-        let mut cgroups = Cgroups { root, name, groups, leftovers: Vec::new() };
-        assert!(cgroups.members().expect("members").is_empty());
-        cgroups.go().expect("thaw");
-        cgroups.scatter().expect("scatter");
-        assert_eq!(cgroups.held(), Held::default());
-    }
-}
+mod tests;

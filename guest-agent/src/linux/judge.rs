@@ -306,7 +306,7 @@ fn boot_id() -> String {
 
 mod whole;
 
-pub use whole::judge_all;
+pub use whole::{judge_all, judge_some};
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use procfs::process::Process;
 use rxl_agent_protocol::{JobRow, Launcher, MAX_JOB_ROWS, MAX_ROW_RANKS, Rank, Reason, Token};
 
 use super::explain::explain;
-use super::judge::{Judged, Processes, judge_all};
+use super::judge::{Judged, Processes, judge_all, judge_some};
 use super::launchers::is_launcher;
 use super::proc::Proc;
 use super::unclaimed;
@@ -27,7 +27,7 @@ pub struct Found {
     /// The processes that start ranks and look after them.
     pub launchers: Vec<i32>,
     /// All processes that were looked at.
-    seen: BTreeSet<i32>,
+    pub seen: BTreeSet<i32>,
     /// What the table says of them.
     pub judged: BTreeMap<i32, Judged>,
 }
@@ -36,11 +36,26 @@ impl Found {
     /// Whether a process has been started since. To list the processes costs a small part of a look
     /// at each, which takes a slow processor from the ranks for a tenth of a second.
     pub fn is_outdated(&self) -> Result<bool, Refusal> {
-        let entries = std::fs::read_dir("/proc").map_err(Refusal::system("list processes"))?;
-        let mut pids =
-            entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        Ok(pids.any(|pid| !self.seen.contains(&pid)))
+        Ok(pids()?.any(|pid| !self.seen.contains(&pid)))
     }
+}
+
+fn pids() -> Result<impl Iterator<Item = i32>, Refusal> {
+    let entries = std::fs::read_dir("/proc").map_err(Refusal::system("list processes"))?;
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()))
+}
+
+/// Looks for ranks of this job, or of all, among the processes that have not been seen, which have
+/// been from then on.
+pub fn born(seen: &mut BTreeSet<i32>, job: Option<&Token>) -> Result<BTreeMap<i32, u64>, Refusal> {
+    let new: Vec<i32> = pids()?.filter(|pid| !seen.contains(pid)).collect();
+    if new.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    seen.extend(&new);
+    let processes = Proc::look()?;
+    let judged = judge_some(new, &processes);
+    Ok(find_judged(&processes, judged, job)?.processes)
 }
 
 /// Looks for the ranks of one job, or of all.
@@ -68,12 +83,16 @@ fn survey_among(processes: &Proc) -> Result<Survey, Refusal> {
 }
 
 fn find_among(processes: &Proc, job: Option<&Token>) -> Result<Found, Refusal> {
-    let mut found = Found {
-        launchers: among(processes),
-        seen: processes.stats.keys().copied().collect(),
-        judged: judge_all(processes),
-        ..Found::default()
-    };
+    find_judged(processes, judge_all(processes), job)
+}
+
+fn find_judged(
+    processes: &Proc,
+    judged: BTreeMap<i32, Judged>,
+    job: Option<&Token>,
+) -> Result<Found, Refusal> {
+    let seen = processes.stats.keys().copied().collect();
+    let mut found = Found { launchers: among(processes), seen, judged, ..Found::default() };
     let mut ranks = Ranks::new();
     let mut leaders = BTreeSet::new();
     let ours = own_namespace()?;
@@ -234,13 +253,27 @@ mod tests {
             found.processes
         );
         assert!(found.foreign.is_empty());
-        let another = rank(&job, "2", "sleep 60");
+        let mut seen = found.seen.clone();
+        let another = rank(&job, "2", "exec sleep 60");
         assert!(found.is_outdated().expect("proc"), "{} was started since", another.0.id());
+        let other_job = rank(&format!("{job}.other"), "0", "exec sleep 60");
+        [&another, &other_job].into_iter().for_each(await_sleep);
+        let born = born(&mut seen, Some(&token)).expect("proc");
+        assert_eq!(born.keys().copied().collect::<Vec<_>>(), [another.0.id() as i32]);
+        assert!(super::born(&mut seen, Some(&token)).expect("proc").is_empty(), "seen by then");
         for pid in found.processes.keys().filter(|pid| !pids.contains(&(**pid as u32))) {
             let _ = nix::sys::signal::kill(
                 nix::unistd::Pid::from_raw(*pid),
                 nix::sys::signal::Signal::SIGKILL,
             );
+        }
+    }
+
+    /// Waits until a shell has become `sleep`: while it does, its variables cannot be read.
+    fn await_sleep(child: &Reaped) {
+        let stat = || Process::new(child.0.id() as i32).and_then(|process| process.stat());
+        while stat().expect("it runs").comm != "sleep" {
+            std::thread::sleep(std::time::Duration::from_millis(5));
         }
     }
 
@@ -257,10 +290,7 @@ mod tests {
         let mut child = Reaped(ready.spawn().expect("sh"));
         let stdout = child.0.stdout.as_mut().expect("a pipe");
         std::io::Read::read_exact(stdout, &mut [0]).expect("it has started");
-        let name = || Process::new(child.0.id() as i32).and_then(|process| process.stat());
-        while name().expect("it runs").comm != "sleep" {
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        await_sleep(&child);
         child
     }
 

@@ -88,6 +88,8 @@ pub struct Condition {
     pub stuck: u32,
     /// Putting back fails.
     pub stranded: bool,
+    /// How often putting back was tried.
+    pub finishes: u32,
     pub unclaimed: Option<Unclaimed>,
     pub connections: usize,
     pub buffers: Vec<Buffer>,
@@ -193,6 +195,7 @@ impl Guest for Ranks {
     fn finish(&mut self) -> Result<Since, Refusal> {
         assert!(!self.frozen(), "put back while frozen");
         let mut state = self.0.borrow_mut();
+        state.finishes += 1;
         if state.stranded {
             return Err(Refusal::new(Reason::System, "stranded"));
         }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bench::{Bench, SECOND, failed, rows};
 use rxl_agent_protocol::*;
+use rxl_guest_agent::deadlines::REST_TRIES;
 use rxl_guest_agent::guest::Guest;
 
 #[test]
@@ -369,6 +370,19 @@ fn what_cannot_be_put_back_does_not_keep_the_epoch() {
     bench.ranks.0.borrow_mut().stranded = false;
     bench.step();
     assert!(bench.runs(), "it is tried again while no epoch is under way");
+}
+
+#[test]
+fn what_cannot_be_put_back_is_not_tried_for_ever() {
+    let mut bench = Bench::frozen();
+    bench.ranks.0.borrow_mut().stranded = true;
+    bench.say("7 3 abort");
+    (0..50).for_each(|_| drop(bench.step()));
+    assert_eq!(bench.ranks.0.borrow().finishes, 1 + REST_TRIES);
+    bench.ranks.0.borrow_mut().stranded = false;
+    bench.say("8 1 prepare lease=1000 deadline=100 pause=100");
+    bench.say("8 2 abort");
+    assert!(bench.runs(), "the next epoch's end tries again");
 }
 
 #[test]

@@ -231,3 +231,19 @@ pub fn impatient() -> Result<()> {
     sending.finish()?;
     Ok(())
 }
+
+/// As a launcher does when a rank calls MPI_Comm_spawn.
+pub fn born() -> Result<()> {
+    let world = World::new()?;
+    let domain = &world.domains[0];
+    let _gathered = Role::start(domain, "reader", 0)?;
+    let mut coordinator = Coordinator::of(domain, 1)?;
+    coordinator.ready()?;
+    let born = Role::start(domain, "sender", 1)?;
+    let frozen = coordinator.freeze()?;
+    ensure!(frozen.processes == 2, "{frozen:?}");
+    ensure!(cgroup(&born)?.contains("rxl.ranks"), "it runs");
+    coordinator.thaw()?;
+    coordinator.finish()?;
+    in_its_own_cgroup(&born)
+}

@@ -59,6 +59,7 @@ fn main() {
         trial("a_terminated_agent_thaws", deadlocks::agent_terminated),
         trial("a_task_in_uninterruptible_sleep_is_a_veto", deadlocks::uninterruptible),
         trial("an_impatient_connection_is_a_veto", deadlocks::impatient),
+        trial("a_rank_that_is_started_after_prepare_is_frozen_too", deadlocks::born),
     ];
     libtest_mimic::run(&arguments, trials).exit();
 }

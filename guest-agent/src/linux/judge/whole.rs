@@ -9,7 +9,12 @@ use crate::linux::launchers;
 
 /// Judges all processes.
 pub fn judge_all(processes: &impl Processes) -> BTreeMap<i32, Judged> {
-    let all = processes.pids().into_iter().map(|pid| (pid, judge(pid, processes)));
+    judge_some(processes.pids(), processes)
+}
+
+/// Judges these processes.
+pub fn judge_some(pids: Vec<i32>, processes: &impl Processes) -> BTreeMap<i32, Judged> {
+    let all = pids.into_iter().map(|pid| (pid, judge(pid, processes)));
     let mut judged: BTreeMap<_, _> = all.collect();
     drop_tasks_without_mpi(&mut judged, processes);
     adopt_singletons(&mut judged, processes);
