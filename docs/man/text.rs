@@ -549,10 +549,31 @@ const RECEIVE: &[Section] = &[
             ),
         ],
     },
-    Section { title: "FILES", blocks: &[STATE] },
+    Section {
+        title: "FILES",
+        blocks: &[
+            Item(
+                "/etc/rxl/receive.toml",
+                "What an arriving domain's configuration may name on this host beside what it \
+                 always may. Always: hotplug scripts in /etc/xen/scripts; device models and \
+                 bootloaders among Xen's own (/usr/lib/xen*, /usr/libexec/xen*) and \
+                 /usr/bin/qemu-system-*; each of them there, root's, and not writable for \
+                 everybody; disks, kernels and other files by an absolute path without '..'; \
+                 serial ports to pty or a terminal. Nothing else with a slash or a comma, and no \
+                 device_model_args. Keys: scripts and programs, lists of further directories; \
+                 files, a list of the directories where disks and files have to be; arguments = \
+                 true for device_model_args, bootloader_args and serial ports of all kinds.",
+            ),
+            STATE,
+        ],
+    },
     Section {
         title: "EXAMPLES",
         blocks: &[
+            Example(
+                "In /etc/rxl/receive.toml, one line each:",
+                "scripts = [\"/usr/local/etc/xen/scripts\"]",
+            ),
             Example("The version that the source would find on nodeB:", "ssh nodeB rxl --version"),
             Example(
                 "In /root/.ssh/authorized_keys of nodeB, for the key of nodeA's root:",

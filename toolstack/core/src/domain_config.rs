@@ -5,6 +5,8 @@
 //! `libxl_domain_config` in Xen's tools/libs/light/libxl_types.idl. libxl leaves out, or writes as
 //! null, what has its default.
 
+mod texts;
+
 use std::fmt;
 
 use serde::de::IgnoredAny;
@@ -14,6 +16,8 @@ use serde_json::{Map, Value};
 use crate::domain::{DomId, RestoreAs};
 use crate::shutdown::Actions;
 use crate::text::one_line;
+
+pub use texts::Text;
 
 /// Most bytes of a configuration. xl's own for a guest with a dozen devices has less than 10 KiB.
 pub const MAX_BYTES: usize = 1 << 20;
@@ -219,6 +223,11 @@ impl DomainConfig {
             .iter()
             .filter(|(_, value)| value.as_array().is_some_and(|devices| !devices.is_empty()));
         lists.map(|(key, _)| key.as_str()).filter(|key| !["disks", "nics"].contains(key))
+    }
+
+    /// Shows each of its texts, until one is refused.
+    pub fn each_text<E>(&self, look: &mut impl FnMut(&Text<'_>) -> Result<(), E>) -> Result<(), E> {
+        texts::each(&self.json, look)
     }
 
     /// What is to be done when its guest ends.

@@ -19,6 +19,7 @@ pub mod notes;
 pub mod operation;
 pub mod own_program;
 pub mod peer;
+pub mod permitted;
 pub mod save_format;
 pub mod shutdown;
 pub mod state_dir;

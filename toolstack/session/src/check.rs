@@ -1,10 +1,13 @@
 //! What is checked before anything is begun, on either side.
 
+use std::path::Path;
+
 use rxl_core::domain::{Domain, GuestType, HostFacts, RunState};
 use rxl_core::domain_config::DomainConfig;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::host_error::HostError;
 use rxl_core::names::INCOMING;
+use rxl_core::permitted::{PERMITTED_FILE, Permitted};
 use rxl_core::text::one_line;
 use rxl_host::host::Host;
 use rxl_link::control::{Accept, Offer, Refusal};
@@ -127,7 +130,10 @@ pub fn at_target(host: &dyn Host, arrival: &Arrival<'_>) -> Result<Accept, Refus
     }
     let facts = host.facts().map_err(|error| refusal(error.to_string(), None))?;
     check_version(arrival, &facts)?;
-    check_memory(arrival, needed(host, arrival)?, &facts)?;
+    let config = configuration(arrival)?;
+    check_permitted(&config, Path::new(PERMITTED_FILE))?;
+    let needed = host.memory_needed(&config).map_err(|error| refusal(error.to_string(), None))?;
+    check_memory(arrival, needed, &facts)?;
     Ok(Accept { port: None, address: None, free_memory_kib: facts.free_memory_kib })
 }
 
@@ -189,16 +195,31 @@ fn check_version(arrival: &Arrival<'_>, facts: &HostFacts) -> Result<(), Refusal
     }
 }
 
+fn configuration(arrival: &Arrival<'_>) -> Result<DomainConfig, Refusal> {
+    let name = one_line(arrival.name);
+    DomainConfig::parse(arrival.config_json)
+        .map_err(|error| refusal(format!("the configuration of {name} {error}"), None))
+}
+
+/// The source is not to run programs of its choice here.
+fn check_permitted(config: &DomainConfig, file: &Path) -> Result<(), Refusal> {
+    let permitted = match std::fs::read_to_string(file) {
+        Ok(text) => toml::from_str(&text).map_err(|error| {
+            let what = format!("{}: {}", file.display(), one_line(error.message()));
+            refusal(what, Some("rxl-receive(1) says what it may hold".into()))
+        })?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Permitted::default(),
+        Err(error) => return Err(refusal(format!("{}: {error}", file.display()), None)),
+    };
+    permitted.check(config).map_err(|error| {
+        let next = format!("{} there can permit it, see rxl-receive(1)", file.display());
+        refusal(error.to_string(), Some(next))
+    })
+}
+
 /// What the domain will take is what libxl of this host says, as xl goes by it before it makes a
 /// domain: the guest's memory target, which a balloon may hold far below its maximum, with what
 /// libxl adds (libxl_mem.c: libxl_domain_need_memory).
-fn needed(host: &dyn Host, arrival: &Arrival<'_>) -> Result<u64, Refusal> {
-    let name = one_line(arrival.name);
-    let config = DomainConfig::parse(arrival.config_json)
-        .map_err(|error| refusal(format!("the configuration of {name} {error}"), None))?;
-    host.memory_needed(&config).map_err(|error| refusal(error.to_string(), None))
-}
-
 fn check_memory(arrival: &Arrival<'_>, needed: u64, facts: &HostFacts) -> Result<(), Refusal> {
     if needed <= facts.free_memory_kib || facts.autoballoon {
         return Ok(());
@@ -291,6 +312,23 @@ mod tests {
         assert_eq!(refusal.what, "dom3 needs 1040 MiB there, and 1024 MiB are free");
         check_memory(&arrival, needed, &HostFacts { autoballoon: true, ..facts() }).unwrap();
         check_memory(&arrival, needed, &HostFacts { free_memory_kib: needed, ..facts() }).unwrap();
+    }
+
+    #[test]
+    fn a_configuration_from_the_wire_names_no_program_of_its_own() {
+        let evil = DomainConfig::parse(r#"{"nics":[{"script":"/tmp/evil"}]}"#).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for path in [Path::new("/nonexistent/receive.toml"), file.path()] {
+            let refusal = check_permitted(&evil, path).unwrap_err();
+            assert!(refusal.what.contains("nics[0].script is '/tmp/evil'"), "{}", refusal.what);
+        }
+        let serial = r#"{"b_info":{"type.hvm":{"serial":"file:/var/log/a"}}}"#;
+        let serial = DomainConfig::parse(serial).unwrap();
+        std::fs::write(file.path(), "arguments = true\nfiles = [\"/dev/vg0\"]\n").unwrap();
+        check_permitted(&serial, file.path()).unwrap();
+        std::fs::write(file.path(), "argument = true").unwrap();
+        let refusal = check_permitted(&serial, file.path()).unwrap_err();
+        assert!(refusal.what.contains("unknown field `argument`"), "{}", refusal.what);
     }
 
     #[test]
