@@ -22,6 +22,9 @@ pub enum JournalError {
     /// Its beginning is no record's.
     #[error("{}: cannot be understood", .0.display())]
     Unreadable(PathBuf),
+    /// The journal's directory is not there, so that nothing can be said of a migration.
+    #[error("{} is not there: it may be on a file system that is not mounted yet", .0.display())]
+    NotThere(PathBuf),
     /// Somebody else has decided otherwise.
     #[error(transparent)]
     OutOfOrder(#[from] OutOfOrder),

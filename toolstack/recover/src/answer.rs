@@ -47,11 +47,11 @@ pub fn answer(
 ) -> Result<Answer, RecoverError> {
     match question {
         Question::Target(question) => {
-            let record = place.journal.find(id)?;
+            let record = place.journal.find_for_other(id)?;
             as_target(place, state, record, question, log).map(Answer::Target)
         }
         Question::Source(question) => {
-            let record = place.journal.find(id)?;
+            let record = place.journal.find_for_other(id)?;
             as_source(place, state, record, question, log).map(Answer::Source)
         }
     }

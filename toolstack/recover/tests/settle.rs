@@ -159,6 +159,23 @@ fn an_unreachable_host_leaves_all_as_it_is() {
 }
 
 /// The source's memory is gone: the target has the only copy, whatever the source had said.
+/// /var/lib may be mounted later than sshd answers. What the host has taken is not in what it sees.
+#[test]
+fn a_host_without_its_records_is_waited_for() {
+    let hosts = Hosts::committing();
+    hosts.target.held();
+    hosts.target.target_record().advance(TargetEvent::Take).unwrap();
+    let records = hosts.target.state.lasting().join("migrations");
+    let away = records.with_extension("away");
+    std::fs::rename(&records, &away).unwrap();
+    let end = hosts.source.settle_source(&hosts.target).unwrap();
+    assert!(matches!(&end, End::Waits(_)) && end.to_string().contains("not mounted"), "{end}");
+    assert_eq!(hosts.source.source_state(), SourceState::Committing);
+    std::fs::rename(&away, &records).unwrap();
+    hosts.source.settle_source(&hosts.target).unwrap();
+    assert_eq!(hosts.source.domains(), []);
+}
+
 #[test]
 fn a_source_without_power_hands_over() {
     for commit in [false, true] {

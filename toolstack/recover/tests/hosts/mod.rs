@@ -33,7 +33,7 @@ pub const SOON: Settling = Settling {
 /// A host with its records.
 pub struct Node {
     pub host: MemoryHost,
-    state: StateDir,
+    pub state: StateDir,
     journal: Journal,
     dir: TempDir,
     cut: AtomicBool,
