@@ -629,10 +629,10 @@ const STREAM: &[Section] = &[
     Section {
         title: "DESCRIPTION",
         blocks: &[Text(
-            "Inspects or verifies saved domains and migration streams: what rxl save or xl \
-             save(1) wrote, or a bare libxl or libxc stream. It needs neither Xen nor root, \
-             reads its input once, from a file or a pipe, and needs little memory whatever the \
-             length.",
+            "Inspects or verifies saved domains and migration streams: what rxl save, xl \
+             save(1) or virsh(1) save wrote, or a bare libxl or libxc stream. It needs neither \
+             Xen nor root, reads its input once, from a file or a pipe, and needs little memory \
+             whatever the length.",
         )],
     },
     Section {
@@ -770,7 +770,7 @@ const RESTORE: &[Section] = &[
             Text(
                 "Builds a domain from a file that rxl save or xl save wrote, under the name \
                  that it had, and runs it. The first bytes of the file tell its format. The \
-                 file stays.",
+                 file stays. What virsh save wrote is refused: virsh restore takes it.",
             ),
             Text(
                 "The whole file is read and checked first: checksums and digest in rxl's \

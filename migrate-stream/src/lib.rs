@@ -2,6 +2,7 @@
 //! code.
 //!
 //! - [`xl`]: the header that `xl save` and `xl migrate` put before the stream;
+//! - [`libvirt`]: the header that `virsh save` puts before it;
 //! - [`libxl`]: the libxl stream, version 2 (Xen's docs/specs/libxl-migration-stream.pandoc);
 //! - [`libxc`]: the libxc stream inside it, versions 2 and 3
 //!   (docs/specs/libxc-migration-stream.pandoc);
@@ -21,6 +22,7 @@
 mod fields;
 pub mod frame;
 pub mod iterations;
+pub mod libvirt;
 pub mod libxc;
 pub mod libxl;
 pub mod order;

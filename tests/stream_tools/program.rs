@@ -66,6 +66,29 @@ fn counted(path: &Path) -> (u64, u64, u64, u64) {
     (named, contents, zero, contents - zero - different.len() as u64)
 }
 
+/// libvirt's header and XML, then the same libxl stream as behind xl's.
+#[test]
+fn what_libvirt_saved_is_inspected_and_verified_and_not_restored() {
+    let xl = unpacked(&captured()[0]);
+    let optional = u32::from_le_bytes(xl[44..48].try_into().unwrap()) as usize;
+    let xml = b"<domain type='xen'>\n  <name>dom3</name>\n</domain>\n\0";
+    let header = migrate_stream::libvirt::Header { xml_len: xml.len() as u32 }.to_bytes();
+    let bytes = [&header, &xml[..], &xl[48 + optional..]].concat();
+    let (name, _file) = file(&bytes);
+    let inspected = run(&["stream", "inspect", "--json", &name]);
+    assert!(inspected.status.success(), "{inspected:?}");
+    let said = json(&inspected);
+    assert_eq!(said["format"], "libvirt save file");
+    assert!(text(&inspected.stdout).contains("\"dom3\""), "{said}");
+    let verified = run(&["stream", "verify", &name]);
+    assert!(verified.status.success(), "{verified:?}");
+    let (cut, _file) = file(&bytes[..bytes.len() - 8]);
+    let cut = run(&["stream", "verify", &cut]);
+    assert_eq!(cut.status.code(), Some(Exit::BadStream.code().into()));
+    let restored = rxl_inspect::savefile::saved::Saved::open(Path::new(&name)).err().unwrap();
+    assert!(restored.to_string().contains("`virsh restore"), "{restored}");
+}
+
 #[test]
 fn inspect_counts_what_is_there() {
     for path in captured() {

@@ -11,6 +11,8 @@ use crate::{libxl, xl};
 pub enum Place {
     XlHeader,
     XlOptionalData,
+    LibvirtHeader,
+    LibvirtXml,
     LibxlHeader,
     /// The header of a libxl record, of which not all bytes have come.
     LibxlRecordHeader,
@@ -31,6 +33,8 @@ impl fmt::Display for Place {
         f.write_str(match self {
             Self::XlHeader => "xl save header",
             Self::XlOptionalData => "xl configuration",
+            Self::LibvirtHeader => "libvirt save header",
+            Self::LibvirtXml => "libvirt XML",
             Self::LibxlHeader => "libxl stream header",
             Self::LibxlRecordHeader => "libxl record header",
             Self::Libxl(record_type) => return write!(f, "libxl record {record_type}"),

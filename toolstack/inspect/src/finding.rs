@@ -1,5 +1,6 @@
 //! Problems of a stream, and where in it they are.
 
+use migrate_stream::libvirt::LibvirtError;
 use migrate_stream::libxc::BodyError;
 use migrate_stream::order::OrderError;
 use migrate_stream::reader::{Place, Problem as Parsing};
@@ -29,7 +30,7 @@ pub enum Problem {
     #[error("{0}")]
     Parsing(Parsing),
     /// The input begins like none of the known formats.
-    #[error("neither xl's save file nor a libxl or libxc stream begins here")]
+    #[error("neither xl's or libvirt's save file nor a libxl or libxc stream begins here")]
     Format,
     /// Reading the input failed.
     #[error("cannot be read: {0}")]
@@ -44,6 +45,9 @@ pub enum Problem {
         /// The length in bytes, by the header.
         length: u32,
     },
+    /// libvirt's header, or the domain's XML behind it, is not what libvirt writes.
+    #[error("{0}")]
+    Libvirt(#[source] LibvirtError),
     /// The domain's configuration is not what libxl writes.
     #[error("the configuration {0}")]
     Config(#[source] ConfigError),
@@ -111,6 +115,7 @@ impl Problem {
             Self::Format => "format",
             Self::Unreadable(_) => "readable",
             Self::FramingLost { .. } => "framing",
+            Self::Libvirt(_) => "libvirt-header",
             Self::Config(_) => "config",
             Self::After(_) | Self::Before(_) => "order",
             Self::ParamsAfterContext => "params-after-context",

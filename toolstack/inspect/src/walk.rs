@@ -16,6 +16,7 @@
 //! Memory does not depend on the input: a body other than pages is kept up to [`MOST_BODY`] bytes,
 //! and pages are read one at a time.
 
+mod libvirt;
 mod libxc;
 mod libxl;
 mod pages;
@@ -25,7 +26,7 @@ use std::io::Read;
 
 use migrate_stream::libxc::{self as xc, PageEntry};
 use migrate_stream::reader::{Place, Problem as Parsing};
-use migrate_stream::{libxl as xl_stream, xl as xl_file};
+use migrate_stream::{libvirt as libvirt_file, libxl as xl_stream, xl as xl_file};
 
 use crate::finding::{Findings, Problem};
 use crate::source::{Cut, Source};
@@ -40,6 +41,8 @@ pub const MOST_BODY: u32 = 16 << 20;
 pub enum Format {
     /// xl's save header.
     XlFile,
+    /// The header that libvirt writes.
+    LibvirtFile,
     /// The libxl stream's header.
     Libxl,
     /// The libxc stream's image header.
@@ -55,6 +58,9 @@ impl Format {
             _ if xl_file::MAGIC.starts_with(mark) && mark.len() == Self::MARK_LEN => {
                 Some(Self::XlFile)
             }
+            _ if libvirt_file::MAGIC.starts_with(mark) && mark.len() == Self::MARK_LEN => {
+                Some(Self::LibvirtFile)
+            }
             _ if mark == xl_stream::IDENT.to_be_bytes() => Some(Self::Libxl),
             _ if mark == xc::MARKER.to_be_bytes() => Some(Self::Libxc),
             _ => None,
@@ -65,6 +71,7 @@ impl Format {
     pub fn name(self) -> &'static str {
         match self {
             Self::XlFile => "xl save file",
+            Self::LibvirtFile => "libvirt save file",
             Self::Libxl => "libxl stream",
             Self::Libxc => "libxc stream",
         }
@@ -149,6 +156,10 @@ impl<R: Read, S: Sink> StreamWalker<'_, R, S> {
         match found {
             Some(Format::XlFile) => {
                 self.xl()?;
+                self.libxl()?;
+            }
+            Some(Format::LibvirtFile) => {
+                self.libvirt()?;
                 self.libxl()?;
             }
             Some(Format::Libxl) => self.libxl()?,

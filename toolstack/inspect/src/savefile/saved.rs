@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use migrate_stream::libvirt;
 use migrate_stream::savefile;
 use migrate_stream::xl;
 
@@ -53,6 +54,7 @@ impl Saved {
         let (format, head) = match mark {
             savefile::MAGIC => (Format::Rxl, rxl_head(&mut input)),
             _ if xl::MAGIC.starts_with(&mark) => (Format::Plain, xl_head(&mut input)),
+            _ if libvirt::MAGIC.starts_with(&mark) => return Err(libvirts(&name)),
             _ => return Err(damaged(DamageKind::Format.at(0))),
         };
         let config_json = head.map_err(damaged)?;
@@ -99,6 +101,12 @@ impl Saved {
             Some(finding) => Err(damaged(&self.name, &finding.to_string())),
         }
     }
+}
+
+/// Only libvirt makes libxl's configuration of its own XML.
+fn libvirts(name: &str) -> Failure {
+    let what = format!("{name} was saved by libvirt, whose XML rxl does not read");
+    Failure::new(Exit::Usage, what).next(format!("`virsh restore {name}` restores it"))
 }
 
 fn damaged(name: &str, what: &str) -> Failure {
