@@ -44,9 +44,9 @@ pub struct Linux {
     buffers: Vec<Buffer>,
     /// How many of `buffers` are raised.
     raised: usize,
-    /// The processes that `prepare` has seen, and the job that it was for.
-    seen: BTreeSet<i32>,
-    job: Option<Token>,
+    /// The processes that `prepare` has seen, and the job that it was for. None where another
+    /// agent has prepared: then nothing tells what was started since.
+    seen: Option<(BTreeSet<i32>, Option<Token>)>,
 }
 
 /// Retransmitted segments of connections, by local and remote address.
@@ -65,8 +65,7 @@ impl Linux {
             before: Retransmissions::new(),
             buffers: Vec::new(),
             raised: 0,
-            seen: BTreeSet::new(),
-            job: None,
+            seen: None,
         })
     }
 
@@ -93,8 +92,9 @@ impl Linux {
     /// Freezes the ranks that a launcher has started since they were gathered, as MPI_Comm_spawn
     /// makes it do. What the gathered ranks themselves have started is frozen with them.
     fn freeze_born(&mut self, until: Instant) -> Result<(), Refusal> {
+        let Some((seen, job)) = &mut self.seen else { return Ok(()) };
         loop {
-            let born = ranks::born(&mut self.seen, self.job.as_ref())?;
+            let born = ranks::born(seen, job.as_ref())?;
             if born.is_empty() {
                 return Ok(());
             }
@@ -163,7 +163,7 @@ impl Guest for Linux {
         let patience = self.check_patience(&sockets, how.pause)?;
         self.wait_for_timers(until)?;
         let processes = found.processes.len() as u32;
-        (self.seen, self.job) = (found.seen, how.job.clone());
+        self.seen = Some((found.seen, how.job.clone()));
         Ok(Prepared { rows: found.rows, processes, connections: sockets.len() as u32, patience })
     }
 
@@ -202,6 +202,7 @@ impl Guest for Linux {
         let scattered = self.stopper.scatter();
         self.before.clear();
         self.holders.clear();
+        self.seen = None;
         buffers.map_err(Refusal::system("put receive buffers back"))?;
         scattered.map_err(Refusal::system("put the ranks back"))?;
         Ok(since)

@@ -315,4 +315,38 @@ mod tests {
         assert!(of_rank.starts_with(&rank), "{of_rank}");
         assert!(of_rank.ends_with("launcher=- row=prrte by=PMIX_RANK,PMIX_NAMESPACE"), "{of_rank}");
     }
+
+    /// As a container engine without a daemon starts them, and as another user.
+    #[test]
+    fn ranks_in_other_namespaces_but_the_networks_and_of_other_users_are_found() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: needs root");
+            return;
+        }
+        let job = format!("spaces.{}", std::process::id());
+        let start = |program: &str, arguments: &[&str], number: &str| {
+            let mut command = Command::new(program);
+            command.args(arguments).args(["sh", "-c", "sleep 60; :"]);
+            command.env("PMIX_NAMESPACE", &job).env("PMIX_RANK", number);
+            Reaped(command.spawn().expect("util-linux"))
+        };
+        let contained = start("unshare", &["--pid", "--mount", "--fork", "--kill-child"], "0");
+        let others = start("setpriv", &["--reuid=65534", "--regid=65534", "--clear-groups"], "1");
+        let token = Token::from_text(&job);
+        let is_whole = |found: &Found| found.ranks() == 2 && found.processes.len() == 5;
+        let mut found = Found::default();
+        for _ in 0..400 {
+            found = find(Some(&token)).expect("proc");
+            if is_whole(&found) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert!(is_whole(&found) && found.foreign.is_empty(), "{:?}", found.processes);
+        let pids: Vec<_> = found.rows[0].ranks.iter().map(|rank| rank.pid).collect();
+        assert_eq!(pids, [contained.0.id(), others.0.id()]);
+        for pid in found.processes.into_keys().map(nix::unistd::Pid::from_raw) {
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+    }
 }

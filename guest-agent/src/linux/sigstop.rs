@@ -145,4 +145,24 @@ mod tests {
         later.send(Signal::SIGKILL).expect("kill");
         child.wait().expect("reaped");
     }
+
+    #[test]
+    fn a_process_that_somebody_else_has_stopped_stays_so() {
+        let mut child = Command::new("sleep").arg("60").spawn().expect("sleep");
+        let pid = child.id() as i32;
+        let send = |signal| kill(Pid::from_raw(pid), signal).expect("kill");
+        send(Signal::SIGSTOP);
+        while !thread_states(pid).contains(&'T') {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let mut signals = Signals::default();
+        signals.gather(&[(pid, 0)].into()).expect("gather");
+        signals.stop().expect("stop");
+        assert!(signals.wait(Instant::now() + Duration::from_secs(5)).expect("wait"));
+        signals.go().expect("go");
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(thread_states(pid).contains(&'T'));
+        send(Signal::SIGKILL);
+        child.wait().expect("reaped");
+    }
 }
