@@ -78,6 +78,15 @@ fn the_readme_has_the_same_exit_codes() {
     assert!(include_str!("../README.md").contains(&table), "README.md should have\n{table}");
 }
 
+/// A log that goes to a file or another program has no colours.
+#[test]
+fn the_log_is_plain_where_no_terminal_reads_it() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rxl"));
+    let output = command.env("RXL_LOG", "no such=filter").arg("status").output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("RXL_LOG is ignored") && !said.contains('\u{1b}'), "{said:?}");
+}
+
 #[test]
 fn the_version_is_one_line() {
     let output = rxl(&["--version"]);
