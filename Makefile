@@ -44,7 +44,8 @@ help:
 
 deps:
 	@$(STEP) 'packages from Debian' $(SUDO) tests/lab/images/deps.sh \
-		libxen-dev libclang-dev pkg-config python3 iproute2 util-linux dpkg-dev openssh-server
+		libxen-dev libclang-dev pkg-config python3 iproute2 util-linux dpkg-dev openssh-server \
+		openvswitch-switch
 
 build: deps
 	$(BUILD) --bins

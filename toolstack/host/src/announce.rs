@@ -10,8 +10,16 @@
 //! and the rest of the network by reverse ARP requests in the guest's name, repeated as QEMU
 //! repeats them (net/announce.c).
 //!
+//! Where the bridge filters VLANs the requests leave by its other ports, in the guest's VLAN: the
+//! bridge's own interface may be in another one. An Open vSwitch is given the request as if the
+//! guest had sent it, by which it learns, too. An interface that is in neither is routed: its
+//! neighbours keep the old host's address until they ask again, and nothing here can tell them.
+//!
 //! Until then all that is sent to the guest, or by it, is lost, and each retransmission doubles the
 //! wait for the next. So a quiesced MPI job is resumed only then ([`reachable`]).
+
+mod vlans;
+mod vswitch;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -23,7 +31,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
-use pnet_datalink::Channel;
+use pnet_datalink::{Channel, DataLinkSender};
 
 use crate::host::Host;
 use rxl_core::deadlines;
@@ -49,7 +57,7 @@ const PAUSES: [u64; 5] = [0, 50, 150, 250, 350];
 #[derive(Debug, thiserror::Error)]
 pub enum AnnounceError {
     /// Nothing is known of interfaces without a bridge.
-    #[error("it is in no Linux bridge")]
+    #[error("it is in no bridge of Linux's and no Open vSwitch")]
     NoBridge,
     /// The kernel gives no notices of its interfaces.
     #[error("link notices: {}", .0.desc())]
@@ -57,12 +65,15 @@ pub enum AnnounceError {
     /// The bridge drops what is sent to or by the guest.
     #[error("its bridge does not forward to it yet")]
     NotForwarding,
-    /// The program `bridge` of iproute2 could not be run.
-    #[error("bridge: {0}")]
-    NoProgram(#[source] io::Error),
-    /// The program `bridge` says why the kernel refused.
-    #[error("bridge fdb replace: {0}")]
-    Refused(String),
+    /// A program of iproute2 or Open vSwitch could not be run.
+    #[error("{0}: {1}")]
+    NoProgram(&'static str, #[source] io::Error),
+    /// The program says why it was refused.
+    #[error("{0}: {1}")]
+    Refused(&'static str, String),
+    /// `bridge` of iproute2 writes something else than a list of ports.
+    #[error("bridge vlan show: {0}")]
+    NoVlans(#[source] serde_json::Error),
     /// The bridge has vanished meanwhile.
     #[error("its bridge is gone")]
     BridgeGone,
@@ -89,10 +100,55 @@ pub fn vifs(store: &Store, domid: u32) -> Result<Vec<Vif>, StoreError> {
     Ok(vifs)
 }
 
-/// Waits until this host's bridges forward to these interfaces, and know them. Interfaces in no
-/// Linux bridge are not waited for: nothing is known of them.
+/// Waits until this host's bridges forward to these interfaces, and know them. Interfaces in none
+/// are not waited for: nothing is known of them.
 pub fn reachable(vifs: &[Vif], deadline: Instant) -> Result<(), AnnounceError> {
-    vifs.iter().filter(|vif| bridge_of(vif).is_some()).try_for_each(|vif| learn(vif, deadline))
+    vifs.iter().try_for_each(|vif| match Bridge::of(vif) {
+        Some(bridge) => bridge.learn(vif, deadline),
+        None => Ok(()),
+    })
+}
+
+/// What an interface is a port of.
+enum Bridge {
+    /// A bridge of Linux's, by its interface.
+    Linux(String),
+    /// An Open vSwitch, by its name.
+    Vswitch(String),
+}
+
+impl Bridge {
+    fn of(vif: &Vif) -> Option<Self> {
+        let linux = bridge_of(vif).map(Self::Linux);
+        linux.or_else(|| vswitch::of(&vif.device).map(Self::Vswitch))
+    }
+
+    /// Makes it know the guest as soon as it forwards to it.
+    fn learn(&self, vif: &Vif, deadline: Instant) -> Result<(), AnnounceError> {
+        wait_until(deadline, || match self {
+            Self::Linux(_) if !forwards(&vif.device) => Err(AnnounceError::NotForwarding),
+            Self::Linux(_) => teach(vif),
+            Self::Vswitch(_) if !has_carrier(&vif.device) => Err(AnnounceError::NotForwarding),
+            Self::Vswitch(name) => vswitch::receive(name, &vif.device, &frame(vif.mac)),
+        })
+    }
+
+    /// Tells all else, by what the guest could have sent.
+    fn request(&self, vif: &Vif) -> Result<(), AnnounceError> {
+        let request = frame(vif.mac);
+        match self {
+            Self::Linux(name) if vlans::are_filtered(name) => {
+                let ports = vlans::ports(name, &vif.device)?;
+                let frames = ports.iter().map(|port| (&*port.device, port.tagged(&request)));
+                repeat(frames)
+            }
+            Self::Linux(name) => repeat([(&**name, request.to_vec())].into_iter()),
+            Self::Vswitch(name) => PAUSES.into_iter().try_for_each(|pause| {
+                std::thread::sleep(Duration::from_millis(pause));
+                vswitch::receive(name, &vif.device, &request)
+            }),
+        }
+    }
 }
 
 /// Announces a domain that has just been let run here; returns when that is done, or cannot be.
@@ -122,9 +178,9 @@ fn announce(vifs: &[Vif]) {
 }
 
 fn announce_one(vif: &Vif, deadline: Instant) -> Result<(), AnnounceError> {
-    let bridge = bridge_of(vif).ok_or(AnnounceError::NoBridge)?;
-    learn(vif, deadline)?;
-    request(&bridge, vif.mac)
+    let bridge = Bridge::of(vif).ok_or(AnnounceError::NoBridge)?;
+    bridge.learn(vif, deadline)?;
+    bridge.request(vif)
 }
 
 fn bridge_of(vif: &Vif) -> Option<String> {
@@ -134,18 +190,30 @@ fn bridge_of(vif: &Vif) -> Option<String> {
     interfaces.join(&bridge).join("bridge").is_dir().then_some(bridge)
 }
 
-/// Makes the bridge know the guest as soon as its port forwards.
-fn learn(vif: &Vif, deadline: Instant) -> Result<(), AnnounceError> {
-    let state = Path::new("/sys/class/net").join(&vif.device).join("brport/state");
+/// Whether an interface's bridge forwards to it.
+fn forwards(device: &str) -> bool {
+    let state = Path::new("/sys/class/net").join(device).join("brport/state");
+    std::fs::read_to_string(state).is_ok_and(|state| state.trim() == FORWARDING)
+}
+
+/// Whether an interface's backend is connected to its frontend.
+fn has_carrier(device: &str) -> bool {
+    let carrier = Path::new("/sys/class/net").join(device).join("carrier");
+    std::fs::read_to_string(carrier).is_ok_and(|carrier| carrier.trim() == "1")
+}
+
+/// Tries again until the deadline, whenever an interface has changed.
+fn wait_until(
+    deadline: Instant,
+    mut attempt: impl FnMut() -> Result<(), AnnounceError>,
+) -> Result<(), AnnounceError> {
     // Before the first look: what changes after it is then noticed.
     let notices = Notices::open().map_err(AnnounceError::Notices)?;
     loop {
-        let forwards =
-            std::fs::read_to_string(&state).is_ok_and(|state| state.trim() == FORWARDING);
-        let taught = if forwards { teach(vif) } else { Err(AnnounceError::NotForwarding) };
+        let done = attempt();
         let left = deadline.saturating_duration_since(Instant::now());
-        if taught.is_ok() || left.is_zero() {
-            return taught;
+        if done.is_ok() || left.is_zero() {
+            return done;
         }
         notices.wait(left.min(POLL_INTERVAL));
     }
@@ -176,34 +244,56 @@ impl Notices {
 /// port does not forward.
 fn teach(vif: &Vif) -> Result<(), AnnounceError> {
     let mac = text(vif.mac);
-    let mut bridge = Command::new("bridge");
-    bridge.args(["fdb", "replace", &mac, "dev", &vif.device, "master", "dynamic"]);
-    let output = bridge.stdin(Stdio::null()).output().map_err(AnnounceError::NoProgram)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(AnnounceError::Refused(one_line(&String::from_utf8_lossy(&output.stderr))))
+    let arguments = ["fdb", "replace", &mac, "dev", &vif.device, "master", "dynamic"];
+    run("bridge", &arguments).map(drop)
 }
 
-fn request(bridge: &str, mac: [u8; 6]) -> Result<(), AnnounceError> {
-    let interfaces = pnet_datalink::interfaces();
-    let interface = interfaces.iter().find(|interface| interface.name == bridge);
-    let interface = interface.ok_or(AnnounceError::BridgeGone)?;
-    let failed = |source| AnnounceError::Send { bridge: bridge.into(), source };
-    let no_frames = || AnnounceError::NoFrames(bridge.into());
-    let channel = pnet_datalink::channel(interface, pnet_datalink::Config::default());
-    let Channel::Ethernet(mut sender, _) = channel.map_err(failed)? else {
-        return Err(no_frames());
-    };
-    for pause in PAUSES {
-        std::thread::sleep(Duration::from_millis(pause));
-        match sender.send_to(&frame(mac), None) {
-            Some(Ok(())) => {}
-            Some(Err(error)) => return Err(failed(error)),
-            None => return Err(no_frames()),
+/// What a program prints.
+fn run(program: &'static str, arguments: &[&str]) -> Result<Vec<u8>, AnnounceError> {
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| AnnounceError::NoProgram(program, error))?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    Err(AnnounceError::Refused(program, one_line(&String::from_utf8_lossy(&output.stderr))))
+}
+
+/// Sends frames by one interface.
+struct Sender {
+    device: String,
+    channel: Box<dyn DataLinkSender>,
+}
+
+impl Sender {
+    fn on(device: &str) -> Result<Self, AnnounceError> {
+        let interfaces = pnet_datalink::interfaces();
+        let interface = interfaces.iter().find(|interface| interface.name == device);
+        let interface = interface.ok_or(AnnounceError::BridgeGone)?;
+        let failed = |source| AnnounceError::Send { bridge: device.into(), source };
+        let channel = pnet_datalink::channel(interface, pnet_datalink::Config::default());
+        match channel.map_err(failed)? {
+            Channel::Ethernet(channel, _) => Ok(Self { device: device.into(), channel }),
+            _ => Err(AnnounceError::NoFrames(device.into())),
         }
     }
-    Ok(())
+
+    fn send(&mut self, frame: &[u8]) -> Result<(), AnnounceError> {
+        match self.channel.send_to(frame, None) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(source)) => Err(AnnounceError::Send { bridge: self.device.clone(), source }),
+            None => Err(AnnounceError::NoFrames(self.device.clone())),
+        }
+    }
+}
+
+/// Sends a frame by each of these interfaces, as often as QEMU does.
+fn repeat<'a>(frames: impl Iterator<Item = (&'a str, Vec<u8>)>) -> Result<(), AnnounceError> {
+    let opened = frames.map(|(device, frame)| Ok((Sender::on(device)?, frame)));
+    let mut senders = opened.collect::<Result<Vec<_>, _>>()?;
+    PAUSES.into_iter().try_for_each(|pause| {
+        std::thread::sleep(Duration::from_millis(pause));
+        senders.iter_mut().try_for_each(|(sender, frame)| sender.send(frame))
+    })
 }
 
 /// A reverse ARP request (RFC 903) by `mac` about itself, of Ethernet's least length.
@@ -235,42 +325,4 @@ fn parse_mac(text: &str) -> Option<[u8; 6]> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MAC: [u8; 6] = [0, 0x16, 0x3e, 0x77, 0, 0x13];
-
-    #[test]
-    fn addresses_are_read_as_they_are_written() {
-        assert_eq!(parse_mac(&text(MAC)), Some(MAC));
-        for bad in [
-            "",
-            "00:16:3e:77:00",
-            "00:16:3e:77:00:13:00",
-            "0:16:3e:77:00:13",
-            "00:16:3e:77:00:zz",
-            "00163e770013",
-        ] {
-            assert_eq!(parse_mac(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn the_request_is_rfc_903s() {
-        let frame = frame(MAC);
-        assert_eq!(
-            frame[..14],
-            [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0x16, 0x3e, 0x77, 0, 0x13, 0x80, 0x35]
-        );
-        assert_eq!(frame[14..22], [0, 1, 8, 0, 6, 4, 0, 3]);
-        assert_eq!((&frame[22..28], &frame[32..38]), (&MAC[..], &MAC[..]));
-        assert!(frame[28..32].iter().chain(&frame[38..]).all(|byte| *byte == 0));
-    }
-
-    #[test]
-    fn what_is_in_no_bridge_is_said() {
-        let vif = Vif { device: "lo".into(), mac: MAC };
-        let told = announce_one(&vif, Instant::now()).unwrap_err().to_string();
-        assert_eq!(told, "it is in no Linux bridge");
-    }
-}
+mod tests;
