@@ -82,9 +82,9 @@ impl Journal {
         }
     }
 
-    /// The record that the other host asks for, or that this host has none of it. A target has begun
-    /// its record before the source begins its own, so a host without a journal has lost it, or its
-    /// file system is not mounted: it must not say that nothing was taken.
+    /// The record that the other host asks for, or that this host has none of it. A target has
+    /// begun its record before the source begins its own, so a host without a journal has lost it,
+    /// or its file system is not mounted: it must not say that nothing was taken.
     pub fn find_for_other<S: State>(&self, id: &str) -> Result<Option<Record<S>>, JournalError> {
         let found = self.find(id)?;
         match self.dir.try_exists() {
