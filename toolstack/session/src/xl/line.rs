@@ -13,7 +13,7 @@ use rxl_core::deadlines;
 use rxl_core::error::{Exit, Failure};
 use rxl_core::io::{Cancel, Guarded};
 use rxl_datapath::plain::Copied;
-use rxl_link::ssh::{Remote, Route};
+use rxl_link::ssh::{Remote, Retries, Route};
 
 /// How often a wait looks whether the receiver has ended.
 const GLANCE: Duration = Duration::from_millis(20);
@@ -55,8 +55,28 @@ pub struct Line {
 }
 
 impl Line {
-    /// Starts the receiver and waits until it is there.
+    /// Starts the receiver and waits until it is there. A host that turns the connection away is
+    /// tried again.
     pub fn open(route: &Route, program: &str, events: &Events<Said>) -> Result<Self, Failure> {
+        let mut retries = Retries::until(Instant::now() + deadlines::CONNECT);
+        loop {
+            let mut line = Self::start(route, program, events)?;
+            let failure = match line.await_banner(events) {
+                Ok(()) => return Ok(line),
+                Err(failure) => failure,
+            };
+            let Some(pause) = retries.pause().filter(|_| line.remote.was_turned_away()) else {
+                return Err(failure);
+            };
+            tracing::info!("{}; it is tried again", failure.what);
+            drop(line);
+            if let Some(Event::Interrupt) = events.next(Instant::now() + pause) {
+                return Err(cancelled());
+            }
+        }
+    }
+
+    fn start(route: &Route, program: &str, events: &Events<Said>) -> Result<Self, Failure> {
         let (remote, pipes) = Remote::start(route, program)?;
         let broken = |e| Failure::internal("connection", &e);
         let cancel = Cancel::new().map_err(broken)?;
@@ -70,9 +90,7 @@ impl Line {
         let listener =
             std::thread::Builder::new().name("xl-in".into()).spawn(move || listen(from, tell));
         let listener = Some(listener.map_err(broken)?);
-        let mut line = Self { to: Some(to), listener, cancel, remote, host: route.host().into() };
-        line.await_banner(events)?;
-        Ok(line)
+        Ok(Self { to: Some(to), listener, cancel, remote, host: route.host().into() })
     }
 
     fn await_banner(&mut self, events: &Events<Said>) -> Result<(), Failure> {
@@ -89,9 +107,7 @@ impl Line {
                         "a login there may print something; `xl migrate-receive` alone must answer",
                     ));
                 }
-                Some(Event::Interrupt) => {
-                    return Err(Failure::new(Exit::Cancelled, "cancelled before anything began"));
-                }
+                Some(Event::Interrupt) => return Err(cancelled()),
                 Some(Event::Data(Ok(Said::Word(_)))) | None => {
                     return Err(self.remote.post_mortem());
                 }
@@ -154,6 +170,10 @@ impl Drop for Line {
     }
 }
 
+fn cancelled() -> Failure {
+    Failure::new(Exit::Cancelled, "cancelled before anything began")
+}
+
 /// Reads until the end, whatever comes: a receiver must not be held up, nor find the connection
 /// closed.
 fn listen(mut from: Guarded, tell: impl Fn(Word)) {
@@ -207,6 +227,7 @@ impl<R: Read> Read for Ending<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rxl_link::ssh::XL_RECEIVER;
     use std::cell::RefCell;
 
     fn heard(words: &[&[u8]]) -> Vec<Word> {
@@ -238,5 +259,25 @@ mod tests {
         ] {
             assert!(matches!(heard(wrong).last(), Some(Word::Garbled(_))), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_host_that_turns_it_away_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let banner = "xl migration receiver ready, send binary domain data.";
+        let away = "echo kex_exchange_identification: closed >&2; exit 255";
+        let first = dir.path().join("first");
+        let script = format!(
+            "mkdir {} 2>/dev/null && {{ {away}; }}; echo {banner}; exec cat >/dev/null",
+            first.display()
+        );
+        let route = Route::Verbatim(format!("sh -c '{script}'"));
+        let line = Line::open(&route, XL_RECEIVER, &Events::default()).unwrap();
+        assert!(first.exists());
+        line.wind_up(&Events::default());
+        let events = Events::default();
+        events.sender().send(Event::Interrupt).unwrap();
+        let never = Route::Verbatim(format!("sh -c '{away}'"));
+        assert_eq!(Line::open(&never, XL_RECEIVER, &events).err().unwrap().exit, Exit::Cancelled);
     }
 }
