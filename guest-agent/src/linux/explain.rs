@@ -1,18 +1,24 @@
 //! Tells people why a process is a rank or is none.
 
+use std::collections::BTreeMap;
+
 use rxl_agent_protocol::{MAX_EXPLANATION, Token};
 
 use super::judge::{Identity, Judged, Processes, Why};
-use super::ranks::Found;
 use super::unclaimed::Library;
 
 /// A line for each process that looks like a rank: first those that are none, then the ranks. Of
 /// too many the last are only counted.
-pub fn explain(found: &Found, unclaimed: &[Library], processes: &impl Processes) -> Vec<String> {
+pub fn explain(
+    judged: &BTreeMap<i32, Judged>,
+    foreign: &[i32],
+    unclaimed: &[Library],
+    processes: &impl Processes,
+) -> Vec<String> {
     let library = |pid: i32| unclaimed.iter().find(|library| library.pid == pid);
-    let all = found.judged.iter().filter_map(|(pid, judged)| {
+    let all = judged.iter().filter_map(|(pid, judged)| {
         let verdict = match (&judged.verdict, library(*pid)) {
-            (Ok(identity), _) => rank(identity, found.foreign.contains(pid)),
+            (Ok(identity), _) => rank(identity, foreign.contains(pid)),
             (Err(why), Some(library)) => format!("no rank: {why}, but it has {}", library.name),
             (Err(why @ (Why::NoJob | Why::SpecialStep | Why::NoMpi)), _) => {
                 format!("no rank: {why}")

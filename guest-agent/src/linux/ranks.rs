@@ -77,7 +77,7 @@ fn survey_among(processes: &Proc) -> Result<Survey, Refusal> {
     };
     let others = found.judged.keys().filter(|pid| !is_claimed(pid));
     let libraries = unclaimed::among(others.copied());
-    let explanation = explain(&found, &libraries, processes);
+    let explanation = explain(&found.judged, &found.foreign, &libraries, processes);
     let unclaimed = unclaimed::summary(&libraries, processes);
     Ok(Survey { rows: found.rows, unclaimed, explanation })
 }
