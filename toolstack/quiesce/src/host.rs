@@ -300,7 +300,12 @@ impl Server {
         let request = LINES.encode(&Asked { number, ask }).map_err(broken)?;
         let late = |_| AgentsError::Late { host: host.into(), deadline };
         let told = timeout(deadline, self.tell(&request, deadline)).await.map_err(late)?;
-        match told.map_err(broken)? {
+        let told = match told {
+            // It ended before it read the request: why, it has said on standard error.
+            Err(JsonLineError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => None,
+            told => told.map_err(broken)?,
+        };
+        match told {
             None => Err(self.remote.post_mortem_on_runtime().await.into()),
             Some(Answered { answer: AgentAnswer::Error(line), .. }) => {
                 Err(AgentsError::Refused { host: host.into(), line: one_line(&line) })
