@@ -163,15 +163,17 @@ pub fn status_and_cancel(cluster: &Cluster) -> Result<()> {
 pub fn to_and_fro_without_a_leak(cluster: &Cluster) -> Result<()> {
     let trips: usize = std::env::var("RXL_ROUND_TRIPS").map_or(Ok(1), |trips| trips.parse())?;
     let mut probe = cluster.lab.watch_memcheck(Node::B, guest("small")?.ip)?;
-    let before = [kept(cluster, Node::A)?, kept(cluster, Node::B)?];
-    for trip in 0..trips {
+    // The first trip leaves rxl's watcher where xl's was, and the domain's mark.
+    let mut before = None;
+    for trip in 0..=trips {
         for from in Node::PAIR {
             cluster.migrate(from, &format!("small {}", from.other()))?;
         }
         check_memory(&mut probe, &format!("after {} migrations", 2 * (trip + 1)))?;
         let now = [kept(cluster, Node::A)?, kept(cluster, Node::B)?];
-        println!("  kept: {before:?} before, {now:?} now");
-        ensure!(before == now, "before: {before:?}, now: {now:?}");
+        println!("  kept: {now:?}");
+        let before = before.get_or_insert_with(|| now.clone());
+        ensure!(*before == now, "before: {before:?}, now: {now:?}");
     }
     cluster.check_clean("small", Node::A)
 }

@@ -2,6 +2,7 @@
 
 use std::io::BufReader;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::arguments::Recover;
@@ -98,7 +99,10 @@ fn one(
     if end.line().is_empty() {
         return Ok(Settled::Decided);
     }
-    let is_new = !end.is_open() || is_told_first(state, &header.id, &end.to_string());
+    let is_new = match end.is_open() {
+        true => is_told_first(state, &header.id, &end.to_string()),
+        false => forget_told(state, &header.id),
+    };
     if is_new || !options.quiet {
         say(&header, &end.to_string());
     }
@@ -111,13 +115,26 @@ fn one(
 /// Whether this line was not the last that was told of the migration. A host that stays away would
 /// fill the log, a line a minute. Where that cannot be noted it is told again.
 fn is_told_first(state: &StateDir, id: &str, line: &str) -> bool {
-    let Ok(directory) = state.path() else { return true };
-    let told = directory.join(format!("told-{id}"));
+    let Some(told) = told(state, id) else { return true };
     if std::fs::read_to_string(&told).is_ok_and(|before| before == line) {
         return false;
     }
     let _ = std::fs::write(&told, line);
     true
+}
+
+/// The last word of a migration is told once, and no other follows.
+fn forget_told(state: &StateDir, id: &str) -> bool {
+    if let Some(told) = told(state, id) {
+        // Most have none: they were decided the first time.
+        let _ = std::fs::remove_file(told);
+    }
+    true
+}
+
+/// The file that holds what was last told of a migration.
+fn told(state: &StateDir, id: &str) -> Option<PathBuf> {
+    state.path().ok().map(|directory| directory.join(format!("told-{id}")))
 }
 
 fn say(header: &Header, line: &str) {

@@ -269,7 +269,11 @@ impl Host for LibxlHost {
     }
 
     fn destroy(&self, domid: DomId) -> Result<(), HostError> {
-        self.on(domid, "libxl_domain_destroy", Context::destroy)
+        self.on(domid, "libxl_domain_destroy", Context::destroy)?;
+        if let Err(error) = watcher::forget(&StateDir::system(), domid) {
+            tracing::warn!("domain {domid}: {error}");
+        }
+        Ok(())
     }
 
     fn vifs(&self, domid: DomId) -> Result<Vec<Vif>, HostError> {

@@ -79,15 +79,21 @@ pub fn is_watched(state: &StateDir, domid: DomId) -> Result<bool, NotStarted> {
 /// Leaves a mark for [`was_watched`] if the domain is watched, and takes an older one away.
 pub fn note(state: &StateDir, domid: DomId) -> Result<(), NotStarted> {
     let path = state.watched_mark(domid)?;
-    let made = if is_watched(state, domid)? {
-        File::create(&path).map(drop)
-    } else {
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+    if !is_watched(state, domid)? {
+        return forget(state, domid);
+    }
+    File::create(&path).map(drop).map_err(|error| NotStarted::Mark { path, error })
+}
+
+/// Takes the mark away, if there is one: the domain is gone, or nobody watches it.
+pub fn forget(state: &StateDir, domid: DomId) -> Result<(), NotStarted> {
+    let path = state.watched_mark(domid)?;
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(NotStarted::Mark { path, error })
         }
-    };
-    made.map_err(|error| NotStarted::Mark { path, error })
+        _ => Ok(()),
+    }
 }
 
 /// Whether the domain was watched when [`note`] looked.

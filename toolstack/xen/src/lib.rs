@@ -53,6 +53,7 @@ mod c_string;
 mod canceller;
 mod config;
 mod context;
+mod cpu_policy;
 mod domain;
 mod domain_events;
 mod ended;
