@@ -1,7 +1,6 @@
 //! Agents that do as they are told, for a coordinator in the test's own process.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -76,8 +75,7 @@ impl Agents {
 
 impl Nodes for Agents {
     fn boot(&mut self) -> Result<BootId, AgentsError> {
-        let id = format!("{:p}", Arc::as_ptr(&self.all));
-        BootId::try_from(id).map_err(|error| AgentsError::NoBootId(io::Error::other(error)))
+        self.locks.boot()
     }
 
     fn guests(&mut self) -> Result<Vec<AgentGuest>, AgentsError> {

@@ -96,7 +96,7 @@ impl fmt::Display for Why {
     }
 }
 
-/// Judges a process.
+/// Which rank of which job a process is, or why it is none, by itself and its ancestors alone.
 pub fn judge(pid: i32, processes: &impl Processes) -> Judged {
     let no = |launcher, why| Judged { launcher, row: None, by: Vec::new(), verdict: Err(why) };
     if processes.name(pid).is_some_and(launchers::is_launcher) {

@@ -17,6 +17,19 @@ pub fn moved() -> Result<()> {
     moved_on(Library::OpenMpi)
 }
 
+/// Takes the first domain away while all stand still, and brings it back as a migration does.
+/// Nothing is sent again meanwhile.
+fn away<const N: usize>(world: &World<N>, first: &mut Coordinator) -> Result<()> {
+    let cut = world.counts()?;
+    world.unplug(0)?;
+    std::thread::sleep(AWAY);
+    world.plug_in(0)?;
+    first.move_to_fresh_tree()?;
+    let pause = world.counts()?;
+    ensure!(pause == cut, "something was sent again while all stood still: {cut:?} {pause:?}");
+    Ok(())
+}
+
 /// Moves a job whose ranks are found by Hydra's variables and talk through UCX.
 pub fn moved_on_mpich() -> Result<()> {
     moved_on(Library::Mpich)
@@ -33,13 +46,7 @@ fn moved_on(library: Library) -> Result<()> {
             "  {library:?}: its connections bear to hear nothing for {:?}",
             frost[0].ready.patience
         );
-        let cut = world.counts()?;
-        world.unplug(0)?;
-        std::thread::sleep(AWAY);
-        world.plug_in(0)?;
-        both[0].move_to_fresh_tree()?;
-        let pause = world.counts()?;
-        ensure!(pause == cut, "something was sent again while all stood still: {cut:?} {pause:?}");
+        away(&world, &mut both[0])?;
         let [one, two] = &mut both;
         let thawed = [one.thaw()?, two.thaw()?];
         let good =
@@ -69,13 +76,7 @@ pub fn moved_under_hpcc() -> Result<()> {
         let mut all = Coordinator::of_all(&world, epoch)?;
         let frost = freeze_all(&mut all)?;
         ensure!(frost.iter().all(|frost| frost.ready.ranks == 2), "{frost:?}");
-        let cut = world.counts()?;
-        world.unplug(0)?;
-        std::thread::sleep(AWAY);
-        world.plug_in(0)?;
-        all[0].move_to_fresh_tree()?;
-        let pause = world.counts()?;
-        ensure!(pause == cut, "something was sent again while all stood still: {cut:?} {pause:?}");
+        away(&world, &mut all[0])?;
         for one in &mut all {
             let thawed = one.thaw()?;
             ensure!(thawed.lost == 0 && thawed.retransmits == 0, "{thawed:?}");

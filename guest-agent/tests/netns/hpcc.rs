@@ -2,20 +2,20 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use crate::hpcc_words;
-use crate::mpi::Library;
+use crate::mpi::{Library, Mpirun};
 use crate::world::World;
 
 /// Longest time for the whole benchmark, on a machine that is busy with other things.
 const LONGEST: Duration = Duration::from_secs(240);
 
 pub struct Hpcc {
-    mpirun: Child,
+    mpirun: Mpirun,
     output: PathBuf,
 }
 
@@ -27,7 +27,7 @@ impl Hpcc {
         fs::write(directory.join("hpccinf.txt"), hpcc_words::input()?)?;
         let mut command: Command = Library::OpenMpi.mpirun(world)?;
         command.args(["-wdir"]).arg(&directory).arg("hpcc");
-        let mpirun = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+        let mpirun = Mpirun(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?);
         Ok(Self { mpirun, output: directory.join("hpccoutf.txt") })
     }
 
@@ -48,27 +48,9 @@ impl Hpcc {
 
     /// Waits for its end; every kernel must have verified its result. One line about it.
     pub fn end_well(mut self) -> Result<String> {
-        let until = Instant::now() + LONGEST;
-        let status = loop {
-            match self.mpirun.try_wait()? {
-                Some(status) => break status,
-                None if Instant::now() >= until => bail!("hpcc hangs:\n{}", self.said()),
-                None => std::thread::sleep(Duration::from_millis(50)),
-            }
-        };
+        let status = self.mpirun.wait(LONGEST, &self.output)?;
         let said = self.said();
         ensure!(status.success(), "{status}:\n{said}");
         hpcc_words::verify(&said)
-    }
-}
-
-/// Ends mpirun, which ends its daemons and ranks.
-impl Drop for Hpcc {
-    fn drop(&mut self) {
-        if matches!(self.mpirun.try_wait(), Ok(None)) {
-            let pid = nix::unistd::Pid::from_raw(self.mpirun.id() as i32);
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-            let _ = self.mpirun.wait();
-        }
     }
 }

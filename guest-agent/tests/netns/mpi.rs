@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,39 @@ use serde::Deserialize;
 
 use crate::world::{ADDRESSES, World, enter};
 
+/// A running mpirun. Dropping it ends it, which ends its daemons and ranks. What a failure leaves
+/// of them ends when their connections do.
+pub struct Mpirun(pub Child);
+
+impl Mpirun {
+    /// Waits for its end, no longer than this. `output`: what tells how far the job has come.
+    pub fn wait(&mut self, patience: Duration, output: &Path) -> Result<ExitStatus> {
+        let until = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.0.try_wait()? {
+                return Ok(status);
+            }
+            let said = || fs::read_to_string(output).unwrap_or_default();
+            ensure!(Instant::now() < until, "the job hangs:\n{}", said());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Mpirun {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            let _ = nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(self.0.id() as i32),
+                nix::sys::signal::Signal::SIGTERM,
+            );
+            let _ = self.0.wait();
+        }
+    }
+}
+
 pub struct Job {
-    mpirun: Child,
+    mpirun: Mpirun,
     output: PathBuf,
     /// A file whose presence ends the job.
     stop: PathBuf,
@@ -116,7 +147,7 @@ impl Job {
         command.args([LONGEST, "7", "--until"]).arg(&stop).args(more);
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let job = Self {
-            mpirun: command.spawn().with_context(|| format!("mpirun of {library:?}"))?,
+            mpirun: Mpirun(command.spawn().with_context(|| format!("mpirun of {library:?}"))?),
             output,
             stop,
         };
@@ -151,18 +182,7 @@ impl Job {
     /// it calls itself good.
     pub fn end(mut self, patience: Duration) -> Result<(Verdict, bool)> {
         fs::write(&self.stop, "")?;
-        let until = Instant::now() + patience;
-        let status = loop {
-            if let Some(status) = self.mpirun.try_wait()? {
-                break status;
-            }
-            ensure!(
-                Instant::now() < until,
-                "the job hangs:\n{}",
-                fs::read_to_string(&self.output)?
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        };
+        let status = self.mpirun.wait(patience, &self.output)?;
         let text = fs::read_to_string(&self.output)?;
         match Verdict::find(&text) {
             Some(verdict) => Ok((verdict, status.success())),
@@ -205,20 +225,6 @@ impl Verdict {
             "{self:?}"
         );
         Ok(self)
-    }
-}
-
-/// Ends mpirun, which ends its daemons and ranks. What a failure leaves of them ends when their
-/// connections do.
-impl Drop for Job {
-    fn drop(&mut self) {
-        if matches!(self.mpirun.try_wait(), Ok(None)) {
-            let _ = nix::sys::signal::kill(
-                nix::unistd::Pid::from_raw(self.mpirun.id() as i32),
-                nix::sys::signal::Signal::SIGTERM,
-            );
-            let _ = self.mpirun.wait();
-        }
     }
 }
 

@@ -99,10 +99,10 @@ fn one(
     if end.line().is_empty() {
         return Ok(Settled::Decided);
     }
-    let is_new = match end.is_open() {
-        true => is_told_first(state, &header.id, &end.to_string()),
-        false => forget_told(state, &header.id),
-    };
+    if !end.is_open() {
+        forget_told(state, &header.id);
+    }
+    let is_new = !end.is_open() || is_told_first(state, &header.id, &end.to_string());
     if is_new || !options.quiet {
         say(&header, &end.to_string());
     }
@@ -124,12 +124,11 @@ fn is_told_first(state: &StateDir, id: &str, line: &str) -> bool {
 }
 
 /// The last word of a migration is told once, and no other follows.
-fn forget_told(state: &StateDir, id: &str) -> bool {
+fn forget_told(state: &StateDir, id: &str) {
     if let Some(told) = told(state, id) {
         // Most have none: they were decided the first time.
         let _ = std::fs::remove_file(told);
     }
-    true
 }
 
 /// The file that holds what was last told of a migration.

@@ -1,7 +1,10 @@
 //! A host's locks in memory, for scripted agents.
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rxl_core::boot::BootId;
+use rxl_quiesce::error::AgentsError;
 use rxl_quiesce::nodes::Lock;
 
 /// A host's locks in memory. A clone is another coordinator's view of the same host.
@@ -21,6 +24,12 @@ impl MemoryLocks {
             self.mine.push(lock);
         }
         is_free
+    }
+
+    /// What [`rxl_quiesce::nodes::Nodes::boot`] answers: the same for all views of one host.
+    pub fn boot(&self) -> Result<BootId, AgentsError> {
+        let id = format!("{:p}", Arc::as_ptr(&self.all));
+        BootId::try_from(id).map_err(|error| AgentsError::NoBootId(io::Error::other(error)))
     }
 
     /// What [`rxl_quiesce::nodes::Nodes::unlock`] does.

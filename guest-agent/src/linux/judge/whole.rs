@@ -7,12 +7,12 @@ use rxl_agent_protocol::Launcher;
 use super::{Identity, Judged, MAX_DEPTH, Processes, Why, judge};
 use crate::linux::launchers;
 
-/// Judges all processes.
+/// Which rank of which job each process is, or why it is none.
 pub fn judge_all(processes: &impl Processes) -> BTreeMap<i32, Judged> {
     judge_some(processes.pids(), processes)
 }
 
-/// Judges these processes.
+/// As [`judge_all`] does, for these processes alone.
 pub fn judge_some(pids: Vec<i32>, processes: &impl Processes) -> BTreeMap<i32, Judged> {
     let all = pids.into_iter().map(|pid| (pid, judge(pid, processes)));
     let mut judged: BTreeMap<_, _> = all.collect();

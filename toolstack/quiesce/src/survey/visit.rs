@@ -139,20 +139,19 @@ async fn claim(host: &AgentHost, mut found: Found, part: &mut Part) -> Result<()
     let command = host.read(domid, path::COMMAND).await?;
     let last = command.and_then(|command| Command::stamp_of(&command));
     found.epoch = last.map_or(0, |stamp| stamp.epoch);
-    if !host.lock(Lock::Agent(domid)).await? {
-        found.rows = host.jobs(domid).await.unwrap_or_default();
-        part.held.push(found);
+    let is_locked = host.lock(Lock::Agent(domid)).await?;
+    let state = if is_locked { host.state(domid).await? } else { None };
+    let is_left = state.as_ref().is_some_and(|state| is_under_way(&state.status));
+    if is_locked && !is_left {
+        part.epoch = part.epoch.max(found.epoch.saturating_add(1)).max(said(state.as_ref()));
+        part.mine.push(found);
         return Ok(());
     }
-    let state = host.state(domid).await?;
-    if state.as_ref().is_some_and(|state| is_under_way(&state.status)) {
+    if is_left {
         host.unlock(Lock::Agent(domid)).await?;
-        found.rows = host.jobs(domid).await.unwrap_or_default();
-        part.held.push(found);
-        return Ok(());
     }
-    part.epoch = part.epoch.max(found.epoch.saturating_add(1)).max(said(state.as_ref()));
-    part.mine.push(found);
+    found.rows = host.jobs(domid).await.unwrap_or_default();
+    part.held.push(found);
     Ok(())
 }
 

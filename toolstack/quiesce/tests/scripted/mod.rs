@@ -1,7 +1,6 @@
 //! Agents that do what they are told, but for their quirks.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -198,8 +197,7 @@ pub struct Fake {
 
 impl Nodes for Fake {
     fn boot(&mut self) -> Result<BootId, AgentsError> {
-        let id = format!("{:p}", Arc::as_ptr(&self.agents));
-        BootId::try_from(id).map_err(|error| AgentsError::NoBootId(io::Error::other(error)))
+        self.locks.boot()
     }
 
     fn guests(&mut self) -> Result<Vec<AgentGuest>, AgentsError> {

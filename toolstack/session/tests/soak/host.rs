@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rxl_core::domain::{DomId, Domain, HostFacts, RunState, Vif};
 use rxl_core::domain_config::DomainConfig;
@@ -16,9 +16,10 @@ use rxl_host::watcher::NotStarted;
 use rxl_testkit::memory::MemoryHost;
 
 use crate::guard::Line;
+use crate::node::Node;
 use crate::places::When;
 use crate::proc::Proc;
-use crate::truth::Copied;
+use crate::truth::{Copied, Truth};
 use crate::world::World;
 
 /// The host as one process uses it.
@@ -60,15 +61,21 @@ impl ProcHost {
         done
     }
 
-    fn booted(&self, config: &DomainConfig) -> Result<DomId, HostError> {
-        let side = self.proc.side;
-        let node = &self.world().nodes[side as usize];
-        let mut truth = self.world().truth.lock().unwrap();
+    /// The node, as long as nobody else changes a domain, and its boot. An error where it is off.
+    fn powered(&self) -> Result<(&Node, MutexGuard<'_, Truth>, usize), HostError> {
+        let node = &self.world().nodes[self.proc.side as usize];
+        let truth = self.world().truth.lock().unwrap();
         let Some(boot) = node.power() else {
             drop(truth);
             self.proc.check();
             return Err(HostError::failed("call", "it is off"));
         };
+        Ok((node, truth, boot))
+    }
+
+    fn booted(&self, config: &DomainConfig) -> Result<DomId, HostError> {
+        let side = self.proc.side;
+        let (node, mut truth, boot) = self.powered()?;
         let domid = node.call("boot", |host| host.boot(config))?;
         truth.booted.push(Copied { side, boot, domid });
         Ok(domid)
@@ -81,13 +88,7 @@ impl ProcHost {
         act: impl FnOnce(&MemoryHost) -> Result<T, HostError>,
     ) -> Result<T, HostError> {
         let side = self.proc.side;
-        let node = &self.world().nodes[side as usize];
-        let mut truth = self.world().truth.lock().unwrap();
-        let Some(boot) = node.power() else {
-            drop(truth);
-            self.proc.check();
-            return Err(HostError::failed("call", "it is off"));
-        };
+        let (node, mut truth, boot) = self.powered()?;
         let state = |domid| node.memory().domain(domid).ok().map(|domain| domain.state);
         let before: Option<RunState> = domid.and_then(state);
         let done = node.call(name, act);

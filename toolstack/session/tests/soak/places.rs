@@ -18,7 +18,7 @@ impl Side {
     }
 }
 
-/// A process's work.
+/// Which of rxl's programs a process of a session runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// `rxl migrate` or `rxl receive`.
@@ -119,7 +119,7 @@ pub const LATE: [Row; 8] = [
     (Side::Target, Role::Answer, &["begin", "domain", "mark-of", "rename", "unpause", "destroy"]),
 ];
 
-/// All of them.
+/// All places at which a fault may strike.
 pub fn all() -> impl Iterator<Item = Place> {
     EARLY.into_iter().chain(LATE).flat_map(|(side, role, calls)| {
         calls.iter().flat_map(move |call| {
