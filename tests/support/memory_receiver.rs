@@ -194,8 +194,14 @@ fn tamper(options: &Options, mut from: Guarded) -> OwnedFd {
     reading
 }
 
+/// How much sooner the source hears that the connection is lost after READY.
+const HEAD_START: Duration = Duration::from_millis(500);
+
 /// Puts relays before the session that lose the connection at a message. READY is delivered when
 /// its answer can no longer be read; GO and Done are lost with the connection.
+///
+/// The session hears of the loss after READY when the source has had [`HEAD_START`]: it asks the
+/// source at once, where a question over ssh takes as long.
 fn losing(input: OwnedFd, output: OwnedFd, lost_at: String) -> (OwnedFd, OwnedFd) {
     let (to_session, relayed) = rxl_core::io::pipe().unwrap();
     let (from_session, said) = rxl_core::io::pipe().unwrap();
@@ -209,19 +215,24 @@ fn losing(input: OwnedFd, output: OwnedFd, lost_at: String) -> (OwnedFd, OwnedFd
         let mut to = File::from(relayed);
         while let Some((name, frame)) = read_message(&mut from) {
             if name == at || to.write_all(&frame).is_err() {
-                return;
+                break;
             }
         }
+        drop(from);
+        to
     });
     std::thread::spawn(move || {
         let (mut from, mut to) = (File::from(from_session), File::from(output));
         while let Some((name, frame)) = read_message(&mut from) {
             if name == lost_at {
                 cancel.pull();
-                inward.join().unwrap();
+                let to_session = inward.join().unwrap();
                 if lost_at == "ready" {
                     to.write_all(&frame).unwrap();
+                    drop(to);
+                    std::thread::sleep(HEAD_START);
                 }
+                drop(to_session);
                 return;
             }
             to.write_all(&frame).unwrap();

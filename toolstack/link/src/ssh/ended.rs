@@ -53,8 +53,15 @@ impl Retries {
         self.deadline
     }
 
+    /// The pause after an attempt that has failed; none where another would not help, or somebody
+    /// has cancelled it meanwhile. `turned_away`: see [`super::Remote::was_turned_away`].
+    pub fn after(&mut self, failure: &Failure, turned_away: bool) -> Option<Duration> {
+        let may_help = turned_away && failure.exit != Exit::Cancelled;
+        if may_help { self.pause() } else { None }
+    }
+
     /// The pause before the next attempt; none where the deadline is nearer.
-    pub fn pause(&mut self) -> Option<Duration> {
+    fn pause(&mut self) -> Option<Duration> {
         let longest = self.pause;
         self.pause = longest.saturating_mul(2).min(LONGEST_PAUSE);
         let mut random = [0; 1];

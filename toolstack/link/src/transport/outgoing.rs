@@ -141,7 +141,7 @@ async fn open_ssh(
             return Ok(Opened { fd: input.into(), child: Some(child) });
         }
         let failure = child.post_mortem_on_runtime().await;
-        match retries.pause().filter(|_| child.was_turned_away()) {
+        match retries.after(&failure, child.was_turned_away()) {
             Some(pause) => {
                 tracing::info!("data connection {index}: {}; it is tried again", failure.what);
                 sleep(pause).await;

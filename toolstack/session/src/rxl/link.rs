@@ -41,7 +41,7 @@ impl TargetLink {
                 Ok(()) => return Ok(link),
                 Err(failure) => failure,
             };
-            let Some(pause) = retries.pause().filter(|_| link.remote.was_turned_away()) else {
+            let Some(pause) = retries.after(&failure, link.remote.was_turned_away()) else {
                 return Err(failure);
             };
             tracing::info!("{}; it is tried again", failure.what);

@@ -65,7 +65,7 @@ impl Line {
                 Ok(()) => return Ok(line),
                 Err(failure) => failure,
             };
-            let Some(pause) = retries.pause().filter(|_| line.remote.was_turned_away()) else {
+            let Some(pause) = retries.after(&failure, line.remote.was_turned_away()) else {
                 return Err(failure);
             };
             tracing::info!("{}; it is tried again", failure.what);
